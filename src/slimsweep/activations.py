@@ -1,0 +1,196 @@
+"""The inputs of one block at a time, for all calibration sequences."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from slimsweep.errors import ModelError
+from slimsweep.models.language_model import LanguageModel
+
+BATCH_TOKENS = 4096
+"""Tokens of one forward through a block: enough for full speed, few enough for flat memory."""
+
+
+@dataclass
+class InputSum:
+    """A statistic summed over everything that entered some layers, and the layers that share this input."""
+
+    layers: list[str]
+    summed: Tensor | None
+
+
+@dataclass(frozen=True)
+class _Call:
+    """Arguments of a block's forward beside its hidden states."""
+
+    args: tuple
+    kwargs: dict[str, Any]
+
+
+class _EnoughSeen(Exception):
+    """Ends a forward whose rest is not needed."""
+
+
+class Activations:
+    """Hidden states as they enter a block. What else a block takes is recorded from the model's own forward.
+
+    That way rotary tables, masks, per-block kinds of attention and positional arguments of any family come along
+    without being named here. All sequences have one length, so what the first was given serves them all.
+    """
+
+    def __init__(self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"]):
+        self._blocks = model.blocks
+        self._batch = max(1, BATCH_TOKENS // token_ids.shape[1])
+        self._calls = _record_calls(model, token_ids[:1])
+        first = [_first_inputs(model, ids) for ids in token_ids.split(self._batch)]
+        self.hidden: Float[Tensor, "sequence token width"] = torch.cat(first)
+
+    def collect(
+        self,
+        index: int,
+        layers: dict[str, nn.Module],
+        statistic: Callable[[Tensor], Tensor],
+        advance: bool,
+    ) -> list[InputSum]:
+        """Sum a statistic over the inputs of a block's layers, once per input that several of them share.
+
+        With `advance` the block's outputs become the inputs of the next, in the same pass.
+
+        Raises:
+            ModelError: a layer that no token reached.
+        """
+        if not layers and not advance:
+            return []
+        recorder = _Recorder(statistic, expected=None if advance else len(layers))
+        handles = [layer.register_forward_pre_hook(recorder.hook(name)) for name, layer in layers.items()]
+        try:
+            for hidden, output in self._outputs(index, recorder):
+                if advance:
+                    hidden.copy_(output)
+        finally:
+            for handle in handles:
+                handle.remove()
+        if unreached := [name for name in layers if name not in recorder.leader]:
+            raise ModelError(
+                f"No calibration token reached {', '.join(unreached)}; exclude them with exclude=[...]."
+            )
+        return recorder.sums()
+
+    def advance(self, index: int) -> None:
+        """Replace the inputs of a block by its outputs."""
+        for hidden, output in self._outputs(index):
+            hidden.copy_(output)
+
+    def _outputs(
+        self, index: int, recorder: "_Recorder | None" = None
+    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Inputs and output of a block by batches; None where the recorder ended the forward."""
+        call = self._calls[index]
+        for hidden in self.hidden.split(self._batch):
+            try:
+                output = self._blocks[index](hidden, *call.args, **call.kwargs)
+            except _EnoughSeen:
+                output = None
+            if recorder:
+                recorder.next_batch()
+            yield hidden, output[0] if isinstance(output, tuple) else output
+
+
+class _Recorder:
+    """Hooks that sum a statistic; layers given the very same tensor share one sum."""
+
+    def __init__(self, statistic: Callable[[Tensor], Tensor], expected: int | None):
+        self.leader: dict[str, str] = {}
+        self._statistic = statistic
+        self._expected = expected
+        self._summed: dict[str, Tensor] = {}
+        self._seen: dict[str, Tensor] = {}
+        self._reached: set[str] = set()
+
+    def hook(self, name: str) -> Callable[[nn.Module, tuple], None]:
+        def before_forward(_layer: nn.Module, args: tuple) -> None:
+            inputs = args[0]
+            self.leader[name] = next((other for other, seen in self._seen.items() if seen is inputs), name)
+            if self.leader[name] == name:
+                self._add(name, self._statistic(inputs.flatten(0, -2)))
+                self._seen[name] = inputs
+            self._reached.add(name)
+            if len(self._reached) == self._expected:
+                raise _EnoughSeen
+
+        return before_forward
+
+    def next_batch(self) -> None:
+        self._seen.clear()
+        self._reached.clear()
+
+    def sums(self) -> list[InputSum]:
+        return [
+            InputSum([name for name, leader in self.leader.items() if leader == first], summed)
+            for first, summed in self._summed.items()
+        ]
+
+    def _add(self, name: str, value: Tensor) -> None:
+        if name in self._summed:
+            self._summed[name] += value
+        else:
+            self._summed[name] = value
+
+
+def _record_calls(model: LanguageModel, token_ids: Int[Tensor, "one token"]) -> list[_Call]:
+    """What each block is given beside its hidden states, seen in one forward of the model."""
+    calls: dict[int, _Call] = {}
+
+    def record(index: int) -> Callable[[nn.Module, tuple, dict], None]:
+        def before_forward(_block: nn.Module, args: tuple, kwargs: dict) -> None:
+            _, call = _hidden_and_rest(args, kwargs)
+            calls[index] = call
+
+        return before_forward
+
+    handles = [
+        block.register_forward_pre_hook(record(index), with_kwargs=True)
+        for index, block in enumerate(model.blocks)
+    ]
+    try:
+        model.hidden_states(token_ids)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [calls[index] for index in range(len(model.blocks))]
+
+
+def _first_inputs(
+    model: LanguageModel, token_ids: Int[Tensor, "batch token"]
+) -> Float[Tensor, "batch token width"]:
+    """Hidden states as they enter the first block."""
+    entered: list[Tensor] = []
+
+    def before_forward(_block: nn.Module, args: tuple, kwargs: dict) -> None:
+        entered.append(_hidden_and_rest(args, kwargs)[0])
+        raise _EnoughSeen
+
+    handle = model.blocks[0].register_forward_pre_hook(before_forward, with_kwargs=True)
+    try:
+        model.hidden_states(token_ids)
+    except _EnoughSeen:
+        pass
+    finally:
+        handle.remove()
+    return entered[0]
+
+
+def _hidden_and_rest(args: tuple, kwargs: dict) -> tuple[Tensor, _Call]:
+    """A block's hidden states, which come first or by name, and its other arguments without any cache of keys."""
+    from transformers.cache_utils import Cache
+
+    if not args:
+        kwargs = dict(kwargs)
+        args = (kwargs.pop("hidden_states"),)
+    rest = tuple(None if isinstance(value, Cache) else value for value in args[1:])
+    named = {name: None if isinstance(value, Cache) else value for name, value in kwargs.items()}
+    return args[0], _Call(rest, named)

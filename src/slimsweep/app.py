@@ -1,0 +1,143 @@
+"""The command `slimsweep`: Hydra composes, this module runs the job and reports errors in one place."""
+
+import difflib
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from slimsweep.errors import ConfigError, SlimsweepError
+from slimsweep.experiment import Experiment
+from slimsweep.paths import config_root, project_path
+from slimsweep.record import write_json
+from slimsweep.store import Store
+
+log = logging.getLogger(__name__)
+
+UNNAMED_SWEEP = "multirun"
+"""Name of a sweep given on the command line (`-m`) without `sweep=NAME`."""
+
+OmegaConf.register_new_resolver("slimsweep.path", lambda path: str(project_path(path)), replace=True)
+OmegaConf.register_new_resolver("slimsweep.sweep", lambda name: name or UNNAMED_SWEEP, replace=True)
+
+
+def main() -> None:
+    """Entry point of `slimsweep`: 0 when everything asked for is recorded, 1 after any error."""
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, and every error is told here
+    os.environ.setdefault("HYDRA_DEPRECATION_WARNINGS", "0")
+    try:
+        hydra.main(version_base="1.3", config_path=str(config_root() / "conf"), config_name="config")(job)()
+    except (SlimsweepError, HydraException, OmegaConfBaseException) as error:
+        if wants_traceback:
+            raise
+        sys.exit(f"slimsweep: {explain(error)}")
+
+
+def explain(error: Exception) -> str:
+    """The message of an error, with its cause and, for an unknown choice, the list and the nearest names."""
+    message = str(error).split("Config search path:")[0].strip()
+    lines = [line for line in message.splitlines() if not line.startswith("To append to your config use")]
+    cause = error.__cause__
+    if isinstance(cause, OmegaConfBaseException) and str(cause).splitlines()[0] not in message:
+        lines.append(str(cause).strip())
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        wanted = Path(error.missing_cfg_file)
+        options = list(error.options or ())
+        if not options:  # Hydra gives none for a member of a list such as technique=[...]
+            options = [*choices(wanted.parent)]
+            lines += [f"Available options in '{wanted.parent}':", *(f"\t{option}" for option in options)]
+        near = difflib.get_close_matches(wanted.name, options, n=3, cutoff=0.5)
+        lines += [f"Did you mean: {' or '.join(near)}?"] if near else []
+    return "\n".join(line for line in lines if line.strip())
+
+
+def choices(group: Path) -> list[str]:
+    """Names that a config group offers in this project."""
+    folders = (config_root() / "conf" / group, config_root() / group)
+    return sorted(path.stem for folder in folders for path in folder.glob("*.yaml"))
+
+
+def job(config: DictConfig) -> str | None:
+    """Run one composed experiment, or find its record; returns the path of record.json."""
+    hydra_config = HydraConfig.get()
+    experiment = Experiment.of(config, list(hydra_config.overrides.task))
+    experiment.check()
+    store = Store(experiment.outputs_dir)
+    fault = store.fault()
+    if fault:
+        raise ConfigError([fault])
+    if config.dry_run:
+        state = "done" if store.read(experiment.key) else "missing"
+        print(f"{experiment.key[:16]}  {state:8} {experiment.label}")
+        return None
+    path = perform(experiment, store)
+    print(path, flush=True)
+    return str(path)
+
+
+def perform(experiment: Experiment, store: Store) -> Path:
+    """Compute the record of an experiment unless it exists, publish it, and return its path."""
+    from slimsweep.run import run
+
+    folder = store.folder(experiment.key)
+    with store.claim(experiment.key), logged(folder / "job.log"):
+        record = store.read(experiment.key)
+        if record is None:
+            log.info("%s%s", position(experiment, store), experiment.label)
+            try:
+                record, layers = run(experiment)
+                store.write(record, layers)
+            except Exception as error:
+                # The job's own log keeps the traceback: Hydra shows only the first failure of a multirun.
+                log.error("failed: %s\n%s", experiment.label, traceback.format_exc())
+                store.write_failure(experiment.key, f"{type(error).__name__}: {error}".splitlines()[0])
+                raise
+        else:
+            log.info("%s%s: already recorded", position(experiment, store), experiment.label)
+        publish(experiment, store, record)
+    return folder / "record.json"
+
+
+def publish(experiment: Experiment, store: Store, record: dict) -> None:
+    """Mirror a record to the tracker, once for each set of sweeps it belongs to."""
+    sweeps = store.sweeps_of(experiment.key)
+    marker = store.folder(experiment.key) / "published.json"
+    state = {"tracker": repr(experiment.tracker), "sweeps": sweeps}
+    if Store.read_json(marker) != state and experiment.tracker.publish(record, sweeps, store.outputs_dir):
+        write_json(marker, state)
+
+
+def position(experiment: Experiment, store: Store) -> str:
+    """`[3/28] ` for a job of a sweep, else nothing."""
+    if experiment.sweep is None or experiment.sweep not in store.sweep_names():
+        return ""
+    keys = [entry.key for entry in store.sweep_jobs(experiment.sweep)]
+    return f"[{keys.index(experiment.key) + 1}/{len(keys)}] " if experiment.key in keys else ""
+
+
+@contextmanager
+def logged(path: Path) -> Iterator[None]:
+    """Copy everything logged inside to a job's own file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""Token ids drawn from a corpus by seed: the text that data-driven techniques see."""
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from slimsweep.corpora import Corpora, Text, tokenize
+from slimsweep.errors import TooFewTokensError
+
+DRAWS = ("document", "joined")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """Which text, how much of it and how it is drawn.
+
+    Source: arXiv:2301.00774, sec. 4. The draws are those of its code and of Wanda's: the same seed, text and
+    tokenizer give the same sequences.
+    """
+
+    corpus: str | dict[str, str]
+    """A corpus by name, or a file as `{name: mine, path: FILE}`."""
+    sequences: int
+    """Number of sequences drawn, with replacement."""
+    tokens: int
+    """Tokens of each sequence."""
+    draw: str
+    """`document`: a window of a random document that is longer than it; `joined`: of the whole joined text."""
+    path: str | None = None
+    """File of the corpus that the field `corpus` names; None for a known corpus."""
+
+    def __post_init__(self) -> None:
+        for name in ("sequences", "tokens"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"calibration.{name}={value!r}: give an integer of at least 1")
+        if self.draw not in DRAWS:
+            raise ValueError(f"calibration.draw={self.draw!r}: give one of {', '.join(DRAWS)}")
+
+    @property
+    def _corpus(self) -> str | dict[str, str]:
+        return {"name": self.corpus, "path": self.path} if self.path else self.corpus
+
+    def faults(self, source: Any, corpora: Corpora) -> list[str]:
+        """What stands against drawing these sequences: text, tokenizer or length. Reads no weights."""
+        if self.corpus == "text" and not self.path:
+            return ["calibration=text reads a file of yours: add calibration.path=FILE (.txt or .jsonl)"]
+        if fault := corpora.fault(self._corpus):
+            return [fault]
+        tokenizer = source.tokenizer()
+        if tokenizer is None:
+            return [f"model {source.name} has no tokenizer, which calibration text needs"]
+        try:
+            self._check_length(tokenizer, corpora)
+        except TooFewTokensError as error:
+            return [str(error)]
+        return []
+
+    def digest(self, corpora: Corpora) -> str:
+        """SHA-256 of the text."""
+        return corpora.text(self._corpus).digest
+
+    def sample(self, tokenizer: Any, corpora: Corpora, seed: int) -> Int[Tensor, "sequence token"]:
+        """Draw the sequences; equal seeds draw equal ones.
+
+        Raises:
+            TooFewTokensError: no document, or not the whole text, is long enough.
+            CorpusError: the text cannot be read.
+        """
+        self._check_length(tokenizer, corpora)
+        chance = random.Random(seed)
+        windows = []
+        for _ in range(self.sequences):
+            token_ids = self._drawn_text(tokenizer, corpora, chance)
+            # One start less than there are, as in the papers' code; a text of exactly one window has only one.
+            start = chance.randint(0, max(0, len(token_ids) - self.tokens - 1))
+            windows.append(token_ids[start : start + self.tokens])
+        return torch.stack(windows)
+
+    def _drawn_text(self, tokenizer: Any, corpora: Corpora, chance: random.Random) -> Int[Tensor, " token"]:
+        if self.draw == "joined":
+            return corpora.token_ids(self._corpus, tokenizer)
+        documents = corpora.text(self._corpus).documents
+        while True:  # ends: _check_length has found a document that is long enough
+            token_ids = tokenize(documents[chance.randint(0, len(documents) - 1)], tokenizer)
+            if len(token_ids) > self.tokens:
+                return token_ids
+
+    def _check_length(self, tokenizer: Any, corpora: Corpora) -> None:
+        text = corpora.text(self._corpus)
+        if self.draw == "joined":
+            found = len(corpora.token_ids(self._corpus, tokenizer))
+            if found < self.tokens:
+                raise TooFewTokensError(
+                    f"calibration text {text.corpus.name} ({text.origin}) has {found} tokens, less than one window of "
+                    f"{self.tokens}: give a longer text or a smaller calibration.tokens"
+                )
+        elif not _has_longer_document(text, self.tokens, tokenizer):
+            raise TooFewTokensError(
+                f"calibration text {text.corpus.name} ({text.origin}) has no document longer than {self.tokens} tokens: "
+                "set calibration.draw=joined, or give a smaller calibration.tokens"
+            )
+
+
+def _has_longer_document(text: Text, tokens: int, tokenizer: Any) -> bool:
+    """Whether any document has more than `tokens` tokens; the longest are looked at first."""
+    lengths = sorted(((len(document), index) for index, document in enumerate(text.documents)), reverse=True)
+    # Few tokens are shorter than a character; bytes and special tokens make the bound safe.
+    candidates = (text.documents[index] for length, index in lengths if 4 * length + 8 > tokens)
+    return any(len(tokenize(document, tokenizer)) > tokens for document in candidates)

@@ -1,0 +1,38 @@
+"""The exceptions this package raises. Messages say what was given, what is allowed and what to change."""
+
+
+class SlimsweepError(Exception):
+    """Base of every error a user can cause; the command line prints its message without a traceback."""
+
+
+class ConfigError(SlimsweepError):
+    """Every fault of an experiment or sweep, found together before any weight is loaded."""
+
+    def __init__(self, faults: list[str]):
+        self.faults = list(faults)
+        count = f"{len(self.faults)} faults" if len(self.faults) > 1 else "One fault"
+        super().__init__(f"{count}; nothing was started.\n" + "\n".join(f"  - {fault}" for fault in self.faults))
+
+
+class ModelError(SlimsweepError):
+    """Weights, shape or tokenizer of a model are missing, refused or damaged."""
+
+
+class CorpusError(SlimsweepError):
+    """A text is neither on disk nor reachable, or lacks the split that was asked for."""
+
+
+class TooFewTokensError(SlimsweepError):
+    """A text holds less than one whole window of tokens."""
+
+
+class TaskError(SlimsweepError):
+    """An evaluation task is unknown or its data is missing."""
+
+
+class HessianError(SlimsweepError):
+    """A Hessian cannot be factored at any allowed damping."""
+
+
+class StoreError(SlimsweepError):
+    """A record or sweep is unknown, or the output folder cannot be used."""

@@ -1,0 +1,161 @@
+"""Zero-shot accuracy by lm-evaluation-harness, on the task files in evaluation/tasks."""
+
+import difflib
+import functools
+import hashlib
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from slimsweep.corpora import SHORT_DIGEST, Corpora
+from slimsweep.errors import CorpusError, TaskError
+from slimsweep.evaluation.base import Measurement, Metric
+from slimsweep.models.language_model import LanguageModel
+from slimsweep.rows import Rows
+
+TASKS = Path(__file__).parent / "tasks"
+_METRICS = {"acc": "accuracy", "acc_norm": "acc_norm"}
+"""Record field prefix of each harness metric."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracy(Metric):
+    """Fraction of questions answered right, with its standard error, by task. Nothing is shown beforehand."""
+
+    tasks: tuple[str, ...]
+    """Names of files in evaluation/tasks."""
+    task_limit: int | None = None
+    """Questions asked of each task, from the start; None asks all."""
+    batch_tokens: int = 4096
+    """Tokens of one forward, padding included; decides speed and memory."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tasks", (self.tasks,) if isinstance(self.tasks, str) else tuple(self.tasks))
+        for name in ("task_limit", "batch_tokens"):
+            value = getattr(self, name)
+            is_left_out = name == "task_limit" and value is None
+            if not is_left_out and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise ValueError(f"evaluation.{name}={value!r}: give an integer of at least 1")
+
+    def fields(self) -> list[str]:
+        names = []
+        for task in self.tasks:
+            for metric in _metrics(task_file(task)):
+                names += [f"{_METRICS[metric]}_{task}", f"{_METRICS[metric]}_stderr_{task}"]
+        return names
+
+    def digests(self, corpora: Corpora) -> dict[str, str]:
+        return {task: _digest(task, _questions(task, corpora)[0]) for task in self.tasks}
+
+    def faults(self, source: Any, corpora: Corpora) -> list[str]:
+        faults = [f"task {task} is asked for twice" for task in set(self.tasks) if self.tasks.count(task) > 1]
+        for task in self.tasks:
+            try:
+                _questions(task, corpora)
+            except (CorpusError, TaskError) as error:
+                faults.append(str(error))
+        if source.auto_class != "causal_lm":
+            faults.append(f"model {source.name} is no language model, which zero-shot tasks need")
+        elif source.tokenizer() is None:
+            faults.append(f"model {source.name} has no tokenizer, which zero-shot tasks need")
+        return faults
+
+    def measure(self, model: LanguageModel, corpora: Corpora) -> Measurement:
+        """`accuracy_<task>` and `accuracy_stderr_<task>`; `acc_norm_<task>` where choices are normalised by length.
+
+        Raises:
+            TaskError: unknown task.
+            CorpusError: its data is neither local nor reachable.
+        """
+        measurement = Measurement()
+        for task in self.tasks:
+            questions, origin = _questions(task, corpora)
+            results = _run(task, questions, model, self.task_limit, self.batch_tokens)
+            asked = min(len(questions), self.task_limit or len(questions))
+            where = origin.split()[0] if origin.startswith(("hub", "package")) else "local"
+            protocol = f"{task}:v{task_file(task)['metadata']['version']}:lm-eval:0-shot:{where}:questions={asked}"
+            for metric in _metrics(task_file(task)):
+                field = f"{_METRICS[metric]}_{task}"
+                measurement.values[field] = results[f"{metric},none"]
+                measurement.values[f"{_METRICS[metric]}_stderr_{task}"] = results[f"{metric}_stderr,none"]
+                measurement.protocols[field] = f"{protocol}:{metric}:sha={_digest(task, questions)[:SHORT_DIGEST]}"
+        return measurement
+
+
+def task_file(task: str) -> dict[str, Any]:
+    """The contents of a task's YAML.
+
+    Raises:
+        TaskError: there is no such file; near misses and all names are given.
+    """
+    names = sorted(path.stem for path in TASKS.glob("*.yaml"))
+    if task not in names:
+        near = difflib.get_close_matches(task, names, n=3, cutoff=0.5)
+        guess = f"did you mean {' or '.join(near)}? " if near else ""
+        raise TaskError(f"no task {task!r}; {guess}Known: {', '.join(names)}")
+    return yaml.safe_load((TASKS / f"{task}.yaml").read_text(encoding="utf-8"))
+
+
+def _metrics(fields: dict[str, Any]) -> list[str]:
+    return [entry["metric"] for entry in fields["metric_list"]]
+
+
+def _questions(task: str, corpora: Corpora) -> tuple[list[dict], str]:
+    """Rows of the task's split and where they came from."""
+    fields = task_file(task)
+    hub = {"path": fields.get("dataset_path"), "name": fields.get("dataset_name"), "split": fields["test_split"]}
+    places = fields["metadata"]
+    rows = Rows(
+        files=tuple(places.get("local", ())),
+        hub=hub if hub["path"] else {},
+        embedded=places.get("embedded", ""),
+    )
+    return _read(json.dumps([rows.files, rows.hub, rows.embedded]), rows, corpora)
+
+
+_read_rows: dict[tuple, tuple[list[dict], str]] = {}
+
+
+def _read(name: str, rows: Rows, corpora: Corpora) -> tuple[list[dict], str]:
+    path = rows.local_path(corpora.data_dir)
+    key = (name, str(path), path.stat().st_mtime_ns if path else None)
+    if key not in _read_rows:
+        _read_rows[key] = rows.read(corpora.data_dir, corpora.cache_dir)
+    return _read_rows[key]
+
+
+def _digest(task: str, questions: list[dict]) -> str:
+    """SHA-256 of the task file and its questions: what an answer is scored by."""
+    content = json.dumps([task_file(task), questions], sort_keys=True, default=str)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _run(
+    task: str, questions: list[dict], model: LanguageModel, limit: int | None, batch_tokens: int
+) -> dict[str, Any]:
+    """The harness's results of one task. The questions are in memory: nothing is downloaded or written."""
+    import datasets
+
+    evaluate, task_manager, harness_model = _harness()
+    split = task_file(task)["test_split"]
+    data = {split: datasets.Dataset.from_list(questions[:limit])}
+    fields = {**task_file(task), "custom_dataset": lambda **_: data}
+    lm = harness_model(model, batch_tokens)
+    results = evaluate(lm=lm, task_dict=task_manager.load([fields]), log_samples=False)
+    return results["results"][task]
+
+
+@functools.cache
+def _harness() -> tuple[Any, Any, Any]:
+    """The harness, imported at the first task; without the tasks it ships, which would be read for seconds."""
+    from lm_eval.evaluator import evaluate
+    from lm_eval.tasks import TaskManager
+
+    from slimsweep.evaluation.harness import HarnessModel
+
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    return evaluate, TaskManager(include_defaults=False), HarnessModel

@@ -1,0 +1,51 @@
+"""What every measured quantity offers: faults and digests before weights load, values after."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+
+@dataclass
+class Measurement:
+    """Record fields a metric has measured; a null always has its reason."""
+
+    values: dict[str, int | float | None] = field(default_factory=dict)
+    """Numbers by record field, units in the names. Non-finite ones become None."""
+    reasons: dict[str, str] = field(default_factory=dict)
+    """Why a value is None."""
+    protocols: dict[str, str] = field(default_factory=dict)
+    """How a value was measured; two values with different protocols are not comparable."""
+
+    def __post_init__(self) -> None:
+        for name, value in self.values.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                self.values[name] = None
+                self.reasons.setdefault(name, f"not finite: {value}")
+            elif value is None:
+                self.reasons.setdefault(name, "not measured")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """One measured quantity; its knobs are the fields of its dataclass."""
+
+    version: ClassVar[int] = 1
+    """Raised by hand when results change."""
+    needs_weights: ClassVar[bool] = True
+    """False: shapes alone are enough, so the metric is measured on the meta device too."""
+
+    def faults(self, source: Any, corpora: Any) -> list[str]:
+        """Everything wrong with measuring this on a ModelSource with these Corpora, known without weights."""
+        return []
+
+    def digests(self, corpora: Any) -> dict[str, str]:
+        """Digests of the texts that decide the result, by name; they stand in the experiment's key."""
+        return {}
+
+    def fields(self) -> list[str]:
+        """Names of the record fields that `measure` fills."""
+        raise NotImplementedError
+
+    def measure(self, model: Any, corpora: Any) -> Measurement:
+        """Measure a LanguageModel. Changes nothing about it."""
+        raise NotImplementedError

@@ -1,0 +1,102 @@
+"""Multiply-accumulates of one forward, in closed form from the shapes of a model's parts."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import nn
+
+from slimsweep.evaluation.base import Measurement, Metric
+from slimsweep.models.language_model import LanguageModel, is_linear, matrix
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost(Metric):
+    """GMacs of a forward over one sequence: linear layers, head, and attention's QK and AV; 1 MAC = 2 FLOPs.
+
+    `gmacs` counts dense kernels; `gmacs_nonzero` leaves out zero weights, which dense kernels do not.
+    Embeddings, norms, activations, softmax and rotary positions are not counted, nor is causality.
+    """
+
+    needs_weights: ClassVar[bool] = False
+
+    tokens: int = 64
+    """Length of the sequence; attention's part grows with its square."""
+
+    def __post_init__(self) -> None:
+        if self.tokens < 1:
+            raise ValueError(f"tokens={self.tokens}: a forward needs at least 1")
+
+    def fields(self) -> list[str]:
+        return ["gmacs", "gmacs_nonzero"]
+
+    def measure(self, model: LanguageModel, corpora: Any) -> Measurement:
+        macs = linear_macs(model, self.tokens) + attention_macs(model, self.tokens)
+        skipped = sum(
+            zero_count(model, name, layer) * seen_tokens(model, name, self.tokens)
+            for name, layer in all_linears(model).items()
+        )
+        protocol = f"one sequence of {self.tokens} tokens: linear layers, head, QK, AV"
+        return Measurement(
+            values={"gmacs": macs / 1e9, "gmacs_nonzero": (macs - skipped) / 1e9},
+            protocols={"gmacs": protocol, "gmacs_nonzero": f"{protocol}; zero weights left out"},
+        )
+
+
+def linear_macs(model: LanguageModel, tokens: int) -> int:
+    """Multiply-accumulates of all linear layers, the head included."""
+    return sum(
+        math.prod(layer_shape(layer)) * seen_tokens(model, name, tokens)
+        for name, layer in all_linears(model).items()
+    )
+
+
+def attention_macs(model: LanguageModel, tokens: int) -> int:
+    """Multiply-accumulates of queries times keys and of probabilities times values, over all blocks."""
+    return sum(2 * tokens**2 * attention_width(model, block) for block in model.blocks)
+
+
+def gmacs_llm_pruner(model: LanguageModel, tokens: int = 64) -> float:
+    """GMacs of a Llama as LLM-Pruner's counter has them, to compare with its published tables.
+
+    It counts QK and AV twice and adds softmax, rotary positions, norms and the gated activation.
+    Source: arXiv:2305.11627, tables at (1, 64) tokens; the additions were derived from those numbers.
+    """
+    width = model.config.hidden_size
+    macs = linear_macs(model, tokens) + 2 * attention_macs(model, tokens) + 2 * tokens * width
+    for block in model.blocks:
+        inner = attention_width(model, block)
+        heads = inner // model.config.head_dim
+        neurons = layer_shape(block.mlp.down_proj)[1]
+        macs += heads * tokens**2 + 4 * tokens * inner + 2 * (2 * tokens * width) + 2 * tokens * neurons
+    return macs / 1e9
+
+
+def all_linears(model: LanguageModel) -> dict[str, nn.Module]:
+    """Every linear layer of a model by full name: those of the blocks, the head, projections around them."""
+    return {name: layer for name, layer in model.module.named_modules() if is_linear(layer)}
+
+
+def layer_shape(layer: nn.Module) -> tuple[int, int]:
+    """(out, in) of a linear layer, whatever form its weight is stored in."""
+    if isinstance(layer, nn.Linear):
+        return layer.out_features, layer.in_features
+    return layer.nf, layer.nx  # Conv1D
+
+
+def attention_width(model: LanguageModel, block: nn.Module) -> int:
+    """Heads x head width of a block, taken from its layers, since pruned blocks differ from the config."""
+    return layer_shape(block.get_submodule(model.family.attention_output))[1]
+
+
+def seen_tokens(model: LanguageModel, name: str, tokens: int) -> int:
+    """How many tokens of a sequence a linear layer sees."""
+    return 1 if name in model.family.pooled else tokens
+
+
+def zero_count(model: LanguageModel, name: str, layer: nn.Module) -> int:
+    """Exact zeros in a layer's weight; on the meta device those that the plan would leave."""
+    if model.is_meta:
+        return model.zeros.get(name, 0)
+    weight = matrix(layer)
+    return weight.numel() - int(weight.count_nonzero())

@@ -1,0 +1,84 @@
+"""One LanguageModel as lm-evaluation-harness sees it. Importing this file imports the harness (5 s)."""
+
+from typing import Any
+
+import torch
+from lm_eval.api.model import TemplateLM
+from torch import Tensor
+
+from slimsweep.models.language_model import LanguageModel
+
+FALLBACK_CONTEXT = 2048
+
+
+class HarnessModel(TemplateLM):
+    """Log-likelihoods of continuations, the head computed only where a continuation stands.
+
+    The harness's own model class computes logits for every prompt token and keeps its weights on one device;
+    this one needs a fraction of the time and memory and works with weights in host memory. Values are equal.
+    """
+
+    def __init__(self, model: LanguageModel, batch_tokens: int):
+        super().__init__()
+        self.model = model
+        self.tokenizer = model.tokenizer
+        self.batch_tokens = batch_tokens
+        positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        self.longest = positions or FALLBACK_CONTEXT
+
+    @property
+    def eot_token_id(self) -> int:
+        return self.tokenizer.eos_token_id
+
+    @property
+    def prefix_token_id(self) -> int:
+        bos = self.tokenizer.bos_token_id
+        return self.eot_token_id if bos is None else bos
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
+        """Token ids; special tokens as the tokenizer adds them by default unless told otherwise."""
+        return self.tokenizer.encode(string, add_special_tokens=add_special_tokens is not False, verbose=False)
+
+    def _loglikelihood_tokens(
+        self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
+    ) -> list[tuple[float, bool]]:
+        # Choices of one token share their input, so each distinct input is run once.
+        inputs = [tuple((context + answer)[-self.longest - 1 : -1]) for _, context, answer in requests]
+        readers: dict[tuple[int, ...], list[int]] = {}
+        for index, token_ids in enumerate(inputs):
+            readers.setdefault(token_ids, []).append(index)
+        scores: dict[int, tuple[float, bool]] = {}
+        for batch in self._batches(sorted(readers, key=lambda token_ids: (-len(token_ids), token_ids))):
+            hidden = self.model.hidden_states(_padded(batch))
+            for row, token_ids in zip(hidden, batch, strict=True):
+                for index in readers[token_ids]:
+                    answer = requests[index][2]
+                    scores[index] = self._score(row[len(token_ids) - len(answer) : len(token_ids)], answer)
+        return [scores[index] for index in range(len(requests))]
+
+    def _batches(self, inputs: list[tuple[int, ...]]) -> list[list[tuple[int, ...]]]:
+        """Inputs of descending length in groups whose padded size is at most `batch_tokens`."""
+        batches: list[list[tuple[int, ...]]] = []
+        for token_ids in inputs:
+            if not batches or (len(batches[-1]) + 1) * len(batches[-1][0]) > self.batch_tokens:
+                batches.append([])
+            batches[-1].append(token_ids)
+        return batches
+
+    def _score(self, hidden: Tensor, answer: list[int]) -> tuple[float, bool]:
+        log_probabilities = self.model.logits(hidden).float().log_softmax(dim=-1)
+        target = torch.tensor(answer, device=hidden.device)
+        is_greedy = bool((log_probabilities.argmax(dim=-1) == target).all())
+        return log_probabilities.gather(1, target[:, None]).double().sum().item(), is_greedy
+
+    def loglikelihood_rolling(self, requests: list, disable_tqdm: bool = False) -> list[float]:
+        raise NotImplementedError("whole-text likelihoods are what evaluation/perplexity.py measures")
+
+    def generate_until(self, requests: list, disable_tqdm: bool = False) -> list[str]:
+        raise NotImplementedError("tasks that generate text are not supported; use multiple choice")
+
+
+def _padded(batch: list[tuple[int, ...]]) -> Tensor:
+    """Token ids padded on the right, where a causal model's earlier tokens do not see it."""
+    longest = max(len(token_ids) for token_ids in batch)
+    return torch.tensor([[*token_ids, *[0] * (longest - len(token_ids))] for token_ids in batch])

@@ -1,0 +1,190 @@
+"""Perplexity of a language model on text, by the windows of SparseGPT and GPTQ or of LLM-Pruner."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from slimsweep.corpora import SHORT_DIGEST, Corpora, corpus_name, tokenizer_digest
+from slimsweep.errors import TooFewTokensError
+from slimsweep.evaluation.base import Measurement, Metric
+from slimsweep.models.language_model import LanguageModel
+
+HEAD_NUMBERS = 2**24
+"""Logits held at once (64 MiB in fp32), whatever the vocabulary."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Perplexity(Metric):
+    """exp of the mean token NLL over consecutive windows. Source: arXiv:2301.00774, sec. 4."""
+
+    corpora: tuple[str | dict[str, str], ...]
+    """Corpora by name, and files as `{name: mine, path: FILE}`."""
+    context_tokens: int = 2048
+    """Tokens of a window; a corpus whose protocol has its own length keeps that."""
+    max_windows: int | None = None
+    """Windows read of each corpus, from the start; None reads all its protocol has."""
+    batch_tokens: int = 4096
+    """Tokens of one forward; decides speed and memory."""
+
+    def __post_init__(self) -> None:
+        given = [self.corpora] if isinstance(self.corpora, str | dict) else self.corpora
+        object.__setattr__(self, "corpora", tuple(given))
+        for name, least in (("context_tokens", 2), ("max_windows", 1), ("batch_tokens", 1)):
+            value = getattr(self, name)
+            is_left_out = name == "max_windows" and value is None
+            if not is_left_out and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+                raise ValueError(f"evaluation.{name}={value!r}: give an integer of at least {least}")
+
+    def fields(self) -> list[str]:
+        return [f"perplexity_{corpus_name(corpus)}" for corpus in self.corpora]
+
+    def digests(self, corpora: Corpora) -> dict[str, str]:
+        return {corpus_name(corpus): corpora.text(corpus).digest for corpus in self.corpora}
+
+    def faults(self, source: Any, corpora: Corpora) -> list[str]:
+        names = self.fields()
+        faults = [f"{name} is asked for twice" for name in dict.fromkeys(names) if names.count(name) > 1]
+        tokenizer = source.tokenizer()
+        if tokenizer is None:
+            return [*faults, f"model {source.name} has no tokenizer, which perplexity needs"]
+        longest = _longest_context(source.config())
+        for corpus in self.corpora:
+            fault = corpora.fault(corpus) or self._window_fault(corpus, corpora, tokenizer, longest)
+            faults += [fault] if fault else []
+        return faults
+
+    def _window_fault(
+        self, corpus: str | dict[str, str], corpora: Corpora, tokenizer: Any, longest: int | None
+    ) -> str | None:
+        context = self._context(corpora, corpus)
+        if longest is not None and context > longest:
+            return (
+                f"windows of {context} tokens for {corpus_name(corpus)}, but this model takes {longest}: "
+                f"set evaluation.context_tokens={longest}"
+            )
+        found = len(corpora.token_ids(corpus, tokenizer))
+        return _too_few(corpora.text(corpus).corpus.name, found, context) if found < context else None
+
+    def _context(self, corpora: Corpora, corpus: str | dict[str, str]) -> int:
+        return corpora.text(corpus).corpus.context_tokens or self.context_tokens
+
+    def measure(self, model: LanguageModel, corpora: Corpora) -> Measurement:
+        """Perplexity of each corpus as `perplexity_<corpus>`, with its protocol id.
+
+        Raises:
+            TooFewTokensError: a text has less than one whole window.
+        """
+        values, reasons, protocols = {}, {}, {}
+        for corpus, name in zip(self.corpora, self.fields(), strict=True):
+            windows = self._windows(model, corpora, corpus)
+            nll = mean_nll(model, windows, self.batch_tokens, label=name)
+            values[name] = exp(nll)
+            if not math.isfinite(values[name]):
+                cause = "overflowed" if math.isfinite(nll) else "is undefined, since logits are not finite"
+                reasons[name] = f"perplexity {cause}: mean NLL {nll:.1f}"
+            protocols[name] = self._protocol(model, corpora, corpus, windows)
+        return Measurement(values, reasons, protocols)
+
+    def _windows(
+        self, model: LanguageModel, corpora: Corpora, corpus: str | dict[str, str]
+    ) -> Int[Tensor, "window token"]:
+        most = [count for count in (corpora.text(corpus).corpus.max_windows, self.max_windows) if count]
+        bos = model.tokenizer.bos_token_id if model.family.bos_every_window else None
+        windows = cut(corpora.token_ids(corpus, model.tokenizer), self._context(corpora, corpus), bos)
+        return windows[: min(most)] if most else windows
+
+    def _protocol(
+        self, model: LanguageModel, corpora: Corpora, corpus: str | dict[str, str], windows: Tensor
+    ) -> str:
+        text = corpora.text(corpus)
+        return ":".join(
+            (
+                text.corpus.name,
+                text.corpus.split,
+                "join=" + text.corpus.join.replace("\n", "\\n").replace(" ", "\\s"),
+                f"ctx={windows.shape[1]}",
+                f"windows={windows.shape[0]}",
+                "token",
+                "bos=every" if model.family.bos_every_window else "bos=default",
+                f"tok={tokenizer_digest(model.tokenizer)[:SHORT_DIGEST]}",
+                f"sha={text.digest[:SHORT_DIGEST]}",
+            )
+        )
+
+
+def cut(
+    token_ids: Int[Tensor, " token"], context_tokens: int, bos: int | None = None
+) -> Int[Tensor, "window context"]:
+    """Consecutive windows without overlap; a last partial one is left out.
+
+    With `bos`, each window begins with it and holds one token of text less.
+
+    Raises:
+        TooFewTokensError: less than one whole window.
+    """
+    if bos is not None and token_ids[:1].tolist() == [bos]:
+        token_ids = token_ids[1:]  # the tokenizer's own, which every window gets now
+    length = context_tokens - (bos is not None)
+    count = len(token_ids) // length
+    if not count:
+        raise TooFewTokensError(_too_few("text", len(token_ids), context_tokens))
+    windows = token_ids[: count * length].reshape(count, length)
+    return windows if bos is None else torch.nn.functional.pad(windows, (1, 0), value=bos)
+
+
+def perplexity(model: LanguageModel, token_ids: Int[Tensor, " token"], context_tokens: int) -> float:
+    """Perplexity over consecutive, non-overlapping contexts; a last partial context is left out.
+
+    The first token of each context is not scored. Returns inf when the loss overflows.
+
+    Raises:
+        TooFewTokensError: fewer than one whole context.
+    Source: protocol of arXiv:2301.00774, sec. 4 (WikiText-2, raw, joined by blank lines).
+    """
+    return exp(mean_nll(model, cut(token_ids, context_tokens), batch_tokens=context_tokens))
+
+
+@torch.no_grad()
+def mean_nll(
+    model: LanguageModel, windows: Int[Tensor, "window token"], batch_tokens: int, label: str = ""
+) -> float:
+    """Mean negative log-likelihood in nats of all tokens but the first of each window.
+
+    Head and cross-entropy see a bounded number of logits at a time; the log-softmax is fp32, the sum fp64.
+    """
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    batches = windows.split(max(1, batch_tokens // windows.shape[1]))
+    total = torch.zeros((), dtype=torch.float64, device=model.compute_device)
+    for batch in track(batches, label, console=console, transient=True, disable=not console.is_terminal):
+        hidden = model.hidden_states(batch)[:, :-1].flatten(0, 1)
+        targets = batch[:, 1:].flatten().to(hidden.device)
+        rows = max(1, HEAD_NUMBERS // model.config.get_text_config().vocab_size)
+        for part, target in zip(hidden.split(rows), targets.split(rows), strict=True):
+            total += cross_entropy(model.logits(part).float(), target, reduction="none").double().sum()
+    return total.item() / (windows.shape[0] * (windows.shape[1] - 1))
+
+
+def exp(nll: float) -> float:
+    """e to the mean NLL; inf where it overflows, nan where the NLL is."""
+    return math.inf if nll > math.log(1.7e308) else math.exp(nll)
+
+
+def _longest_context(config: Any) -> int | None:
+    """Positions the model was made for, or None where its config does not say."""
+    text = config.get_text_config()
+    return getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)
+
+
+def _too_few(name: str, found: int, context_tokens: int) -> str:
+    return (
+        f"{name} has {found} tokens, less than one window of {context_tokens}: "
+        "give a longer text or a smaller evaluation.context_tokens"
+    )

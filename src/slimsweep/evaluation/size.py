@@ -1,0 +1,111 @@
+"""How large a model is: parameters, zeros, and bytes in memory, in a bitmap format and on disk."""
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from slimsweep.evaluation.base import Measurement, Metric
+from slimsweep.evaluation.cost import layer_shape, zero_count
+from slimsweep.models.language_model import LanguageModel, parameter_count
+
+FORMAT_DTYPES = {  # names of the safetensors format, in the order of its writer, narrow to wide
+    torch.bool: "BOOL",
+    torch.uint8: "U8",
+    torch.int8: "I8",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.int16: "I16",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int32: "I32",
+    torch.float32: "F32",
+    torch.float64: "F64",
+    torch.int64: "I64",
+}
+ORIGINAL_BYTES = 2  # per parameter: what a model takes as it is usually published, in 16 bits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size(Metric):
+    """Sizes of a model; tied weights count once everywhere.
+
+    `weight_bytes` is what the parameters take in memory; a zero takes as much as any other value.
+    `compression_factor` is 2 bytes for each parameter of the model as loaded, over `weight_bytes`: 1 for a
+    16-bit model, masked or not, and 0.5 for one held in 32 bits. `bitmap_bytes` is what would remain if the
+    targeted layers stored one bit for each weight and their nonzero values only; no format of this package.
+    `checkpoint_bytes` is the length of the single safetensors file that holds what `save_pretrained` writes.
+    """
+
+    needs_weights: ClassVar[bool] = False
+
+    def fields(self) -> list[str]:
+        return [
+            "parameters",
+            "nonzero_parameters",
+            "sparsity",
+            "weight_bytes",
+            "bitmap_bytes",
+            "compression_factor",
+            "checkpoint_bytes",
+        ]
+
+    def measure(self, model: LanguageModel, corpora: Any) -> Measurement:
+        targets = model.targets()
+        zeros = {name: zero_count(model, name, layer) for name, layer in targets.items()}
+        weights = {name: math.prod(layer_shape(layer)) for name, layer in targets.items()}
+        parameters = parameter_count(model.module)
+        weight_bytes = sum(parameter.nbytes for parameter in model.module.parameters())
+        value_bytes = {name: layer.weight.element_size() for name, layer in targets.items()}
+        saved_bytes = sum(zeros[name] * value_bytes[name] - math.ceil(weights[name] / 8) for name in targets)
+        return Measurement(
+            values={
+                "parameters": parameters,
+                "nonzero_parameters": nonzero_parameters(model),
+                "sparsity": sum(zeros.values()) / sum(weights.values()),
+                "weight_bytes": weight_bytes,
+                "bitmap_bytes": weight_bytes - saved_bytes,
+                "compression_factor": ORIGINAL_BYTES * model.original_parameters / weight_bytes,
+                "checkpoint_bytes": safetensors_bytes(saved_tensors(model)),
+            }
+        )
+
+
+def nonzero_parameters(model: LanguageModel) -> int:
+    """Parameters that are not exactly zero; on the meta device those the plan would leave."""
+    if model.is_meta:
+        return parameter_count(model.module) - sum(model.zeros.values())
+    return sum(int(parameter.count_nonzero()) for parameter in model.module.parameters())
+
+
+def saved_tensors(model: LanguageModel) -> dict[str, Tensor]:
+    """The tensors `save_pretrained` writes: parameters, tied ones once, and persistent buffers.
+
+    They carry the names of the file, which for some families (GPT-NeoX) are not those of the module.
+    """
+    from transformers.core_model_loading import revert_weight_conversion
+
+    parameters = dict(model.module.named_parameters())
+    tied = dict(model.module.named_parameters(remove_duplicate=False)).keys() - parameters.keys()
+    kept = {name: tensor for name, tensor in model.module.state_dict().items() if name not in tied}
+    return revert_weight_conversion(model.module, kept)
+
+
+def safetensors_bytes(tensors: dict[str, Tensor]) -> int:
+    """Length of a safetensors file of these tensors, without writing it.
+
+    Source: the safetensors format: 8 bytes of length, a JSON header padded to a multiple of 8, the values.
+    The writer lays tensors out from wide types to narrow ones, then by name, which decides the offsets.
+    """
+    order = list(FORMAT_DTYPES)
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name in sorted(tensors, key=lambda name: (-order.index(tensors[name].dtype), name)):
+        start, end = end, end + tensors[name].nbytes
+        dtype, shape = FORMAT_DTYPES[tensors[name].dtype], list(tensors[name].shape)
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+    header_bytes = len(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode())
+    return 8 + math.ceil(header_bytes / 8) * 8 + end

@@ -1,0 +1,307 @@
+"""The typed form of conf/config.yaml: one experiment, checked for every fault before weights load."""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.utils import get_class, instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from slimsweep.errors import ConfigError
+from slimsweep.paths import project_path
+
+DTYPES = ("auto", "bfloat16", "float16", "float32")
+KEYS = frozenset(
+    ("model", "technique", "ratio", "seed", "calibration", "evaluation", "tracker", "device", "dtype", "offload")
+    + ("on_error", "dry_run", "outputs_dir", "data_dir", "cache_dir", "sweep")
+)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A technique at its place in a chain; `name` is its key below `technique`."""
+
+    name: str
+    technique: Any
+
+    @property
+    def label(self) -> str:
+        """The technique's file name, which is its word on the command line, in records and in legends."""
+        return type(self.technique).__module__.rsplit(".", 1)[-1]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One point of a sweep: model x chain x ratio x seed x calibration x evaluation."""
+
+    model: Any
+    stages: tuple[Stage, ...]
+    calibration: Any
+    metrics: dict[str, Any]
+    tracker: Any
+    corpora: Any
+    seed: int
+    device: str
+    dtype: str
+    offload: bool
+    outputs_dir: Path
+    sweep: str | None
+    config: dict[str, Any]
+    """The composed settings as plain values, without this machine's folders."""
+
+    @classmethod
+    def of(cls, config: DictConfig, overrides: list[str]) -> "Experiment":
+        """Build the typed form of a composed configuration.
+
+        Raises:
+            ConfigError: every unknown key, mistyped knob, bad value and repeated stage, together.
+        """
+        from slimsweep.corpora import Corpora
+
+        faults = [*_repeated_stages(overrides), *_unknown_keys(config)]
+        if faults:
+            raise ConfigError(faults)
+        try:
+            plain = OmegaConf.to_container(config, resolve=True)
+        except OmegaConfBaseException as error:
+            raise ConfigError([f"{error.full_key}: {error.msg}"]) from error
+        stages = tuple(
+            Stage(name, _build(f"technique.{name}", fields, faults))
+            for name, fields in (plain.get("technique") or {}).items()
+        )
+        parts = {name: _build(name, plain[name], faults) for name in ("model", "calibration", "tracker")}
+        metrics = {
+            name: _build(f"evaluation.metrics.{name}", fields, faults)
+            for name, fields in (plain["evaluation"].get("metrics") or {}).items()
+        }
+        faults += _bad_scalars(plain)
+        if faults:
+            raise ConfigError(faults)
+        data_dir = project_path(plain["data_dir"]) if plain["data_dir"] else None
+        return cls(
+            **parts,
+            stages=stages,
+            metrics=metrics,
+            corpora=Corpora(data_dir, Path(plain["cache_dir"])),
+            **{name: plain[name] for name in ("seed", "device", "dtype", "offload", "sweep")},
+            outputs_dir=project_path(plain["outputs_dir"]),
+            config=_portable(plain),
+        )
+
+    def check(self) -> None:
+        """Find every fault that can be known without weights: names, shapes, texts, devices.
+
+        Raises:
+            ConfigError: with all of them.
+        """
+        faults = [*_device_faults(self.device, self.offload), *self.model.faults()]
+        if not faults:  # the rest asks the model's shape and tokenizer
+            faults += self._shape_faults()
+        if faults:
+            raise ConfigError(list(dict.fromkeys(faults)))
+
+    def _shape_faults(self) -> list[str]:
+        faults = []
+        for stage in self.stages:
+            faults += [f"technique.{stage.name}: {fault}" for fault in stage.technique.faults(self.model.skeleton())]
+        if self.model.weights == "meta":
+            return faults
+        checks = [("calibration", self.calibration)] if self.needs_calibration else []
+        for name, part in [*checks, *((f"evaluation.metrics.{name}", part) for name, part in self.metrics.items())]:
+            faults += [f"{name}: {fault}" for fault in part.faults(self.model, self.corpora)]
+        return faults
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether any stage looks at calibration text."""
+        return any(stage.technique.needs_calibration for stage in self.stages)
+
+    @property
+    def uses_seed(self) -> bool:
+        """Whether chance decides anything: calibration draws, random masks."""
+        return any(stage.technique.needs_calibration or stage.technique.uses_seed for stage in self.stages)
+
+    @property
+    def chain(self) -> str:
+        """The chain as records name it: `dense`, `sparsegpt`, `sparsegpt+nf4`."""
+        return "+".join(stage.label for stage in self.stages) or "dense"
+
+    @property
+    def ratios(self) -> list[float]:
+        """The distinct ratios of the stages that have one, in order."""
+        given = [getattr(stage.technique, "ratio", None) for stage in self.stages]
+        return list(dict.fromkeys(ratio for ratio in given if ratio is not None))
+
+    @property
+    def pattern(self) -> str | None:
+        """The chain's distinct patterns joined by `+`, or None where no stage has one."""
+        given = [getattr(stage.technique, "pattern", None) for stage in self.stages]
+        return "+".join(dict.fromkeys(pattern for pattern in given if pattern)) or None
+
+    @property
+    def label(self) -> str:
+        """One line for logs and status tables."""
+        words = [self.model.name, self.chain, *(f"{ratio:g}" for ratio in self.ratios)]
+        if self.pattern not in (None, "unstructured"):
+            words.append(self.pattern)
+        return " ".join([*words, f"seed={self.seed}"] if self.uses_seed else words)
+
+    @cached_property
+    def resolved_device(self) -> str:
+        """Where blocks compute: `cpu` or `cuda:N`."""
+        import torch
+
+        if self.device == "auto":
+            return "cuda:0" if torch.cuda.is_available() else "cpu"
+        return "cuda:0" if self.device == "cuda" else self.device
+
+    @cached_property
+    def resolved_dtype(self) -> str:
+        """The dtype weights are held in; `auto` is bfloat16 where the hardware multiplies it natively."""
+        import torch
+
+        if self.dtype != "auto":
+            return self.dtype
+        has_matrix_units = self.resolved_device != "cpu" or torch.cpu._is_amx_tile_supported()
+        return "bfloat16" if has_matrix_units else "float32"
+
+    @cached_property
+    def key(self) -> str:
+        """SHA-256 of everything that decides this experiment's result, and of nothing else."""
+        content = {
+            "weights": self.model.digest(),
+            "loaded_as": self.model.weights,
+            "stages": [_identity(stage.technique) for stage in self.stages],
+            "evaluation": {
+                name: _identity(metric) | {"digests": metric.digests(self.corpora)}
+                for name, metric in self.metrics.items()
+                if self.measures(metric)
+            },
+            "dtype": self.resolved_dtype,
+            "device": self.resolved_device.split(":")[0],
+        }
+        if self.needs_calibration and self.model.weights != "meta":
+            content["calibration"] = _identity(self.calibration) | {"digest": self.calibration.digest(self.corpora)}
+        if self.uses_seed and self.model.weights != "meta":
+            content["seed"] = self.seed
+        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def measures(self, metric: Any) -> bool:
+        """Whether a metric can be measured on this model; shapes alone have no quality and no speed."""
+        return self.model.weights != "meta" or not metric.needs_weights
+
+
+def _identity(part: Any) -> dict[str, Any]:
+    """What a stage, metric or calibration adds to the key: its class, version and fields that are not default.
+
+    Paths are left out: the digest of what they hold stands in the key instead.
+    """
+    fields = {}
+    for field in dataclasses.fields(part):
+        value = getattr(part, field.name)
+        default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+        if value != default and field.name != "path":
+            fields[field.name] = _pathless(value)
+    name = f"{type(part).__module__}.{type(part).__qualname__}"
+    return {"class": name, "version": getattr(part, "version", 1), "fields": fields}
+
+
+def _pathless(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _pathless(item) for key, item in value.items() if key != "path"}
+    if isinstance(value, list | tuple):
+        return [_pathless(item) for item in value]
+    return value
+
+
+def _build(where: str, fields: Any, faults: list[str]) -> Any:
+    """Instantiate one `_target_`; what is wrong with it is appended to `faults` and None returned."""
+    if not isinstance(fields, dict) or "_target_" not in fields:
+        knobs = ", ".join(fields) if isinstance(fields, dict) else repr(fields)
+        faults.append(
+            f"{where} has settings ({knobs}) but nothing to apply them to: a knob was set for a choice that is not "
+            f"there. Choose it too ({where.replace('.', '=', 1)}) or drop the setting."
+        )
+        return None
+    try:
+        known = [field.name for field in dataclasses.fields(get_class(fields["_target_"]))]
+        unknown = [name for name in fields if name != "_target_" and name not in known]
+        faults += [f"{where}.{name} is no setting{_near(name, known)}" for name in unknown]
+        return None if unknown else instantiate(fields, _convert_="all")
+    except (HydraException, ImportError) as error:
+        cause = error.__cause__ or error
+        faults.append(f"{where}: {cause}")
+    return None
+
+
+def _near(given: str, known: list[str]) -> str:
+    """`; did you mean X? Allowed: ...` for a mistyped name."""
+    matches = difflib.get_close_matches(given, known, n=3, cutoff=0.5)
+    guess = f"; did you mean {' or '.join(matches)}?" if matches else "."
+    return f"{guess} Allowed: {', '.join(sorted(known))}"
+
+
+def _repeated_stages(overrides: list[str]) -> list[str]:
+    """Names given twice in a `technique=[...]` override, which Hydra would silently fold into one stage."""
+    faults = []
+    for override in OverridesParser.create().parse_overrides(overrides):
+        value = override.value() if override.key_or_group == "technique" else None
+        names = value if isinstance(value, list) else []
+        for name in dict.fromkeys(name for name in names if names.count(name) > 1):
+            faults.append(
+                f"technique lists {name!r} {names.count(name)} times, of which only one would run. "
+                f"Give the second a name of its own: +technique@technique.{name}_2={name}"
+            )
+    return faults
+
+
+def _unknown_keys(config: DictConfig) -> list[str]:
+    unknown = [str(key) for key in config if key not in KEYS]
+    if "sweeps" in unknown:
+        return ["the sweep file does not start with `# @package _global_`: put that on its first line"]
+    return [f"{key} is no setting{_near(key, sorted(KEYS))}" for key in unknown]
+
+
+def _bad_scalars(plain: dict[str, Any]) -> list[str]:
+    faults = []
+    if isinstance(plain["seed"], bool) or not isinstance(plain["seed"], int) or plain["seed"] < 0:
+        faults.append(f"seed={plain['seed']!r}: give an integer of at least 0")
+    if plain["dtype"] not in DTYPES:
+        faults.append(f"dtype={plain['dtype']!r}: give one of {', '.join(DTYPES)}")
+    if plain["on_error"] not in ("continue", "stop"):
+        faults.append(f"on_error={plain['on_error']!r}: give continue or stop")
+    for name in ("offload", "dry_run"):
+        if not isinstance(plain[name], bool):
+            faults.append(f"{name}={plain[name]!r}: give true or false")
+    return faults
+
+
+def _device_faults(device: str, offload: bool) -> list[str]:
+    import torch
+
+    count = torch.cuda.device_count()
+    allowed = ["auto", "cpu", *(["cuda"] if count else []), *(f"cuda:{index}" for index in range(count))]
+    faults = []
+    if device not in allowed:
+        faults.append(f"device={device!r}: this machine has {count} CUDA devices; give one of {', '.join(allowed)}")
+    if offload and (device == "cpu" or not count):
+        faults.append("offload=true keeps weights in host memory beside a GPU; this run has no GPU: set offload=false")
+    return faults
+
+
+def _portable(plain: dict[str, Any]) -> dict[str, Any]:
+    """Settings as a record keeps them: without the folders of this machine and without what does not matter."""
+    dropped = {"outputs_dir", "data_dir", "cache_dir", "on_error", "dry_run", "tracker", "sweep"}
+    config = {key: value for key, value in plain.items() if key not in dropped}
+    config["technique"] = config.get("technique") or {}
+    config["model"] = {key: value for key, value in plain["model"].items() if key != "cache_dir"}
+    return config

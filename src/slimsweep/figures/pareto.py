@@ -1,0 +1,74 @@
+"""What size buys: perplexity against the bytes held in memory and against the nonzero parameters."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from slimsweep.figures.series import Panel, dense, lines, panels
+from slimsweep.figures.style import appearances, log_axis, new_figure, paper_title
+
+SWEEPS = ("unstructured",)
+
+SIZES = {"weight_bytes": "bytes of weights in memory", "nonzero_parameters": "nonzero parameters"}
+
+
+def draw(records: list[dict[str, Any]]) -> dict[str, Figure]:
+    """`pareto_<corpus>`: two panels, one column wide; no other point beats the dotted stairs in both."""
+    figures = {}
+    for field, found in panels(records, "perplexity").items():
+        for panel in found:
+            if any(record["technique"] != "dense" and record.get(field) is not None for record in panel.records):
+                figures[f"pareto_{panel.name}{panel.suffix}"] = _figure(panel, field)
+    return figures
+
+
+def _figure(panel: Panel, field: str) -> Figure:
+    figure = new_figure(height=4.4)
+    upper, lower = figure.subplots(2, 1)
+    for axes, size in zip((upper, lower), SIZES, strict=True):
+        _draw(axes, panel, size, field)
+    paper_title(upper, panel.title)
+    handles, labels = lower.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    return figure
+
+
+def _draw(axes: Axes, panel: Panel, size: str, field: str) -> None:
+    measured = [record for record in panel.records if record.get(field) is not None and record.get(size)]
+    divisor, unit = _scale(size, [record[size] for record in measured])
+    curves = lines(measured, size, field)
+    for curve, look in zip(curves, appearances([curve.label for curve in curves]), strict=True):
+        x, y = [point.x / divisor for point in curve.points], [point.y for point in curve.points]
+        axes.plot(x, y, linewidth=0.7, label=curve.label, **look)
+    for label, record in dense(measured, field).items():
+        axes.plot([record[size] / divisor], [record[field]], "k*", markersize=7, label=label)
+    stairs = frontier([(record[size] / divisor, record[field]) for record in measured])
+    if len(stairs) > 1:
+        x, y = [point[0] for point in stairs], [point[1] for point in stairs]
+        axes.step(x, y, where="post", color="#444444", linewidth=1.0, linestyle=":", zorder=1, label="Pareto front")
+    if len({record[size] for record in measured}) == 1 and len(measured) > 1:
+        axes.text(0.04, 0.9, "All of one size: zeros alone save no memory.", transform=axes.transAxes, va="top")
+    if measured:
+        log_axis(axes, [record[field] for record in measured])
+        axes.set_xlim(0, 1.06 * max(record[size] for record in measured) / divisor)
+    axes.set_xlabel(f"{SIZES[size]}{unit}")
+    axes.set_ylabel("perplexity (log scale)")
+
+
+def frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points that no other one beats in both coordinates (smaller is better), by growing first one."""
+    found: list[tuple[float, float]] = []
+    for x, y in sorted(points):
+        if not found or y < found[-1][1]:
+            found.append((x, y))
+    return found
+
+
+def _scale(size: str, values: Sequence[float]) -> tuple[float, str]:
+    """Divisor and unit for an axis: GiB or MiB, billions or millions."""
+    largest = max(values, default=0)
+    if size.endswith("_bytes"):
+        return (2**30, " (GiB)") if largest >= 2**30 else (2**20, " (MiB)")
+    return (1e9, " (billions)") if largest >= 1e9 else (1e6, " (millions)")

@@ -1,0 +1,171 @@
+"""From records to lines: what may share an axis, what is one line, and its mean and spread over seeds."""
+
+import hashlib
+import re
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from slimsweep.points import Record, settings_of
+
+DENSE = "dense"
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Records that may share an axis: one model, one protocol."""
+
+    name: str
+    """What was measured on: the corpus or task."""
+    suffix: str
+    """Appended to the file's stem; empty where all records share one axis."""
+    title: str
+    records: list[Record]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One place on a line: the mean of its seeds."""
+
+    x: float
+    y: float
+    deviation: float
+    """Sample standard deviation over seeds; 0 for a single one."""
+    count: int
+    records: tuple[Record, ...]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One technique, or one variant of it, in order of x."""
+
+    label: str
+    points: tuple[Point, ...]
+    unmeasured: tuple[float, ...]
+    """x of points whose y is null (overflow)."""
+
+
+def panels(records: Iterable[Record], prefix: str) -> dict[str, list[Panel]]:
+    """Split records into panels, by field: every field `<prefix>_NAME` that some record measured.
+
+    Different models, or different protocols of one field, never share a panel; where there are several, each
+    says so in its title and its suffix.
+    """
+    records = list(records)
+    fields = {name for record in records for name in record.get("protocols", {}) if name.startswith(f"{prefix}_")}
+    return {field: _panels_of(records, field, field.removeprefix(f"{prefix}_")) for field in sorted(fields)}
+
+
+def _panels_of(records: list[Record], field: str, name: str) -> list[Panel]:
+    groups: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        protocol = record.get("protocols", {}).get(field)
+        if protocol is not None:
+            groups.setdefault((model_label(record), protocol), []).append(record)
+    models = {model for model, _ in groups}
+    found = []
+    for (model, protocol), members in sorted(groups.items()):
+        others = _distinguished({other for owner, other in groups if owner == model})
+        title, parts = f"{model}\n{protocol_label(protocol)}", [model] * (len(models) > 1)
+        if len(others) > 1:
+            title += f" ({others[protocol]})"
+            parts.append(others[protocol])
+        found.append(Panel(name, "".join(f"_{_file_word(part)}" for part in parts), title, members))
+    return found
+
+
+def model_label(record: Record) -> str:
+    """The model as a title names it: `smollm2_135m, dequantised Q4_1`."""
+    words = [record["model"], record.get("baseline")]
+    if record.get("weights", "trained") != "trained":
+        words.append(f"{record['weights']} weights")
+    return ", ".join(word for word in words if word)
+
+
+def protocol_label(protocol: str) -> str:
+    """A protocol id in words: `wikitext2 test, 16 windows of 512 tokens`; digests stay in the record."""
+    words = protocol.split(":")
+    named = dict(word.split("=", 1) for word in words if "=" in word)
+    head = [word for word in words[:2] if "=" not in word]
+    text = " ".join(head)
+    if {"ctx", "windows"} <= named.keys():
+        return f"{text}, {named['windows']} windows of {named['ctx']} tokens"
+    shown = [f"{name} {named[name]}" for name in ("ctx", "windows", "limit") if name in named]
+    return ", ".join([text, *shown])
+
+
+def _distinguished(protocols: set[str]) -> dict[str, str]:
+    """For each protocol id the first of its parts that differs between all of them, else a digest."""
+    split = {protocol: protocol.split(":") for protocol in protocols}
+    for part in range(min((len(words) for words in split.values()), default=0)):
+        if len({words[part] for words in split.values()}) == len(protocols):
+            return {protocol: words[part] for protocol, words in split.items()}
+    return {protocol: hashlib.sha256(protocol.encode()).hexdigest()[:8] for protocol in protocols}
+
+
+def _file_word(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", text).strip("-")
+
+
+def lines(records: Iterable[Record], x: str, y: str) -> list[Line]:
+    """One line per technique, pattern and variant, sorted by label; the dense model is not among them.
+
+    Records that differ in a knob of a stage, in calibration or in dtype are variants: they are never
+    averaged, and their labels name what differs. Records that differ only in seed become one point.
+    """
+    found: dict[str, dict[float, list[Record]]] = {}
+    for label, members in variants(record for record in records if record["technique"] != DENSE).items():
+        for record in members:
+            if record.get(x) is not None:
+                found.setdefault(label, {}).setdefault(record[x], []).append(record)
+    return [_line(label, by_x, y) for label, by_x in sorted(found.items())]
+
+
+def curves(records: Iterable[Record], prefix: str) -> list[tuple[str, Panel, list[Line]]]:
+    """Field, panel and lines over the ratio, for every panel that has a point to show."""
+    found = []
+    for field, members in panels(records, prefix).items():
+        for panel in members:
+            drawn = lines(panel.records, "ratio", field)
+            if any(line.points for line in drawn):
+                found.append((field, panel, drawn))
+    return found
+
+
+def _line(label: str, by_x: dict[float, list[Record]], y: str) -> Line:
+    points, unmeasured = [], []
+    for place, members in sorted(by_x.items()):
+        values = [record[y] for record in members if record.get(y) is not None]
+        if len(values) < len(members):
+            unmeasured.append(place)
+        if values:
+            deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+            points.append(Point(place, statistics.fmean(values), deviation, len(values), tuple(members)))
+    return Line(label, tuple(points), tuple(unmeasured))
+
+
+def dense(records: Iterable[Record], field: str) -> dict[str, Record]:
+    """The dense records that measured `field`, by label: `dense`, or `dense, dtype float32` beside others."""
+    baselines = variants(record for record in records if record["technique"] == DENSE)
+    return {label: members[0] for label, members in sorted(baselines.items()) if members[0].get(field) is not None}
+
+
+def variants(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """Records by label: technique, pattern where there is one, and the settings that differ between them."""
+    named: dict[str, list[Record]] = {}
+    for record in records:
+        pattern = record.get("pattern")
+        named.setdefault(" ".join([record["technique"], *_shown(pattern)]), []).append(record)
+    found: dict[str, list[Record]] = {}
+    for name, members in named.items():
+        settings = [settings_of(record) for record in members]
+        keys = {key for one in settings for key in one}
+        differing = sorted(key for key in keys if len({repr(one.get(key)) for one in settings}) > 1)
+        for record, one in zip(members, settings, strict=True):
+            words = [f"{key.rsplit('.', 1)[-1]} {one.get(key)}" for key in differing]
+            found.setdefault(", ".join([name, *words]), []).append(record)
+    return found
+
+
+def _shown(pattern: str | None) -> list[str]:
+    return [pattern] if pattern not in (None, "unstructured") else []

@@ -1,0 +1,157 @@
+"""How every figure looks: size, colours, ticks, and files that are equal byte for byte for equal records."""
+
+import math
+import re
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
+
+COLUMN_INCHES = 3.4
+"""Width of one column of a two-column paper; figures are drawn at their printed size."""
+PAGE_INCHES = 7.0
+
+# Okabe & Ito, "Color Universal Design" (2008): told apart with any common colour blindness. Without yellow,
+# which is too pale for lines on white; black is the dense model's.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#5F5F5F")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
+
+RC = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the same letters on every machine
+    "font.size": 7.5,
+    "axes.titlesize": 7.5,
+    "axes.labelsize": 8,
+    "axes.linewidth": 0.6,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": "#DDDDDD",
+    "grid.linewidth": 0.5,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 3.6,
+    "legend.fontsize": 7,
+    "legend.framealpha": 0.85,
+    "legend.edgecolor": "none",
+    "legend.handlelength": 2.4,
+    "text.parse_math": False,  # a `$` or `_` in a model's name is no formula
+    "pdf.fonttype": 42,
+    "svg.hashsalt": "slimsweep",
+    "savefig.dpi": 300,
+}
+
+
+@contextmanager
+def paper_style() -> Iterator[None]:
+    """Draw and save inside: neither a user's matplotlibrc nor an earlier figure changes the outcome."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(RC)
+        yield
+
+
+def new_figure(width: float = COLUMN_INCHES, height: float = 2.5) -> Figure:
+    """An empty figure of the given size in inches, its parts placed so that nothing overlaps."""
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def appearances(labels: Sequence[str]) -> list[dict[str, str]]:
+    """Colour and marker of each line: a colour per technique (the label's first word), a marker per variant.
+
+    Lines of different techniques differ in both, so that a print in grey stays readable.
+    """
+    techniques = list(dict.fromkeys(re.split("[ ,]", label)[0] for label in labels))
+    looks, seen = [], dict.fromkeys(techniques, 0)
+    for label in labels:
+        technique = re.split("[ ,]", label)[0]
+        place = techniques.index(technique)
+        marker = MARKERS[(place + seen[technique]) % len(MARKERS)]
+        looks.append({"color": COLOURS[place % len(COLOURS)], "marker": marker})
+        seen[technique] += 1
+    return looks
+
+
+def log_axis(axes: Axes, values: Sequence[float]) -> None:
+    """Make y logarithmic with plain numbers as ticks; finer steps where the values span little."""
+    positive = [value for value in values if value > 0]
+    low, high = min(positive), max(positive)
+    margin = (high / low) ** 0.06 if high > low else 1.1
+    axes.set_yscale("log")
+    axes.set_ylim(low / margin, high * margin)
+    axes.yaxis.set_major_locator(FixedLocator(log_ticks(low / margin, high * margin)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: plain_number(value)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def log_ticks(low: float, high: float, most: int = 7) -> list[float]:
+    """Round numbers from `low` to `high` for a logarithmic axis, as many as fit without crowding.
+
+    Equal steps below a factor of about two, 1-2-5 and the like above, every n-th decade over many.
+    """
+    if high / low < 2.2:
+        start = 10.0 ** math.floor(math.log10(high - low))
+        steps = [start * size for size in (2, 1, 0.5, 0.2, 0.1)]
+        ladders = [[step * i for i in range(math.ceil(low / step), int(high / step) + 1)] for step in steps]
+    else:
+        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        ladders = [[10.0**power for power in decades if power % step == 0] for step in (4, 3, 2)]
+        for digits in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), range(1, 10)):
+            ladders.append([digit * 10.0**power for power in decades for digit in digits])
+    inside = [[round(tick, 12) for tick in ladder if low <= tick <= high] for ladder in ladders]
+    return max((ticks for ticks in inside if len(ticks) <= most), key=len)
+
+
+def plain_number(value: float) -> str:
+    """`10`, `2.5`, `1,000`; powers of ten only from a million on."""
+    if value >= 1e6:
+        mantissa, power = f"{value:.0e}".split("e")
+        return f"{'' if mantissa == '1' else mantissa + '·'}10{str(int(power)).translate(SUPERSCRIPTS)}"
+    return f"{value:,.0f}" if value >= 1000 else f"{value:g}"
+
+
+SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
+
+
+def paper_title(axes: Axes, text: str) -> None:
+    """A left-aligned title, wrapped so that it stays within one column."""
+    rows = [row for line in text.split("\n") for row in textwrap.wrap(line, 50)]
+    axes.set_title("\n".join(rows), loc="left")
+
+
+def place_legend(figure: Figure, axes: Axes, note: str | None) -> None:
+    """A legend where it covers least, or below the axes once it is long; `note` is its heading."""
+    handles, labels = axes.get_legend_handles_labels()
+    if len(labels) <= 6:
+        axes.legend(handles, labels, loc="best", title=note, title_fontsize=7, alignment="left")
+    else:
+        figure.legend(
+            handles,
+            labels,
+            loc="outside lower center",
+            ncols=2,
+            title=note,
+            title_fontsize=7,
+            alignment="left",
+        )
+
+
+def save(figure: Figure, folder: Path, stem: str) -> list[Path]:
+    """Write `stem`.pdf and `stem`.png without dates or versions in them; returns both paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # placed once, for both files
+    paths = []
+    for suffix, metadata in (("pdf", {"CreationDate": None}), ("png", {"Software": None})):
+        path, partial = folder / f"{stem}.{suffix}", folder / f".{stem}.partial.{suffix}"
+        figure.savefig(partial, metadata=metadata)
+        partial.replace(path)
+        paths.append(path)
+    return paths

@@ -1,0 +1,138 @@
+"""The walk over blocks, written once: collect what a technique asks of the inputs, compress, go on."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from slimsweep.activations import Activations, InputSum
+from slimsweep.errors import HessianError, ModelError
+from slimsweep.models.language_model import LanguageModel, matrix
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """What one layer looks like after a stage."""
+
+    name: str
+    weights: int
+    zeros: int
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+@runtime_checkable
+class LayerMethod(Protocol):
+    """What the walk asks of a technique; tensors in, tensors out."""
+
+    needs_calibration: bool
+    inputs: str
+    """`compressed`: each block sees the outputs of the compressed blocks before it; `dense`: of the dense ones."""
+
+    def statistic(self, inputs: Float[Tensor, "token in"]) -> Tensor:
+        """What to know of a layer's inputs; additive, the walk sums it over sequences."""
+
+    def prepare(self, summed: Tensor) -> Any:
+        """What layers that share an input share: computed once from the summed statistic."""
+
+    def compress_layer(
+        self, weight: Float[Tensor, "out in"], prepared: Any, generator: torch.Generator | None
+    ) -> Float[Tensor, "out in"]:
+        """The new weight, from an fp32 one that must not be written to."""
+
+    def notes(self, prepared: Any) -> dict[str, Any]:
+        """What the report should say of a layer."""
+
+
+@torch.no_grad()
+def compress_blocks(
+    model: LanguageModel,
+    method: LayerMethod,
+    targets: dict[str, nn.Module],
+    token_ids: Int[Tensor, "sequence token"] | None,
+    seed: int,
+) -> list[LayerReport]:
+    """Compress the targeted layers in place, block by block, in forward order.
+
+    Beyond the weights it holds the inputs of one block for all sequences. A method that needs no calibration walks
+    without any forward.
+
+    Raises:
+        ModelError: inputs of a layer that are not finite, or that no calibration token reached.
+        HessianError: a Hessian that no damping makes factorable; both name the layers.
+    """
+    blocks = _targets_by_block(model, targets)
+    last = max((index for index, layers in enumerate(blocks) if layers), default=-1)
+    activations = Activations(model, token_ids) if method.needs_calibration else None
+    reports: list[LayerReport] = []
+    for index, block in _progress(model.blocks[: last + 1], type(method).__name__):
+        layers = blocks[index]
+        with model.resident(block):
+            if activations is None:
+                reports += _compress(method, layers, [InputSum(list(layers), None)], seed)
+                continue
+            advances_early = method.inputs == "dense" or not layers
+            sums = activations.collect(
+                index, layers, method.statistic, advance=advances_early and index < last
+            )
+            reports += _compress(method, layers, sums, seed)
+            if not advances_early and index < last:
+                activations.advance(index)
+    return reports
+
+
+def _targets_by_block(model: LanguageModel, targets: dict[str, nn.Module]) -> list[dict[str, nn.Module]]:
+    """The targeted layers of each block by full name."""
+    return [
+        {name: targets[name] for part in model.linears(block) if (name := f"{prefix}.{part}") in targets}
+        for prefix, block in zip(model.block_names, model.blocks, strict=True)
+    ]
+
+
+def _compress(
+    method: LayerMethod, layers: dict[str, nn.Module], sums: list[InputSum], seed: int
+) -> list[LayerReport]:
+    reports = {}
+    for shared in sums:
+        prepared = None if shared.summed is None else _prepare(method, shared)
+        shared.summed = None  # a Hessian and its factor need not be held together while layers are solved
+        for name in shared.layers:
+            weight = matrix(layers[name])
+            weight.copy_(method.compress_layer(weight.float(), prepared, _generator(seed, name)))
+            zeros = weight.numel() - int(torch.count_nonzero(weight))
+            reports[name] = LayerReport(name, weight.numel(), zeros, method.notes(prepared))
+    return [reports[name] for name in layers]
+
+
+def _prepare(method: LayerMethod, shared: InputSum) -> Any:
+    names = ", ".join(shared.layers)
+    if not bool(shared.summed.isfinite().all()):
+        raise ModelError(
+            f"The calibration inputs of {names} are not finite. Choose a dtype with more range (dtype=bfloat16 or "
+            "dtype=float32), or compress less."
+        )
+    try:
+        return method.prepare(shared.summed)
+    except HessianError as error:
+        raise HessianError(
+            f"Hessian of {names}: {error}. Use more calibration text or exclude these layers."
+        ) from error
+
+
+def _generator(seed: int, name: str) -> torch.Generator:
+    """Chance of one layer, whichever layers come before it and wherever it lies."""
+    digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+def _progress(blocks: list[nn.Module], title: str) -> Iterable[tuple[int, nn.Module]]:
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    return track(
+        list(enumerate(blocks)), title, console=console, transient=True, disable=not console.is_terminal
+    )

@@ -1,0 +1,114 @@
+"""Which weights stay: exact counts by rank, ties included."""
+
+import math
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+OF = ("original", "remaining")
+"""What a ratio is of: all targeted weights, or those that are not zero yet."""
+SHORT_UNIT = 64
+"""Weights of a unit below which sorting it beats partitioning it."""
+
+
+def drop_count(ratio: float, size: int) -> int:
+    """floor(ratio x size), where 0.29 x 100 is 29 and not the 28.999... of binary floats."""
+    return math.floor(round(ratio * size, 9))
+
+
+def parse_pattern(pattern: str) -> tuple[int, int] | None:
+    """(n, m) of a pattern `n:m`, which keeps n of every m inputs; None for `unstructured`.
+
+    Raises:
+        ValueError: any other text, or n:m without 1 <= n < m.
+    """
+    if pattern == "unstructured":
+        return None
+    words = pattern.split(":")
+    if len(words) == 2 and all(word.isdecimal() for word in words) and 1 <= int(words[0]) < int(words[1]):
+        return int(words[0]), int(words[1])
+    raise ValueError(f"{pattern!r} is no pattern: give unstructured, or n:m with 1 <= n < m, such as 2:4")
+
+
+def drop_counts(zeros: Bool[Tensor, "unit weight"], ratio: float, of: str) -> Int[Tensor, " unit"]:
+    """How many weights each unit loses in all, those that are zero already among them.
+
+    A zero never comes back: a unit with more zeros than the ratio asks for keeps them all.
+    """
+    size, present = zeros.shape[1], zeros.sum(dim=1)
+    if of == "original":
+        return present.clamp(min=drop_count(ratio, size))
+    more = [drop_count(ratio, size - count) for count in present.tolist()]
+    return present + torch.tensor(more, device=zeros.device)
+
+
+def keep_highest(
+    score: Float[Tensor, "unit weight"], dropped: Int[Tensor, " unit"]
+) -> Bool[Tensor, "unit weight"]:
+    """Keep-mask of each unit's highest scores; unit i loses its dropped[i] lowest.
+
+    Dropped by rank, not by threshold, so ties cannot drop more than was asked; among equals the first go first.
+    """
+    threshold = _lowest(score, dropped)
+    below, tied = score < threshold, score == threshold
+    room = dropped[:, None] - below.sum(dim=1, keepdim=True)
+    if bool((tied.sum(dim=1, keepdim=True) > room).any()):
+        tied &= tied.cumsum(dim=1) <= room
+    return ~(below | tied)
+
+
+def remove(weight: Float[Tensor, "*shape"], keep: Bool[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """`weight` with zeros where `keep` is False; everything else keeps its bits, a negative zero included."""
+    return weight.masked_fill(~keep & (weight != 0), 0)  # not weight * keep: inf * 0 is nan
+
+
+def spread(count: int, sizes: list[int]) -> list[int]:
+    """`count` spread over units in proportion to their sizes; the first units take what the rounding leaves."""
+    shares = [count * size // sum(sizes) for size in sizes]
+    left = count - sum(shares)
+    return [share + (index < left) for index, share in enumerate(shares)]
+
+
+def lowest_overall(scores: Callable[[], Iterable[Float[Tensor, " weight"]]], rank: int) -> tuple[float, int]:
+    """The rank-th lowest of many non-negative fp32 tensors together, and how many of its equals are within the rank.
+
+    Two passes with histograms of the upper and lower 16 bits, which order as the numbers do: memory stays flat and
+    the result exact. `scores` makes a fresh pass each time. Rank 0 gives -1, below every score.
+    """
+    if rank == 0:
+        return -1.0, 0
+    upper = sum(torch.bincount(_bits(score) >> 16, minlength=2**16).cpu() for score in scores())
+    high, before = _bin_of(upper, rank)
+    lower = sum(
+        torch.bincount(bits[bits >> 16 == high] & 0xFFFF, minlength=2**16).cpu()
+        for bits in map(_bits, scores())
+    )
+    low, before_low = _bin_of(lower, rank - before)
+    threshold = torch.tensor(high << 16 | low, dtype=torch.int32).view(torch.float32)
+    return float(threshold), rank - before - before_low
+
+
+def _bits(score: Float[Tensor, " weight"]) -> Int[Tensor, " weight"]:
+    return score.view(torch.int32)
+
+
+def _bin_of(histogram: Int[Tensor, " bin"], rank: int) -> tuple[int, int]:
+    """The bin that holds the rank-th lowest, and how many lie in the bins below it."""
+    total = histogram.cumsum(0)
+    index = int(torch.searchsorted(total, rank))
+    return index, int(total[index] - histogram[index])
+
+
+def _lowest(score: Float[Tensor, "unit weight"], rank: Int[Tensor, " unit"]) -> Float[Tensor, "unit 1"]:
+    """Each unit's rank-th lowest score, counted from 1; -inf for rank 0."""
+    first = int(rank[0])
+    if score.device.type == "cpu" and score.shape[1] >= SHORT_UNIT and bool((rank == first).all()):
+        # numpy partitions an order of magnitude faster than torch.kthvalue.
+        partition = torch.from_numpy(np.partition(score.numpy(), max(first - 1, 0), axis=1))
+        lowest = partition[:, max(first - 1, 0), None]
+    else:
+        lowest = score.sort(dim=1).values.gather(1, (rank[:, None] - 1).clamp(min=0))
+    return lowest.masked_fill(rank[:, None] == 0, -math.inf)

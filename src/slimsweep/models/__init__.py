@@ -1,0 +1,1 @@
+"""Where weights come from, and where each model family keeps its parts."""

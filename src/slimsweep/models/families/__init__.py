@@ -1,0 +1,60 @@
+"""Where each model family keeps its parts: one file per family, found by scanning this package."""
+
+import functools
+import importlib
+import pkgutil
+from dataclasses import dataclass
+
+from slimsweep.errors import ModelError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """Attribute paths of one architecture, counted from the top module of its Auto class.
+
+    A family is this table entry and nothing else; code asks `LanguageModel` and never tests for a family.
+    """
+
+    model_types: tuple[str, ...]
+    """`model_type` values of Hugging Face configs that this entry describes."""
+    blocks: str
+    """The ModuleList of decoder (or encoder) layers."""
+    embeddings: str
+    """Token embedding."""
+    head: str
+    """Linear layer from the residual width to the vocabulary (or the labels)."""
+    attention_output: str
+    """Within a block: the projection that leaves attention. Its input width is heads x head width."""
+    final_norm: str | None = None
+    """Norm after the last block; None where the last block ends with its own."""
+    head_softcap: str | None = None
+    """Config field that bounds the logits by cap * tanh(logits / cap); None where the family has none."""
+    pooled: tuple[str, ...] = ()
+    """Linear layers that see one token of a sequence, not all (encoder poolers, classifiers)."""
+    bos_every_window: bool = False
+    """True where a text without a leading BOS token is out of distribution: every window gets one."""
+
+
+@functools.cache
+def families() -> dict[str, Family]:
+    """All known families by `model_type`."""
+    found = {}
+    for entry in pkgutil.iter_modules(__path__, __name__ + "."):
+        family = importlib.import_module(entry.name).FAMILY
+        found.update(dict.fromkeys(family.model_types, family))
+    return found
+
+
+def family_of(model_type: str) -> Family:
+    """The family of a config's `model_type`.
+
+    Raises:
+        ModelError: no family file names this type.
+    """
+    known = families()
+    if model_type not in known:
+        raise ModelError(
+            f"Model type {model_type!r} is not a known family; known are {', '.join(sorted(known))}. "
+            "A family is one small file in slimsweep/models/families."
+        )
+    return known[model_type]

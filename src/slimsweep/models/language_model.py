@@ -1,0 +1,129 @@
+"""One loaded model as techniques and metrics see it: blocks, linear layers, hidden states, logits."""
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from slimsweep.models.families import Family
+from slimsweep.models.offload import Offload
+
+CPU = torch.device("cpu")
+
+
+@dataclass(kw_only=True, eq=False)
+class LanguageModel:
+    """A transformers model with the places of its parts; its weights may be written in place."""
+
+    module: nn.Module
+    """The transformers model, in eval mode."""
+    family: Family
+    tokenizer: Any = None
+    """Its transformers tokenizer; None where none was loaded (meta device)."""
+    compute_device: torch.device = CPU
+    """Where forwards run and where `hidden_states` and `logits` return their results."""
+    offload: bool = False
+    """Blocks rest in host memory and visit `compute_device` one at a time."""
+    zeros: dict[str, int] = field(default_factory=dict)
+    """Meta device only: zeros a plan would leave, by full name of the linear layer."""
+    original_parameters: int = 0
+    """Parameters of the model as it was loaded, tied ones once; what `compression_factor` compares with."""
+
+    def __post_init__(self) -> None:
+        self.original_parameters = self.original_parameters or parameter_count(self.module)
+        self._offload = Offload(self.compute_device)
+        if self.offload:
+            self._offload.install(self.module, self.blocks)
+
+    @property
+    def config(self) -> Any:
+        return self.module.config
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.module.get_submodule(self.family.embeddings).weight.dtype
+
+    @property
+    def is_meta(self) -> bool:
+        """True when there are shapes but no weights."""
+        return self.module.get_submodule(self.family.embeddings).weight.is_meta
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """Decoder (or encoder) layers in forward order."""
+        return list(self.module.get_submodule(self.family.blocks))
+
+    @property
+    def block_names(self) -> list[str]:
+        return [f"{self.family.blocks}.{index}" for index in range(len(self.blocks))]
+
+    def linears(self, block: nn.Module) -> dict[str, nn.Module]:
+        """Linear layers of a block by their name within it, in order of definition."""
+        return {name: layer for name, layer in block.named_modules() if is_linear(layer)}
+
+    def targets(self) -> dict[str, nn.Module]:
+        """Linear layers of all blocks by full name; embeddings and head are not among them."""
+        return {
+            f"{prefix}.{name}": layer
+            for prefix, block in zip(self.block_names, self.blocks, strict=True)
+            for name, layer in self.linears(block).items()
+        }
+
+    @torch.no_grad()
+    def hidden_states(self, token_ids: Int[Tensor, "batch token"]) -> Float[Tensor, "batch token width"]:
+        """Output of the last norm, as the head reads it."""
+        token_ids = token_ids.to(self.compute_device)
+        return self.module.base_model(input_ids=token_ids, use_cache=False).last_hidden_state
+
+    @torch.no_grad()
+    def logits(self, hidden: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch vocabulary"]:
+        """The head's output for any slice of `hidden_states`, so that a caller can bound its memory."""
+        logits = self.module.get_submodule(self.family.head)(hidden)
+        softcap = getattr(self.config, self.family.head_softcap, None) if self.family.head_softcap else None
+        return logits if softcap is None else softcap * torch.tanh(logits / softcap)
+
+    @contextlib.contextmanager
+    def resident(self, block: nn.Module) -> Iterator[None]:
+        """Hold a block's weights on `compute_device`; what was written to them inside is kept."""
+        if not self.offload:
+            yield
+            return
+        with self._offload.resident(block):
+            yield
+
+    def copy(self) -> "LanguageModel":
+        """An independent model with equal weights on the same devices; tied weights stay tied."""
+        self._offload.remove()
+        module = copy.deepcopy(self.module)
+        if self.offload:
+            self._offload.install(self.module, self.blocks)
+        return LanguageModel(
+            module=module,
+            family=self.family,
+            tokenizer=self.tokenizer,
+            compute_device=self.compute_device,
+            offload=self.offload,
+            zeros=dict(self.zeros),
+            original_parameters=self.original_parameters,
+        )
+
+
+def is_linear(layer: nn.Module) -> bool:
+    """True for nn.Linear and for GPT-2's Conv1D."""
+    return isinstance(layer, nn.Linear) or type(layer).__name__ == "Conv1D"
+
+
+def matrix(linear: nn.Module) -> Float[Tensor, "out in"]:
+    """A layer's weight as [out in]; a view, so writing to it changes the model. Conv1D is transposed."""
+    weight = linear.weight.detach()
+    return weight if isinstance(linear, nn.Linear) else weight.T
+
+
+def parameter_count(module: nn.Module) -> int:
+    """Numbers in all parameters, tied ones counted once."""
+    return sum(parameter.numel() for parameter in module.parameters())

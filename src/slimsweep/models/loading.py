@@ -1,0 +1,106 @@
+"""From a config or a folder to a transformers module: built, drawn or read, and checked."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from slimsweep.errors import ModelError
+
+AUTO_CLASSES = {
+    "causal_lm": "AutoModelForCausalLM",
+    "sequence_classification": "AutoModelForSequenceClassification",
+}
+SHARED_FRACTION = 0.25  # of free memory: a smaller model may be kept once more, to be copied for each job
+
+
+def build(
+    config: Any, auto_class: str, dtype: torch.dtype, device: torch.device, remote_code: bool
+) -> nn.Module:
+    """The module of a config; without weights on the meta device, else with its family's initial ones."""
+    with device:
+        return _auto(auto_class).from_config(config, dtype=dtype, trust_remote_code=remote_code)
+
+
+def draw(config: Any, auto_class: str, dtype: torch.dtype, seed: int, remote_code: bool) -> nn.Module:
+    """A module in host memory with random weights of a seed, the same in every dtype up to rounding."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = build(config, auto_class, torch.float32, torch.device("cpu"), remote_code)
+    for (
+        parameter
+    ) in module.parameters():  # not module.to(dtype): rotary frequencies are buffers and stay fp32
+        parameter.data = parameter.data.to(dtype)
+    module.config.dtype = dtype
+    return module
+
+
+def read(
+    folder: Path, auto_class: str, dtype: torch.dtype, device: torch.device, remote_code: bool
+) -> nn.Module:
+    """A module with the weights of a folder, on `device`.
+
+    Raises:
+        ModelError: a damaged file, or tensors that are absent or of another shape than the config says.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        module, info = _auto(auto_class).from_pretrained(
+            folder,
+            dtype=dtype,
+            device_map={"": device} if device.type != "cpu" else None,  # straight there, without a host copy
+            use_safetensors=True,
+            trust_remote_code=remote_code,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # found below, with all names
+        )
+    except SafetensorError as error:
+        raise ModelError(f"Weights in {folder} are damaged ({error}); copy them again.") from error
+    absent = [*sorted(info["missing_keys"]), *sorted(str(key[0]) for key in info["mismatched_keys"])]
+    if absent:
+        raise ModelError(
+            f"Weights in {folder} do not fit their config.json: missing or of another shape are "
+            f"{_some(absent)}. Copy config and weights again from one source."
+        )
+    return module
+
+
+def refuse_non_finite(module: nn.Module, name: str, dtype: torch.dtype) -> None:
+    """Raise ModelError naming the parameters that hold NaN or inf."""
+    bad = [path for path, parameter in module.named_parameters() if not _is_finite(parameter)]
+    if bad:
+        raise ModelError(
+            f"Weights of {name} hold NaN or inf as {str(dtype).removeprefix('torch.')}, in {_some(bad)}. "
+            "Copy them again, or choose a dtype with more range (dtype=bfloat16 or dtype=float32)."
+        )
+
+
+def is_shareable(module: nn.Module, device: torch.device) -> bool:
+    """Whether memory has room for copies of a module beside the original."""
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+    else:
+        import psutil
+
+        free = psutil.virtual_memory().available
+    return sum(parameter.nbytes for parameter in module.parameters()) < SHARED_FRACTION * free
+
+
+def _auto(auto_class: str) -> Any:
+    import transformers
+
+    return getattr(transformers, AUTO_CLASSES[auto_class])
+
+
+def _is_finite(parameter: nn.Parameter) -> bool:
+    if not parameter.is_floating_point() or parameter.numel() == 0:
+        return True
+    lowest, highest = parameter.detach().aminmax()  # NaN wins in both
+    return bool(lowest.isfinite() and highest.isfinite())
+
+
+def _some(names: list[str], shown: int = 5) -> str:
+    rest = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + rest

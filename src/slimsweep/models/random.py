@@ -1,0 +1,26 @@
+"""A bare config with random weights: for tests, for scale, and for exact counts on the meta device."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from slimsweep.errors import ModelError
+from slimsweep.models.source import ModelSource, tokenizer_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomModel(ModelSource):
+    """Weights drawn with `seed` as the family initialises them; nothing is read or downloaded."""
+
+    weights: str = "random"
+    tokenizer_path: str | None = None
+    """Folder of a tokenizer; None for one id per byte, which needs a vocabulary of at least 258."""
+    needs_folder: ClassVar[bool] = False
+
+    def folder(self) -> Path:
+        raise ModelError(f"Model {self.name} has no shape; set model.shape={{model_type: llama, ...}}.")
+
+    def tokenizer(self) -> Any:
+        if self.tokenizer_path and self.weights != "meta":
+            return tokenizer_of(self.tokenizer_path)
+        return super().tokenizer()

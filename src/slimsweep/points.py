@@ -1,0 +1,65 @@
+"""Records as points of a sweep: where each stands, and which differ only by chance."""
+
+import json
+import statistics
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+Record = dict[str, Any]
+
+AXES = ("model", "technique", "pattern", "ratio", "seed")
+"""The fields that place a record in a sweep."""
+
+
+def settings_of(record: Record) -> dict[str, Any]:
+    """Every setting but the axes that may change a result, as one flat dict."""
+    settings = {name: record.get(name) for name in ("weights", "baseline", "dtype")}
+    for stage in record.get("stages") or []:
+        for name, value in stage.get("fields", {}).items():
+            if name not in ("ratio", "pattern"):
+                settings[f"{stage['name']}.{name}"] = value
+    if record.get("seed") is not None:  # without chance no calibration text was looked at
+        for name, value in (record.get("config", {}).get("calibration") or {}).items():
+            settings[f"calibration.{name}"] = value
+    return settings
+
+
+def is_number(value: Any) -> bool:
+    """Whether a field holds a quantity; booleans are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def over_seed(records: Iterable[Record]) -> list[Record]:
+    """One row for records that differ only in their seed, in the order of the first of each.
+
+    Numbers become their mean, with the sample standard deviation beside them as `<field>_deviation` (null for
+    a single seed); `n` counts the seeds. Fields that differ otherwise, such as keys, are left out.
+    """
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        place = [record.get(axis) for axis in AXES if axis != "seed"]
+        ratios = [stage.get("fields", {}).get("ratio") for stage in record.get("stages") or []]
+        same = [place, ratios, settings_of(record), record.get("protocols"), record.get("device")]
+        groups.setdefault(json.dumps(same, sort_keys=True, default=str), []).append(record)
+    return [_mean(members) for members in groups.values()]
+
+
+def _mean(members: Sequence[Record]) -> Record:
+    row: Record = {}
+    for name in members[0]:
+        values = [record.get(name) for record in members]
+        if name == "seed":
+            row |= {"n": len(members), "seeds": values}
+        elif all(is_number(value) for value in values) and name not in AXES:
+            row[name] = statistics.fmean(values)
+            row[f"{name}_deviation"] = statistics.stdev(values) if len(values) > 1 else None
+        elif all(value == values[0] for value in values):
+            row[name] = values[0]
+    return row
+
+
+def label(record: Record) -> str:
+    """A point in a few words: `wanda 0.5 2:4 seed 1`."""
+    words = [record["technique"], *([f"{record['ratio']:g}"] if record.get("ratio") is not None else [])]
+    words += [record["pattern"]] if record.get("pattern") not in (None, "unstructured") else []
+    return " ".join([*words, f"seed {record['seed']}"] if record.get("seed") is not None else words)

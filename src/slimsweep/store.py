@@ -1,0 +1,192 @@
+"""Finding records, sweeps and their state again: the folder tree below outputs_dir."""
+
+import difflib
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from slimsweep.errors import StoreError
+from slimsweep.record import write_json
+
+FOLDER_CHARACTERS = 16
+"""Characters of a key that name its folder; the record holds the whole key."""
+MINIMUM_FREE_BYTES = 64 * 2**20
+"""Free disk space below which no job starts."""
+
+
+@dataclass(frozen=True)
+class SweepJob:
+    """One experiment of a sweep, as the launch composed it."""
+
+    key: str
+    label: str
+    overrides: list[str]
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """What became of one job: `state` is done, running, failed or missing."""
+
+    key: str
+    label: str
+    state: str
+    reason: str
+    log: str
+
+
+class Store:
+    """Records, sweeps and logs below one output folder. Readers never create anything."""
+
+    def __init__(self, outputs_dir: Path):
+        self.outputs_dir = Path(outputs_dir)
+        self.records_dir = self.outputs_dir / "records"
+        self.sweeps_dir = self.outputs_dir / "sweeps"
+
+    def fault(self) -> str | None:
+        """Why this folder cannot take new records, or None. Creates the folder if it is missing."""
+        try:
+            self.records_dir.mkdir(parents=True, exist_ok=True)
+            probe = self.records_dir / f".writable.{time.time_ns()}"
+            probe.write_text("")
+            probe.unlink()
+        except OSError as error:
+            return f"outputs_dir {self.outputs_dir} cannot be written ({error.strerror}): choose outputs_dir=FOLDER"
+        free = shutil.disk_usage(self.records_dir).free
+        if free < MINIMUM_FREE_BYTES:
+            return (
+                f"outputs_dir {self.outputs_dir} has {free / 2**20:.0f} MiB free, at least "
+                f"{MINIMUM_FREE_BYTES >> 20} MiB are needed: free space or choose outputs_dir=FOLDER"
+            )
+        return None
+
+    def folder(self, key: str) -> Path:
+        """Folder of one key: record.json, layers.json, job.log and, after a failure, failure.json."""
+        return self.records_dir / key[:FOLDER_CHARACTERS]
+
+    @contextmanager
+    def claim(self, key: str) -> Iterator[None]:
+        """Hold a key while it is computed, so that two launches at once never compute it twice.
+
+        Waits while another process holds it. The claim of a killed process ends with it.
+        """
+        self.folder(key).mkdir(parents=True, exist_ok=True)
+        with FileLock(self.folder(key) / ".lock"):
+            yield
+
+    def is_claimed(self, key: str) -> bool:
+        """Whether a process is computing this key now."""
+        path = self.folder(key) / ".lock"
+        if not path.exists():
+            return False
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return True
+        lock.release()
+        return False
+
+    @staticmethod
+    def read_json(path: Path) -> Any:
+        """Content of a JSON file, or None where there is none."""
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+    def read(self, key: str) -> dict[str, Any] | None:
+        """The record of a key, or None where it has not finished."""
+        return self.read_json(self.folder(key) / "record.json")
+
+    def write(self, record: dict[str, Any], layers: list[dict]) -> Path:
+        """Write a record, its per-layer counts first; returns the path of record.json."""
+        folder = self.folder(record["key"])
+        write_json(folder / "layers.json", layers)
+        write_json(folder / "record.json", record)
+        (folder / "failure.json").unlink(missing_ok=True)
+        return folder / "record.json"
+
+    def write_failure(self, key: str, reason: str) -> None:
+        """Keep why a key failed, for `slim status`; a later success removes it."""
+        write_json(self.folder(key) / "failure.json", {"reason": reason})
+
+    def records(self) -> list[dict[str, Any]]:
+        """Every finished record, in the order of their keys."""
+        paths = sorted(self.records_dir.glob("*/record.json"))
+        return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+
+    def find(self, prefix: str) -> dict[str, Any]:
+        """The one record whose key starts with `prefix`.
+
+        Raises:
+            StoreError: no record or several match.
+        """
+        names = sorted(path.parent.name for path in self.records_dir.glob("*/record.json"))
+        folder = prefix[:FOLDER_CHARACTERS]
+        matches = [name for name in names if folder and name.startswith(folder)]
+        records = [record for name in matches if (record := self.read(name)) and record["key"].startswith(prefix)]
+        if len(records) == 1:
+            return records[0]
+        near = [record["key"][:FOLDER_CHARACTERS] for record in records] or difflib.get_close_matches(prefix, names)
+        found = "several records start" if records else "no record starts"
+        hint = f"near: {', '.join(near)}" if near else f"{len(names)} records in {self.records_dir}"
+        raise StoreError(f"{found} with {prefix!r} ({hint}). `slim table SWEEP` lists the keys of a sweep.")
+
+    def sweep_names(self) -> list[str]:
+        """Names of the sweeps launched into this folder."""
+        return sorted(path.parent.name for path in self.sweeps_dir.glob("*/jobs.json"))
+
+    def sweep_jobs(self, name: str) -> list[SweepJob]:
+        """The jobs of a sweep's latest launch, in its order.
+
+        Raises:
+            StoreError: no sweep of that name was launched.
+        """
+        content = self.read_json(self.sweeps_dir / name / "jobs.json")
+        if content is None:
+            known = ", ".join(self.sweep_names()) or "none yet"
+            raise StoreError(f"no sweep {name!r} was launched here (known: {known}). Run: slimsweep +sweeps={name}")
+        return [SweepJob(**job) for job in content]
+
+    def sweep_records(self, name: str) -> list[dict[str, Any]]:
+        """The finished records of a sweep, in the order of its jobs."""
+        return [record for job in self.sweep_jobs(name) if (record := self.read(job.key))]
+
+    def open_sweep(self, name: str, jobs: list[SweepJob]) -> None:
+        """Keep a sweep's own list of keys. Jobs that differ from the last launch undo its completeness."""
+        content = [asdict(job) for job in jobs]
+        path = self.sweeps_dir / name / "jobs.json"
+        if self.read_json(path) != content:
+            (path.parent / ".complete").unlink(missing_ok=True)
+            write_json(path, content)
+
+    def close_sweep(self, name: str) -> Path:
+        """Mark a sweep whose jobs all have records, for make; a finished one keeps its time stamp."""
+        path = self.sweeps_dir / name / ".complete"
+        if not path.is_file():
+            write_json(path, {"jobs": len(self.sweep_jobs(name))})
+        return path
+
+    def status(self, name: str) -> list[JobStatus]:
+        """State of each job of a sweep, with the reason of each failure and the path of its log."""
+        return [self._job_status(job) for job in self.sweep_jobs(name)]
+
+    def _job_status(self, job: SweepJob) -> JobStatus:
+        folder = self.folder(job.key)
+        reason, state = "", "missing"
+        if (folder / "record.json").is_file():
+            state = "done"
+        elif self.is_claimed(job.key):
+            state = "running"
+        elif failure := self.read_json(folder / "failure.json"):
+            state, reason = "failed", failure["reason"]
+        log = folder / "job.log"
+        return JobStatus(job.key, job.label, state, reason, str(log) if log.is_file() else "")
+
+    def sweeps_of(self, key: str) -> list[str]:
+        """Names of the sweeps whose list holds this key."""
+        return [name for name in self.sweep_names() if any(job.key == key for job in self.sweep_jobs(name))]

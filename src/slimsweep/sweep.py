@@ -1,0 +1,118 @@
+"""A sweep as a whole: its jobs checked and named before the first starts, and what is left at its end."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from slimsweep.errors import ConfigError, SlimsweepError
+from slimsweep.experiment import Experiment
+from slimsweep.record import write_json, write_text
+from slimsweep.store import Store, SweepJob
+
+log = logging.getLogger(__name__)
+
+
+class SweepError(SlimsweepError):
+    """Some jobs of a sweep failed; the others are recorded."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The distinct experiments of one launch."""
+
+    name: str
+    store: Store
+    jobs: tuple[SweepJob, ...]
+    overrides: tuple[tuple[str, ...], ...]
+    tracker: object
+
+    @classmethod
+    def plan(cls, configs: dict[tuple[str, ...], DictConfig]) -> "Sweep":
+        """Check every job and fold those with equal keys.
+
+        Raises:
+            ConfigError: the faults of all jobs together, each named once with the first job it stands in.
+        """
+        from slimsweep.app import UNNAMED_SWEEP
+
+        faults: dict[str, str] = {}
+        found: dict[str, tuple[SweepJob, tuple[str, ...]]] = {}
+        experiment = None
+        for overrides, config in configs.items():
+            try:
+                experiment = Experiment.of(config, _task_overrides(config))
+                experiment.check()
+                job = SweepJob(experiment.key, experiment.label, list(overrides))
+                found.setdefault(job.key, (job, overrides))
+            except ConfigError as error:
+                for fault in error.faults:
+                    faults.setdefault(fault, " ".join(overrides))
+        if not faults:
+            store = Store(experiment.outputs_dir)
+            fault = store.fault()
+            if fault:
+                faults[fault] = ""
+        if faults:
+            raise ConfigError([f"{fault} [job: {job}]" if job else fault for fault, job in faults.items()])
+        name = experiment.sweep or UNNAMED_SWEEP
+        jobs, overrides = zip(*found.values(), strict=True)
+        return cls(name, store, jobs, overrides, experiment.tracker)
+
+    def show(self) -> None:
+        """Print what a launch would do, and do nothing."""
+        states = [("done" if self.store.read(job.key) else "missing") for job in self.jobs]
+        for job, state in zip(self.jobs, states, strict=True):
+            print(f"{job.key[:16]}  {state:8} {job.label}")
+        print(f"{self.name}: {len(self.jobs)} jobs, {states.count('done')} done, {states.count('missing')} to run")
+
+    def open(self) -> None:
+        """Write the sweep's own list of keys."""
+        self.store.open_sweep(self.name, list(self.jobs))
+        done = sum(self.store.read(job.key) is not None for job in self.jobs)
+        log.info("%s: %d jobs, %d already recorded", self.name, len(self.jobs), done)
+
+    def finish(self) -> Path:
+        """Draw the table and figures, publish them, and mark the sweep complete.
+
+        Raises:
+            SweepError: jobs failed; names them with their reasons and the next command.
+        """
+        from slimsweep.table import render
+
+        states = self.store.status(self.name)
+        records = self.store.sweep_records(self.name)
+        table = render(records)
+        write_text(self.store.outputs_dir / "tables" / f"{self.name}.md", table + "\n")
+        write_text(self.store.outputs_dir / "tables" / f"{self.name}.csv", render(records, "csv") + "\n")
+        if records:
+            self.publish(records)
+        print(f"\n{table}\n", flush=True)
+        unfinished = [status for status in states if status.state != "done"]
+        if unfinished:
+            lines = "\n".join(f"  - {job.label}: {job.reason or job.state} ({job.log})" for job in unfinished)
+            raise SweepError(
+                f"{len(unfinished)} of {len(states)} jobs of {self.name} have no record:\n{lines}\n"
+                f"The others are recorded. `slim status {self.name}` shows them; the same command tries again."
+            )
+        return self.store.close_sweep(self.name)
+
+
+    def publish(self, records: list[dict]) -> None:
+        """Draw the figures this sweep feeds and mirror table and figures to the tracker, if anything is new."""
+        from slimsweep.figures import known
+        from slimsweep.figures import render as draw
+
+        state = {"tracker": repr(self.tracker), "keys": [record["key"] for record in records]}
+        marker = self.store.sweeps_dir / self.name / "published.json"
+        names = [name for name, figure in known().items() if self.name in figure.SWEEPS]
+        if Store.read_json(marker) == state:
+            return
+        paths = draw(self.store, names) if names else []
+        if self.tracker.publish_sweep(self.name, records, paths, self.store.outputs_dir):
+            write_json(marker, state)
+
+
+def _task_overrides(config: DictConfig) -> list[str]:
+    return list(config.hydra.overrides.task)

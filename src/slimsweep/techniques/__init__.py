@@ -1,0 +1,1 @@
+"""Compression techniques: one file each, named as in conf/technique."""

@@ -1,0 +1,241 @@
+"""What every technique offers, and what layerwise techniques and pruners share."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from slimsweep import masks
+from slimsweep.layerwise import LayerReport, compress_blocks
+from slimsweep.models.language_model import LanguageModel, matrix
+
+
+@dataclass(frozen=True)
+class StageReport:
+    """What a stage did: its layers in forward order, and what is worth knowing beside the counts."""
+
+    layers: list[LayerReport]
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Technique(ABC):
+    """One step that changes a model in place. Its knobs are its fields."""
+
+    version: ClassVar[int] = 1
+    """Raised by hand when results change; part of an experiment's key."""
+    needs_calibration: ClassVar[bool] = False
+    """Whether it looks at calibration text."""
+    uses_seed: ClassVar[bool] = False
+    """Whether it draws anything itself."""
+
+    @abstractmethod
+    def faults(self, skeleton: LanguageModel) -> list[str]:
+        """Everything that cannot work on a model of this shape; found before weights are read."""
+
+    @abstractmethod
+    def apply(
+        self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int
+    ) -> StageReport:
+        """Change the model in place. On the meta device only counts are planned, in `model.zeros`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerwiseTechnique(Technique):
+    """A technique that treats linear layers one by one; a subclass writes `compress_layer` and perhaps `statistic`."""
+
+    include: tuple[str, ...] = ("*",)
+    """Globs over full layer names, such as `*.mlp.*`; a layer that matches none is left alone."""
+    exclude: tuple[str, ...] = ()
+    """Globs of layers to leave alone all the same."""
+    inputs: str = "compressed"
+    """What calibrates a block: outputs of the `compressed` blocks before it, as in the papers, or of the `dense`."""
+
+    def __post_init__(self) -> None:
+        for name in ("include", "exclude"):
+            globs = getattr(self, name)
+            object.__setattr__(self, name, (globs,) if isinstance(globs, str) else tuple(globs))
+        if faults := self._bad_values():
+            raise ValueError("; ".join(faults))
+
+    def _bad_values(self) -> list[str]:
+        """Every field that holds what is not allowed."""
+        return (
+            [_choice_fault("inputs", self.inputs, ("compressed", "dense"))]
+            if self.inputs
+            not in (
+                "compressed",
+                "dense",
+            )
+            else []
+        )
+
+    def targets(self, model: LanguageModel) -> dict[str, nn.Module]:
+        """The layers this technique changes, by full name, in forward order."""
+        return {
+            name: layer
+            for name, layer in model.targets().items()
+            if _matches(name, self.include) and not _matches(name, self.exclude)
+        }
+
+    def faults(self, skeleton: LanguageModel) -> list[str]:
+        names = list(skeleton.targets())
+        faults = [
+            f"{which}={glob!r} matches none of the {len(names)} layers, which are named like {names[0]!r}"
+            for which in ("include", "exclude")
+            for glob in getattr(self, which)
+            if not any(fnmatchcase(name, glob) for name in names)
+        ]
+        if not faults and not self.targets(skeleton):
+            faults = [
+                f"include={list(self.include)} and exclude={list(self.exclude)} leave no layer to change"
+            ]
+        return faults
+
+    def statistic(self, inputs: Float[Tensor, "token in"]) -> Tensor:
+        """What to know of a layer's inputs; additive, the walk sums it. Asked only where needs_calibration."""
+        raise NotImplementedError
+
+    def prepare(self, summed: Tensor) -> Any:
+        """What layers with one shared input share, from the summed statistic."""
+        return summed
+
+    def notes(self, prepared: Any) -> dict[str, Any]:
+        """What the report should say of a layer, if anything."""
+        return {}
+
+    @abstractmethod
+    def compress_layer(
+        self, weight: Float[Tensor, "out in"], prepared: Any, generator: torch.Generator | None = None
+    ) -> Float[Tensor, "out in"]:
+        """The new weight, from an fp32 one that is not written to."""
+
+    def apply(
+        self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int
+    ) -> StageReport:
+        return _report(compress_blocks(model, self, self.targets(model), token_ids, seed))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pruner(LayerwiseTechnique):
+    """A technique that sets weights to zero, a requested count of them in every unit it ranks in."""
+
+    ratio: float
+    """Fraction of the targeted weights to remove, [0, 1). With a pattern n:m it is 1 - n/m, whatever was given."""
+    pattern: str = "unstructured"
+    """`unstructured`, or `n:m`: of every m neighbouring inputs, n are kept."""
+    of: str = "original"
+    """What the ratio is of: the `original` weights (zeros already there count), or those `remaining`."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.group:
+            kept, size = self.group
+            object.__setattr__(self, "ratio", 1 - kept / size)
+        object.__setattr__(self, "ratio", float(self.ratio))
+
+    def _bad_values(self) -> list[str]:
+        faults = super()._bad_values()
+        if self.of not in masks.OF:
+            faults.append(_choice_fault("of", self.of, masks.OF))
+        try:
+            group = masks.parse_pattern(self.pattern)
+        except ValueError as error:
+            return [*faults, f"pattern={error}"]
+        if group and self.of == "remaining":
+            faults.append(
+                f"of=remaining has no meaning with pattern={self.pattern}: the pattern fixes the count"
+            )
+        is_number = isinstance(self.ratio, float | int) and not isinstance(self.ratio, bool)
+        if not group and not (is_number and 0 <= self.ratio < 1):
+            faults.append(f"ratio={self.ratio!r}: give a number in [0, 1), the fraction of weights to remove")
+        return faults
+
+    @property
+    def group(self) -> tuple[int, int] | None:
+        """(n, m) of the pattern; None when unstructured."""
+        return masks.parse_pattern(self.pattern)
+
+    def faults(self, skeleton: LanguageModel) -> list[str]:
+        faults = super().faults(skeleton)
+        widths = {name: matrix(layer).shape[1] for name, layer in self.targets(skeleton).items()}
+        if self.group and (odd := {name: width for name, width in widths.items() if width % self.group[1]}):
+            common = math.gcd(*widths.values())
+            faults.append(
+                f"pattern={self.pattern} needs input widths divisible by {self.group[1]}; these are not: "
+                f"{', '.join(f'{name} ({width})' for name, width in odd.items())}. Exclude them with exclude=[...]"
+                + (f", or choose an m that divides {common}." if common > 1 else ".")
+            )
+        return faults
+
+    def keep(
+        self, score: Float[Tensor, "out in"], zeros: Bool[Tensor, "out in"], unit: str = "layer"
+    ) -> Bool[Tensor, "out in"]:
+        """Keep-mask of the highest scores by this technique's ratio or pattern; zeros go first, whatever their score.
+
+        `unit` is what an unstructured ratio ranks in: `layer` (everything given) or `row`.
+        """
+        shape = (-1, self.group[1]) if self.group else score.shape if unit == "row" else (1, -1)
+        score, zeros_by_unit = score.masked_fill(zeros, -1).reshape(shape), zeros.reshape(shape)
+        if self.group:
+            dropped = zeros_by_unit.sum(dim=1).clamp(min=self.group[1] - self.group[0])
+        else:
+            dropped = masks.drop_counts(zeros_by_unit, self.ratio, self.of)
+        return masks.keep_highest(score, dropped).view_as(zeros)
+
+    def units(self, rows: int, columns: int) -> list[tuple[int, int]]:
+        """(how many, of how many weights) of the units a layer is ranked in."""
+        return [(1, rows * columns)]
+
+    def apply(
+        self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int
+    ) -> StageReport:
+        if not model.is_meta:
+            return super().apply(model, token_ids, seed)
+        layers = {name: tuple(matrix(layer).shape) for name, layer in self.targets(model).items()}
+        model.zeros.update(self.plan(layers, model.zeros))
+        return StageReport(
+            [LayerReport(name, math.prod(shape), model.zeros[name]) for name, shape in layers.items()]
+        )
+
+    def plan(self, layers: dict[str, tuple[int, int]], zeros: dict[str, int]) -> dict[str, int]:
+        """Zeros of each layer after this stage, from shapes [out in] and the zeros planned before.
+
+        Those of an earlier stage are taken as evenly spread over the units.
+        """
+        return {name: self._planned(shape, zeros.get(name, 0)) for name, shape in layers.items()}
+
+    def _planned(self, shape: tuple[int, int], zeros: int) -> int:
+        if self.group:
+            kept, size = self.group
+            return max(zeros, math.prod(shape) // size * (size - kept))
+        sizes = [size for count, size in self.units(*shape) for _ in range(count)]
+        if self.of == "original":
+            return max(zeros, sum(masks.drop_count(self.ratio, size) for size in sizes))
+        spread = masks.spread(zeros, sizes)
+        return zeros + sum(
+            masks.drop_count(self.ratio, size - zero) for size, zero in zip(sizes, spread, strict=True)
+        )
+
+
+def _report(layers: list[LayerReport]) -> StageReport:
+    """A report whose notes say which layers have which note."""
+    notes: dict[str, dict[str, Any]] = {}
+    for layer in layers:
+        for note, value in layer.notes.items():
+            notes.setdefault(note, {})[layer.name] = value
+    return StageReport(layers, notes)
+
+
+def _matches(name: str, globs: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, glob) for glob in globs)
+
+
+def _choice_fault(name: str, given: Any, allowed: tuple[str, ...]) -> str:
+    return f"{name}={given!r}: give {' or '.join(allowed)}"

@@ -1,0 +1,24 @@
+"""Remove weights by chance: the control that every other technique must beat."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from slimsweep import masks
+from slimsweep.techniques.base import Pruner
+
+
+@dataclass(frozen=True, kw_only=True)
+class Random(Pruner):
+    """Prune weights drawn with the seed, each layer's draw its own and independent of the order of layers."""
+
+    uses_seed: ClassVar[bool] = True
+
+    def compress_layer(
+        self, weight: Float[Tensor, "out in"], prepared: Any = None, generator: torch.Generator | None = None
+    ) -> Float[Tensor, "out in"]:
+        score = torch.rand(weight.shape, generator=generator)  # on the host, so that a GPU draws the same
+        return masks.remove(weight, self.keep(score.to(weight.device), weight == 0))

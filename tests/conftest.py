@@ -1,0 +1,108 @@
+"""What tests share: models small enough to run in seconds, and real text where it is at hand."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[1]
+CACHE = PROJECT / "outputs" / "cache"
+
+os.environ["WANDB_MODE"] = "offline"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.pop("SLIMSWEEP_DATA", None)
+os.environ.pop("SLIMSWEEP_OUTPUTS", None)
+
+TINY_SHAPE = {
+    "model_type": "llama",
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 258,
+    "max_position_embeddings": 128,
+    "tie_word_embeddings": True,
+}
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder with real texts and small trained models that some checkouts have beside them."""
+    folder = PROJECT.parent / "shared"
+    if not (folder / "models").is_dir():
+        pytest.skip("needs the folder ../shared with real models and texts beside the checkout")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_source():
+    """A Llama of two blocks with random weights and one id per byte."""
+    from slimsweep.models.random import RandomModel
+
+    return RandomModel(name="tiny", shape=TINY_SHAPE, cache_dir=str(CACHE))
+
+
+@pytest.fixture
+def tiny(tiny_source):
+    """A fresh copy of the tiny model, in fp32."""
+    import torch
+
+    return tiny_source.load(torch.float32, torch.device("cpu"))
+
+
+@pytest.fixture(scope="session")
+def stories260k_source(shared):
+    """The trained Llama of 260,032 parameters that writes TinyStories."""
+    from slimsweep.models.local import LocalModel
+
+    return LocalModel(path=str(shared / "models" / "stories260K"), cache_dir=str(CACHE))
+
+
+@pytest.fixture
+def stories260k(stories260k_source):
+    """A fresh copy of the TinyStories model, in fp32."""
+    import torch
+
+    return stories260k_source.load(torch.float32, torch.device("cpu"))
+
+
+@pytest.fixture(scope="session")
+def smollm2():
+    """Source of the embedded model, as conf/model/smollm2_135m.yaml describes it; converted once into outputs/cache."""
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+
+    config = OmegaConf.load(PROJECT / "conf" / "model" / "smollm2_135m.yaml")
+    config.cache_dir = str(CACHE)
+    return instantiate(config, _convert_="all")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command left: its exit status and what it printed."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def slimsweep(tmp_path, monkeypatch, capfd):
+    """Run the command `slimsweep` in this process, into an output folder of its own."""
+    from slimsweep.app import main
+
+    def command(*arguments: str) -> Answer:
+        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+        argv = ["slimsweep", f"outputs_dir={tmp_path}/outputs", f"cache_dir={CACHE}", *arguments]
+        monkeypatch.setattr("sys.argv", argv)
+        status, message = 0, ""
+        try:
+            main()
+        except SystemExit as exit:
+            status, message = (exit.code, "") if isinstance(exit.code, int) else (1, str(exit.code))
+        out, err = capfd.readouterr()
+        return Answer(status, out, err + message)
+
+    return command

@@ -1,0 +1,189 @@
+import pytest
+import torch
+from conftest import TINY_SHAPE
+from safetensors.torch import load_file, save_file
+
+from slimsweep.errors import ModelError
+from slimsweep.models import source as sources
+from slimsweep.models.hub import HubModel
+from slimsweep.models.language_model import matrix
+from slimsweep.models.local import LocalModel
+from slimsweep.models.random import RandomModel
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def saved(tiny, tmp_path):
+    """Folder of the tiny model with its tokenizer."""
+    folder = tmp_path / "saved"
+    tiny.module.save_pretrained(folder)
+    tiny.tokenizer.save_pretrained(folder)
+    return folder
+
+
+def random_source(tmp_path, **fields):
+    return RandomModel(**({"name": "tiny", "shape": TINY_SHAPE, "cache_dir": str(tmp_path)} | fields))
+
+
+def rewrite(folder, change):
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_jobs_get_independent_copies_of_one_load(tmp_path, monkeypatch):
+    source = random_source(tmp_path)
+    first = source.load(torch.float32, CPU)
+    monkeypatch.setattr(RandomModel, "_module", None)  # a second load would call it
+    matrix(first.blocks[0].mlp.up_proj).zero_()
+    second = source.load(torch.float32, CPU)
+    assert matrix(second.blocks[0].mlp.up_proj).count_nonzero() > 0
+
+
+def test_a_model_too_large_to_share_is_handed_out_itself(tmp_path, monkeypatch):
+    monkeypatch.setattr("slimsweep.models.loading.SHARED_FRACTION", 0.0)
+    random_source(tmp_path).load(torch.float32, CPU)
+    assert not sources._pristine
+
+
+def test_weights_changed_on_disk_are_read_again(saved, tmp_path):
+    source = LocalModel(path=str(saved), cache_dir=str(tmp_path))
+    source.load(torch.float32, CPU)
+    rewrite(saved, lambda weights: weights["model.norm.weight"].fill_(2.0))
+    assert (source.load(torch.float32, CPU).module.model.norm.weight == 2).all()
+
+
+def test_random_weights_follow_the_seed_and_nothing_else(tmp_path):
+    torch.manual_seed(5)
+    one = matrix(random_source(tmp_path, seed=1).load(torch.float32, CPU).blocks[0].mlp.up_proj)
+    state = torch.get_rng_state()
+    again = random_source(tmp_path, seed=1).load(torch.bfloat16, CPU)
+    other = matrix(random_source(tmp_path, seed=2).load(torch.float32, CPU).blocks[0].mlp.up_proj)
+    assert torch.equal(one.bfloat16(), matrix(again.blocks[0].mlp.up_proj))
+    assert not torch.equal(one, other)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_rotary_frequencies_stay_fp32_in_a_bf16_model(saved, tmp_path):
+    for source in (random_source(tmp_path), LocalModel(path=str(saved), cache_dir=str(tmp_path))):
+        model = source.load(torch.bfloat16, CPU)
+        assert model.dtype == torch.bfloat16
+        assert model.module.model.rotary_emb.inv_freq.dtype == torch.float32
+
+
+def test_local_model_reloads_what_was_saved(tiny, saved, tmp_path):
+    source = LocalModel(path=str(saved), cache_dir=str(tmp_path))
+    assert source.faults() == []
+    assert source.name == "saved"
+    model = source.load(torch.float32, CPU)
+    token_ids = torch.arange(12).reshape(1, 12)
+    assert torch.equal(
+        model.logits(model.hidden_states(token_ids)), tiny.logits(tiny.hidden_states(token_ids))
+    )
+    assert model.tokenizer("hé").input_ids == tiny.tokenizer("hé").input_ids
+
+
+def test_non_finite_weights_are_named(saved, tmp_path):
+    rewrite(saved, lambda weights: weights["model.layers.1.mlp.up_proj.weight"][0, 0].fill_(float("nan")))
+    with pytest.raises(ModelError, match=r"NaN or inf.*model\.layers\.1\.mlp\.up_proj\.weight"):
+        LocalModel(path=str(saved), cache_dir=str(tmp_path)).load(torch.float32, CPU)
+
+
+def test_weights_that_overflow_the_dtype_are_named(saved, tmp_path):
+    rewrite(saved, lambda weights: weights["model.norm.weight"].fill_(1e5))
+    source = LocalModel(path=str(saved), cache_dir=str(tmp_path))
+    with pytest.raises(ModelError, match=r"float16, in model\.norm\.weight.*bfloat16"):
+        source.load(torch.float16, CPU)
+    source.load(torch.bfloat16, CPU)
+
+
+def test_absent_tensor_is_named_and_not_drawn_at_random(saved, tmp_path):
+    rewrite(saved, lambda weights: weights.pop("model.layers.0.mlp.up_proj.weight"))
+    with pytest.raises(ModelError, match=r"model\.layers\.0\.mlp\.up_proj\.weight"):
+        LocalModel(path=str(saved), cache_dir=str(tmp_path)).load(torch.float32, CPU)
+
+
+def test_tensor_of_another_shape_is_named(saved, tmp_path):
+    rewrite(saved, lambda weights: weights.update({"model.norm.weight": torch.ones(7)}))
+    with pytest.raises(ModelError, match=r"model\.norm\.weight"):
+        LocalModel(path=str(saved), cache_dir=str(tmp_path)).load(torch.float32, CPU)
+
+
+def test_folder_of_an_unknown_family_is_a_fault(saved, tmp_path):
+    config = (saved / "config.json").read_text()
+    (saved / "config.json").write_text(config.replace('"llama"', '"mamba"'))
+    (fault,) = LocalModel(path=str(saved), cache_dir=str(tmp_path)).faults()
+    assert "'mamba' is not a known family" in fault
+
+
+def test_local_without_a_path_says_what_to_set(tmp_path):
+    for weights in ("trained", "meta"):
+        (fault,) = LocalModel(cache_dir=str(tmp_path), weights=weights).faults()
+        assert "model.path=FOLDER" in fault
+
+
+def test_meta_of_a_folder_without_config_is_a_fault(tmp_path):
+    (fault,) = LocalModel(path=str(tmp_path), weights="meta", cache_dir=str(tmp_path)).faults()
+    assert "config.json" in fault
+
+
+def test_meta_of_a_folder_needs_its_config_only(saved, tmp_path, tiny):
+    (saved / "model.safetensors").unlink()
+    source = LocalModel(path=str(saved), weights="meta", cache_dir=str(tmp_path))
+    assert source.faults() == []
+    model = source.load(torch.bfloat16, CPU)
+    assert model.is_meta
+    assert model.dtype == torch.bfloat16
+    assert model.tokenizer is None
+    assert model.original_parameters == tiny.original_parameters
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ({**TINY_SHAPE, "hiden_size": 3}, "model.shape.hiden_size"),
+        ({**TINY_SHAPE, "model_type": "mamba"}, "'mamba'"),
+        ({"hidden_size": 3}, "known family"),
+        ({**TINY_SHAPE, "hidden_size": -4}, "impossible"),
+        ({}, "set model.shape"),
+    ],
+)
+def test_bad_shapes_are_faults(tmp_path, shape, message):
+    (fault,) = random_source(tmp_path, shape=shape).faults()
+    assert message in fault
+
+
+def test_bad_words_are_refused_by_name(tmp_path):
+    with pytest.raises(ValueError, match=r"weights='maybe' is none of trained, meta, random"):
+        random_source(tmp_path, weights="maybe")
+    with pytest.raises(ValueError, match=r"auto_class='seq'"):
+        random_source(tmp_path, auto_class="seq")
+    with pytest.raises(ValueError, match=r"set weights=random or weights=meta"):
+        random_source(tmp_path, weights="trained")
+
+
+def test_digest_of_random_weights_is_of_shape_and_seed(tmp_path):
+    digest = random_source(tmp_path).digest()
+    assert random_source(tmp_path, name="other", cache_dir="elsewhere").digest() == digest
+    assert random_source(tmp_path, seed=1).digest() != digest
+    assert random_source(tmp_path, shape=TINY_SHAPE | {"hidden_size": 64}).digest() != digest
+    meta = random_source(tmp_path, weights="meta")
+    assert meta.digest() == random_source(tmp_path, weights="meta", seed=1).digest()
+
+
+def test_tokenizer_of_a_random_model_can_be_a_real_one(tmp_path, saved):
+    source = random_source(tmp_path, tokenizer_path=str(saved))
+    assert source.tokenizer() is source.tokenizer()
+    assert len(source.tokenizer()("abc").input_ids) == 3
+
+
+def test_byte_tokenizer_needs_room_in_the_vocabulary(tmp_path):
+    with pytest.raises(ModelError, match=r"258 or more"):
+        random_source(tmp_path, shape=TINY_SHAPE | {"vocab_size": 100}).load(torch.float32, CPU)
+
+
+def test_a_hub_model_may_be_drawn_at_random_without_network(tmp_path):
+    source = HubModel(id="ORG/NAME", shape=TINY_SHAPE, weights="random", cache_dir=str(tmp_path))
+    assert source.faults() == []
+    assert source.load(torch.float32, CPU).tokenizer("a").input_ids

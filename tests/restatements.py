@@ -1,0 +1,114 @@
+"""The papers' formulas once more, plain and slow: what the optimised code is compared with."""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def lowest_first(score: Tensor, zeros: Tensor, count: int) -> Tensor:
+    """Keep-mask of a flat score: zeros drop first, then the lowest, the first of equals first."""
+    order = torch.where(zeros, -1.0, score).argsort(stable=True)
+    keep = torch.ones_like(zeros)
+    keep[order[: max(count, int(zeros.sum()))]] = False
+    return keep
+
+
+def count(ratio: float, size: int) -> int:
+    return math.floor(round(ratio * size, 9))
+
+
+def magnitude_layer(weight: Tensor, ratio: float) -> Tensor:
+    """Han et al. 2015: the smallest absolute values of the layer become zero."""
+    flat = weight.flatten()
+    keep = lowest_first(flat.abs(), flat == 0, count(ratio, flat.numel()))
+    return torch.where(keep, flat, 0).view_as(weight)
+
+
+def wanda_layer(weight: Tensor, inputs: Tensor, ratio: float, group: tuple[int, int] | None = None) -> Tensor:
+    """arXiv:2306.11695, eq. 1: |W_ij| x ||X_j||_2, compared within each row (or each group of a row)."""
+    score = weight.abs() * torch.linalg.vector_norm(inputs.to(weight.dtype), dim=0)
+    result = weight.clone()
+    for row in range(weight.shape[0]):
+        step = group[1] if group else weight.shape[1]
+        for start in range(0, weight.shape[1], step):
+            part = slice(start, start + step)
+            drop = group[1] - group[0] if group else count(ratio, step)
+            keep = lowest_first(score[row, part], weight[row, part] == 0, drop)
+            result[row, part] = torch.where(keep, weight[row, part], 0)
+    return result
+
+
+def inverse_factor(hessian: Tensor, damping_fraction: float, dtype: torch.dtype) -> Tensor:
+    """arXiv:2301.00774, sec. 3.3: Cholesky(H^-1)^T of the damped Hessian; a dead input gets a live one's diagonal."""
+    hessian = hessian.to(dtype, copy=True)
+    diagonal = hessian.diagonal()
+    dead = diagonal == 0
+    mean = diagonal[~dead].mean()
+    diagonal[dead] = mean
+    diagonal += damping_fraction * mean
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
+    return torch.linalg.cholesky(inverse, upper=True)
+
+
+def sparsegpt_layer(
+    weight: Tensor,
+    hessian: Tensor,
+    ratio: float,
+    group: tuple[int, int] | None = None,
+    block_columns: int = 128,
+    damping_fraction: float = 0.01,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """arXiv:2301.00774, algorithm 1, one column after the other, in `dtype`."""
+    zeros = weight == 0
+    weight = weight.to(dtype, copy=True)
+    upper = inverse_factor(hessian, damping_fraction, dtype)
+    rows, columns = weight.shape
+    keep = torch.ones_like(zeros)
+    for start in range(0, columns, block_columns):
+        stop = min(start + block_columns, columns)
+        errors = torch.zeros(rows, stop - start, dtype=dtype)
+        for column in range(start, stop):
+            part = slice(start, stop) if group is None else slice(column, column + group[1])
+            if column == start or (group and column % group[1] == 0):
+                score = weight[:, part] ** 2 / upper.diagonal()[part] ** 2
+                if group is None:
+                    drop = count(ratio, score.numel())
+                    keep[:, part] = lowest_first(score.flatten(), zeros[:, part].flatten(), drop).view_as(score)
+                else:
+                    for row in range(rows):
+                        keep[row, part] = lowest_first(score[row], zeros[row, part], group[1] - group[0])
+            error = torch.where(keep[:, column], 0, weight[:, column]) / upper[column, column]
+            weight[:, column:stop] -= error[:, None] * upper[column, column:stop]
+            weight[:, column] = torch.where(keep[:, column], weight[:, column], 0)
+            errors[:, column - start] = error
+        weight[:, stop:] -= errors @ upper[start:stop, stop:]
+    return weight
+
+
+def layer_inputs(module: torch.nn.Module, names: list[str], token_ids: Tensor) -> dict[str, Tensor]:
+    """What enters the named layers during a plain forward of the whole model, all tokens, [token in]."""
+    seen: dict[str, list[Tensor]] = {name: [] for name in names}
+    handles = [
+        module.get_submodule(name).register_forward_pre_hook(
+            lambda _layer, args, name=name: seen[name].append(args[0].flatten(0, -2))
+        )
+        for name in names
+    ]
+    with torch.no_grad():
+        for ids in token_ids:
+            module(input_ids=ids[None], use_cache=False)
+    for handle in handles:
+        handle.remove()
+    return {name: torch.cat(parts) for name, parts in seen.items()}
+
+
+def perplexity(module: torch.nn.Module, windows: Tensor) -> float:
+    """exp of the mean token NLL over windows, each scored on its own."""
+    losses = []
+    with torch.no_grad():
+        for ids in windows:
+            logits = module(input_ids=ids[None], use_cache=False).logits[0, :-1].float()
+            losses.append(torch.nn.functional.cross_entropy(logits, ids[1:], reduction="none"))
+    return math.exp(torch.cat(losses).mean())

@@ -1,0 +1,171 @@
+"""The command `slimsweep` end to end on a small random model: one job, sweeps, failures, interruptions."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import CACHE, PROJECT
+
+from slimsweep.record import FIELDS, RESULT_FIELDS_THAT_MAY_DIFFER
+from slimsweep.store import Store
+
+SMALL = (
+    "model=random",
+    "evaluation.context_tokens=64",
+    "evaluation.max_windows=2",
+    "evaluation.tasks=[]",
+    "calibration.sequences=2",
+    "calibration.tokens=32",
+    "tracker=none",
+)
+OWN = ("--config-dir", str(PROJECT / "tests" / "conf"))
+
+
+def record_at(answer) -> dict:
+    return json.loads(Path(answer.out.strip().splitlines()[-1]).read_text())
+
+
+def results(record: dict) -> dict:
+    kept = {name: value for name, value in record.items() if name not in RESULT_FIELDS_THAT_MAY_DIFFER}
+    kept["stages"] = [{name: value for name, value in stage.items() if name != "seconds"} for stage in kept["stages"]]
+    return kept
+
+
+def test_a_job_leaves_one_record_whose_path_it_prints_last(slimsweep, tmp_path):
+    record = record_at(slimsweep(*SMALL, "technique=wanda", "ratio=0.5"))
+    assert set(FIELDS) <= set(record)
+    assert record["technique"] == "wanda" and record["ratio"] == 0.5 and record["sparsity"] == 0.5
+    assert record["perplexity_movie_reviews"] > 1 and record["protocols"]["perplexity_movie_reviews"]
+    assert {name for name, value in record.items() if value is None} == set(record["reasons"])
+    assert record["speedup_prefill"] is None
+    layers = json.loads((Store(tmp_path / "outputs").folder(record["key"]) / "layers.json").read_text())
+    assert sum(layer["zeros"] for layer in layers[0]["layers"]) == record["stages"][0]["zeros"]
+    assert all(layer["zeros"] * 2 == layer["weights"] for layer in layers[0]["layers"])
+
+
+def test_a_recorded_experiment_is_found_not_computed(slimsweep):
+    first = slimsweep(*SMALL, "technique=magnitude")
+    path = Path(first.out.strip().splitlines()[-1])
+    before = path.stat().st_mtime_ns
+    second = slimsweep(*SMALL, "technique=magnitude")
+    assert "already recorded" in second.out and path.stat().st_mtime_ns == before
+
+
+def test_two_runs_of_one_key_agree_in_every_result_field(slimsweep, tmp_path):
+    first = record_at(slimsweep(*SMALL, "technique=sparsegpt"))
+    other = record_at(slimsweep(*SMALL, "technique=sparsegpt", f"outputs_dir={tmp_path}/again"))
+    assert results(first) == results(other)
+
+
+def test_sparsity_of_every_earlier_stage_is_measured_again(slimsweep):
+    chain = ("technique=[magnitude,wanda]", "technique.magnitude.ratio=0.2", "technique.wanda.ratio=0.6")
+    record = record_at(slimsweep(*SMALL, *chain))
+    first, second = record["stages"]
+    assert first["sparsity"] == pytest.approx(0.2, abs=0.01)
+    assert first["sparsity_after"]["wanda"] == pytest.approx(0.6, abs=0.02) == second["sparsity"]
+    assert record["technique"] == "magnitude+wanda"
+    assert record["ratio"] is None and "different ratios" in record["reasons"]["ratio"]
+
+
+def test_a_sweep_runs_the_union_of_its_grids_and_folds_equal_jobs(slimsweep, tmp_path):
+    answer = slimsweep(*SMALL, "+sweeps=unstructured", "ratio=0.5")
+    assert answer.status == 0, answer.err
+    store = Store(tmp_path / "outputs")
+    assert [record["technique"] for record in store.sweep_records("unstructured")] == [
+        *("dense", "magnitude", "wanda", "sparsegpt")
+    ]
+    assert (store.sweeps_dir / "unstructured" / ".complete").is_file()
+    assert "| sparsegpt" in (tmp_path / "outputs" / "tables" / "unstructured.md").read_text()
+    again = slimsweep(*SMALL, "+sweeps=unstructured", "ratio=0.5")
+    assert again.out.count("already recorded") >= 4 and "measuring" not in again.out
+
+
+def test_a_failing_job_leaves_the_others_alone_and_its_traceback_in_its_log(slimsweep, tmp_path):
+    answer = slimsweep(*OWN, "-m", *SMALL, "technique=breaking,magnitude", "sweep=mine")
+    assert answer.status == 1 and "broke half-way" in answer.err
+    failed, done = Store(tmp_path / "outputs").status("mine")
+    assert (failed.state, done.state) == ("failed", "done")
+    assert failed.reason == "RuntimeError: broke half-way"
+    assert "Traceback" in Path(failed.log).read_text()
+
+
+def test_a_sweep_may_stop_at_its_first_failure(slimsweep, tmp_path):
+    answer = slimsweep(*OWN, "-m", *SMALL, "technique=breaking,magnitude", "sweep=mine", "on_error=stop")
+    assert answer.status == 1
+    assert [job.state for job in Store(tmp_path / "outputs").status("mine")] == ["failed", "missing"]
+
+
+def test_a_dry_run_lists_jobs_and_runs_nothing(slimsweep, tmp_path):
+    answer = slimsweep(*SMALL, "+sweeps=unstructured", "dry_run=true")
+    assert "28 jobs, 0 done, 28 to run" in answer.out
+    assert not Store(tmp_path / "outputs").records() and not Store(tmp_path / "outputs").sweep_names()
+
+
+def test_shapes_alone_give_counts_and_reasons(slimsweep):
+    record = record_at(
+        slimsweep("model=llama_2_7b", "model.weights=meta", "technique=wanda", "evaluation=cost", "tracker=none")
+    )
+    assert record["parameters"] == 6_738_415_616
+    assert record["gmacs"] == pytest.approx(423.93, abs=0.005)
+    assert record["sparsity"] == 0.5 and record["weights_digest"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["model=smolm2_135m"], "Did you mean: smollm2_135m"),
+        (["technique=[wnda]"], "Did you mean: wanda"),
+        (["technique=spargpt"], "Did you mean: sparsegpt"),
+        (["+sweeps=unstrctured"], "Did you mean: unstructured"),
+        (["-m", "technique=wanda,wnda"], "wanda"),
+        (["ratoi=0.5"], "ratoi"),
+    ],
+)
+def test_a_mistyped_choice_is_answered_with_near_misses_and_the_list(slimsweep, arguments, message):
+    answer = slimsweep(*SMALL, *arguments)
+    assert answer.status == 1 and message in answer.err and "Traceback" not in answer.err
+
+
+def test_faults_of_all_jobs_of_a_sweep_come_before_any_starts(slimsweep, tmp_path):
+    answer = slimsweep(*SMALL, "-m", "technique=wanda,magnitude", "ratio=0.5,1.5")
+    assert answer.status == 1 and answer.err.count("ratio=1.5") >= 2
+    assert not Store(tmp_path / "outputs").records()
+
+
+def test_a_sweep_file_without_its_first_line_is_refused(slimsweep, tmp_path):
+    (tmp_path / "own" / "sweeps").mkdir(parents=True)
+    (tmp_path / "own" / "sweeps" / "lost.yaml").write_text("sweep: lost\n")
+    answer = slimsweep("--config-dir", str(tmp_path / "own"), *SMALL, "+sweeps=lost")
+    assert answer.status == 1 and "@package _global_" in answer.err
+
+
+def test_an_output_folder_that_cannot_be_made_is_told_before_work(slimsweep, tmp_path):
+    (tmp_path / "file").write_text("")
+    answer = slimsweep(*SMALL, f"outputs_dir={tmp_path}/file/outputs")
+    assert answer.status == 1 and "outputs_dir" in answer.err
+
+
+def test_help_teaches_by_examples(slimsweep):
+    answer = slimsweep("--help")
+    assert "slimsweep +sweeps=unstructured" in answer.out and "sparsegpt" in answer.out
+
+
+def launch(tmp_path: Path, *arguments: str, cwd: Path) -> subprocess.Popen:
+    command = [sys.executable, "-m", "slimsweep.app", f"outputs_dir={tmp_path}/outputs", f"cache_dir={CACHE}"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [*command, *SMALL, *arguments], cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def test_two_launches_at_once_compute_each_key_once_from_any_folder(tmp_path):
+    sweep = ("+sweeps=unstructured", "ratio=0.4")
+    launches = [launch(tmp_path, *sweep, cwd=folder) for folder in (PROJECT / "tests", tmp_path)]
+    outputs = [process.communicate(timeout=180)[0] for process in launches]
+    assert [process.returncode for process in launches] == [0, 0], outputs
+    assert sum(output.count("already recorded") for output in outputs) >= 4
+    logs = [path.read_text() for path in (tmp_path / "outputs" / "records").glob("*/job.log")]
+    assert len(logs) == 4 and all(log.count("perplexity: measuring") == 1 for log in logs)
