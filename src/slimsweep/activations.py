@@ -38,8 +38,8 @@ class _EnoughSeen(Exception):
 class Activations:
     """Hidden states as they enter a block. What else a block takes is recorded from the model's own forward.
 
-    That way rotary tables, masks, per-block kinds of attention and positional arguments of any family come along
-    without being named here. All sequences have one length, so what the first was given serves them all.
+    That way rotary tables, masks, kinds of attention and positional arguments of any family come along without
+    being named here. All sequences have one length, so what the first was given serves them all.
     """
 
     def __init__(self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"]):
@@ -75,9 +75,7 @@ class Activations:
             for handle in handles:
                 handle.remove()
         if unreached := [name for name in layers if name not in recorder.leader]:
-            raise ModelError(
-                f"No calibration token reached {', '.join(unreached)}; exclude them with exclude=[...]."
-            )
+            raise ModelError(f"No calibration token reached {', '.join(unreached)}; exclude them with exclude=[...].")
         return recorder.sums()
 
     def advance(self, index: int) -> None:
@@ -85,9 +83,7 @@ class Activations:
         for hidden, output in self._outputs(index):
             hidden.copy_(output)
 
-    def _outputs(
-        self, index: int, recorder: "_Recorder | None" = None
-    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+    def _outputs(self, index: int, recorder: "_Recorder | None" = None) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Inputs and output of a block by batches; None where the recorder ended the forward."""
         call = self._calls[index]
         for hidden in self.hidden.split(self._batch):
@@ -153,8 +149,7 @@ def _record_calls(model: LanguageModel, token_ids: Int[Tensor, "one token"]) -> 
         return before_forward
 
     handles = [
-        block.register_forward_pre_hook(record(index), with_kwargs=True)
-        for index, block in enumerate(model.blocks)
+        block.register_forward_pre_hook(record(index), with_kwargs=True) for index, block in enumerate(model.blocks)
     ]
     try:
         model.hidden_states(token_ids)
@@ -164,9 +159,7 @@ def _record_calls(model: LanguageModel, token_ids: Int[Tensor, "one token"]) -> 
     return [calls[index] for index in range(len(model.blocks))]
 
 
-def _first_inputs(
-    model: LanguageModel, token_ids: Int[Tensor, "batch token"]
-) -> Float[Tensor, "batch token width"]:
+def _first_inputs(model: LanguageModel, token_ids: Int[Tensor, "batch token"]) -> Float[Tensor, "batch token width"]:
     """Hidden states as they enter the first block."""
     entered: list[Tensor] = []
 
@@ -185,7 +178,7 @@ def _first_inputs(
 
 
 def _hidden_and_rest(args: tuple, kwargs: dict) -> tuple[Tensor, _Call]:
-    """A block's hidden states, which come first or by name, and its other arguments without any cache of keys."""
+    """A block's hidden states, which come first or by name, and the rest without any cache of keys."""
     from transformers.cache_utils import Cache
 
     if not args:

@@ -41,6 +41,10 @@ def main() -> None:
         if wants_traceback:
             raise
         sys.exit(f"slimsweep: {explain(error)}")
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        if wants_traceback:  # else most likely Hydra, which makes outputs_dir before any check of ours
+            raise
+        sys.exit(f"slimsweep: {error.filename}: {error.strerror}. Choose a folder to write to: outputs_dir=FOLDER")
 
 
 def explain(error: Exception) -> str:

@@ -101,8 +101,8 @@ class Calibration:
                 )
         elif not _has_longer_document(text, self.tokens, tokenizer):
             raise TooFewTokensError(
-                f"calibration text {text.corpus.name} ({text.origin}) has no document longer than {self.tokens} tokens: "
-                "set calibration.draw=joined, or give a smaller calibration.tokens"
+                f"calibration text {text.corpus.name} ({text.origin}) has no document longer than {self.tokens} "
+                "tokens: set calibration.draw=joined, or give a smaller calibration.tokens"
             )
 
 

@@ -59,7 +59,7 @@ def comparison(rows: Sequence[Record], names: tuple[str, str]) -> Table:
             values = [row.get(f"{name}_{side}") for row in rows]
             table.add(
                 f"{heading} {letter}",
-                ["" if value is None else quality_text(name, value) for value in values],
+                ["-" if value is None else quality_text(name, value) for value in values],
             )
         table.add("change", [_change(row, name) for row in rows])
         for a, b in {(row["protocols_a"].get(name), row["protocols_b"].get(name)) for row in rows}:
@@ -73,7 +73,7 @@ def comparison(rows: Sequence[Record], names: tuple[str, str]) -> Table:
 def _change(row: Record, name: str) -> str:
     change = row.get(f"{name}_change")
     if change is None:
-        return ""
+        return "-"
     if name.startswith("perplexity_"):
         return f"{100 * change / row[f'{name}_a']:+.1f} %"
     return f"{change:+.3f}" if name.startswith("accuracy_") else f"{change:+.1f}"

@@ -110,7 +110,9 @@ def tokenizer_digest(tokenizer: Any) -> str:
         if backend is not None:
             content = backend.to_str()
         else:
-            content = repr((type(tokenizer).__name__, sorted(tokenizer.get_vocab().items()), str(tokenizer.init_kwargs)))
+            content = repr(
+                (type(tokenizer).__name__, sorted(tokenizer.get_vocab().items()), str(tokenizer.init_kwargs))
+            )
         _tokenizer_digests[tokenizer] = hashlib.sha256(content.encode()).hexdigest()
     return _tokenizer_digests[tokenizer]
 
@@ -156,4 +158,3 @@ def user_file(fields: dict[str, str]) -> Corpus:
     if path.suffix not in USER_FILE_SUFFIXES:
         raise CorpusError(f"{path} is neither .txt (one document) nor .jsonl (one document per line, field text)")
     return Corpus(name=name, split="file", rows=Rows(files=(str(path),), one_document=True), join="\n\n")
-

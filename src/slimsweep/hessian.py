@@ -11,22 +11,22 @@ from torch import Tensor
 from slimsweep.errors import HessianError
 
 INVERSE_LEAF = 256
-"""Width below which a triangular inverse is left to LAPACK; above it, halves joined by products are faster."""
+"""Width up to which a triangular inverse is left to LAPACK; wider ones are faster by halves."""
 
 
 @dataclass(frozen=True)
 class InverseFactor:
-    """What a column solve needs of a Hessian H: `upper`, with H^-1 = upper^T upper and a positive diagonal."""
+    """What a column solve needs of a Hessian H: `upper` triangular, with H^-1 = upper^T upper."""
 
     upper: Float[Tensor, "in in"]
     damping_fraction: float
-    """Fraction of the mean diagonal that was added to the diagonal; above the requested one where that failed."""
+    """Fraction of the mean diagonal that was added; above the requested one where that failed."""
 
 
 def gram(inputs: Float[Tensor, "token in"]) -> Float[Tensor, "in in"]:
-    """inputs^T inputs, summed in fp32. Products of half-precision inputs are exact in fp32, so nothing is lost.
+    """inputs^T inputs, summed in fp32; bf16 inputs are multiplied as bf16, which loses nothing.
 
-    Source: arXiv:2301.00774, sec. 3.1; the factor 2 / tokens is left out since every use is free of scale.
+    Source: arXiv:2301.00774, sec. 3.1, without the factor 2 / tokens: every use is free of scale.
     """
     with _exact_half_products(inputs.dtype):
         transposed = inputs.T.contiguous().float()
@@ -52,45 +52,40 @@ def _exact_half_products(dtype: torch.dtype) -> Iterator[None]:
 
 
 def factor_inverse(hessian: Float[Tensor, "in in"], damping_fraction: float) -> InverseFactor:
-    """The triangular factor of the inverse of a damped Hessian.
+    """The triangular factor of the inverse of a damped Hessian, in fp32.
 
-    A dead input (zero diagonal) gets the mean diagonal of the live ones, and touches no other. Each damping is tried
-    in fp32, then in fp64; where both fail, ten times as much, up to 1.
+    A dead input (zero diagonal) gets the mean diagonal of the live ones, and touches no other. Where a damping fails,
+    ten times as much is tried, up to 1.
 
     Raises:
         HessianError: not finite, or no damping up to 1 makes it positive definite.
-    Source: arXiv:2301.00774, sec. 3.3. Instead of inverting and factoring again, H = R R^T is factored with R upper
-        (a Cholesky factor read backwards) and R inverted: H^-1 = R^-T R^-1.
+    Source: arXiv:2301.00774, sec. 3.3. Instead of inverting and factoring again, H = R R^T with R upper (a Cholesky
+        factor read backwards) and R is inverted: H^-1 = R^-T R^-1. Factored in fp64, since the error of a factor grows
+        with H's condition (fp32 moved masks of real layers); inverted in fp32, since that of R is only its root.
     """
     diagonal = hessian.diagonal()
     if not bool(diagonal.isfinite().all()):
         raise HessianError("the inputs are not finite, so there is nothing to solve")
     dead = diagonal == 0
-    mean = float(diagonal[~dead].mean()) if bool((~dead).any()) else 1.0
+    mean = float(diagonal[~dead].double().mean()) if bool((~dead).any()) else 1.0
     fraction = damping_fraction
-    while True:
-        added = dead * mean + fraction * mean
-        for dtype in (torch.float32, torch.float64):
-            upper = _try_factor(hessian.to(dtype), added.to(dtype))
-            if upper is not None:
-                return InverseFactor(upper, fraction)
+    while (upper := _try_factor(hessian, (dead + fraction) * mean)) is None:
         if fraction >= 1:
             raise HessianError(
-                f"no damping from {damping_fraction:g} to {fraction:g} of the mean diagonal makes it factorable"
+                f"no damping from {damping_fraction:g} to {fraction:g} of its mean diagonal makes it factorable"
             )
         fraction = min(10 * fraction, 1.0)
+    return InverseFactor(upper, fraction)
 
 
-def _try_factor(
-    hessian: Float[Tensor, "in in"], added: Float[Tensor, " in"]
-) -> Float[Tensor, "in in"] | None:
-    """fp32 factor of the inverse of `hessian` with `added` on its diagonal, or None where that is not definite."""
-    backwards = hessian.flip(0, 1)
+def _try_factor(hessian: Float[Tensor, "in in"], added: Float[Tensor, " in"]) -> Float[Tensor, "in in"] | None:
+    """The factor with `added` on the diagonal; None where that is not positive definite."""
+    backwards = hessian.flip(0, 1).double()
     backwards.diagonal().add_(added.flip(0))
     lower, failed = torch.linalg.cholesky_ex(backwards)
     if int(failed):
         return None
-    upper = _invert_lower(lower).flip(0, 1).float()
+    upper = _invert_lower(lower.float()).flip(0, 1)
     return upper if bool(upper.isfinite().all()) else None
 
 

@@ -30,7 +30,7 @@ class LayerMethod(Protocol):
 
     needs_calibration: bool
     inputs: str
-    """`compressed`: each block sees the outputs of the compressed blocks before it; `dense`: of the dense ones."""
+    """`compressed`: each block sees outputs of the compressed blocks before it; `dense`: of the dense."""
 
     def statistic(self, inputs: Float[Tensor, "token in"]) -> Tensor:
         """What to know of a layer's inputs; additive, the walk sums it over sequences."""
@@ -57,8 +57,8 @@ def compress_blocks(
 ) -> list[LayerReport]:
     """Compress the targeted layers in place, block by block, in forward order.
 
-    Beyond the weights it holds the inputs of one block for all sequences. A method that needs no calibration walks
-    without any forward.
+    Beyond the weights it holds the inputs of one block for all sequences. A method that needs no calibration
+    walks without any forward.
 
     Raises:
         ModelError: inputs of a layer that are not finite, or that no calibration token reached.
@@ -75,9 +75,7 @@ def compress_blocks(
                 reports += _compress(method, layers, [InputSum(list(layers), None)], seed)
                 continue
             advances_early = method.inputs == "dense" or not layers
-            sums = activations.collect(
-                index, layers, method.statistic, advance=advances_early and index < last
-            )
+            sums = activations.collect(index, layers, method.statistic, advance=advances_early and index < last)
             reports += _compress(method, layers, sums, seed)
             if not advances_early and index < last:
                 activations.advance(index)
@@ -92,9 +90,7 @@ def _targets_by_block(model: LanguageModel, targets: dict[str, nn.Module]) -> li
     ]
 
 
-def _compress(
-    method: LayerMethod, layers: dict[str, nn.Module], sums: list[InputSum], seed: int
-) -> list[LayerReport]:
+def _compress(method: LayerMethod, layers: dict[str, nn.Module], sums: list[InputSum], seed: int) -> list[LayerReport]:
     reports = {}
     for shared in sums:
         prepared = None if shared.summed is None else _prepare(method, shared)
@@ -111,8 +107,8 @@ def _prepare(method: LayerMethod, shared: InputSum) -> Any:
     names = ", ".join(shared.layers)
     if not bool(shared.summed.isfinite().all()):
         raise ModelError(
-            f"The calibration inputs of {names} are not finite. Choose a dtype with more range (dtype=bfloat16 or "
-            "dtype=float32), or compress less."
+            f"The calibration inputs of {names} are not finite. Choose a dtype with more range "
+            "(dtype=bfloat16 or dtype=float32), or compress less."
         )
     try:
         return method.prepare(shared.summed)
@@ -133,6 +129,4 @@ def _progress(blocks: list[nn.Module], title: str) -> Iterable[tuple[int, nn.Mod
     from rich.progress import track
 
     console = Console(stderr=True)
-    return track(
-        list(enumerate(blocks)), title, console=console, transient=True, disable=not console.is_terminal
-    )
+    return track(list(enumerate(blocks)), title, console=console, transient=True, disable=not console.is_terminal)

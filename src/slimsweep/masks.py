@@ -45,12 +45,10 @@ def drop_counts(zeros: Bool[Tensor, "unit weight"], ratio: float, of: str) -> In
     return present + torch.tensor(more, device=zeros.device)
 
 
-def keep_highest(
-    score: Float[Tensor, "unit weight"], dropped: Int[Tensor, " unit"]
-) -> Bool[Tensor, "unit weight"]:
+def keep_highest(score: Float[Tensor, "unit weight"], dropped: Int[Tensor, " unit"]) -> Bool[Tensor, "unit weight"]:
     """Keep-mask of each unit's highest scores; unit i loses its dropped[i] lowest.
 
-    Dropped by rank, not by threshold, so ties cannot drop more than was asked; among equals the first go first.
+    Dropped by rank, not by threshold, so ties cannot drop more than was asked; of equals the first go first.
     """
     threshold = _lowest(score, dropped)
     below, tied = score < threshold, score == threshold
@@ -66,25 +64,24 @@ def remove(weight: Float[Tensor, "*shape"], keep: Bool[Tensor, "*shape"]) -> Flo
 
 
 def spread(count: int, sizes: list[int]) -> list[int]:
-    """`count` spread over units in proportion to their sizes; the first units take what the rounding leaves."""
+    """`count` spread over units in proportion to their sizes; the first take what the rounding leaves."""
     shares = [count * size // sum(sizes) for size in sizes]
     left = count - sum(shares)
     return [share + (index < left) for index, share in enumerate(shares)]
 
 
 def lowest_overall(scores: Callable[[], Iterable[Float[Tensor, " weight"]]], rank: int) -> tuple[float, int]:
-    """The rank-th lowest of many non-negative fp32 tensors together, and how many of its equals are within the rank.
+    """The rank-th lowest of many non-negative fp32 tensors together, and how many of its equals are in rank.
 
-    Two passes with histograms of the upper and lower 16 bits, which order as the numbers do: memory stays flat and
-    the result exact. `scores` makes a fresh pass each time. Rank 0 gives -1, below every score.
+    Two passes with histograms of the upper and lower 16 bits, which order as the numbers do: memory stays flat
+    and the result exact. `scores` makes a fresh pass each time. Rank 0 gives -1, below every score.
     """
     if rank == 0:
         return -1.0, 0
     upper = sum(torch.bincount(_bits(score) >> 16, minlength=2**16).cpu() for score in scores())
     high, before = _bin_of(upper, rank)
     lower = sum(
-        torch.bincount(bits[bits >> 16 == high] & 0xFFFF, minlength=2**16).cpu()
-        for bits in map(_bits, scores())
+        torch.bincount(bits[bits >> 16 == high] & 0xFFFF, minlength=2**16).cpu() for bits in map(_bits, scores())
     )
     low, before_low = _bin_of(lower, rank - before)
     threshold = torch.tensor(high << 16 | low, dtype=torch.int32).view(torch.float32)

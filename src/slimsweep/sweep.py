@@ -4,9 +4,9 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from slimsweep.errors import ConfigError, SlimsweepError
+from slimsweep.errors import ConfigError, SlimsweepError, StoreError
 from slimsweep.experiment import Experiment
 from slimsweep.record import write_json, write_text
 from slimsweep.store import Store, SweepJob
@@ -42,7 +42,7 @@ class Sweep:
         experiment = None
         for overrides, config in configs.items():
             try:
-                experiment = Experiment.of(config, _task_overrides(config))
+                experiment = Experiment.of(*_task_of(config))
                 experiment.check()
                 job = SweepJob(experiment.key, experiment.label, list(overrides))
                 found.setdefault(job.key, (job, overrides))
@@ -100,19 +100,30 @@ class Sweep:
 
 
     def publish(self, records: list[dict]) -> None:
-        """Draw the figures this sweep feeds and mirror table and figures to the tracker, if anything is new."""
-        from slimsweep.figures import known
-        from slimsweep.figures import render as draw
-
+        """Draw the figures and mirror them and the table to the tracker, if anything is new."""
         state = {"tracker": repr(self.tracker), "keys": [record["key"] for record in records]}
         marker = self.store.sweeps_dir / self.name / "published.json"
-        names = [name for name, figure in known().items() if self.name in figure.SWEEPS]
         if Store.read_json(marker) == state:
             return
-        paths = draw(self.store, names) if names else []
+        paths = self.draw()
         if self.tracker.publish_sweep(self.name, records, paths, self.store.outputs_dir):
             write_json(marker, state)
 
 
-def _task_overrides(config: DictConfig) -> list[str]:
-    return list(config.hydra.overrides.task)
+    def draw(self) -> list[Path]:
+        """Every figure its records allow; a sweep the paper's figures do not read gets a folder of its own."""
+        from slimsweep.figures import known
+        from slimsweep.figures import render as draw
+
+        is_read = any(self.name in figure.SWEEPS for figure in known().values())
+        folder = self.store.outputs_dir / "figures"
+        try:
+            return draw(self.store) if is_read else draw(self.store, sweeps=[self.name], folder=folder / self.name)
+        except StoreError:  # nothing to draw: no ratio, or no quality measured
+            return []
+
+
+def _task_of(config: DictConfig) -> tuple[DictConfig, list[str]]:
+    """A job's own settings and overrides, as Hydra hands them to the job."""
+    own = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    return own, list(config.hydra.overrides.task)

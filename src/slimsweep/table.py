@@ -139,7 +139,7 @@ def _letter(place: int) -> str:
     return chr(ord("a") + place) if place < 26 else str(place)
 
 
-def quality_text(name: str, value: float) -> str:
+def quality_text(name: str, value: int | float) -> str:
     """An accuracy with three decimals, a perplexity with about four digits."""
     if name.startswith("accuracy_"):
         return f"{value:.3f}"
@@ -158,7 +158,7 @@ def _uncertainty(record: Record, name: str) -> str:
     return "" if deviation is None else f" ± {deviation:.3f}" if "accuracy_" in name else f" ± {deviation:.2g}"
 
 
-def number_text(record: Record, name: str, form: str, divisor: float = 1) -> str:
+def number_text(record: Record, name: str, form: str, divisor: int | float = 1) -> str:
     """A field in a unit, or nothing where it is null."""
     value = record.get(name)
     return "" if value is None else form.format(value if divisor == 1 else value / divisor)

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,7 @@ class Wandb:
                 then = "kept offline; see `slim publish`" if attempt == "online" else "not mirrored"
                 reason = f"{type(error).__name__}: {error}".splitlines()[0]
                 log.warning("Weights & Biases: %s (%s)", reason, then)
+                stop_service()
         return False
 
     def _mode(self) -> str:
@@ -160,6 +162,14 @@ def private_settings(wandb: Any, mode: str) -> Any:
         finish_timeout=FINISH_SECONDS,
         finish_timeout_raises=True,
     )
+
+
+def stop_service() -> None:
+    """Drop what a failed start left in wandb's background service, where it would hold the run's id."""
+    with suppress(Exception):  # after a failure nothing is owed; the next run starts a new service
+        import wandb
+
+        wandb.teardown()
 
 
 def has_key() -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobStatus
 from omegaconf import DictConfig
 
 
@@ -71,8 +72,8 @@ class GridsSweeper(BasicSweeper):
         size = 1 if self.config.on_error == "stop" else (self.max_batch_size or len(jobs))
         for start in range(0, len(jobs), size):
             results = self.launcher.launch(jobs[start : start + size], initial_job_idx=start)
-            if self.config.on_error == "stop":
-                _ = results[0].return_value  # raises what the job raised
+            if self.config.on_error == "stop" and any(job.status is JobStatus.FAILED for job in results):
+                break
         return sweep.finish()
 
     def jobs(self, arguments: list[str]) -> list[Sequence[str]]:

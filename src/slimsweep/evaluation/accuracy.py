@@ -5,6 +5,7 @@ import functools
 import hashlib
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,8 @@ _METRICS = {"acc": "accuracy", "acc_norm": "acc_norm"}
 class Accuracy(Metric):
     """Fraction of questions answered right, with its standard error, by task. Nothing is shown beforehand."""
 
-    tasks: tuple[str, ...]
-    """Names of files in evaluation/tasks."""
+    tasks: str | Sequence[str]
+    """Names of files in evaluation/tasks; kept as a tuple."""
     task_limit: int | None = None
     """Questions asked of each task, from the start; None asks all."""
     batch_tokens: int = 4096

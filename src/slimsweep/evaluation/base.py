@@ -49,3 +49,9 @@ class Metric:
     def measure(self, model: Any, corpora: Any) -> Measurement:
         """Measure a LanguageModel. Changes nothing about it."""
         raise NotImplementedError
+
+
+def longest_context(config: Any) -> int | None:
+    """Tokens a model takes at most, or None where its transformers config does not say."""
+    text = config.get_text_config()
+    return getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)

@@ -6,6 +6,7 @@ import torch
 from lm_eval.api.model import TemplateLM
 from torch import Tensor
 
+from slimsweep.evaluation.base import longest_context
 from slimsweep.models.language_model import LanguageModel
 
 FALLBACK_CONTEXT = 2048
@@ -23,8 +24,7 @@ class HarnessModel(TemplateLM):
         self.model = model
         self.tokenizer = model.tokenizer
         self.batch_tokens = batch_tokens
-        positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        self.longest = positions or FALLBACK_CONTEXT
+        self.longest = longest_context(model.config) or FALLBACK_CONTEXT
 
     @property
     def eot_token_id(self) -> int:

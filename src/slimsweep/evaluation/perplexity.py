@@ -1,6 +1,7 @@
 """Perplexity of a language model on text, by the windows of SparseGPT and GPTQ or of LLM-Pruner."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from slimsweep.corpora import SHORT_DIGEST, Corpora, corpus_name, tokenizer_digest
 from slimsweep.errors import TooFewTokensError
-from slimsweep.evaluation.base import Measurement, Metric
+from slimsweep.evaluation.base import Measurement, Metric, longest_context
 from slimsweep.models.language_model import LanguageModel
 
 HEAD_NUMBERS = 2**24
@@ -22,8 +23,8 @@ HEAD_NUMBERS = 2**24
 class Perplexity(Metric):
     """exp of the mean token NLL over consecutive windows. Source: arXiv:2301.00774, sec. 4."""
 
-    corpora: tuple[str | dict[str, str], ...]
-    """Corpora by name, and files as `{name: mine, path: FILE}`."""
+    corpora: str | dict[str, str] | Sequence[str | dict[str, str]]
+    """Corpora by name, and files as `{name: mine, path: FILE}`; kept as a tuple."""
     context_tokens: int = 2048
     """Tokens of a window; a corpus whose protocol has its own length keeps that."""
     max_windows: int | None = None
@@ -49,10 +50,12 @@ class Perplexity(Metric):
     def faults(self, source: Any, corpora: Corpora) -> list[str]:
         names = self.fields()
         faults = [f"{name} is asked for twice" for name in dict.fromkeys(names) if names.count(name) > 1]
+        if source.auto_class != "causal_lm":
+            return [*faults, f"model {source.name} is no language model, which perplexity needs"]
         tokenizer = source.tokenizer()
         if tokenizer is None:
             return [*faults, f"model {source.name} has no tokenizer, which perplexity needs"]
-        longest = _longest_context(source.config())
+        longest = longest_context(source.config())
         for corpus in self.corpora:
             fault = corpora.fault(corpus) or self._window_fault(corpus, corpora, tokenizer, longest)
             faults += [fault] if fault else []
@@ -98,9 +101,7 @@ class Perplexity(Metric):
         windows = cut(corpora.token_ids(corpus, model.tokenizer), self._context(corpora, corpus), bos)
         return windows[: min(most)] if most else windows
 
-    def _protocol(
-        self, model: LanguageModel, corpora: Corpora, corpus: str | dict[str, str], windows: Tensor
-    ) -> str:
+    def _protocol(self, model: LanguageModel, corpora: Corpora, corpus: str | dict[str, str], windows: Tensor) -> str:
         text = corpora.text(corpus)
         return ":".join(
             (
@@ -117,9 +118,7 @@ class Perplexity(Metric):
         )
 
 
-def cut(
-    token_ids: Int[Tensor, " token"], context_tokens: int, bos: int | None = None
-) -> Int[Tensor, "window context"]:
+def cut(token_ids: Int[Tensor, " token"], context_tokens: int, bos: int | None = None) -> Int[Tensor, "window context"]:
     """Consecutive windows without overlap; a last partial one is left out.
 
     With `bos`, each window begins with it and holds one token of text less.
@@ -150,9 +149,7 @@ def perplexity(model: LanguageModel, token_ids: Int[Tensor, " token"], context_t
 
 
 @torch.no_grad()
-def mean_nll(
-    model: LanguageModel, windows: Int[Tensor, "window token"], batch_tokens: int, label: str = ""
-) -> float:
+def mean_nll(model: LanguageModel, windows: Int[Tensor, "window token"], batch_tokens: int, label: str = "") -> float:
     """Mean negative log-likelihood in nats of all tokens but the first of each window.
 
     Head and cross-entropy see a bounded number of logits at a time; the log-softmax is fp32, the sum fp64.
@@ -175,12 +172,6 @@ def mean_nll(
 def exp(nll: float) -> float:
     """e to the mean NLL; inf where it overflows, nan where the NLL is."""
     return math.inf if nll > math.log(1.7e308) else math.exp(nll)
-
-
-def _longest_context(config: Any) -> int | None:
-    """Positions the model was made for, or None where its config does not say."""
-    text = config.get_text_config()
-    return getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)
 
 
 def _too_few(name: str, found: int, context_tokens: int) -> str:

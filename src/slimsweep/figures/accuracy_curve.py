@@ -43,10 +43,10 @@ def _figure(panel: Panel, field: str, drawn: Sequence[Line]) -> Figure:
         axes.axhspan(value - error, value + error, color="black", alpha=0.08, linewidth=0)
     axes.set_xlim(0, 1)
     axes.set_xticks([tick / 10 for tick in range(11)])
-    axes.set_xlabel("ratio (fraction of weights removed)")
-    axes.set_ylabel("accuracy (fraction correct, ±1 s.e.)")
+    axes.set_xlabel("ratio of weights removed")
+    axes.set_ylabel("accuracy (fraction, ±1 s.e.)")
     paper_title(axes, panel.title)
-    place_legend(figure, axes, seeds_note(drawn))
+    place_legend(figure, axes, seeds_note(drawn), is_below=True)
     return figure
 
 

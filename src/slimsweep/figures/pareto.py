@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from slimsweep.figures.series import Panel, dense, lines, panels
-from slimsweep.figures.style import appearances, log_axis, new_figure, paper_title
+from slimsweep.figures.style import appearances, log_axis, new_figure, paper_title, place_legend
 
 SWEEPS = ("unstructured",)
 
@@ -25,13 +25,12 @@ def draw(records: list[dict[str, Any]]) -> dict[str, Figure]:
 
 
 def _figure(panel: Panel, field: str) -> Figure:
-    figure = new_figure(height=4.4)
+    figure = new_figure(height=4.2)
     upper, lower = figure.subplots(2, 1)
     for axes, size in zip((upper, lower), SIZES, strict=True):
         _draw(axes, panel, size, field)
     paper_title(upper, panel.title)
-    handles, labels = lower.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    place_legend(figure, lower, None, is_below=True)
     return figure
 
 
@@ -66,7 +65,7 @@ def frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
     return found
 
 
-def _scale(size: str, values: Sequence[float]) -> tuple[float, str]:
+def _scale(size: str, values: Sequence[int | float]) -> tuple[int | float, str]:
     """Divisor and unit for an axis: GiB or MiB, billions or millions."""
     largest = max(values, default=0)
     if size.endswith("_bytes"):

@@ -27,7 +27,7 @@ def _figure(panel: Panel, field: str, drawn: Sequence[Line]) -> Figure:
     draw_perplexity(axes, drawn, baselines)
     axes.set_xlim(0, 1)
     axes.set_xticks([tick / 10 for tick in range(11)])
-    axes.set_xlabel("ratio (fraction of weights removed)")
+    axes.set_xlabel("ratio of weights removed")
     axes.set_ylabel("perplexity (log scale)")
     paper_title(axes, panel.title)
     place_legend(figure, axes, seeds_note(drawn))

@@ -31,7 +31,7 @@ def _figure(panel: Panel, field: str, drawn: Sequence[Line]) -> Figure:
         draw_perplexity(axes, [_until(line, limit) for line in drawn], baselines)
         axes.set_xlim(0, limit * 1.02)
         axes.set_xticks([round(step * tick, 2) for tick in range(round(limit / step) + 1)])
-        axes.set_xlabel("ratio (fraction of weights removed)" if axes in grid[3:] else "")
+        axes.set_xlabel("ratio of weights removed" if axes in grid[3:] else "")
         axes.set_title(f"ratio up to {limit:g}", loc="left")
     figure.supylabel("perplexity (log scale)", fontsize=8)
     title = [*panel.title.split("\n"), *filter(None, [seeds_note(drawn)])]

@@ -27,7 +27,7 @@ class Panel:
 class Point:
     """One place on a line: the mean of its seeds."""
 
-    x: float
+    x: int | float
     y: float
     deviation: float
     """Sample standard deviation over seeds; 0 for a single one."""
@@ -41,7 +41,7 @@ class Line:
 
     label: str
     points: tuple[Point, ...]
-    unmeasured: tuple[float, ...]
+    unmeasured: tuple[int | float, ...]
     """x of points whose y is null (overflow)."""
 
 
@@ -113,7 +113,7 @@ def lines(records: Iterable[Record], x: str, y: str) -> list[Line]:
     Records that differ in a knob of a stage, in calibration or in dtype are variants: they are never
     averaged, and their labels name what differs. Records that differ only in seed become one point.
     """
-    found: dict[str, dict[float, list[Record]]] = {}
+    found: dict[str, dict[int | float, list[Record]]] = {}
     for label, members in variants(record for record in records if record["technique"] != DENSE).items():
         for record in members:
             if record.get(x) is not None:
@@ -132,7 +132,7 @@ def curves(records: Iterable[Record], prefix: str) -> list[tuple[str, Panel, lis
     return found
 
 
-def _line(label: str, by_x: dict[float, list[Record]], y: str) -> Line:
+def _line(label: str, by_x: dict[int | float, list[Record]], y: str) -> Line:
     points, unmeasured = [], []
     for place, members in sorted(by_x.items()):
         values = [record[y] for record in members if record.get(y) is not None]

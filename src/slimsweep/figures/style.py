@@ -15,6 +15,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLo
 COLUMN_INCHES = 3.4
 """Width of one column of a two-column paper; figures are drawn at their printed size."""
 PAGE_INCHES = 7.0
+LEGEND_ROW_INCHES = 0.15
 
 # Okabe & Ito, "Color Universal Design" (2008): told apart with any common colour blindness. Without yellow,
 # which is too pale for lines on white; black is the dense model's.
@@ -109,7 +110,7 @@ def log_ticks(low: float, high: float, most: int = 7) -> list[float]:
     return max((ticks for ticks in inside if len(ticks) <= most), key=len)
 
 
-def plain_number(value: float) -> str:
+def plain_number(value: int | float) -> str:
     """`10`, `2.5`, `1,000`; powers of ten only from a million on."""
     if value >= 1e6:
         mantissa, power = f"{value:.0e}".split("e")
@@ -126,21 +127,19 @@ def paper_title(axes: Axes, text: str) -> None:
     axes.set_title("\n".join(rows), loc="left")
 
 
-def place_legend(figure: Figure, axes: Axes, note: str | None) -> None:
-    """A legend where it covers least, or below the axes once it is long; `note` is its heading."""
+def place_legend(figure: Figure, axes: Axes, note: str | None, is_below: bool = False) -> None:
+    """A legend where it covers least, or below the axes once it is long; `note` is its heading.
+
+    Below, the figure grows by what the legend takes, so that the axes keep their size.
+    """
     handles, labels = axes.get_legend_handles_labels()
-    if len(labels) <= 6:
-        axes.legend(handles, labels, loc="best", title=note, title_fontsize=7, alignment="left")
-    else:
-        figure.legend(
-            handles,
-            labels,
-            loc="outside lower center",
-            ncols=2,
-            title=note,
-            title_fontsize=7,
-            alignment="left",
-        )
+    look = {"title": note, "title_fontsize": 7, "alignment": "left"}
+    if len(labels) <= 6 and not is_below:
+        axes.legend(handles, labels, loc="best", **look)
+        return
+    rows = math.ceil(len(labels) / 2) + bool(note)
+    figure.set_figheight(figure.get_figheight() + LEGEND_ROW_INCHES * rows)
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, **look)
 
 
 def save(figure: Figure, folder: Path, stem: str) -> list[Path]:

@@ -15,6 +15,8 @@ from slimsweep import masks
 from slimsweep.layerwise import LayerReport, compress_blocks
 from slimsweep.models.language_model import LanguageModel, matrix
 
+INPUTS = ("compressed", "dense")
+
 
 @dataclass(frozen=True)
 class StageReport:
@@ -40,22 +42,20 @@ class Technique(ABC):
         """Everything that cannot work on a model of this shape; found before weights are read."""
 
     @abstractmethod
-    def apply(
-        self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int
-    ) -> StageReport:
+    def apply(self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int) -> StageReport:
         """Change the model in place. On the meta device only counts are planned, in `model.zeros`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerwiseTechnique(Technique):
-    """A technique that treats linear layers one by one; a subclass writes `compress_layer` and perhaps `statistic`."""
+    """A technique that treats linear layers one by one: `compress_layer`, and `statistic` if it needs text."""
 
     include: tuple[str, ...] = ("*",)
     """Globs over full layer names, such as `*.mlp.*`; a layer that matches none is left alone."""
     exclude: tuple[str, ...] = ()
     """Globs of layers to leave alone all the same."""
     inputs: str = "compressed"
-    """What calibrates a block: outputs of the `compressed` blocks before it, as in the papers, or of the `dense`."""
+    """What a block is calibrated on: outputs of the `compressed` blocks before it, or of the `dense` ones."""
 
     def __post_init__(self) -> None:
         for name in ("include", "exclude"):
@@ -66,15 +66,7 @@ class LayerwiseTechnique(Technique):
 
     def _bad_values(self) -> list[str]:
         """Every field that holds what is not allowed."""
-        return (
-            [_choice_fault("inputs", self.inputs, ("compressed", "dense"))]
-            if self.inputs
-            not in (
-                "compressed",
-                "dense",
-            )
-            else []
-        )
+        return [] if self.inputs in INPUTS else [_choice_fault("inputs", self.inputs, INPUTS)]
 
     def targets(self, model: LanguageModel) -> dict[str, nn.Module]:
         """The layers this technique changes, by full name, in forward order."""
@@ -93,13 +85,11 @@ class LayerwiseTechnique(Technique):
             if not any(fnmatchcase(name, glob) for name in names)
         ]
         if not faults and not self.targets(skeleton):
-            faults = [
-                f"include={list(self.include)} and exclude={list(self.exclude)} leave no layer to change"
-            ]
+            faults = [f"include={list(self.include)} and exclude={list(self.exclude)} leave no layer to change"]
         return faults
 
     def statistic(self, inputs: Float[Tensor, "token in"]) -> Tensor:
-        """What to know of a layer's inputs; additive, the walk sums it. Asked only where needs_calibration."""
+        """What to know of a layer's inputs; additive, the walk sums it. Only where needs_calibration."""
         raise NotImplementedError
 
     def prepare(self, summed: Tensor) -> Any:
@@ -116,9 +106,7 @@ class LayerwiseTechnique(Technique):
     ) -> Float[Tensor, "out in"]:
         """The new weight, from an fp32 one that is not written to."""
 
-    def apply(
-        self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int
-    ) -> StageReport:
+    def apply(self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int) -> StageReport:
         return _report(compress_blocks(model, self, self.targets(model), token_ids, seed))
 
 
@@ -127,7 +115,7 @@ class Pruner(LayerwiseTechnique):
     """A technique that sets weights to zero, a requested count of them in every unit it ranks in."""
 
     ratio: float
-    """Fraction of the targeted weights to remove, [0, 1). With a pattern n:m it is 1 - n/m, whatever was given."""
+    """Fraction of the targeted weights to remove, [0, 1). With a pattern n:m it is set to 1 - n/m."""
     pattern: str = "unstructured"
     """`unstructured`, or `n:m`: of every m neighbouring inputs, n are kept."""
     of: str = "original"
@@ -149,9 +137,7 @@ class Pruner(LayerwiseTechnique):
         except ValueError as error:
             return [*faults, f"pattern={error}"]
         if group and self.of == "remaining":
-            faults.append(
-                f"of=remaining has no meaning with pattern={self.pattern}: the pattern fixes the count"
-            )
+            faults.append(f"of=remaining has no meaning with pattern={self.pattern}: the pattern fixes the count")
         is_number = isinstance(self.ratio, float | int) and not isinstance(self.ratio, bool)
         if not group and not (is_number and 0 <= self.ratio < 1):
             faults.append(f"ratio={self.ratio!r}: give a number in [0, 1), the fraction of weights to remove")
@@ -169,15 +155,15 @@ class Pruner(LayerwiseTechnique):
             common = math.gcd(*widths.values())
             faults.append(
                 f"pattern={self.pattern} needs input widths divisible by {self.group[1]}; these are not: "
-                f"{', '.join(f'{name} ({width})' for name, width in odd.items())}. Exclude them with exclude=[...]"
-                + (f", or choose an m that divides {common}." if common > 1 else ".")
+                f"{', '.join(f'{name} ({width})' for name, width in odd.items())}. Exclude them with "
+                "exclude=[...]" + (f", or choose an m that divides {common}." if common > 1 else ".")
             )
         return faults
 
     def keep(
         self, score: Float[Tensor, "out in"], zeros: Bool[Tensor, "out in"], unit: str = "layer"
     ) -> Bool[Tensor, "out in"]:
-        """Keep-mask of the highest scores by this technique's ratio or pattern; zeros go first, whatever their score.
+        """Keep-mask of the highest scores by this technique's ratio or pattern; zeros go first at any score.
 
         `unit` is what an unstructured ratio ranks in: `layer` (everything given) or `row`.
         """
@@ -193,16 +179,12 @@ class Pruner(LayerwiseTechnique):
         """(how many, of how many weights) of the units a layer is ranked in."""
         return [(1, rows * columns)]
 
-    def apply(
-        self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int
-    ) -> StageReport:
+    def apply(self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int) -> StageReport:
         if not model.is_meta:
             return super().apply(model, token_ids, seed)
         layers = {name: tuple(matrix(layer).shape) for name, layer in self.targets(model).items()}
         model.zeros.update(self.plan(layers, model.zeros))
-        return StageReport(
-            [LayerReport(name, math.prod(shape), model.zeros[name]) for name, shape in layers.items()]
-        )
+        return StageReport([LayerReport(name, math.prod(shape), model.zeros[name]) for name, shape in layers.items()])
 
     def plan(self, layers: dict[str, tuple[int, int]], zeros: dict[str, int]) -> dict[str, int]:
         """Zeros of each layer after this stage, from shapes [out in] and the zeros planned before.
@@ -219,9 +201,7 @@ class Pruner(LayerwiseTechnique):
         if self.of == "original":
             return max(zeros, sum(masks.drop_count(self.ratio, size) for size in sizes))
         spread = masks.spread(zeros, sizes)
-        return zeros + sum(
-            masks.drop_count(self.ratio, size - zero) for size, zero in zip(sizes, spread, strict=True)
-        )
+        return zeros + sum(masks.drop_count(self.ratio, size - zero) for size, zero in zip(sizes, spread, strict=True))
 
 
 def _report(layers: list[LayerReport]) -> StageReport:

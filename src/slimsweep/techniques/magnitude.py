@@ -27,9 +27,7 @@ class Magnitude(Pruner):
 
     def _bad_values(self) -> list[str]:
         faults = super()._bad_values()
-        return (
-            faults if self.scope in SCOPES else [*faults, f"scope={self.scope!r}: give {' or '.join(SCOPES)}"]
-        )
+        return faults if self.scope in SCOPES else [*faults, f"scope={self.scope!r}: give {' or '.join(SCOPES)}"]
 
     def units(self, rows: int, columns: int) -> list[tuple[int, int]]:
         return [(rows, columns)] if self.scope == "row" else super().units(rows, columns)
@@ -43,9 +41,7 @@ class Magnitude(Pruner):
     def _is_global(self) -> bool:
         return self.scope == "global" and not self.group
 
-    def apply(
-        self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int
-    ) -> StageReport:
+    def apply(self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int) -> StageReport:
         if not self._is_global:
             return super().apply(model, token_ids, seed)
         if model.is_meta:
@@ -59,9 +55,7 @@ class Magnitude(Pruner):
         return StageReport(self._drop_lowest(weights, magnitudes))
 
     @torch.no_grad()
-    def _drop_lowest(
-        self, weights: dict[str, Tensor], magnitudes: Callable[[], Iterator[Tensor]]
-    ) -> list[LayerReport]:
+    def _drop_lowest(self, weights: dict[str, Tensor], magnitudes: Callable[[], Iterator[Tensor]]) -> list[LayerReport]:
         """Zero the lowest of all layers together; among equals the first layers' first weights go first."""
         total = sum(weight.numel() for weight in weights.values())
         zeros = sum(int((magnitude == 0).sum()) for magnitude in magnitudes())
@@ -74,9 +68,7 @@ class Magnitude(Pruner):
             room -= int(tied.sum())
             keep = ~(tied | (magnitude < threshold)).view_as(weight)
             weight.copy_(masks.remove(weight, keep))
-            reports.append(
-                LayerReport(name, weight.numel(), weight.numel() - int(torch.count_nonzero(weight)))
-            )
+            reports.append(LayerReport(name, weight.numel(), weight.numel() - int(torch.count_nonzero(weight))))
         return reports
 
     def _dropped(self, total: int, zeros: int) -> int:

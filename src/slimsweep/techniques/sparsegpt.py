@@ -14,18 +14,20 @@ from slimsweep.techniques.base import Pruner
 
 @dataclass(frozen=True, kw_only=True)
 class SparseGPT(Pruner):
-    """Prune by the loss that removing a weight costs when the others are corrected. Source: arXiv:2301.00774, alg. 1.
+    """Prune by the loss that removing a weight costs when the others are corrected for it.
 
-    The mask of a block of columns is chosen over all rows at once, when the block is reached. Departures: a zero
-    stays zero and counts as removed; a dead input loses its weights first, but only within the count.
+    The mask of a block of columns is chosen over all rows at once, when the block is reached.
+
+    Source: arXiv:2301.00774, alg. 1. Departures: a zero stays zero and counts as removed; a dead input loses
+    its weights first, but only within the count.
     """
 
     needs_calibration: ClassVar[bool] = True
 
     block_columns: int = 128
-    """Columns whose mask is chosen together; changes speed and, slightly, the result. With n:m, rounded down to m."""
+    """Columns whose mask is chosen together; changes speed and, slightly, the result. A multiple of m in n:m."""
     damping_fraction: float = 0.01
-    """Fraction of the Hessian's mean diagonal added to its diagonal, (0, 1]. Ten times more where that fails."""
+    """Fraction of the Hessian's mean diagonal added to its diagonal, (0, 1]; ten times more where that fails."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -37,9 +39,7 @@ class SparseGPT(Pruner):
         if isinstance(columns, bool) or not isinstance(columns, int) or columns < 1:
             faults.append(f"block_columns={columns!r}: give a whole number of at least 1")
         if isinstance(damping, bool) or not isinstance(damping, float | int) or not 0 < damping <= 1:
-            faults.append(
-                f"damping_fraction={damping!r}: give a number in (0, 1], a fraction and not percent"
-            )
+            faults.append(f"damping_fraction={damping!r}: give a number in (0, 1], a fraction and not percent")
         return faults
 
     def statistic(self, inputs: Float[Tensor, "token in"]) -> Float[Tensor, "in in"]:
@@ -60,24 +60,24 @@ class SparseGPT(Pruner):
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "out in"]:
         upper, zeros = prepared.upper, weight == 0
-        solved = weight.clone()
+        solved, errors = torch.empty_like(weight), torch.empty_like(weight)
         for start, stop in self._blocks(weight.shape[1]):
-            block = solved[:, start:stop].contiguous()
+            # All corrections that earlier blocks owe this one, in one product.
+            block = torch.addmm(weight[:, start:stop], errors[:, :start], upper[:start, start:stop], alpha=-1)
             factor = upper[start:stop, start:stop]
             if self.group:
                 keep = ~zeros[:, start:stop]
             else:
                 keep = self.keep(block.abs() / factor.diagonal(), zeros[:, start:stop])
-            errors = solve_columns(block, keep, factor, self.group)
+            errors[:, start:stop] = solve_columns(block, keep, factor, self.group)
             solved[:, start:stop] = block
-            solved[:, stop:] -= errors @ upper[start:stop, stop:]
         return torch.where(zeros, weight, solved)
 
     def units(self, rows: int, columns: int) -> list[tuple[int, int]]:
         return [(1, rows * (stop - start)) for start, stop in self._blocks(columns)]
 
     def _blocks(self, columns: int) -> list[tuple[int, int]]:
-        """First and last + 1 column of each block; the last may be narrower. Groups of a pattern stay whole."""
+        """First and last + 1 column of each block, the last perhaps narrower; groups of a pattern stay whole."""
         step = self.block_columns
         if self.group:
             step = max(step // self.group[1], 1) * self.group[1]

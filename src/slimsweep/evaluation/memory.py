@@ -1,0 +1,98 @@
+"""Memory: what loaded weights occupy, and the peak while the model runs."""
+
+import ctypes
+import gc
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from slimsweep.evaluation.base import Measurement, Metric, longest_context
+from slimsweep.models.language_model import LanguageModel
+
+STATUS = Path("/proc/self/status")
+CLEAR_REFS = Path("/proc/self/clear_refs")
+RESET_PEAK = "5"
+"""Written to clear_refs, sets the resident high-water mark to what is resident now (proc(5))."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory(Metric):
+    """Bytes of the weights, and those plus the rise of memory during one forward of one sequence."""
+
+    tokens: int = 512
+    """Tokens of that forward."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.tokens, bool) or not isinstance(self.tokens, int) or self.tokens < 1:
+            raise ValueError(f"evaluation.memory_tokens={self.tokens!r}: give an integer of at least 1")
+
+    def fields(self) -> list[str]:
+        return ["load_memory_bytes", "peak_memory_bytes"]
+
+    def measure(self, model: LanguageModel, corpora: Any) -> Measurement:
+        """`load_memory_bytes` and `peak_memory_bytes`, the latter null where the system has no such counter."""
+        tokens = min(self.tokens, longest_context(model.config) or self.tokens)
+        token_ids = torch.zeros(1, tokens, dtype=torch.long)
+        loaded = load_memory_bytes(model.module)
+        counter = "cuda" if model.compute_device.type == "cuda" else "resident"
+        protocols = {"peak_memory_bytes": f"forward:1x{tokens}:{counter}"}
+        try:
+            rise = _rise(model, token_ids)
+        except OSError as error:
+            reason = f"the peak cannot be read on this system: {error}"
+            return Measurement(
+                {"load_memory_bytes": loaded, "peak_memory_bytes": None}, {"peak_memory_bytes": reason}, protocols
+            )
+        return Measurement({"load_memory_bytes": loaded, "peak_memory_bytes": loaded + rise}, {}, protocols)
+
+
+def load_memory_bytes(module: nn.Module) -> int:
+    """Bytes of the distinct storages behind all parameters and buffers; tied weights count once."""
+    tensors = (*module.parameters(), *module.buffers())
+    storages = [tensor.untyped_storage() for tensor in tensors]
+    return sum({(storage.device, storage.data_ptr()): storage.nbytes() for storage in storages}.values())
+
+
+def _rise(model: LanguageModel, token_ids: Tensor) -> int:
+    """Bytes by which memory rises during a forward above what was held before it."""
+    _forward(model, token_ids)  # makes what a first forward makes once: kernels, workspaces, pages of mapped weights
+    gc.collect()
+    if model.compute_device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(model.compute_device)
+        before = torch.cuda.memory_allocated(model.compute_device)
+        _forward(model, token_ids)
+        return torch.cuda.max_memory_allocated(model.compute_device) - before
+    _return_free_heap()
+    CLEAR_REFS.write_text(RESET_PEAK)
+    before = _resident_bytes("VmRSS")
+    _forward(model, token_ids)
+    return max(0, _resident_bytes("VmHWM") - before)
+
+
+def _forward(model: LanguageModel, token_ids: Tensor) -> None:
+    model.logits(model.hidden_states(token_ids))
+
+
+def _return_free_heap() -> None:
+    """Give freed memory back to the system: a forward that only reuses it would show no rise."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only
+        if trim is not None:
+            trim(0)
+
+
+def _resident_bytes(field: str) -> int:
+    """One field of /proc/self/status, in bytes.
+
+    Raises:
+        OSError: no such file or field.
+    """
+    for line in STATUS.read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"{STATUS} has no {field}")

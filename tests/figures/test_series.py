@@ -1,0 +1,79 @@
+from made_up import PROTOCOL, curve, record
+
+from slimsweep.figures.series import curves, dense, lines, panels, protocol_label
+
+LONG = PROTOCOL.replace("ctx=512", "ctx=2048")
+
+
+def test_one_model_and_protocol_share_one_panel_without_suffix():
+    (panel,) = panels([record(), *curve("wanda")], "perplexity")["perplexity_wikitext2"]
+    assert panel.name == "wikitext2" and panel.suffix == "" and len(panel.records) == 4
+    assert panel.title == "tiny, made up, random weights\nwikitext2 test, 16 windows of 512 tokens"
+
+
+def test_different_protocols_never_share_a_panel_and_say_so():
+    found = panels([record(), record(protocol=LONG)], "perplexity")["perplexity_wikitext2"]
+    assert sorted(panel.suffix for panel in found) == ["_ctx-2048", "_ctx-512"]
+    assert all(len(panel.records) == 1 for panel in found)
+    assert any("2048 tokens" in panel.title for panel in found)
+
+
+def test_protocols_that_differ_in_a_digest_only_are_told_apart_too():
+    other = PROTOCOL.replace("33334444", "55556666")
+    found = panels([record(), record(protocol=other)], "perplexity")["perplexity_wikitext2"]
+    assert sorted(panel.suffix for panel in found) == ["_sha-33334444", "_sha-55556666"]
+    assert any("(sha=55556666)" in panel.title for panel in found)
+
+
+def test_different_models_never_share_a_panel():
+    found = panels([record(), record(model="org/other")], "perplexity")["perplexity_wikitext2"]
+    assert len(found) == 2 and len({panel.suffix for panel in found}) == 2
+    assert all("/" not in panel.suffix for panel in found)
+
+
+def test_another_tokenizer_of_another_model_is_no_second_protocol():
+    other = record(model="other", protocol=PROTOCOL.replace("11112222", "77778888"))
+    suffixes = [panel.suffix for panel in panels([record(), other], "perplexity")["perplexity_wikitext2"]]
+    assert not any("tok" in suffix for suffix in suffixes)
+
+
+def test_seeds_become_one_point_with_their_deviation():
+    records = [record("wanda", 0.5, seed, perplexity_wikitext2=value) for seed, value in ((0, 10.0), (1, 14.0))]
+    (line,) = lines(records, "ratio", "perplexity_wikitext2")
+    (point,) = line.points
+    assert (point.x, point.y, point.count) == (0.5, 12.0, 2) and abs(point.deviation - 8**0.5) < 1e-12
+
+
+def test_variants_of_a_technique_are_lines_of_their_own_named_by_what_differs():
+    records = [*curve("wanda", fields={"inputs": "dense"}), *curve("wanda", fields={"inputs": "compressed"})]
+    found = lines(records, "ratio", "perplexity_wikitext2")
+    assert [line.label for line in found] == ["wanda, inputs compressed", "wanda, inputs dense"]
+    assert all(len(line.points) == 3 for line in found)
+
+
+def test_a_pattern_is_part_of_the_label():
+    found = lines([record("wanda", 0.5, pattern="2:4"), record("wanda", 0.5)], "ratio", "perplexity_wikitext2")
+    assert [line.label for line in found] == ["wanda", "wanda 2:4"]
+
+
+def test_an_overflow_is_kept_as_a_place_without_value():
+    (line,) = lines(
+        [record("wanda", 0.5), record("wanda", 0.9, perplexity_wikitext2=None)], "ratio", "perplexity_wikitext2"
+    )
+    assert [point.x for point in line.points] == [0.5] and line.unmeasured == (0.9,)
+
+
+def test_the_dense_model_is_a_level_and_no_line():
+    records = [record(), *curve("wanda")]
+    assert [line.label for line in lines(records, "ratio", "perplexity_wikitext2")] == ["wanda"]
+    assert {label: one["perplexity_wikitext2"] for label, one in dense(records, "perplexity_wikitext2").items()} == {
+        "dense": 10.0
+    }
+
+
+def test_without_a_point_there_is_nothing_to_draw():
+    assert curves([record()], "perplexity") == [] and curves([], "accuracy") == []
+
+
+def test_protocol_ids_become_words():
+    assert protocol_label("sentiment:v1:limit=200:sha=aabbccdd") == "sentiment v1, limit 200"

@@ -1,0 +1,64 @@
+import pytest
+from matplotlib.figure import Figure
+
+from slimsweep.figures.style import MARKERS, appearances, log_axis, log_ticks, paper_style, plain_number, save
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [
+        (9.0, 2000.0, [10, 30, 100, 300, 1000]),
+        (30.0, 1400.0, [50, 100, 200, 500, 1000]),
+        (31.0, 33.0, [31, 31.5, 32, 32.5, 33]),
+        (10.9, 11.7, [11, 11.2, 11.4, 11.6]),
+        (1.0, 9e15, [1, 1e3, 1e6, 1e9, 1e12, 1e15]),
+    ],
+)
+def test_log_ticks_are_round_and_few(low, high, ticks):
+    assert log_ticks(low, high) == ticks
+
+
+def test_every_range_gets_at_least_two_ticks_and_no_crowd():
+    for start in (0.5, 1.0, 3.3, 10.9, 470.0, 9.9e4):
+        for factor in (1.02, 1.1, 1.5, 2.1, 2.3, 3.0, 5.0, 10.0, 40.0, 1e3, 1e6, 1e9):
+            ticks = log_ticks(start, start * factor)
+            assert 2 <= len(ticks) <= 7, (start, factor, ticks)
+            assert all(start <= tick <= start * factor for tick in ticks)
+
+
+def test_numbers_stay_plain_up_to_a_million():
+    texts = [plain_number(value) for value in (0.5, 10.0, 12.5, 1000.0, 200000.0, 1e6, 3e9)]
+    assert texts == ["0.5", "10", "12.5", "1,000", "200,000", "10⁶", "3·10⁹"]
+
+
+def test_a_log_axis_shows_plain_numbers():
+    axes = Figure().add_subplot()
+    log_axis(axes, [10.0, 1000.0])
+    shown = [axes.yaxis.get_major_formatter()(tick) for tick in axes.get_yticks()]
+    assert shown == ["10", "20", "50", "100", "200", "500", "1,000"] and axes.get_yscale() == "log"
+
+
+def test_techniques_differ_in_colour_and_marker_and_variants_in_marker():
+    magnitude, wanda, pattern = appearances(["magnitude", "wanda", "wanda 2:4"])
+    assert magnitude["color"] != wanda["color"] == pattern["color"]
+    assert len({magnitude["marker"], wanda["marker"], pattern["marker"]}) == 3 <= len(MARKERS)
+
+
+def test_files_are_equal_byte_for_byte(tmp_path):
+    contents = []
+    for attempt in ("one", "two"):
+        with paper_style():
+            figure = Figure(layout="constrained")
+            figure.add_subplot().plot([1, 2], label="a_b$c")
+            contents.append([path.read_bytes() for path in save(figure, tmp_path / attempt, "stem")])
+    assert contents[0] == contents[1]
+    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == ["stem.pdf", "stem.png"]
+
+
+def test_a_users_settings_change_nothing_and_return(tmp_path):
+    import matplotlib
+
+    with matplotlib.rc_context({"font.size": 30}):
+        with paper_style():
+            assert matplotlib.rcParams["font.size"] == 7.5
+        assert matplotlib.rcParams["font.size"] == 30

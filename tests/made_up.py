@@ -1,0 +1,60 @@
+"""Records with made-up numbers, for tests of what reads records."""
+
+import hashlib
+from typing import Any
+
+from slimsweep.record import ordered
+from slimsweep.store import Store, SweepJob
+
+PROTOCOL = "wikitext2:test:join=\\n\\n:ctx=512:windows=16:token:bos=default:tok=11112222:sha=33334444"
+
+
+def record(
+    technique: str = "dense",
+    ratio: float | None = None,
+    seed: int | None = None,
+    pattern: str = "unstructured",
+    protocol: str = PROTOCOL,
+    fields: dict[str, Any] | None = None,
+    **values: Any,
+) -> dict[str, Any]:
+    """One record; `fields` are further knobs of its single stage, `values` replace its own."""
+    stage = {"name": technique, "technique": technique, "fields": {"ratio": ratio, "pattern": pattern} | (fields or {})}
+    content = {
+        "key": hashlib.sha256(repr((technique, ratio, seed, pattern, protocol, fields, values)).encode()).hexdigest(),
+        "model": "tiny",
+        "baseline": "made up",
+        "weights": "random",
+        "technique": technique,
+        "pattern": None if technique == "dense" else pattern,
+        "ratio": ratio,
+        "seed": seed,
+        "sparsity": ratio or 0.0,
+        "parameters": 1000,
+        "nonzero_parameters": 1000 - int(800 * (ratio or 0)),
+        "weight_bytes": 2 * 2**20,
+        "perplexity_wikitext2": 10.0 + 100 * (ratio or 0) ** 2,
+        "accuracy_sentiment": 0.7 - 0.2 * (ratio or 0),
+        "accuracy_stderr_sentiment": 0.03,
+        "compress_seconds": 1.5,
+        "device": "cpu",
+        "dtype": "float32",
+        "sweep": "unstructured",
+        "protocols": {"perplexity_wikitext2": protocol, "accuracy_sentiment": "sentiment:v1:limit=200"},
+        "stages": [] if technique == "dense" else [stage],
+        "config": {"ratio": 0.5, "calibration": {"corpus": "reviews", "sequences": 16}},
+    }
+    return ordered(content | values, {})
+
+
+def sweep(store: Store, name: str, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Put records into a store as the finished jobs of a sweep."""
+    for one in records:
+        store.write(one, [])
+    store.open_sweep(name, [SweepJob(one["key"], f"{one['technique']} {one['ratio']}", []) for one in records])
+    return records
+
+
+def curve(technique: str, **values: Any) -> list[dict[str, Any]]:
+    """Records of one technique at three ratios."""
+    return [record(technique, ratio, **values) for ratio in (0.1, 0.5, 0.9)]

@@ -1,0 +1,85 @@
+import pytest
+import torch
+from restatements import inverse_factor
+
+from slimsweep.errors import HessianError
+from slimsweep.hessian import factor_inverse, gram
+
+
+def inputs(tokens: int, width: int, seed: int = 0) -> torch.Tensor:
+    mixed = torch.randn(width, width, generator=torch.Generator().manual_seed(seed + 1))
+    return torch.randn(tokens, width, generator=torch.Generator().manual_seed(seed)) @ mixed
+
+
+def test_gram_by_hand():
+    assert gram(torch.tensor([[1.0, 2.0], [3.0, 4.0]])).tolist() == [[10.0, 14.0], [14.0, 20.0]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_gram_sums_half_precision_inputs_in_fp32(dtype):
+    given = inputs(300, 40).to(dtype)
+    exact = given.double().T @ given.double()
+    assert gram(given).dtype == torch.float32
+    assert torch.allclose(gram(given).double(), exact, rtol=0, atol=1e-6 * float(exact.diagonal().max()))
+
+
+def test_gram_leaves_the_precision_of_products_as_it_was():
+    before = torch.backends.mkldnn.matmul.fp32_precision, torch.backends.cuda.matmul.fp32_precision
+    gram(torch.ones(2, 2, dtype=torch.bfloat16))
+    assert (torch.backends.mkldnn.matmul.fp32_precision, torch.backends.cuda.matmul.fp32_precision) == before
+
+
+@pytest.mark.parametrize("width", [1, 7, 300])  # 300: halves and leaves
+def test_factor_is_the_papers(width):
+    hessian = gram(inputs(4 * width, width))
+    factor = factor_inverse(hessian, 0.01)
+    expected = inverse_factor(hessian, 0.01, torch.float64).float()
+    assert torch.allclose(factor.upper, expected, rtol=1e-4, atol=1e-5 * float(expected.max()))
+    assert torch.equal(factor.upper, factor.upper.triu())
+    assert factor.damping_fraction == 0.01
+
+
+def test_few_tokens_still_factor_because_of_the_damping():
+    hessian = gram(inputs(3, 50))  # rank 3
+    assert factor_inverse(hessian, 0.01).damping_fraction == 0.01
+
+
+def test_a_dead_input_touches_no_other():
+    given = inputs(60, 8)
+    given[:, 5] = 0
+    upper = factor_inverse(gram(given), 0.01).upper
+    live = [0, 1, 2, 3, 4, 6, 7]
+    assert torch.count_nonzero(upper[5]) == 1 and torch.count_nonzero(upper[:, 5]) == 1
+    assert torch.allclose(upper[live][:, live], factor_inverse(gram(given[:, live]), 0.01).upper, rtol=1e-4)
+
+
+def test_nothing_but_dead_inputs_is_the_identity_but_for_scale():
+    upper = factor_inverse(torch.zeros(4, 4), 0.01).upper
+    assert torch.allclose(upper, torch.eye(4) / 1.01**0.5)
+
+
+def test_scale_of_the_hessian_does_not_matter():
+    hessian = gram(inputs(60, 8))
+    small, large = (factor_inverse(scale * hessian, 0.01).upper for scale in (2.0**-20, 2.0**20))
+    assert torch.allclose(small, large * 2.0**20, rtol=1e-5)
+
+
+def test_damping_rises_tenfold_until_it_helps():
+    hessian = torch.tensor([[1.0, 1.05], [1.05, 1.0]])  # lowest eigenvalue -0.05
+    assert factor_inverse(hessian, 0.001).damping_fraction == pytest.approx(0.1)
+    assert factor_inverse(hessian, 0.03).damping_fraction == pytest.approx(0.3)
+
+
+def test_damping_of_one_is_the_last():
+    hessian = torch.tensor([[1.0, 1.9], [1.9, 1.0]])
+    assert factor_inverse(hessian, 0.2).damping_fraction == 1.0
+
+
+def test_what_no_damping_helps_is_an_error():
+    with pytest.raises(HessianError, match=r"no damping from 0.01 to 1 .* factorable"):
+        factor_inverse(torch.tensor([[1.0, 3.0], [3.0, 1.0]]), 0.01)
+
+
+def test_inputs_that_are_not_finite_are_an_error():
+    with pytest.raises(HessianError, match="not finite"):
+        factor_inverse(torch.tensor([[float("nan")]]), 0.01)

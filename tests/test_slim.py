@@ -1,0 +1,116 @@
+import json
+
+import pytest
+from made_up import curve, record, sweep
+from typer.testing import CliRunner
+
+from slimsweep.slim import app
+from slimsweep.store import Store, SweepJob
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path)
+
+
+@pytest.fixture
+def slim(tmp_path):
+    return lambda *words: CliRunner().invoke(app, [*words, "--outputs", str(tmp_path)])
+
+
+def test_status_counts_jobs_and_tells_why_one_failed(store, slim):
+    done, failed, missing = curve("wanda")
+    store.write(done, [])
+    store.write_failure(failed["key"], "ModelError: NaN in model.layers.0")
+    (store.folder(failed["key"]) / "job.log").write_text("traceback")
+    store.open_sweep("mine", [SweepJob(one["key"], f"wanda {one['ratio']}", []) for one in (done, failed, missing)])
+    whole, one = slim("status"), slim("status", "mine")
+    assert "mine: 3 jobs, 1 done, 0 running, 1 failed, 1 missing" in whole.stdout
+    assert "ModelError: NaN in model.layers.0" in whole.stdout and "job.log" in whole.stdout
+    assert "wanda 0.9" in one.stdout and "wanda 0.9" not in whole.stdout
+    assert whole.exit_code == one.exit_code == 0
+
+
+def test_table_json_is_a_list_of_records_and_nothing_else(store, slim):
+    records = sweep(store, "mine", [record(), *curve("wanda")])
+    store.open_sweep("mine", [*store.sweep_jobs("mine"), SweepJob("f" * 64, "missing", [])])
+    result = slim("table", "mine", "--format", "json")
+    assert json.loads(result.stdout) == records
+    assert "1 jobs have no record yet" in result.stderr
+
+
+def test_table_joins_sweeps_without_doubles(store, slim):
+    sweep(store, "a", [record(), record("wanda", 0.5)])
+    sweep(store, "b", [record(), record("wanda", 0.6)])
+    assert len(json.loads(slim("table", "a", "b", "--format", "json").stdout)) == 3
+    assert len(json.loads(slim("table", "--format", "json").stdout)) == 3
+
+
+def test_table_over_seed_has_one_row_per_point(store, slim):
+    sweep(store, "mine", [record("wanda", 0.5, seed, perplexity_wikitext2=10.0 + seed) for seed in (0, 1, 2)])
+    (row,) = json.loads(slim("table", "mine", "--over", "seed", "--format", "json").stdout)
+    assert row["n"] == 3 and row["perplexity_wikitext2"] == 11.0 and row["perplexity_wikitext2_deviation"] == 1.0
+    assert "11.00 ± 1" in slim("table", "mine", "--over", "seed").stdout
+    assert slim("table", "mine", "--over", "model").exit_code == 2
+
+
+def test_show_is_one_record(store, slim):
+    (one,) = sweep(store, "mine", [record()])
+    assert json.loads(slim("show", one["key"][:6]).stdout) == one
+    missing = slim("show", "0000")
+    assert missing.exit_code == 1 and missing.stdout == "" and "slim: no record starts with '0000'" in missing.stderr
+
+
+def test_an_unknown_sweep_is_one_line_naming_the_known(store, slim):
+    sweep(store, "mine", [record()])
+    for words in (["table", "nope"], ["status", "nope"], ["compare", "mine", "nope"], ["figures", "--sweep", "nope"]):
+        result = slim(*words)
+        assert result.exit_code == 1 and "known: mine" in result.stderr
+        assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_nothing_there_yet_names_the_next_command(slim):
+    for words in (["status"], ["figures"], ["publish"]):
+        result = slim(*words)
+        assert result.exit_code == 1 and "slimsweep +sweeps=unstructured" in result.stderr
+
+
+def test_figures_print_their_paths(store, slim):
+    sweep(store, "mine", [record(), *curve("wanda")])
+    result = slim("figures", "ratio_curve", "--sweep", "mine")
+    assert [line.rsplit("/", 1)[-1] for line in result.stdout.split()] == [
+        "ratio_curve_wikitext2.pdf",
+        "ratio_curve_wikitext2.png",
+    ]
+
+
+def test_compare_joins_point_by_point(store, slim):
+    sweep(store, "a", [record("wanda", 0.5), record("wanda", 0.6)])
+    sweep(store, "b", [record("wanda", 0.5, perplexity_wikitext2=70.0)])
+    result = slim("compare", "a", "b")
+    assert "+100.0 %" in result.stdout and "only in a: wanda 0.6" in result.stderr
+    (row,) = json.loads(slim("compare", "a", "b", "--format", "json").stdout)
+    assert row["perplexity_wikitext2_change"] == 35.0
+
+
+def test_compare_without_common_points_is_an_error(store, slim):
+    sweep(store, "a", [record("wanda", 0.5)])
+    sweep(store, "b", [record("wanda", 0.6)])
+    assert slim("compare", "a", "b").exit_code == 1
+
+
+def test_publish_sends_every_record_and_sweep(store, slim, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    sweep(store, "mine", [record(), record("wanda", 0.5)])
+    for _ in range(2):
+        result = slim("publish", "mine")
+        assert result.exit_code == 0 and "2 of 2 records published" in result.stdout
+    runs = [path for path in (tmp_path / "wandb").glob("offline-run-*") if path.is_dir()]
+    assert len({path.name.split("-", 3)[-1] for path in runs}) == len(runs) == 3
+    (image,) = tmp_path.glob("wandb/offline-run-*-sweep-mine/files/media/images/figures/ratio_curve_wikitext2_*.png")
+    assert image.stat().st_size > 1000
+
+
+def test_publish_names_the_allowed_modes(store, slim):
+    result = slim("publish", "--mode", "on")
+    assert result.exit_code == 1 and "auto, online, offline, disabled" in result.stderr
