@@ -69,7 +69,7 @@ def sparsegpt_layer(
     """
     zeros = weight == 0
     weight = weight.to(dtype, copy=True)
-    upper = inverse_factor(hessian, damping_fraction, dtype)
+    upper, dead_inputs = inverse_factor(hessian, damping_fraction, dtype), hessian.diagonal() == 0
     rows, columns = weight.shape
     keep, gap = torch.ones_like(zeros), 0.0
     for start in range(0, columns, block_columns):
@@ -79,6 +79,7 @@ def sparsegpt_layer(
             part = slice(start, stop) if group is None else slice(column, column + group[1])
             if column == start or (group and column % group[1] == 0):
                 score = weight[:, part] ** 2 / upper.diagonal()[part] ** 2
+                score[:, dead_inputs[part]] = 0
                 units = score.reshape(1, -1) if group is None else score
                 dead = zeros[:, part].reshape(units.shape)
                 drop = count(ratio, units.numel()) if group is None else group[1] - group[0]

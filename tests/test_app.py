@@ -158,7 +158,12 @@ def launch(tmp_path: Path, *arguments: str, cwd: Path) -> subprocess.Popen:
     command = [sys.executable, "-m", "slimsweep.app", f"outputs_dir={tmp_path}/outputs", f"cache_dir={CACHE}"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [*command, *SMALL, *arguments], cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [*command, *SMALL, *arguments],
+        cwd=cwd,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
 
 

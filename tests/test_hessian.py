@@ -50,6 +50,7 @@ def test_a_dead_input_touches_no_other():
     upper = factor_inverse(gram(given), 0.01).upper
     live = [0, 1, 2, 3, 4, 6, 7]
     assert torch.count_nonzero(upper[5]) == 1 and torch.count_nonzero(upper[:, 5]) == 1
+    assert torch.equal(factor_inverse(gram(given), 0.01).scale == 0, torch.arange(8) == 5)
     assert torch.allclose(upper[live][:, live], factor_inverse(gram(given[:, live]), 0.01).upper, rtol=1e-4)
 
 

@@ -8,7 +8,7 @@ from slimsweep import masks
 
 
 @pytest.mark.parametrize(
-    ("ratio", "size", "count"), [(0.29, 100, 29), (0.3, 10, 3), (0.5, 7, 3), (0, 9, 0), (0.999, 3, 2)]
+    ("ratio", "size", "count"), [(0.29, 100, 29), (0.3, 10, 3), (0.5, 7, 3), (0.0, 9, 0), (0.999, 3, 2)]
 )
 def test_counts_round_down_what_was_meant(ratio, size, count):
     assert masks.drop_count(ratio, size) == count

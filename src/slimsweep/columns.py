@@ -13,37 +13,39 @@ def solve_columns(
     weight: Float[Tensor, "out column"],
     keep: Bool[Tensor, "out column"],
     upper: Float[Tensor, "column column"],
+    scale: Float[Tensor, " column"],
     pattern: tuple[int, int] | None = None,
 ) -> Float[Tensor, "out column"]:
     """Remove the weights that `keep` leaves out, in place, and spread each error over the columns after it.
 
     `upper` is the block of the inverse Hessian's factor that belongs to these columns. With a pattern (n, m)
-    the mask of every m columns is chosen when the first of them is reached, from weights corrected so far;
-    `keep` then holds what is still eligible (False: zero already) and is overwritten with the choice.
+    the mask of every m columns is chosen when the first of them is reached, by |weight| x `scale` of weights
+    corrected so far; `keep` then holds what is eligible (False: zero already) and is overwritten with the choice.
     Returns the error of each removed weight in units of its column's diagonal, so that
     errors @ upper[these, later] is what later columns must lose.
 
     Source: arXiv:2301.00774, alg. 1, inner loop. Rows are independent: threads do not change the result.
     """
     if weight.device.type != "cpu":
-        return _solve_by_column(weight, keep, upper, pattern)
+        return _solve_by_column(weight, keep, upper, scale, pattern)
     numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
     errors = np.zeros(weight.shape, dtype=np.float32)
     kept, group = pattern or (0, 0)
-    _solve_rows(weight.numpy(), keep.numpy(), upper.contiguous().numpy(), errors, kept, group)
+    factors = upper.contiguous().numpy()
+    _solve_rows(weight.numpy(), keep.numpy(), factors, scale.numpy(), errors, kept, group)
     return torch.from_numpy(errors)
 
 
 @numba.njit(parallel=True, cache=True, fastmath={"contract"})
 @no_type_check
-def _solve_rows(weight, keep, upper, errors, kept, group):
+def _solve_rows(weight, keep, upper, scale, errors, kept, group):
     rows, columns = weight.shape
     for row in numba.prange(rows):
         # One-dimensional views, without which the innermost loop is not vectorised.
         weights, stays, lost = weight[row], keep[row], errors[row]
         for column in range(columns):
             if group > 0 and column % group == 0:
-                _choose(weights, stays, upper, column, min(column + group, columns), group - kept)
+                _choose(weights, stays, scale, column, min(column + group, columns), group - kept)
             if stays[column]:
                 continue
             factors = upper[column]
@@ -56,7 +58,7 @@ def _solve_rows(weight, keep, upper, errors, kept, group):
 
 @numba.njit(cache=True)
 @no_type_check
-def _choose(weights, stays, upper, start, stop, dropped):
+def _choose(weights, stays, scale, start, stop, dropped):
     """Drop the lowest of a group, the first of equals first, until `dropped` are gone."""
     gone = 0
     for column in range(start, stop):
@@ -65,7 +67,7 @@ def _choose(weights, stays, upper, start, stop, dropped):
     while gone < dropped:
         lowest, at = np.inf, -1
         for column in range(start, stop):
-            score = abs(weights[column]) / upper[column, column]
+            score = abs(weights[column]) * scale[column]
             if stays[column] and (at < 0 or score < lowest):
                 lowest, at = score, column
         stays[at] = False
@@ -76,6 +78,7 @@ def _solve_by_column(
     weight: Float[Tensor, "out column"],
     keep: Bool[Tensor, "out column"],
     upper: Float[Tensor, "column column"],
+    scale: Float[Tensor, " column"],
     pattern: tuple[int, int] | None,
 ) -> Float[Tensor, "out column"]:
     """The same in torch, for devices that numba's CPU kernel does not reach."""
@@ -84,7 +87,7 @@ def _solve_by_column(
     for column in range(weight.shape[1]):
         if group and column % group == 0:
             these = slice(column, column + group)
-            score = (weight[:, these].abs() / upper.diagonal()[these]).masked_fill(~keep[:, these], -1)
+            score = (weight[:, these].abs() * scale[these]).masked_fill(~keep[:, these], -1)
             gone = (~keep[:, these]).sum(dim=1, keepdim=True).clamp(min=group - kept)
             keep[:, these] = score.argsort(dim=1, stable=True).argsort(dim=1) >= gone
         errors[:, column] = torch.where(keep[:, column], 0, weight[:, column] / upper[column, column])

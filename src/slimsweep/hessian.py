@@ -19,6 +19,8 @@ class InverseFactor:
     """What a column solve needs of a Hessian H: `upper` triangular, with H^-1 = upper^T upper."""
 
     upper: Float[Tensor, "in in"]
+    scale: Float[Tensor, " in"]
+    """What turns a weight's magnitude into its score: 1 / the diagonal of `upper`, and 0 for a dead input."""
     damping_fraction: float
     """Fraction of the mean diagonal that was added; above the requested one where that failed."""
 
@@ -75,7 +77,7 @@ def factor_inverse(hessian: Float[Tensor, "in in"], damping_fraction: float) -> 
                 f"no damping from {damping_fraction:g} to {fraction:g} of its mean diagonal makes it factorable"
             )
         fraction = min(10 * fraction, 1.0)
-    return InverseFactor(upper, fraction)
+    return InverseFactor(upper, (1 / upper.diagonal()).masked_fill(dead, 0), fraction)
 
 
 def _try_factor(hessian: Float[Tensor, "in in"], added: Float[Tensor, " in"]) -> Float[Tensor, "in in"] | None:

@@ -65,9 +65,7 @@ def calibrate(experiment: Experiment, model: LanguageModel) -> torch.Tensor | No
     return experiment.calibration.sample(model.tokenizer, experiment.corpora, experiment.seed)
 
 
-def compress(
-    experiment: Experiment, model: LanguageModel, token_ids: torch.Tensor | None, outcome: Outcome
-) -> None:
+def compress(experiment: Experiment, model: LanguageModel, token_ids: torch.Tensor | None, outcome: Outcome) -> None:
     """Apply the chain in order; after each stage the sparsity of every stage so far is measured again."""
     total = 0.0
     for stage in experiment.stages:

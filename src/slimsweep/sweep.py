@@ -98,7 +98,6 @@ class Sweep:
             )
         return self.store.close_sweep(self.name)
 
-
     def publish(self, records: list[dict]) -> None:
         """Draw the figures and mirror them and the table to the tracker, if anything is new."""
         state = {"tracker": repr(self.tracker), "keys": [record["key"] for record in records]}
@@ -108,7 +107,6 @@ class Sweep:
         paths = self.draw()
         if self.tracker.publish_sweep(self.name, records, paths, self.store.outputs_dir):
             write_json(marker, state)
-
 
     def draw(self) -> list[Path]:
         """Every figure its records allow; a sweep the paper's figures do not read gets a folder of its own."""

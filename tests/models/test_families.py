@@ -129,9 +129,7 @@ def test_saved_models_reload_with_equal_weights(load, name, tmp_path):
     source = LocalModel(path=str(folder), auto_class=auto_class, cache_dir=str(tmp_path))
     assert source.faults() == []
     module = source._module(torch.float32, CPU)
-    for (first, saved), (second, read) in zip(
-        model.module.named_parameters(), module.named_parameters(), strict=True
-    ):
+    for (first, saved), (second, read) in zip(model.module.named_parameters(), module.named_parameters(), strict=True):
         assert first == second
         assert torch.equal(saved, read)
 

@@ -14,9 +14,7 @@ from slimsweep.models.hub import HubModel
 @pytest.fixture
 def answers(monkeypatch, tmp_path):
     """What the hub answers: `files` it lists, `error` on download, `requests` it has, what was `asked`."""
-    state = SimpleNamespace(
-        files=["model.safetensors"], error=None, requests=[], asked=[], folder=tmp_path / "abc123"
-    )
+    state = SimpleNamespace(files=["model.safetensors"], error=None, requests=[], asked=[], folder=tmp_path / "abc123")
     monkeypatch.setattr(hub, "_download", hub._download.__wrapped__)
     monkeypatch.setattr(hub, "_revision_with_weights", hub._revision_with_weights.__wrapped__)
 

@@ -15,10 +15,7 @@ CPU = torch.device("cpu")
 
 def package_source(tmp_path, **fields):
     return PackageModel(
-        **(
-            {"name": "x", "package": "nowhere_to_be_found", "file": "m.gguf", "cache_dir": str(tmp_path)}
-            | fields
-        )
+        **({"name": "x", "package": "nowhere_to_be_found", "file": "m.gguf", "cache_dir": str(tmp_path)} | fields)
     )
 
 

@@ -78,9 +78,7 @@ def test_local_model_reloads_what_was_saved(tiny, saved, tmp_path):
     assert source.name == "saved"
     model = source.load(torch.float32, CPU)
     token_ids = torch.arange(12).reshape(1, 12)
-    assert torch.equal(
-        model.logits(model.hidden_states(token_ids)), tiny.logits(tiny.hidden_states(token_ids))
-    )
+    assert torch.equal(model.logits(model.hidden_states(token_ids)), tiny.logits(tiny.hidden_states(token_ids)))
     assert model.tokenizer("hé").input_ids == tiny.tokenizer("hé").input_ids
 
 

@@ -46,8 +46,7 @@ class Cost(Metric):
 def linear_macs(model: LanguageModel, tokens: int) -> int:
     """Multiply-accumulates of all linear layers, the head included."""
     return sum(
-        math.prod(layer_shape(layer)) * seen_tokens(model, name, tokens)
-        for name, layer in all_linears(model).items()
+        math.prod(layer_shape(layer)) * seen_tokens(model, name, tokens) for name, layer in all_linears(model).items()
     )
 
 

@@ -31,16 +31,12 @@ INDEX = "model.safetensors.index.json"
 def folder_faults(folder: Path) -> list[str]:
     """What keeps a folder from being loaded, as far as names, sizes and file headers tell."""
     if not folder.is_dir():
-        return [
-            f"Model folder {folder} does not exist; give a folder with config.json and *.safetensors files."
-        ]
+        return [f"Model folder {folder} does not exist; give a folder with config.json and *.safetensors files."]
     faults = []
     if not (folder / "config.json").is_file():
         faults.append(f"Model folder {folder} has no config.json; save the model with save_pretrained.")
     if not any((folder / name).is_file() for name in TOKENIZER_FILES[:5]):
-        faults.append(
-            f"Model folder {folder} has no tokenizer; save it there with tokenizer.save_pretrained."
-        )
+        faults.append(f"Model folder {folder} has no tokenizer; save it there with tokenizer.save_pretrained.")
     return faults + _weight_faults(folder)
 
 
@@ -109,9 +105,7 @@ def folder_digest(folder: Path, cache_dir: Path) -> str:
     Of the config only what decides results is taken: the version that saved it, for one, is not.
     """
     parts = [(file.name, file_digest(file, cache_dir)) for file in weight_files(folder)]
-    parts += [
-        (name, file_digest(folder / name, cache_dir)) for name in TOKENIZER_FILES if (folder / name).is_file()
-    ]
+    parts += [(name, file_digest(folder / name, cache_dir)) for name in TOKENIZER_FILES if (folder / name).is_file()]
     config = json.loads((folder / "config.json").read_text())
     parts.append(("config", {name: value for name, value in config.items() if name not in VOLATILE_CONFIG}))
     return json_digest(parts)

@@ -48,9 +48,7 @@ class HubModel(ModelSource):
 
     def _folder_faults(self) -> list[str]:
         folder = self.light_folder()
-        if checkpoint.weight_files(folder) and all(
-            file.is_file() for file in checkpoint.weight_files(folder)
-        ):
+        if checkpoint.weight_files(folder) and all(file.is_file() for file in checkpoint.weight_files(folder)):
             return checkpoint.folder_faults(folder)
         return []  # not here yet; `_revision_with_weights` has seen that the repository has them
 
@@ -71,9 +69,7 @@ def _download(id: str, revision: str | None, patterns: tuple[str, ...]) -> Path:
 
     try:
         revision = _revision_with_weights(id, revision)
-        folder = snapshot_download(
-            id, revision=revision, allow_patterns=list(patterns), ignore_patterns=list(SKIPPED)
-        )
+        folder = snapshot_download(id, revision=revision, allow_patterns=list(patterns), ignore_patterns=list(SKIPPED))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(_advice(id, revision, error)) from error
     return Path(folder)

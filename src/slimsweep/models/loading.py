@@ -15,9 +15,7 @@ AUTO_CLASSES = {
 SHARED_FRACTION = 0.25  # of free memory: a smaller model may be kept once more, to be copied for each job
 
 
-def build(
-    config: Any, auto_class: str, dtype: torch.dtype, device: torch.device, remote_code: bool
-) -> nn.Module:
+def build(config: Any, auto_class: str, dtype: torch.dtype, device: torch.device, remote_code: bool) -> nn.Module:
     """The module of a config; without weights on the meta device, else with its family's initial ones."""
     with device:
         return _auto(auto_class).from_config(config, dtype=dtype, trust_remote_code=remote_code)
@@ -28,17 +26,13 @@ def draw(config: Any, auto_class: str, dtype: torch.dtype, seed: int, remote_cod
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = build(config, auto_class, torch.float32, torch.device("cpu"), remote_code)
-    for (
-        parameter
-    ) in module.parameters():  # not module.to(dtype): rotary frequencies are buffers and stay fp32
+    for parameter in module.parameters():  # not module.to(dtype): rotary frequencies are buffers and stay fp32
         parameter.data = parameter.data.to(dtype)
     module.config.dtype = dtype
     return module
 
 
-def read(
-    folder: Path, auto_class: str, dtype: torch.dtype, device: torch.device, remote_code: bool
-) -> nn.Module:
+def read(folder: Path, auto_class: str, dtype: torch.dtype, device: torch.device, remote_code: bool) -> nn.Module:
     """A module with the weights of a folder, on `device`.
 
     Raises:

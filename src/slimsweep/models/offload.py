@@ -21,9 +21,7 @@ class Offload:
         travelling = {id(parameter) for block in blocks for parameter in block.parameters()}
         for parameter in module.parameters():
             if id(parameter) not in travelling:
-                parameter.data = parameter.data.to(
-                    self.compute_device
-                )  # .data, so that tied weights stay tied
+                parameter.data = parameter.data.to(self.compute_device)  # .data, so that tied weights stay tied
         for part in module.modules():
             for name, buffer in part.named_buffers(recurse=False):
                 part._buffers[name] = buffer.to(self.compute_device)

@@ -101,9 +101,7 @@ def convert(file: Path, folder: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
     model.hf_quantizer = None  # the weights are plain numbers now; these marks would make saving fail
     del model.config.quantization_config
-    tokenizer = AutoTokenizer.from_pretrained(
-        file.parent, gguf_file=file.name, clean_up_tokenization_spaces=False
-    )
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, clean_up_tokenization_spaces=False)
     # The GGUF reader of transformers 5.17 takes the beginning token for the end token; the config does not.
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(model.config.eos_token_id)
     tokenizer.pad_token = tokenizer.eos_token

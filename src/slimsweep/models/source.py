@@ -127,13 +127,9 @@ class ModelSource:
         if self.weights == "trained":
             return checkpoint.folder_digest(self.folder(), Path(self.cache_dir))
         config = {
-            name: value
-            for name, value in self.config().to_dict().items()
-            if name not in checkpoint.VOLATILE_CONFIG
+            name: value for name, value in self.config().to_dict().items() if name not in checkpoint.VOLATILE_CONFIG
         }
-        return checkpoint.json_digest(
-            [config, self.auto_class, self.seed if self.weights == "random" else None]
-        )
+        return checkpoint.json_digest([config, self.auto_class, self.seed if self.weights == "random" else None])
 
     def tokenizer(self) -> Any:
         """The tokenizer, kept for the process; None on meta, one id per byte for random weights."""

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar
@@ -50,9 +50,9 @@ class Technique(ABC):
 class LayerwiseTechnique(Technique):
     """A technique that treats linear layers one by one: `compress_layer`, and `statistic` if it needs text."""
 
-    include: tuple[str, ...] = ("*",)
+    include: Sequence[str] = ("*",)
     """Globs over full layer names, such as `*.mlp.*`; a layer that matches none is left alone."""
-    exclude: tuple[str, ...] = ()
+    exclude: Sequence[str] = ()
     """Globs of layers to leave alone all the same."""
     inputs: str = "compressed"
     """What a block is calibrated on: outputs of the `compressed` blocks before it, or of the `dense` ones."""
@@ -114,7 +114,7 @@ class LayerwiseTechnique(Technique):
 class Pruner(LayerwiseTechnique):
     """A technique that sets weights to zero, a requested count of them in every unit it ranks in."""
 
-    ratio: float
+    ratio: float | int
     """Fraction of the targeted weights to remove, [0, 1). With a pattern n:m it is set to 1 - n/m."""
     pattern: str = "unstructured"
     """`unstructured`, or `n:m`: of every m neighbouring inputs, n are kept."""
@@ -217,5 +217,5 @@ def _matches(name: str, globs: Iterable[str]) -> bool:
     return any(fnmatchcase(name, glob) for glob in globs)
 
 
-def _choice_fault(name: str, given: Any, allowed: tuple[str, ...]) -> str:
+def _choice_fault(name: str, given: Any, allowed: Sequence[str]) -> str:
     return f"{name}={given!r}: give {' or '.join(allowed)}"

@@ -26,7 +26,7 @@ class SparseGPT(Pruner):
 
     block_columns: int = 128
     """Columns whose mask is chosen together; changes speed and, slightly, the result. A multiple of m in n:m."""
-    damping_fraction: float = 0.01
+    damping_fraction: float | int = 0.01
     """Fraction of the Hessian's mean diagonal added to its diagonal, (0, 1]; ten times more where that fails."""
 
     def __post_init__(self) -> None:
@@ -64,12 +64,12 @@ class SparseGPT(Pruner):
         for start, stop in self._blocks(weight.shape[1]):
             # All corrections that earlier blocks owe this one, in one product.
             block = torch.addmm(weight[:, start:stop], errors[:, :start], upper[:start, start:stop], alpha=-1)
-            factor = upper[start:stop, start:stop]
+            scale = prepared.scale[start:stop]
             if self.group:
                 keep = ~zeros[:, start:stop]
             else:
-                keep = self.keep(block.abs() / factor.diagonal(), zeros[:, start:stop])
-            errors[:, start:stop] = solve_columns(block, keep, factor, self.group)
+                keep = self.keep(block.abs() * scale, zeros[:, start:stop])
+            errors[:, start:stop] = solve_columns(block, keep, upper[start:stop, start:stop], scale, self.group)
             solved[:, start:stop] = block
         return torch.where(zeros, weight, solved)
 

@@ -1,0 +1,198 @@
+import pytest
+import torch
+from restatements import layer_inputs, perplexity, sparsegpt_layer
+
+from slimsweep.models.language_model import matrix
+from slimsweep.techniques.magnitude import Magnitude
+from slimsweep.techniques.sparsegpt import SparseGPT
+from slimsweep.techniques.wanda import Wanda
+
+CPU = torch.device("cpu")
+
+
+def correlated(tokens: int, width: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(tokens, width, generator=generator) @ torch.randn(width, width, generator=generator)
+
+
+def solve(technique: SparseGPT, weight: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+    return technique.compress_layer(weight, technique.prepare(technique.statistic(inputs)))
+
+
+def error(weight: torch.Tensor, dense: torch.Tensor, inputs: torch.Tensor) -> float:
+    return float(((weight - dense).double() @ inputs.double().T).square().sum())
+
+
+@pytest.mark.parametrize("ratio", [0.25, 0.5, 0.9])
+def test_an_identity_hessian_is_magnitude_in_each_block_of_columns(ratio):
+    weight = torch.randn(7, 20, generator=torch.Generator().manual_seed(0))
+    technique = SparseGPT(ratio=ratio, block_columns=8)  # blocks of 8, 8 and 4
+    found = technique.compress_layer(weight, technique.prepare(torch.eye(20)))
+    blocks = [Magnitude(ratio=ratio).compress_layer(weight[:, start : start + 8]) for start in (0, 8, 16)]
+    assert torch.equal(found, torch.cat(blocks, dim=1))
+
+
+def test_an_identity_hessian_is_magnitude_in_each_group():
+    weight = torch.randn(7, 20, generator=torch.Generator().manual_seed(0))
+    technique = SparseGPT(ratio=0, pattern="2:4", block_columns=8)
+    found = technique.compress_layer(weight, technique.prepare(torch.eye(20)))
+    assert torch.equal(found, Magnitude(ratio=0, pattern="2:4").compress_layer(weight))
+
+
+def test_two_inputs_by_hand():
+    # The second input is the first but for damping 1: H = [[1 + 1, 1], [1, 1 + 1]]. Removing w1 = 1 moves
+    # H12 / H22 = 1/2 of it to w2.
+    technique = SparseGPT(ratio=0.5, damping_fraction=1)
+    found = technique.compress_layer(torch.tensor([[1.0, 4.0]]), technique.prepare(torch.ones(2, 2)))
+    assert found[0, 0] == 0
+    assert float(found[0, 1]) == pytest.approx(4.5)
+
+
+def test_correcting_beats_masking_and_not_the_least_squares_optimum():
+    inputs, weight = correlated(200, 24), torch.randn(16, 24, generator=torch.Generator().manual_seed(1))
+    found = solve(SparseGPT(ratio=0.5), weight, inputs)
+    masked = torch.where(found != 0, weight, 0)
+    best = torch.zeros_like(weight).double()
+    for row, keep in enumerate(found != 0):
+        target = inputs.double() @ weight[row].double()
+        best[row, keep] = torch.linalg.lstsq(inputs.double()[:, keep], target[:, None]).solution[:, 0]
+    assert error(best, weight, inputs) <= error(found, weight, inputs) < error(masked, weight, inputs)
+
+
+def test_the_tail_block_keeps_the_rule():
+    found = solve(SparseGPT(ratio=0.3, block_columns=8), torch.randn(5, 19) + 9, correlated(80, 19))
+    zeros = [int((found[:, start : start + 8] == 0).sum()) for start in (0, 8, 16)]
+    assert zeros == [12, 12, 4]  # floor(0.3 x 40), floor(0.3 x 15)
+
+
+def test_a_dead_input_drops_first_within_the_count_and_is_never_corrected():
+    inputs, weight = correlated(80, 8), torch.randn(6, 8) + 9
+    inputs[:, 4] = 0
+    found = solve(SparseGPT(ratio=0.25), weight, inputs)
+    assert torch.all(found[:, 4] == 0) and int((found == 0).sum()) == 12
+    pattern = solve(SparseGPT(ratio=0, pattern="3:4"), weight, inputs)
+    assert torch.all(pattern[:, 4] == 0)
+    fewer = solve(SparseGPT(ratio=0.05), weight, inputs)
+    assert int((fewer == 0).sum()) == 2
+    assert torch.equal(fewer[2:, 4], weight[2:, 4])
+
+
+def test_zeros_stay_zero_though_others_are_corrected_around_them():
+    inputs, weight = correlated(80, 8), torch.randn(6, 8) + 9
+    weight[:, 6] = 0
+    found = solve(SparseGPT(ratio=0.5), weight, inputs)
+    assert torch.all(found[:, 6] == 0) and int((found == 0).sum()) == 24
+
+
+def test_groups_stay_whole_when_blocks_are_no_multiple():
+    inputs, weight = correlated(90, 12), torch.randn(6, 12)
+    narrow = solve(SparseGPT(ratio=0, pattern="1:3", block_columns=4), weight, inputs)
+    whole = solve(SparseGPT(ratio=0, pattern="1:3"), weight, inputs)
+    assert torch.equal(narrow != 0, whole != 0)
+    assert torch.allclose(narrow, whole, atol=1e-4)
+
+
+def test_golden_output_of_version_1():
+    assert SparseGPT.version == 1
+    weight = torch.tensor([[((7 * column + 3 * row) % 11 - 5) / 4 for column in range(6)] for row in range(2)])
+    inputs = torch.tensor([[((5 * column + 2 * token) % 7 - 3) / 2 for column in range(6)] for token in range(9)])
+    found = solve(SparseGPT(ratio=0.5, block_columns=4), weight, inputs)
+    golden = [[-1.25, 0, 0, 1.207637, 0, -1.002223], [0, 1.519517, 0, -0.783461, 0.826072, 0]]
+    assert torch.allclose(found, torch.tensor(golden), atol=1e-5)
+
+
+def test_raised_damping_is_noted_by_layer(tiny, monkeypatch):
+    bad = torch.eye(2)[[1, 0]] * 1.05 + torch.eye(2)  # needs 0.1
+    monkeypatch.setattr(SparseGPT, "statistic", lambda _self, inputs: torch.block_diag(*[bad] * (inputs.shape[1] // 2)))
+    report = SparseGPT(ratio=0.5).apply(tiny, torch.ones(1, 4, dtype=torch.long), 0)
+    assert report.notes == {"damping_raised": dict.fromkeys(tiny.targets(), pytest.approx(0.1))}
+
+
+@pytest.mark.parametrize("columns", [0, -1, True])
+@pytest.mark.parametrize("damping", [0, -0.01, 2])
+def test_bad_knobs_are_named_together(columns, damping):
+    with pytest.raises(ValueError, match=r"block_columns=.*at least 1; damping_fraction=.*\(0, 1\]"):
+        SparseGPT(ratio=0.5, block_columns=columns, damping_fraction=damping)
+
+
+def assert_parity(technique: SparseGPT, weight: torch.Tensor, inputs: torch.Tensor) -> None:
+    """Masks equal but for ties within 1e-5, weights within 1e-4: issue 2, on identical inputs and fp32 Hessians."""
+    hessian = technique.statistic(inputs)
+    found = technique.compress_layer(weight, technique.prepare(hessian))
+    expected, gap = sparsegpt_layer(
+        weight, hessian, technique.ratio, technique.group, dtype=torch.float64, follow=found != 0
+    )
+    assert gap < 1e-5
+    scale = float(weight.abs().mean())
+    assert torch.allclose(found.double(), expected, rtol=1e-4, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"ratio": 0.5}, {"ratio": 0.83}, {"ratio": 0, "pattern": "2:4"}, {"ratio": 0, "pattern": "4:8"}]
+)
+@pytest.mark.parametrize("width", [64, 172])
+def test_parity_with_the_restatement_on_trained_layers(fields, width, stories260k, stories):
+    names = [name for name, layer in stories260k.targets().items() if matrix(layer).shape[1] == width]
+    technique = SparseGPT(**fields)
+    if technique.group and width % technique.group[1]:
+        names = []
+    for name, inputs in layer_inputs(stories260k.module, names, stories[0]).items():
+        assert_parity(technique, matrix(stories260k.targets()[name]), inputs)
+
+
+@pytest.fixture
+def stories(shared, stories260k):
+    """Token windows of real stories: 16 to calibrate, 16 others to judge."""
+    text = (shared / "data" / "tinystories" / "tinystories.part1.txt").read_text()[:60_000]
+    token_ids = torch.tensor(stories260k.tokenizer(text)["input_ids"][: 32 * 256]).view(32, 256)
+    return token_ids[:16], token_ids[16:]
+
+
+def test_whole_trained_model_agrees_with_plain_forwards_and_beats_wanda(stories260k_source, stories):
+    calibration, judged = stories
+    by_name = {}
+    for technique in (SparseGPT(ratio=0.5), Wanda(ratio=0.5), Magnitude(ratio=0.5)):
+        model = stories260k_source.load(torch.float32, CPU)
+        technique.apply(model, calibration, 0)
+        by_name[type(technique).__name__] = perplexity(model.module, judged)
+    model = stories260k_source.load(torch.float32, CPU)
+    restated = perplexity(restate(model, calibration).module, judged)
+    assert by_name["SparseGPT"] == pytest.approx(restated, rel=0.005)
+    assert by_name["SparseGPT"] < by_name["Wanda"] < by_name["Magnitude"]
+
+
+@torch.no_grad()
+def restate(model, token_ids: torch.Tensor):
+    """Algorithm 1 for a whole model: each block calibrated by a forward of the model as it is then."""
+    for prefix in model.block_names:
+        names = [name for name in model.targets() if name.startswith(prefix + ".")]
+        for name, inputs in layer_inputs(model.module, names, token_ids).items():
+            weight = matrix(model.targets()[name])
+            hessian = inputs.float().T @ inputs.float()
+            weight.copy_(sparsegpt_layer(weight.float(), hessian, 0.5)[0])
+    return model
+
+
+@pytest.fixture
+def wikitext(shared, smollm2):
+    """Windows of 512 tokens: 16 of the training text to calibrate, 16 of the test text to judge."""
+    texts = [shared / "data" / "wikitext-2-raw" / f"wiki.{part}.raw" for part in ("train.head", "test")]
+    ids = [torch.tensor(smollm2.tokenizer()(path.read_text()[:60_000])["input_ids"]) for path in texts]
+    return [one[: 16 * 512].view(16, 512) for one in ids]
+
+
+@torch.no_grad()
+def test_parity_with_the_restatement_on_a_block_of_smollm2(smollm2, wikitext):
+    model = smollm2.load(torch.bfloat16, CPU)
+    names = [f"model.layers.1.{name}" for name in ("self_attn.q_proj", "self_attn.o_proj", "mlp.down_proj")]
+    for name, inputs in layer_inputs(model.module, names, wikitext[0][:4]).items():
+        assert_parity(SparseGPT(ratio=0.5), matrix(model.targets()[name]).float(), inputs)
+
+
+@pytest.mark.slow
+def test_whole_smollm2_agrees_with_plain_forwards(smollm2, wikitext):
+    calibration, judged = wikitext
+    model = smollm2.load(torch.bfloat16, CPU)
+    SparseGPT(ratio=0.5).apply(model, calibration, 0)
+    restated = restate(smollm2.load(torch.bfloat16, CPU), calibration)
+    assert perplexity(model.module, judged) == pytest.approx(perplexity(restated.module, judged), rel=0.005)
