@@ -9,6 +9,7 @@ import pytest
 PROJECT = Path(__file__).resolve().parents[1]
 CACHE = PROJECT / "outputs" / "cache"
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported; see slimsweep.app
 os.environ["WANDB_MODE"] = "offline"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.pop("SLIMSWEEP_DATA", None)

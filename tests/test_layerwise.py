@@ -66,6 +66,19 @@ def test_layers_that_are_not_targeted_keep_their_bits(tiny):
     assert changed == [f"model.layers.0.mlp.{name}_proj" for name in ("gate", "up", "down")]
 
 
+@pytest.mark.parametrize("inputs", ["compressed", "dense"])
+@pytest.mark.parametrize("technique", [Wanda, Magnitude])
+def test_blocks_without_a_target_are_passed_through(technique, inputs, tiny, tiny_source):
+    only_last = technique(ratio=0.5, include=("*.1.mlp.*",), inputs=inputs)
+    report = only_last.apply(tiny, ids(), 0)
+    assert {layer.name.split(".")[2] for layer in report.layers} == {"1"}
+    dense = tiny_source.load(torch.float32, torch.device("cpu"))
+    everywhere = technique(ratio=0.5, include=("*.1.*",), inputs="dense").apply(dense, ids(), 0)
+    name = "model.layers.1.mlp.down_proj"
+    assert torch.equal(matrix(tiny.targets()[name]), matrix(dense.targets()[name]))
+    assert len(everywhere.layers) == 7
+
+
 def test_reports_come_in_forward_order_and_count_what_is_there(tiny):
     report = SparseGPT(ratio=0.4).apply(tiny, ids(), 0)
     assert [layer.name for layer in report.layers] == list(tiny.targets())
@@ -99,7 +112,7 @@ def test_inputs_that_are_not_finite_name_the_layers(tiny):
 
 def test_a_hessian_that_cannot_be_factored_names_the_layers(tiny, monkeypatch):
     monkeypatch.setattr(SparseGPT, "statistic", lambda _self, inputs: torch.eye(inputs.shape[1]) - 3)
-    with pytest.raises(HessianError, match=r"Hessian of model.layers.0.self_attn.q_proj, .*: no damping"):
+    with pytest.raises(HessianError, match=r"Hessian of model.layers.0.mlp.down_proj: no damping"):
         SparseGPT(ratio=0.5).apply(tiny, ids(), 0)
 
 

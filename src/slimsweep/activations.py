@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -46,8 +45,7 @@ class Activations:
         self._blocks = model.blocks
         self._batch = max(1, BATCH_TOKENS // token_ids.shape[1])
         self._calls = _record_calls(model, token_ids[:1])
-        first = [_first_inputs(model, ids) for ids in token_ids.split(self._batch)]
-        self.hidden: Float[Tensor, "sequence token width"] = torch.cat(first)
+        self.hidden = _first_inputs(model, token_ids, self._batch)
 
     def collect(
         self,
@@ -159,8 +157,19 @@ def _record_calls(model: LanguageModel, token_ids: Int[Tensor, "one token"]) -> 
     return [calls[index] for index in range(len(model.blocks))]
 
 
-def _first_inputs(model: LanguageModel, token_ids: Int[Tensor, "batch token"]) -> Float[Tensor, "batch token width"]:
-    """Hidden states as they enter the first block."""
+def _first_inputs(
+    model: LanguageModel, token_ids: Int[Tensor, "sequence token"], batch: int
+) -> Float[Tensor, "sequence token width"]:
+    """Hidden states of all sequences as they enter the first block."""
+    one = _entering(model, token_ids[:1])
+    hidden = one.new_empty(len(token_ids), *one.shape[1:])
+    for ids, place in zip(token_ids.split(batch), hidden.split(batch), strict=True):
+        place.copy_(_entering(model, ids))
+    return hidden
+
+
+def _entering(model: LanguageModel, token_ids: Int[Tensor, "batch token"]) -> Float[Tensor, "batch token width"]:
+    """Hidden states of one batch as they enter the first block; the forward ends there."""
     entered: list[Tensor] = []
 
     def before_forward(_block: nn.Module, args: tuple, kwargs: dict) -> None:

@@ -33,8 +33,9 @@ OmegaConf.register_new_resolver("slimsweep.sweep", lambda name: name or UNNAMED_
 def main() -> None:
     """Entry point of `slimsweep`: 0 when everything asked for is recorded, 1 after any error."""
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, and every error is told here
-    os.environ.setdefault("HYDRA_DEPRECATION_WARNINGS", "0")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and every error is told here
+    # Threads that wait by spinning make two jobs on one machine many times slower; read when torch is first imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         hydra.main(version_base="1.3", config_path=str(config_root() / "conf"), config_name="config")(job)()
     except (SlimsweepError, HydraException, OmegaConfBaseException) as error:

@@ -1,5 +1,7 @@
 """The column solve inside a block: remove weights from left to right, correcting those still to come."""
 
+import functools
+from concurrent.futures import ThreadPoolExecutor
 from typing import no_type_check
 
 import numba
@@ -28,19 +30,29 @@ def solve_columns(
     """
     if weight.device.type != "cpu":
         return _solve_by_column(weight, keep, upper, scale, pattern)
-    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
-    errors = np.zeros(weight.shape, dtype=np.float32)
-    kept, group = pattern or (0, 0)
-    factors = upper.contiguous().numpy()
-    _solve_rows(weight.numpy(), keep.numpy(), factors, scale.numpy(), errors, kept, group)
-    return torch.from_numpy(errors)
+    errors = torch.zeros_like(weight)
+    factors, threads = upper.contiguous().numpy(), torch.get_num_threads()
+
+    def solve(rows: slice) -> None:
+        parts = (weight[rows].numpy(), keep[rows].numpy(), factors, scale.numpy(), errors[rows].numpy())
+        _solve_rows(*parts, *(pattern or (0, 0)))
+
+    bounds = [weight.shape[0] * part // threads for part in range(threads + 1)]
+    list(_workers(threads).map(solve, map(slice, bounds, bounds[1:])))
+    return errors
 
 
-@numba.njit(parallel=True, cache=True, fastmath={"contract"})
+@functools.cache
+def _workers(threads: int) -> ThreadPoolExecutor:
+    """Threads that sleep between calls: numba's own, which spin, fight those of torch for the same cores."""
+    return ThreadPoolExecutor(threads)
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"contract"})
 @no_type_check
 def _solve_rows(weight, keep, upper, scale, errors, kept, group):
     rows, columns = weight.shape
-    for row in numba.prange(rows):
+    for row in range(rows):
         # One-dimensional views, without which the innermost loop is not vectorised.
         weights, stays, lost = weight[row], keep[row], errors[row]
         for column in range(columns):
@@ -56,7 +68,7 @@ def _solve_rows(weight, keep, upper, scale, errors, kept, group):
                 weights[column + 1 + later] -= error * factors[column + 1 + later]
 
 
-@numba.njit(cache=True)
+@numba.njit(nogil=True, cache=True)
 @no_type_check
 def _choose(weights, stays, scale, start, stop, dropped):
     """Drop the lowest of a group, the first of equals first, until `dropped` are gone."""

@@ -10,6 +10,10 @@ from torch import Tensor
 
 from slimsweep.errors import HessianError
 
+WHOLE_GRAM = 1024
+"""Width up to which a Gram matrix is one product; a wider one is computed by strips of its upper half."""
+GRAM_STRIP = 256
+"""Rows of such a strip."""
 INVERSE_LEAF = 256
 """Width up to which a triangular inverse is left to LAPACK; wider ones are faster by halves."""
 
@@ -30,9 +34,16 @@ def gram(inputs: Float[Tensor, "token in"]) -> Float[Tensor, "in in"]:
 
     Source: arXiv:2301.00774, sec. 3.1, without the factor 2 / tokens: every use is free of scale.
     """
+    width = inputs.shape[1]
+    step = width if width <= WHOLE_GRAM else GRAM_STRIP
+    result = inputs.new_empty(width, width, dtype=torch.float32)
     with _exact_half_products(inputs.dtype):
-        transposed = inputs.T.contiguous().float()
-        return transposed @ transposed.T
+        values = inputs.float()
+        for start in range(0, width, step):
+            stop = min(start + step, width)
+            torch.mm(values[:, start:stop].T, values[:, start:], out=result[start:stop, start:])
+            result[stop:, start:stop] = result[start:stop, stop:].T
+    return result
 
 
 @contextlib.contextmanager

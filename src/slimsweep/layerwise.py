@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from slimsweep.activations import Activations, InputSum
+from slimsweep.cores import side_by_side
 from slimsweep.errors import HessianError, ModelError
 from slimsweep.models.language_model import LanguageModel, matrix
 
@@ -91,28 +92,46 @@ def _targets_by_block(model: LanguageModel, targets: dict[str, nn.Module]) -> li
 
 
 def _compress(method: LayerMethod, layers: dict[str, nn.Module], sums: list[InputSum], seed: int) -> list[LayerReport]:
-    reports = {}
+    """Compress layers in place, the largest first so that no core is left with it at the end."""
+    if not layers:
+        return []
     for shared in sums:
-        prepared = None if shared.summed is None else _prepare(method, shared)
-        shared.summed = None  # a Hessian and its factor need not be held together while layers are solved
-        for name in shared.layers:
-            weight = matrix(layers[name])
-            weight.copy_(method.compress_layer(weight.float(), prepared, _generator(seed, name)))
-            zeros = weight.numel() - int(torch.count_nonzero(weight))
-            reports[name] = LayerReport(name, weight.numel(), zeros, method.notes(prepared))
+        _refuse_non_finite(shared)
+    sums = sorted(sums, key=lambda shared: 0 if shared.summed is None else -shared.summed.numel())
+    weights = {name: matrix(layer) for name, layer in layers.items()}
+    device = next(iter(weights.values())).device
+
+    def solve(job: tuple[str, Any]) -> LayerReport:
+        name, prepared = job
+        weight = weights[name]
+        weight.copy_(method.compress_layer(weight.float(), prepared, _generator(seed, name)))
+        zeros = weight.numel() - int(torch.count_nonzero(weight))
+        return LayerReport(name, weight.numel(), zeros, method.notes(prepared))
+
+    prepared = side_by_side(lambda shared: _prepare(method, shared), sums, device)
+    jobs = [(name, common) for shared, common in zip(sums, prepared, strict=True) for name in shared.layers]
+    jobs.sort(key=lambda job: -weights[job[0]].numel())
+    reports = {report.name: report for report in side_by_side(solve, jobs, device)}
     return [reports[name] for name in layers]
 
 
-def _prepare(method: LayerMethod, shared: InputSum) -> Any:
-    names = ", ".join(shared.layers)
-    if not bool(shared.summed.isfinite().all()):
+def _refuse_non_finite(shared: InputSum) -> None:
+    if shared.summed is not None and not bool(shared.summed.isfinite().all()):
         raise ModelError(
-            f"The calibration inputs of {names} are not finite. Choose a dtype with more range "
+            f"The calibration inputs of {', '.join(shared.layers)} are not finite. Choose a dtype with more range "
             "(dtype=bfloat16 or dtype=float32), or compress less."
         )
+
+
+def _prepare(method: LayerMethod, shared: InputSum) -> Any:
+    """What the layers of one input share; takes the sum out of `shared`, so that it can be freed."""
+    summed, shared.summed = shared.summed, None
+    if summed is None:
+        return None
     try:
-        return method.prepare(shared.summed)
+        return method.prepare(summed)
     except HessianError as error:
+        names = ", ".join(shared.layers)
         raise HessianError(
             f"Hessian of {names}: {error}. Use more calibration text or exclude these layers."
         ) from error

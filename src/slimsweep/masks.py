@@ -65,7 +65,8 @@ def remove(weight: Float[Tensor, "*shape"], keep: Bool[Tensor, "*shape"]) -> Flo
 
 def spread(count: int, sizes: list[int]) -> list[int]:
     """`count` spread over units in proportion to their sizes; the first take what the rounding leaves."""
-    shares = [count * size // sum(sizes) for size in sizes]
+    total = sum(sizes)
+    shares = [count * size // total for size in sizes]
     left = count - sum(shares)
     return [share + (index < left) for index, share in enumerate(shares)]
 

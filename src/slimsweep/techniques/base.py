@@ -197,11 +197,12 @@ class Pruner(LayerwiseTechnique):
         if self.group:
             kept, size = self.group
             return max(zeros, math.prod(shape) // size * (size - kept))
-        sizes = [size for count, size in self.units(*shape) for _ in range(count)]
+        units = self.units(*shape)
         if self.of == "original":
-            return max(zeros, sum(masks.drop_count(self.ratio, size) for size in sizes))
-        spread = masks.spread(zeros, sizes)
-        return zeros + sum(masks.drop_count(self.ratio, size - zero) for size, zero in zip(sizes, spread, strict=True))
+            return max(zeros, sum(count * masks.drop_count(self.ratio, size) for count, size in units))
+        sizes = [size for count, size in units for _ in range(count)]
+        remaining = [size - zero for size, zero in zip(sizes, masks.spread(zeros, sizes), strict=True)]
+        return zeros + sum(masks.drop_count(self.ratio, size) for size in remaining)
 
 
 def _report(layers: list[LayerReport]) -> StageReport:

@@ -65,10 +65,8 @@ class SparseGPT(Pruner):
             # All corrections that earlier blocks owe this one, in one product.
             block = torch.addmm(weight[:, start:stop], errors[:, :start], upper[:start, start:stop], alpha=-1)
             scale = prepared.scale[start:stop]
-            if self.group:
-                keep = ~zeros[:, start:stop]
-            else:
-                keep = self.keep(block.abs() * scale, zeros[:, start:stop])
+            dead = zeros[:, start:stop]
+            keep = ~dead if self.group else self.keep(block.abs() * scale, dead)  # groups are chosen on the way
             errors[:, start:stop] = solve_columns(block, keep, upper[start:stop, start:stop], scale, self.group)
             solved[:, start:stop] = block
         return torch.where(zeros, weight, solved)
