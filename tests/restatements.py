@@ -1,6 +1,7 @@
 """The papers' formulas once more, plain and slow: what the optimised code is compared with."""
 
 import math
+from decimal import Decimal
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ def lowest_first(score: Tensor, zeros: Tensor, count: int) -> Tensor:
 
 
 def count(ratio: float, size: int) -> int:
-    return math.floor(round(ratio * size, 9))
+    return math.floor(Decimal(str(ratio)) * size)
 
 
 def magnitude_layer(weight: Tensor, ratio: float) -> Tensor:

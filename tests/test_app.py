@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -175,3 +176,30 @@ def test_two_launches_at_once_compute_each_key_once_from_any_folder(tmp_path):
     assert sum(output.count("already recorded") for output in outputs) >= 4
     logs = [path.read_text() for path in (tmp_path / "outputs" / "records").glob("*/job.log")]
     assert len(logs) == 4 and all(log.count("perplexity: measuring") == 1 for log in logs)
+
+
+def test_a_sweep_killed_at_any_moment_goes_on_and_ends_with_the_same_results(tmp_path):
+    def finish(folder: Path) -> dict[str, dict]:
+        process = launch(folder, "+sweeps=unstructured", "ratio=0.4", cwd=PROJECT)
+        output = process.communicate(timeout=180)[0]
+        assert process.returncode == 0, output
+        return {record["key"]: results(record) for record in Store(folder / "outputs").records()}
+
+    undisturbed = finish(tmp_path / "undisturbed")
+    for records_before_the_kill in (0, 1, 2):
+        process = launch(tmp_path / "killed", "+sweeps=unstructured", "ratio=0.4", cwd=PROJECT)
+        deadline = time.monotonic() + 120
+        while len(Store(tmp_path / "killed" / "outputs").records()) < records_before_the_kill:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.kill()
+        process.communicate()
+    assert finish(tmp_path / "killed") == undisturbed
+    assert len(undisturbed) == 4
+
+
+def test_a_failure_outside_a_jobs_own_run_is_told_at_the_end(slimsweep, monkeypatch):
+    faults = iter([None, "the disk is full"])
+    monkeypatch.setattr(Store, "fault", lambda store: next(faults))
+    answer = slimsweep(*SMALL, "+sweeps=dense")
+    assert answer.status == 1 and "the disk is full" in answer.err

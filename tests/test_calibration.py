@@ -1,3 +1,4 @@
+import dataclasses
 import random
 
 import pytest
@@ -67,7 +68,8 @@ def test_a_text_of_exactly_one_window_is_that_window(tmp_path, tiny_source):
 
 def test_text_shorter_than_one_window_is_found_without_weights(tmp_path, corpora, tiny_source):
     calibration = drawn(tmp_path, tokens=4000)
-    (fault,) = calibration.faults(tiny_source, corpora)
+    patient = dataclasses.replace(tiny_source, shape=tiny_source.shape | {"max_position_embeddings": 8192})
+    (fault,) = calibration.faults(patient, corpora)
     assert "less than one window of 4000" in fault
     with pytest.raises(TooFewTokensError):
         calibration.sample(tiny_source.tokenizer(), corpora, seed=0)
@@ -102,3 +104,8 @@ def test_the_quick_calibration_of_the_embedded_text(tmp_path, smollm2):
     calibration = Calibration(corpus="movie_reviews_calibration", sequences=16, tokens=512, draw="joined")
     assert calibration.faults(smollm2, Corpora(None, tmp_path)) == []
     assert calibration.sample(smollm2.tokenizer(), Corpora(None, tmp_path), seed=0).shape == (16, 512)
+
+
+def test_sequences_longer_than_the_model_takes_are_a_fault(tiny_source, tmp_path):
+    calibration = Calibration(corpus="movie_reviews_calibration", sequences=2, tokens=512, draw="joined")
+    assert "calibration.tokens=128" in calibration.faults(tiny_source, Corpora(None, tmp_path))[0]

@@ -90,3 +90,8 @@ def test_lowest_over_many_tensors_is_that_of_their_union(rank):
     if rank:
         assert threshold == everything[rank - 1]
     assert int((everything < threshold).sum()) + room == rank
+
+
+@pytest.mark.parametrize(("ratio", "size", "expected"), [(0.29, 26_214_400, 7_602_176), (0.29, 10**8, 29_000_000)])
+def test_counts_are_exact_at_the_sizes_of_large_models(ratio, size, expected):
+    assert masks.drop_count(ratio, size) == expected

@@ -75,7 +75,7 @@ def test_a_claimed_key_is_running_until_its_process_is_killed(store, tmp_path):
 def test_a_sweep_keeps_its_own_list_and_loses_completeness_when_it_changes(store):
     store.open_sweep("s", [job(KEY)])
     store.write({"key": KEY}, layers=[])
-    complete = store.close_sweep("s")
+    complete = store.close_sweep("s", [job(KEY)])
     store.open_sweep("s", [job(KEY)])
     assert complete.is_file()
     store.open_sweep("s", [job(KEY), job(OTHER)])

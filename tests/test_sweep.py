@@ -44,3 +44,8 @@ def test_a_sweep_may_inherit_another(slimsweep, tmp_path):
     )
     answer = slimsweep(f"--config-dir={tmp_path / 'own'}", *SHAPES, "+sweeps=mine")
     assert "mine: 2 jobs" in answer.out, answer.err
+
+
+def test_a_second_named_stage_is_added_to_every_grid_and_replaces_none(slimsweep):
+    answer = slimsweep(*SHAPES, "+sweeps=unstructured", "+technique@technique.magnitude_2=magnitude")
+    assert "wanda+magnitude" in answer.out and "sparsegpt+magnitude" in answer.out

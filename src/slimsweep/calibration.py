@@ -10,6 +10,7 @@ from torch import Tensor
 
 from slimsweep.corpora import Corpora, Text, tokenize
 from slimsweep.errors import TooFewTokensError
+from slimsweep.evaluation.base import longest_context
 
 DRAWS = ("document", "joined")
 
@@ -54,6 +55,11 @@ class Calibration:
         tokenizer = source.tokenizer()
         if tokenizer is None:
             return [f"model {source.name} has no tokenizer, which calibration text needs"]
+        longest = longest_context(source.config())
+        if longest is not None and self.tokens > longest:
+            return [
+                f"sequences of {self.tokens} tokens, but this model takes {longest}: set calibration.tokens={longest}"
+            ]
         try:
             self._check_length(tokenizer, corpora)
         except TooFewTokensError as error:

@@ -1,7 +1,6 @@
 """The typed form of conf/config.yaml: one experiment, checked for every fault before weights load."""
 
 import dataclasses
-import difflib
 import hashlib
 import json
 from dataclasses import dataclass
@@ -9,19 +8,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from slimsweep.errors import ConfigError, SlimsweepError
-from slimsweep.paths import project_path
-
-DTYPES = ("auto", "bfloat16", "float16", "float32")
-KEYS = frozenset(
-    ("model", "technique", "ratio", "seed", "calibration", "evaluation", "tracker", "device", "dtype", "offload")
-    + ("on_error", "dry_run", "outputs_dir", "data_dir", "cache_dir", "sweep")
+from slimsweep.composition import (
+    bad_scalars,
+    build,
+    device_faults,
+    missing_keys,
+    portable,
+    repeated_stages,
+    unknown_keys,
 )
+from slimsweep.errors import ConfigError
+from slimsweep.paths import project_path
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Experiment:
     outputs_dir: Path
     sweep: str | None
     config: dict[str, Any]
-    """The composed settings as plain values, without this machine's folders."""
+    """The composed settings as plain values, without the folders for outputs, corpora and cache."""
 
     @classmethod
     def of(cls, config: DictConfig, overrides: list[str]) -> "Experiment":
@@ -65,7 +65,7 @@ class Experiment:
         """
         from slimsweep.corpora import Corpora
 
-        faults = [*_repeated_stages(overrides), *_unknown_keys(config)]
+        faults = [*repeated_stages(overrides), *missing_keys(config), *unknown_keys(config)]
         if faults:
             raise ConfigError(faults)
         try:
@@ -73,15 +73,15 @@ class Experiment:
         except OmegaConfBaseException as error:
             raise ConfigError([f"{error.full_key}: {error.msg}"]) from error
         stages = tuple(
-            Stage(name, _build(f"technique.{name}", fields, faults))
+            Stage(name, build(f"technique.{name}", fields, faults))
             for name, fields in (plain.get("technique") or {}).items()
         )
-        parts = {name: _build(name, plain[name], faults) for name in ("model", "calibration", "tracker")}
+        parts = {name: build(name, plain[name], faults) for name in ("model", "calibration", "tracker")}
         metrics = {
-            name: _build(f"evaluation.metrics.{name}", fields, faults)
+            name: build(f"evaluation.metrics.{name}", fields, faults)
             for name, fields in (plain["evaluation"].get("metrics") or {}).items()
         }
-        faults += _bad_scalars(plain)
+        faults += bad_scalars(plain)
         if faults:
             raise ConfigError(faults)
         data_dir = project_path(plain["data_dir"]) if plain["data_dir"] else None
@@ -92,7 +92,7 @@ class Experiment:
             corpora=Corpora(data_dir, Path(plain["cache_dir"])),
             **{name: plain[name] for name in ("seed", "device", "dtype", "offload", "sweep")},
             outputs_dir=project_path(plain["outputs_dir"]),
-            config=_portable(plain),
+            config=portable(plain),
         )
 
     def check(self) -> None:
@@ -101,7 +101,7 @@ class Experiment:
         Raises:
             ConfigError: with all of them.
         """
-        faults = [*_device_faults(self.device, self.offload), *self.model.faults()]
+        faults = [*device_faults(self.device, self.offload), *self.model.faults()]
         if not faults:  # the rest asks the model's shape and tokenizer
             faults += self._shape_faults()
         if faults:
@@ -177,7 +177,7 @@ class Experiment:
         """SHA-256 of everything that decides this experiment's result, and of nothing else."""
         content = {
             "weights": self.model.digest(),
-            "loaded_as": self.model.weights,
+            "loaded_as": [self.model.weights, self.model.auto_class, self.model.trust_remote_code],
             "stages": [_identity(stage.technique) for stage in self.stages],
             "evaluation": {
                 name: _identity(metric) | {"digests": metric.digests(self.corpora)}
@@ -220,94 +220,3 @@ def _pathless(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_pathless(item) for item in value]
     return value
-
-
-def _build(where: str, fields: Any, faults: list[str]) -> Any:
-    """Make the object of one `_target_`; what is wrong with it is appended to `faults` and None returned."""
-    if not isinstance(fields, dict) or "_target_" not in fields:
-        knobs = ", ".join(fields) if isinstance(fields, dict) else repr(fields)
-        faults.append(
-            f"{where} has settings ({knobs}) but nothing to apply them to: a knob was set for a choice that is not "
-            f"there. Choose it too ({where.replace('.', '=', 1)}) or drop the setting."
-        )
-        return None
-    target, settings = fields["_target_"], {name: value for name, value in fields.items() if name != "_target_"}
-    try:
-        part = get_class(target)
-    except Exception as error:  # whatever importing somebody's module raises
-        faults.append(f"{where}._target_={target!r} cannot be imported: {error}")
-        return None
-    known = [field.name for field in dataclasses.fields(part) if field.init]
-    unknown = [name for name in settings if name not in known]
-    faults += [f"{where}.{name} is no setting{_near(name, known)}" for name in unknown]
-    if unknown:
-        return None
-    try:
-        return part(**{name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()})
-    except (TypeError, ValueError, SlimsweepError) as error:
-        faults.append(f"{where}: {error}")
-    return None
-
-
-def _near(given: str, known: list[str]) -> str:
-    """`; did you mean X? Allowed: ...` for a mistyped name."""
-    matches = difflib.get_close_matches(given, known, n=3, cutoff=0.5)
-    guess = f"; did you mean {' or '.join(matches)}?" if matches else "."
-    return f"{guess} Allowed: {', '.join(sorted(known))}"
-
-
-def _repeated_stages(overrides: list[str]) -> list[str]:
-    """Names given twice in a `technique=[...]` override, which Hydra would silently fold into one stage."""
-    faults = []
-    for override in OverridesParser.create().parse_overrides(overrides):
-        value = override.value() if override.key_or_group == "technique" else None
-        names = value if isinstance(value, list) else []
-        for name in dict.fromkeys(name for name in names if names.count(name) > 1):
-            faults.append(
-                f"technique lists {name!r} {names.count(name)} times, of which only one would run. "
-                f"Give the second a name of its own: +technique@technique.{name}_2={name}"
-            )
-    return faults
-
-
-def _unknown_keys(config: DictConfig) -> list[str]:
-    unknown = [str(key) for key in config if key not in KEYS]
-    if "sweeps" in unknown:
-        return ["the sweep file does not start with `# @package _global_`: put that on its first line"]
-    return [f"{key} is no setting{_near(key, sorted(KEYS))}" for key in unknown]
-
-
-def _bad_scalars(plain: dict[str, Any]) -> list[str]:
-    faults = []
-    if isinstance(plain["seed"], bool) or not isinstance(plain["seed"], int) or plain["seed"] < 0:
-        faults.append(f"seed={plain['seed']!r}: give an integer of at least 0")
-    if plain["dtype"] not in DTYPES:
-        faults.append(f"dtype={plain['dtype']!r}: give one of {', '.join(DTYPES)}")
-    if plain["on_error"] not in ("continue", "stop"):
-        faults.append(f"on_error={plain['on_error']!r}: give continue or stop")
-    for name in ("offload", "dry_run"):
-        if not isinstance(plain[name], bool):
-            faults.append(f"{name}={plain[name]!r}: give true or false")
-    return faults
-
-
-def _device_faults(device: str, offload: bool) -> list[str]:
-    import torch
-
-    count = torch.cuda.device_count()
-    allowed = ["auto", "cpu", *(["cuda"] if count else []), *(f"cuda:{index}" for index in range(count))]
-    faults = []
-    if device not in allowed:
-        faults.append(f"device={device!r}: this machine has {count} CUDA devices; give one of {', '.join(allowed)}")
-    if offload and (device == "cpu" or not count):
-        faults.append("offload=true keeps weights in host memory beside a GPU; this run has no GPU: set offload=false")
-    return faults
-
-
-def _portable(plain: dict[str, Any]) -> dict[str, Any]:
-    """Settings as a record keeps them: without the folders of this machine and without what does not matter."""
-    dropped = {"outputs_dir", "data_dir", "cache_dir", "on_error", "dry_run", "tracker", "sweep"}
-    config = {key: value for key, value in plain.items() if key not in dropped}
-    config["technique"] = config.get("technique") or {}
-    config["model"] = {key: value for key, value in plain["model"].items() if key != "cache_dir"}
-    return config

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable
+from fractions import Fraction
 
 import numpy as np
 import torch
@@ -15,8 +16,8 @@ SHORT_UNIT = 64
 
 
 def drop_count(ratio: float, size: int) -> int:
-    """floor(ratio x size), where 0.29 x 100 is 29 and not the 28.999... of binary floats."""
-    return math.floor(round(ratio * size, 9))
+    """floor(ratio x size) for the ratio as written: 0.29 x 100 is 29, not the 28.999... of binary floats."""
+    return math.floor(Fraction(repr(float(ratio))) * size)
 
 
 def parse_pattern(pattern: str) -> tuple[int, int] | None:

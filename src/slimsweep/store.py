@@ -4,7 +4,7 @@ import difflib
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -164,16 +164,29 @@ class Store:
             (path.parent / ".complete").unlink(missing_ok=True)
             write_json(path, content)
 
-    def close_sweep(self, name: str) -> Path:
-        """Mark a sweep whose jobs all have records, for make; a finished one keeps its time stamp."""
+    def close_sweep(self, name: str, jobs: list[SweepJob]) -> Path:
+        """Mark a sweep whose jobs all have records, for make; a finished one keeps its time stamp.
+
+        A launch whose list was replaced by a later one marks nothing.
+        """
         path = self.sweeps_dir / name / ".complete"
-        if not path.is_file():
-            write_json(path, {"jobs": len(self.sweep_jobs(name))})
+        if not path.is_file() and self.sweep_jobs(name) == jobs:
+            write_json(path, {"jobs": len(jobs)})
         return path
+
+    @contextmanager
+    def finishing(self, name: str) -> Iterator[None]:
+        """Held while a sweep's table and figures are made, so that two launches do not write them at once."""
+        with FileLock(self.sweeps_dir / name / ".lock"):
+            yield
 
     def status(self, name: str) -> list[JobStatus]:
         """State of each job of a sweep, with the reason of each failure and the path of its log."""
-        return [self._job_status(job) for job in self.sweep_jobs(name)]
+        return self.states(self.sweep_jobs(name))
+
+    def states(self, jobs: Iterable[SweepJob]) -> list[JobStatus]:
+        """State of each of some jobs."""
+        return [self._job_status(job) for job in jobs]
 
     def _job_status(self, job: SweepJob) -> JobStatus:
         folder = self.folder(job.key)

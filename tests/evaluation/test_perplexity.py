@@ -173,3 +173,10 @@ def test_a_gpu_agrees_with_the_cpu(stories260k_source):
     models = [stories260k_source.load(torch.float32, torch.device(name)) for name in ("cpu", "cuda:0")]
     values = [mean_nll(model, windows, 128) for model in models]
     assert values[1] == pytest.approx(values[0], rel=1e-4)
+
+
+def test_golden_output_of_version_1(tiny):
+    """Raise the version and this value together: records of the old version then keep their own key."""
+    token_ids = torch.arange(0, 256).repeat(2)
+    assert Perplexity.version == 1
+    assert perplexity(tiny, token_ids, 64) == pytest.approx(261.210329, rel=1e-5)

@@ -116,7 +116,7 @@ def test_bad_knobs_are_named_together(columns, damping):
 
 
 def assert_parity(technique: SparseGPT, weight: torch.Tensor, inputs: torch.Tensor) -> None:
-    """Masks equal but for ties within 1e-5, weights within 1e-4: issue 2, on identical inputs and fp32 Hessians."""
+    """Masks equal but for ties within 1e-5, weights within 1e-4, on identical inputs and fp32 Hessians."""
     hessian = technique.statistic(inputs)
     found = technique.compress_layer(weight, technique.prepare(hessian))
     expected, gap = sparsegpt_layer(
@@ -127,15 +127,24 @@ def assert_parity(technique: SparseGPT, weight: torch.Tensor, inputs: torch.Tens
     assert torch.allclose(found.double(), expected, rtol=1e-4, atol=1e-5 * scale)
 
 
-@pytest.mark.parametrize(
-    "fields", [{"ratio": 0.5}, {"ratio": 0.83}, {"ratio": 0, "pattern": "2:4"}, {"ratio": 0, "pattern": "4:8"}]
-)
-@pytest.mark.parametrize("width", [64, 172])
-def test_parity_with_the_restatement_on_trained_layers(fields, width, stories260k, stories):
-    names = [name for name, layer in stories260k.targets().items() if matrix(layer).shape[1] == width]
+FIELDS = [{"ratio": 0.5}, {"ratio": 0.83}, {"ratio": 0, "pattern": "2:4"}, {"ratio": 0, "pattern": "4:8"}]
+
+
+@pytest.mark.parametrize("fields", FIELDS)
+def test_parity_over_several_blocks_with_a_narrow_tail_a_dead_input_and_zeros(fields):
+    weight = torch.randn(24, 304, generator=torch.Generator().manual_seed(1))
+    weight[:, 100:120:3] = 0
+    inputs = correlated(900, 304)
+    inputs[:, 7] = 0
+    assert_parity(SparseGPT(**fields), weight, inputs)
+
+
+@pytest.mark.parametrize("fields", FIELDS)
+def test_parity_with_the_restatement_on_trained_layers(fields, stories260k, stories):
     technique = SparseGPT(**fields)
-    if technique.group and width % technique.group[1]:
-        names = []
+    step = technique.group[1] if technique.group else 1  # widths are 64 and 172, which no 8 divides
+    names = [name for name, layer in stories260k.targets().items() if matrix(layer).shape[1] % step == 0]
+    assert names
     for name, inputs in layer_inputs(stories260k.module, names, stories[0]).items():
         assert_parity(technique, matrix(stories260k.targets()[name]), inputs)
 
@@ -191,8 +200,9 @@ def test_parity_with_the_restatement_on_a_block_of_smollm2(smollm2, wikitext):
 
 @pytest.mark.slow
 def test_whole_smollm2_agrees_with_plain_forwards(smollm2, wikitext):
-    calibration, judged = wikitext
-    model = smollm2.load(torch.bfloat16, CPU)
+    # In fp32: in bf16 the batch size alone moves perplexity by 0.8 %, since scores near a tie fall either way.
+    calibration, judged = wikitext[0][:4], wikitext[1][:8]
+    model = smollm2.load(torch.float32, CPU)
     SparseGPT(ratio=0.5).apply(model, calibration, 0)
-    restated = restate(smollm2.load(torch.bfloat16, CPU), calibration)
+    restated = restate(smollm2.load(torch.float32, CPU), calibration)
     assert perplexity(model.module, judged) == pytest.approx(perplexity(restated.module, judged), rel=0.005)

@@ -69,18 +69,20 @@ class GridsSweeper(BasicSweeper):
         sweep.open()
         context.config_loader = FrozenConfigs(context.config_loader, configs)
         jobs = [list(overrides) for overrides in sweep.overrides]
+        errors: list[Exception] = []
         size = 1 if self.config.on_error == "stop" else (self.max_batch_size or len(jobs))
         for start in range(0, len(jobs), size):
             results = self.launcher.launch(jobs[start : start + size], initial_job_idx=start)
-            if self.config.on_error == "stop" and any(job.status is JobStatus.FAILED for job in results):
+            errors += [job._return_value for job in results if job.status is JobStatus.FAILED]
+            if self.config.on_error == "stop" and errors:
                 break
-        return sweep.finish()
+        return sweep.finish(errors)
 
     def jobs(self, arguments: list[str]) -> list[Sequence[str]]:
         """Override lists of all grids in order, each once."""
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         given = [*self._parse_config(), *arguments]
-        keys = {override.key_or_group for override in parser.parse_overrides(given)}
+        keys = {override.get_key_element().lstrip("+~") for override in parser.parse_overrides(given)}
         jobs = []
         for grid in self.grids or [{}]:
             own = [f"{key}={value}" for key, value in grid.items() if key.lstrip("+~") not in keys]

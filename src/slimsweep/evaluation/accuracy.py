@@ -72,7 +72,7 @@ class Accuracy(Metric):
             TaskError: unknown task.
             CorpusError: its data is neither local nor reachable.
         """
-        measurement = Measurement()
+        values, reasons, protocols = {}, {}, {}
         for task in self.tasks:
             questions, origin = _questions(task, corpora)
             results = _run(task, questions, model, self.task_limit, self.batch_tokens)
@@ -80,11 +80,15 @@ class Accuracy(Metric):
             where = origin.split()[0] if origin.startswith(("hub", "package")) else "local"
             protocol = f"{task}:v{task_file(task)['metadata']['version']}:lm-eval:0-shot:{where}:questions={asked}"
             for metric in _metrics(task_file(task)):
-                field = f"{_METRICS[metric]}_{task}"
-                measurement.values[field] = results[f"{metric},none"]
-                measurement.values[f"{_METRICS[metric]}_stderr_{task}"] = results[f"{metric}_stderr,none"]
-                measurement.protocols[field] = f"{protocol}:{metric}:sha={_digest(task, questions)[:SHORT_DIGEST]}"
-        return measurement
+                field, error_field = f"{_METRICS[metric]}_{task}", f"{_METRICS[metric]}_stderr_{task}"
+                error = results.get(f"{metric}_stderr,none")
+                values |= {field: results.get(f"{metric},none"), error_field: error}
+                if not results:
+                    reasons |= dict.fromkeys((field, error_field), "log-likelihoods are not finite")
+                if isinstance(error, str):  # lm-eval's "N/A"
+                    values[error_field], reasons[error_field] = None, "one question has no standard error"
+                protocols[field] = f"{protocol}:{metric}:sha={_digest(task, questions)[:SHORT_DIGEST]}"
+        return Measurement(values, reasons, protocols)
 
 
 def task_file(task: str) -> dict[str, Any]:
@@ -147,6 +151,8 @@ def _run(
     fields = {**task_file(task), "custom_dataset": lambda **_: data}
     lm = harness_model(model, batch_tokens)
     results = evaluate(lm=lm, task_dict=task_manager.load([fields]), log_samples=False)
+    if lm.has_nan:  # the harness would take one of the answers and call it a choice
+        return {}
     return results["results"][task]
 
 

@@ -1,5 +1,6 @@
 """One LanguageModel as lm-evaluation-harness sees it. Importing this file imports the harness (5 s)."""
 
+import math
 from typing import Any
 
 import torch
@@ -24,6 +25,8 @@ class HarnessModel(TemplateLM):
         self.model = model
         self.tokenizer = model.tokenizer
         self.batch_tokens = batch_tokens
+        self.has_nan = False
+        """Whether any likelihood was not a number; the harness itself would still choose an answer."""
         self.longest = longest_context(model.config) or FALLBACK_CONTEXT
 
     @property
@@ -69,7 +72,9 @@ class HarnessModel(TemplateLM):
         log_probabilities = self.model.logits(hidden).float().log_softmax(dim=-1)
         target = torch.tensor(answer, device=hidden.device)
         is_greedy = bool((log_probabilities.argmax(dim=-1) == target).all())
-        return log_probabilities.gather(1, target[:, None]).double().sum().item(), is_greedy
+        score = log_probabilities.gather(1, target[:, None]).double().sum().item()
+        self.has_nan = self.has_nan or math.isnan(score)
+        return score, is_greedy
 
     def loglikelihood_rolling(self, requests: list, disable_tqdm: bool = False) -> list[float]:
         raise NotImplementedError("whole-text likelihoods are what evaluation/perplexity.py measures")

@@ -1,6 +1,7 @@
 """How every figure looks: size, colours, ticks, and files that are equal byte for byte for equal records."""
 
 import math
+import os
 import re
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -149,7 +150,7 @@ def save(figure: Figure, folder: Path, stem: str) -> list[Path]:
     figure.set_layout_engine("none")  # placed once, for both files
     paths = []
     for suffix, metadata in (("pdf", {"CreationDate": None}), ("png", {"Software": None})):
-        path, partial = folder / f"{stem}.{suffix}", folder / f".{stem}.partial.{suffix}"
+        path, partial = folder / f"{stem}.{suffix}", folder / f".{stem}.{os.getpid()}.partial.{suffix}"
         figure.savefig(partial, metadata=metadata)
         partial.replace(path)
         paths.append(path)

@@ -1,5 +1,6 @@
 """Weights on the Hugging Face hub."""
 
+import errno
 import functools
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,6 +126,8 @@ def _advice(id: str, revision: str | None, error: Exception) -> str:
             f"{id} is not on huggingface.co or is private: check the spelling of model.id, set HF_TOKEN if "
             f"it is private, {elsewhere}"
         )
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        return f"{id} cannot be stored ({error}): free space or set HF_HOME to a folder with room, {elsewhere}"
     reason = str(error).strip().splitlines() or [type(error).__name__]
     return (
         f"{id} is neither in the hub's cache nor reachable ({reason[0]}). Check the network and "

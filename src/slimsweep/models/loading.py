@@ -1,5 +1,6 @@
 """From a config or a folder to a transformers module: built, drawn or read, and checked."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,18 @@ def read(folder: Path, auto_class: str, dtype: torch.dtype, device: torch.device
             f"Weights in {folder} do not fit their config.json: missing or of another shape are "
             f"{_some(absent)}. Copy config and weights again from one source."
         )
+    if extra := [name for name in info["unexpected_keys"] if _is_another_block(name, module)]:
+        raise ModelError(
+            f"Weights in {folder} have more blocks than their config.json says, such as {_some(sorted(extra), 1)}. "
+            "Copy config and weights again from one source."
+        )
     return module
+
+
+def _is_another_block(name: str, module: nn.Module) -> bool:
+    """Whether a tensor that found no place has one in the first block: it belongs to a block beyond the last."""
+    first, found = re.subn(r"\.\d+\.", ".0.", name, count=1)
+    return bool(found) and first in module.state_dict()
 
 
 def refuse_non_finite(module: nn.Module, name: str, dtype: torch.dtype) -> None:

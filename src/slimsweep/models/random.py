@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from slimsweep.corpora import tokenizer_digest
 from slimsweep.errors import ModelError
+from slimsweep.models import checkpoint
 from slimsweep.models.source import ModelSource, tokenizer_of
 
 
@@ -19,6 +21,13 @@ class RandomModel(ModelSource):
 
     def folder(self) -> Path:
         raise ModelError(f"Model {self.name} has no shape; set model.shape={{model_type: llama, ...}}.")
+
+    def digest(self) -> str:
+        """Of config, seed and, where one is given, the tokenizer."""
+        own = super().digest()
+        if not self.tokenizer_path or self.weights == "meta":
+            return own
+        return checkpoint.json_digest([own, tokenizer_digest(self.tokenizer())])
 
     def tokenizer(self) -> Any:
         if self.tokenizer_path and self.weights != "meta":

@@ -1,0 +1,134 @@
+"""From composed settings to objects: unknown names, mistyped knobs and values that cannot be, each as a sentence."""
+
+import dataclasses
+import difflib
+import re
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.utils import get_class
+from omegaconf import DictConfig, OmegaConf
+
+from slimsweep.errors import SlimsweepError
+
+DTYPES = ("auto", "bfloat16", "float16", "float32")
+KEYS = frozenset(
+    ("model", "technique", "ratio", "seed", "calibration", "evaluation", "tracker", "device", "dtype", "offload")
+    + ("on_error", "dry_run", "outputs_dir", "data_dir", "cache_dir", "sweep")
+)
+"""The keys of conf/config.yaml."""
+
+
+def build(where: str, fields: Any, faults: list[str]) -> Any:
+    """Make the object of one `_target_`; what is wrong with it is appended to `faults` and None returned."""
+    if not isinstance(fields, dict) or "_target_" not in fields:
+        knobs = ", ".join(fields) if isinstance(fields, dict) else repr(fields)
+        faults.append(
+            f"{where} has settings ({knobs}) but nothing to apply them to: a knob was set for a choice that is not "
+            f"there. Choose it too ({where.replace('.', '=', 1)}) or drop the setting."
+        )
+        return None
+    target, settings = fields["_target_"], {name: value for name, value in fields.items() if name != "_target_"}
+    try:
+        part = get_class(target)
+    except Exception as error:  # whatever importing somebody's module raises
+        faults.append(f"{where}._target_={target!r} cannot be imported: {error}")
+        return None
+    known = [field.name for field in dataclasses.fields(part) if field.init]
+    unknown = [name for name in settings if name not in known]
+    faults += [f"{where}.{name} is no setting{_near(name, known)}" for name in unknown]
+    if unknown:
+        return None
+    try:
+        return part(**{name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()})
+    except (TypeError, ValueError, SlimsweepError) as error:
+        faults.append(f"{where}: {error}")
+    return None
+
+
+def _near(given: str, known: list[str]) -> str:
+    """`; did you mean X? Allowed: ...` for a mistyped name."""
+    matches = difflib.get_close_matches(given, known, n=3, cutoff=0.5)
+    guess = f"; did you mean {' or '.join(matches)}?" if matches else "."
+    return f"{guess} Allowed: {', '.join(sorted(known))}"
+
+
+def repeated_stages(overrides: list[str]) -> list[str]:
+    """Names given twice in a `technique=[...]` override, which Hydra would silently fold into one stage."""
+    faults = []
+    for override in OverridesParser.create().parse_overrides(overrides):
+        value = override.value() if override.key_or_group == "technique" else None
+        names = value if isinstance(value, list) else []
+        for name in dict.fromkeys(name for name in names if names.count(name) > 1):
+            faults.append(
+                f"technique lists {name!r} {names.count(name)} times, of which only one would run. "
+                f"Give the second a name of its own: +technique@technique.{name}_2={name}"
+            )
+    return faults
+
+
+def missing_keys(config: DictConfig) -> list[str]:
+    needed = KEYS - {"technique", "sweep", "data_dir"}
+    return [
+        f"{key} is not set: leave it at its default or give a value"
+        for key in sorted(needed)
+        if not _is_set(config, key)
+    ]
+
+
+def _is_set(config: DictConfig, key: str) -> bool:
+    return key in config and (OmegaConf.is_interpolation(config, key) or config[key] is not None)
+
+
+def unknown_keys(config: DictConfig) -> list[str]:
+    """Keys at the top that nothing reads, and keys below `evaluation` that no metric refers to."""
+    unknown = [str(key) for key in config if key not in KEYS]
+    if "sweeps" in unknown:
+        return ["the sweep file does not start with `# @package _global_`: put that on its first line"]
+    faults = [f"{key} is no setting{_near(key, sorted(KEYS))}" for key in unknown]
+    evaluation = OmegaConf.to_container(config.evaluation) if "evaluation" in config else {}
+    read = set(re.findall(r"\$\{evaluation\.(\w+)\}", str(evaluation.get("metrics"))))
+    faults += [
+        f"evaluation.{key} is no setting of this profile{_near(key, sorted(read))}"
+        for key in evaluation
+        if key not in {*read, "metrics"}
+    ]
+    return faults
+
+
+def bad_scalars(plain: dict[str, Any]) -> list[str]:
+    faults = []
+    if isinstance(plain["seed"], bool) or not isinstance(plain["seed"], int) or not 0 <= plain["seed"] < 2**63:
+        faults.append(f"seed={plain['seed']!r}: give an integer of at least 0, below 2**63")
+    if plain["sweep"] is not None and not re.fullmatch(r"[A-Za-z0-9][\w.-]*", str(plain["sweep"])):
+        faults.append(f"sweep={plain['sweep']!r}: a name of letters, digits, and . _ - (it names a folder)")
+    if plain["dtype"] not in DTYPES:
+        faults.append(f"dtype={plain['dtype']!r}: give one of {', '.join(DTYPES)}")
+    if plain["on_error"] not in ("continue", "stop"):
+        faults.append(f"on_error={plain['on_error']!r}: give continue or stop")
+    for name in ("offload", "dry_run"):
+        if not isinstance(plain[name], bool):
+            faults.append(f"{name}={plain[name]!r}: give true or false")
+    return faults
+
+
+def device_faults(device: str, offload: bool) -> list[str]:
+    import torch
+
+    count = torch.cuda.device_count()
+    allowed = ["auto", "cpu", *(["cuda"] if count else []), *(f"cuda:{index}" for index in range(count))]
+    faults = []
+    if device not in allowed:
+        faults.append(f"device={device!r}: this machine has {count} CUDA devices; give one of {', '.join(allowed)}")
+    if offload and (device == "cpu" or not count):
+        faults.append("offload=true keeps weights in host memory beside a GPU; this run has no GPU: set offload=false")
+    return faults
+
+
+def portable(plain: dict[str, Any]) -> dict[str, Any]:
+    """Settings as a record keeps them: without this machine's folders and without what decides no result."""
+    dropped = {"outputs_dir", "data_dir", "cache_dir", "on_error", "dry_run", "tracker", "sweep"}
+    config = {key: value for key, value in plain.items() if key not in dropped}
+    config["technique"] = config.get("technique") or {}
+    config["model"] = {key: value for key, value in plain["model"].items() if key != "cache_dir"}
+    return config
