@@ -25,8 +25,7 @@ class Sweep:
     name: str
     store: Store
     jobs: tuple[SweepJob, ...]
-    overrides: tuple[tuple[str, ...], ...]
-    tracker: object
+    experiments: tuple[Experiment, ...]
 
     @classmethod
     def plan(cls, configs: dict[tuple[str, ...], DictConfig]) -> "Sweep":
@@ -38,14 +37,14 @@ class Sweep:
         from slimsweep.app import UNNAMED_SWEEP
 
         faults: dict[str, str] = {}
-        found: dict[str, tuple[SweepJob, tuple[str, ...]]] = {}
+        found: dict[str, tuple[SweepJob, Experiment]] = {}
         experiment = None
         for overrides, config in configs.items():
             try:
                 experiment = Experiment.of(*_task_of(config))
                 experiment.check()
                 job = SweepJob(experiment.key, experiment.label, list(overrides))
-                found.setdefault(job.key, (job, overrides))
+                found.setdefault(job.key, (job, experiment))
             except ConfigError as error:
                 for fault in error.faults:
                     faults.setdefault(fault, " ".join(overrides))
@@ -57,8 +56,8 @@ class Sweep:
         if faults:
             raise ConfigError([f"{fault} [job: {job}]" if job else fault for fault, job in faults.items()])
         name = experiment.sweep or UNNAMED_SWEEP
-        jobs, overrides = zip(*found.values(), strict=True)
-        return cls(name, store, jobs, overrides, experiment.tracker)
+        jobs, experiments = zip(*found.values(), strict=True)
+        return cls(name, store, jobs, experiments)
 
     def show(self) -> None:
         """Print what a launch would do, and do nothing."""
@@ -67,11 +66,19 @@ class Sweep:
             print(f"{job.key[:16]}  {state:8} {job.label}")
         print(f"{self.name}: {len(self.jobs)} jobs, {states.count('done')} done, {states.count('missing')} to run")
 
-    def open(self) -> None:
-        """Write the sweep's own list of keys."""
+    def open(self) -> list[list[str]]:
+        """Write the sweep's own list of keys; returns the overrides of the jobs that have no record yet."""
+        from slimsweep.app import publish
+
         self.store.open_sweep(self.name, list(self.jobs))
-        done = sum(self.store.read(job.key) is not None for job in self.jobs)
-        log.info("%s: %d jobs, %d already recorded", self.name, len(self.jobs), done)
+        missing = []
+        for job, experiment in zip(self.jobs, self.experiments, strict=True):
+            if record := self.store.read(job.key):
+                publish(experiment, self.store, record)  # it may belong to one sweep more than before
+            else:
+                missing.append(job.overrides)
+        log.info("%s: %d jobs, %d already recorded", self.name, len(self.jobs), len(self.jobs) - len(missing))
+        return missing
 
     def finish(self, errors: list[Exception]) -> Path:
         """Draw the table and figures, publish them, and mark the sweep complete.
@@ -108,7 +115,8 @@ class Sweep:
 
     def publish(self, records: list[dict]) -> None:
         """Draw the figures and mirror them and the table to the tracker, if anything is new."""
-        state = {"tracker": repr(self.tracker), "keys": [record["key"] for record in records]}
+        tracker = self.experiments[0].tracker
+        state = {"tracker": repr(tracker), "keys": [record["key"] for record in records]}
         marker = self.store.sweeps_dir / self.name / "published.json"
         known = Store.read_json(marker) or {}
         paths = [Path(path) for path in known.get("figures", [])]
@@ -118,7 +126,7 @@ class Sweep:
         state["figures"] = [str(path) for path in paths]
         if known == state:
             return
-        self.tracker.publish_sweep(self.name, records, paths, self.store.outputs_dir)
+        tracker.publish_sweep(self.name, records, paths, self.store.outputs_dir)
         write_json(marker, state)
 
     def draw(self) -> list[Path]:
@@ -135,6 +143,8 @@ class Sweep:
 
 
 def _first_line(error: Exception) -> str:
+    if isinstance(error, ConfigError):
+        return "; ".join(error.faults)
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 

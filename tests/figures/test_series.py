@@ -77,3 +77,12 @@ def test_without_a_point_there_is_nothing_to_draw():
 
 def test_protocol_ids_become_words():
     assert protocol_label("sentiment:v1:limit=200:sha=aabbccdd") == "sentiment v1, limit 200"
+
+
+def test_two_ratios_of_one_size_are_two_points_and_never_averaged():
+    records = [
+        record(technique="wanda", ratio=ratio, perplexity_x=value, weight_bytes=8)
+        for ratio, value in ((0.1, 10.0), (0.9, 1000.0))
+    ]
+    (line,) = lines(records, "weight_bytes", "perplexity_x")
+    assert [(point.x, point.y, point.count) for point in line.points] == [(8, 10.0, 1), (8, 1000.0, 1)]

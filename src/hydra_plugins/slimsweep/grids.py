@@ -66,11 +66,10 @@ class GridsSweeper(BasicSweeper):
         sweep = Sweep.plan(configs)
         if self.config.dry_run:
             return sweep.show()
-        sweep.open()
         context.config_loader = FrozenConfigs(context.config_loader, configs)
-        jobs = [list(overrides) for overrides in sweep.overrides]
+        jobs = sweep.open()
         errors: list[Exception] = []
-        size = 1 if self.config.on_error == "stop" else (self.max_batch_size or len(jobs))
+        size = 1 if self.config.on_error == "stop" else (self.max_batch_size or max(1, len(jobs)))
         for start in range(0, len(jobs), size):
             results = self.launcher.launch(jobs[start : start + size], initial_job_idx=start)
             errors += [job._return_value for job in results if job.status is JobStatus.FAILED]

@@ -48,7 +48,7 @@ def _draw(axes: Axes, panel: Panel, size: str, field: str) -> None:
         x, y = [point[0] for point in stairs], [point[1] for point in stairs]
         axes.step(x, y, where="post", color="#444444", linewidth=1.0, linestyle=":", zorder=1, label="Pareto front")
     if len({record[size] for record in measured}) == 1 and len(measured) > 1:
-        axes.text(0.04, 0.9, "All of one size: zeros alone save no memory.", transform=axes.transAxes, va="top")
+        axes.text(0.04, 0.9, "All of one size:\nzeros alone save no memory.", transform=axes.transAxes, va="top")
     if measured:
         log_axis(axes, [record[field] for record in measured])
         axes.set_xlim(0, 1.06 * max(record[size] for record in measured) / divisor)

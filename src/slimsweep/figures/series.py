@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from slimsweep.points import Record, settings_of
 
 DENSE = "dense"
+Place = tuple[int | float, int | float]
+"""x and ratio of a point."""
 
 
 @dataclass(frozen=True)
@@ -111,13 +113,14 @@ def lines(records: Iterable[Record], x: str, y: str) -> list[Line]:
     """One line per technique, pattern and variant, sorted by label; the dense model is not among them.
 
     Records that differ in a knob of a stage, in calibration or in dtype are variants: they are never
-    averaged, and their labels name what differs. Records that differ only in seed become one point.
+    averaged, and their labels name what differs. Records that differ only in seed become one point; two ratios
+    never do, even where x is the same for both.
     """
-    found: dict[str, dict[int | float, list[Record]]] = {}
+    found: dict[str, dict[Place, list[Record]]] = {}
     for label, members in variants(record for record in records if record["technique"] != DENSE).items():
         for record in members:
             if record.get(x) is not None:
-                found.setdefault(label, {}).setdefault(record[x], []).append(record)
+                found.setdefault(label, {}).setdefault((record[x], record.get("ratio") or 0), []).append(record)
     return [_line(label, by_x, y) for label, by_x in sorted(found.items())]
 
 
@@ -132,9 +135,9 @@ def curves(records: Iterable[Record], prefix: str) -> list[tuple[str, Panel, lis
     return found
 
 
-def _line(label: str, by_x: dict[int | float, list[Record]], y: str) -> Line:
+def _line(label: str, by_x: dict[Place, list[Record]], y: str) -> Line:
     points, unmeasured = [], []
-    for place, members in sorted(by_x.items()):
+    for (place, _), members in sorted(by_x.items()):
         values = [record[y] for record in members if record.get(y) is not None]
         if len(values) < len(members):
             unmeasured.append(place)
