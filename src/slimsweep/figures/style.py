@@ -124,7 +124,7 @@ SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 
 def paper_title(axes: Axes, text: str) -> None:
     """A left-aligned title, wrapped so that it stays within one column."""
-    rows = [row for line in text.split("\n") for row in textwrap.wrap(line, 50)]
+    rows = [row for line in text.split("\n") for row in textwrap.wrap(line, 42)]
     axes.set_title("\n".join(rows), loc="left")
 
 
