@@ -45,6 +45,17 @@ def tiny_source():
     return RandomModel(name="tiny", shape=TINY_SHAPE, cache_dir=str(CACHE))
 
 
+def meta_model(name: str):
+    """The shape a YAML of conf/model gives, without weights."""
+    import torch
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+
+    config = OmegaConf.load(PROJECT / "conf" / "model" / f"{name}.yaml")
+    config.update(weights="meta", cache_dir=str(CACHE))
+    return instantiate(config, _convert_="all").load(torch.bfloat16, torch.device("cpu"))
+
+
 @pytest.fixture
 def tiny(tiny_source):
     """A fresh copy of the tiny model, in fp32."""

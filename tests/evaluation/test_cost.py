@@ -2,22 +2,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import CACHE, PROJECT
+from conftest import meta_model
 from family_shapes import DECODERS, ENCODERS, random_model
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
 
 from slimsweep.evaluation.cost import Cost, attention_macs, gmacs_llm_pruner, linear_macs
 from slimsweep.models.language_model import matrix
 
 CPU = torch.device("cpu")
-
-
-def meta_model(name):
-    """The shape a YAML of conf/model gives, without weights."""
-    config = OmegaConf.load(PROJECT / "conf" / "model" / f"{name}.yaml")
-    config.update(weights="meta", cache_dir=str(CACHE))
-    return instantiate(config, _convert_="all").load(torch.bfloat16, CPU)
 
 
 @pytest.mark.parametrize(

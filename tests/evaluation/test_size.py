@@ -2,9 +2,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import meta_model
 from family_shapes import DECODERS, ENCODERS, random_model
 from safetensors.torch import save_file
-from test_cost import meta_model
 
 from slimsweep.evaluation.size import FORMAT_DTYPES, Size, safetensors_bytes
 from slimsweep.models.language_model import matrix
