@@ -1,5 +1,6 @@
 """How every figure looks: size, colours, ticks, and files that are equal byte for byte for equal records."""
 
+import logging
 import math
 import os
 import re
@@ -53,6 +54,7 @@ RC = {
 @contextmanager
 def paper_style() -> Iterator[None]:
     """Draw and save inside: neither a user's matplotlibrc nor an earlier figure changes the outcome."""
+    logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells each table of a font it leaves out
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(RC)
