@@ -38,7 +38,10 @@ def solve_columns(
         _solve_rows(*parts, *(pattern or (0, 0)))
 
     bounds = [weight.shape[0] * part // threads for part in range(threads + 1)]
-    list(_workers(threads).map(solve, map(slice, bounds, bounds[1:])))
+    if threads == 1:  # a worker of cores.side_by_side: the shared pool would make its neighbours wait for it
+        solve(slice(None))
+    else:
+        list(_workers(threads).map(solve, map(slice, bounds, bounds[1:])))
     return errors
 
 
