@@ -108,3 +108,11 @@ def test_what_the_model_or_texts_cannot_do_is_found_before_weights_load(override
     monkeypatch.setattr("slimsweep.models.source.ModelSource.load", None)
     with pytest.raises(ConfigError, match=message):
         experiment(*overrides).check()
+
+
+@pytest.mark.parametrize(("amx", "dots", "dtype"), [(0, 0, "float32"), (0, 1, "bfloat16"), (1, 0, "bfloat16")])
+def test_auto_takes_bfloat16_where_the_processor_multiplies_it(amx, dots, dtype, monkeypatch):
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: bool(amx))
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: bool(dots))
+    assert experiment("technique=magnitude", "device=cpu").resolved_dtype == dtype
+    assert experiment("technique=magnitude", "device=cpu", "dtype=float16").resolved_dtype == "float16"
