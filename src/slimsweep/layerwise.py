@@ -69,7 +69,7 @@ def compress_blocks(
     last = max((index for index, layers in enumerate(blocks) if layers), default=-1)
     activations = Activations(model, token_ids) if method.needs_calibration else None
     reports: list[LayerReport] = []
-    for index, block in _progress(model.blocks[: last + 1], type(method).__name__):
+    for index, block in progress(model.blocks[: last + 1], type(method).__name__):
         layers = blocks[index]
         with model.resident(block):
             if activations is None:
@@ -143,7 +143,8 @@ def _generator(seed: int, name: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
-def _progress(blocks: list[nn.Module], title: str) -> Iterable[tuple[int, nn.Module]]:
+def progress(blocks: list[nn.Module], title: str) -> Iterable[tuple[int, nn.Module]]:
+    """Blocks with their index, under a progress bar where somebody watches."""
     from rich.console import Console
     from rich.progress import track
 

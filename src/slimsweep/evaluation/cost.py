@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from slimsweep.evaluation.base import Measurement, Metric
-from slimsweep.models.language_model import LanguageModel, is_linear, matrix
+from slimsweep.models.language_model import LanguageModel, is_linear, layer_shape, matrix
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,13 +74,6 @@ def gmacs_llm_pruner(model: LanguageModel, tokens: int = 64) -> float:
 def all_linears(model: LanguageModel) -> dict[str, nn.Module]:
     """Every linear layer of a model by full name: those of the blocks, the head, projections around them."""
     return {name: layer for name, layer in model.module.named_modules() if is_linear(layer)}
-
-
-def layer_shape(layer: nn.Module) -> tuple[int, int]:
-    """(out, in) of a linear layer, whatever form its weight is stored in."""
-    if isinstance(layer, nn.Linear):
-        return layer.out_features, layer.in_features
-    return layer.nf, layer.nx  # Conv1D
 
 
 def attention_width(model: LanguageModel, block: nn.Module) -> int:

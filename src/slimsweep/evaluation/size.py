@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from slimsweep.evaluation.base import Measurement, Metric
-from slimsweep.evaluation.cost import layer_shape, zero_count
-from slimsweep.models.language_model import LanguageModel, parameter_count
+from slimsweep.evaluation.cost import zero_count
+from slimsweep.models.language_model import LanguageModel, layer_shape, parameter_count
 
 FORMAT_DTYPES = {  # names of the safetensors format, in the order of its writer, narrow to wide
     torch.bool: "BOOL",

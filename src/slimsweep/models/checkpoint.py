@@ -26,6 +26,8 @@ VOLATILE_CONFIG = {
     "use_cache",
 }
 INDEX = "model.safetensors.index.json"
+MANIFEST = "slimsweep.json"
+"""Beside config.json where that alone does not describe the weights: the widths of every block."""
 
 
 def folder_faults(folder: Path) -> list[str]:
@@ -106,6 +108,8 @@ def folder_digest(folder: Path, cache_dir: Path) -> str:
     """
     parts = [(file.name, file_digest(file, cache_dir)) for file in weight_files(folder)]
     parts += [(name, file_digest(folder / name, cache_dir)) for name in TOKENIZER_FILES if (folder / name).is_file()]
+    if (folder / MANIFEST).is_file():
+        parts.append((MANIFEST, file_digest(folder / MANIFEST, cache_dir)))
     config = json.loads((folder / "config.json").read_text())
     parts.append(("config", {name: value for name, value in config.items() if name not in VOLATILE_CONFIG}))
     return json_digest(parts)

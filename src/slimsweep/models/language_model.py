@@ -124,6 +124,13 @@ def matrix(linear: nn.Module) -> Float[Tensor, "out in"]:
     return weight if isinstance(linear, nn.Linear) else weight.T
 
 
+def layer_shape(layer: nn.Module) -> tuple[int, int]:
+    """(out, in) of a linear layer, whatever form its weight is stored in."""
+    if isinstance(layer, nn.Linear):
+        return layer.out_features, layer.in_features
+    return layer.nf, layer.nx  # Conv1D
+
+
 def parameter_count(module: nn.Module) -> int:
     """Numbers in all parameters, tied ones counted once."""
     return sum(parameter.numel() for parameter in module.parameters())

@@ -1,5 +1,6 @@
 """From a config or a folder to a transformers module: built, drawn or read, and checked."""
 
+import contextlib
 import re
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,9 @@ AUTO_CLASSES = {
 SHARED_FRACTION = 0.25  # of free memory: a smaller model may be kept once more, to be copied for each job
 
 
-def build(config: Any, auto_class: str, dtype: torch.dtype, device: torch.device, remote_code: bool) -> nn.Module:
+def build(config: Any, auto_class: str, dtype: torch.dtype, device: torch.device | None, remote_code: bool) -> nn.Module:
     """The module of a config; without weights on the meta device, else with its family's initial ones."""
-    with device:
+    with device or contextlib.nullcontext():
         return _auto(auto_class).from_config(config, dtype=dtype, trust_remote_code=remote_code)
 
 
@@ -57,11 +58,11 @@ def read(folder: Path, auto_class: str, dtype: torch.dtype, device: torch.device
     if absent:
         raise ModelError(
             f"Weights in {folder} do not fit their config.json: missing or of another shape are "
-            f"{_some(absent)}. Copy config and weights again from one source."
+            f"{some(absent)}. Copy config and weights again from one source."
         )
     if extra := [name for name in info["unexpected_keys"] if _is_another_block(name, module)]:
         raise ModelError(
-            f"Weights in {folder} have more blocks than their config.json says, such as {_some(sorted(extra), 1)}. "
+            f"Weights in {folder} have more blocks than their config.json says, such as {some(sorted(extra), 1)}. "
             "Copy config and weights again from one source."
         )
     return module
@@ -78,7 +79,7 @@ def refuse_non_finite(module: nn.Module, name: str, dtype: torch.dtype) -> None:
     bad = [path for path, parameter in module.named_parameters() if not _is_finite(parameter)]
     if bad:
         raise ModelError(
-            f"Weights of {name} hold NaN or inf as {str(dtype).removeprefix('torch.')}, in {_some(bad)}. "
+            f"Weights of {name} hold NaN or inf as {str(dtype).removeprefix('torch.')}, in {some(bad)}. "
             "Copy them again, or choose a dtype with more range (dtype=bfloat16 or dtype=float32)."
         )
 
@@ -107,6 +108,7 @@ def _is_finite(parameter: nn.Parameter) -> bool:
     return bool(lowest.isfinite() and highest.isfinite())
 
 
-def _some(names: list[str], shown: int = 5) -> str:
+def some(names: list[str], shown: int = 5) -> str:
+    """The first few names and how many more there are."""
     rest = f" and {len(names) - shown} more" if len(names) > shown else ""
     return ", ".join(names[:shown]) + rest

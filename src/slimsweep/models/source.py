@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 
 from slimsweep.errors import ModelError
-from slimsweep.models import checkpoint, loading
+from slimsweep.models import checkpoint, loading, reduced
 from slimsweep.models.byte_tokenizer import VOCABULARY, byte_tokenizer
 from slimsweep.models.families import family_of
 from slimsweep.models.language_model import LanguageModel
@@ -168,11 +168,14 @@ class ModelSource:
         if self.weights == "random":
             drawn = loading.draw(self.config(), self.auto_class, dtype, self.seed, self.trust_remote_code)
             return drawn.to(device)
-        return loading.read(self.folder(), self.auto_class, dtype, device, self.trust_remote_code)
+        return reduced.read(self.folder(), self.auto_class, dtype, device, self.trust_remote_code)
 
     def _meta(self, dtype: torch.dtype) -> torch.nn.Module:
         with self._refusals():
-            return loading.build(self.config(), self.auto_class, dtype, META, self.trust_remote_code)
+            module = loading.build(self.config(), self.auto_class, dtype, META, self.trust_remote_code)
+        if self.weights == "trained" and (self.folder() / checkpoint.MANIFEST).is_file():
+            reduced.resize(module, self.folder())
+        return module
 
     def _wrap(self, module: torch.nn.Module, device: torch.device, **fields: Any) -> LanguageModel:
         family = family_of(module.config.model_type)

@@ -3,7 +3,7 @@
 import functools
 import importlib
 import pkgutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from slimsweep.errors import ModelError
 
@@ -23,8 +23,30 @@ class Family:
     """Token embedding."""
     head: str
     """Linear layer from the residual width to the vocabulary (or the labels)."""
+    attention_inputs: tuple[str, ...]
+    """Within a block: the projections to queries, keys and values, or the one layer that holds all three."""
     attention_output: str
     """Within a block: the projection that leaves attention. Its input width is heads x head width."""
+    head_width: str
+    """Within a block: the attribute that holds the width of a head."""
+    head_counts: dict[str, str] = field(default_factory=dict)
+    """Within a block: attributes its forward reads that change with its heads: `heads`, `key_value_heads`, `width`."""
+    heads_interleaved: bool = False
+    """Where one layer holds queries, keys and values: True, head after head; False, all queries come first."""
+    mlp_inputs: tuple[str, ...]
+    """Within a block: the layers that make neurons, the gate first; one layer may hold gate and up, one after the other."""
+    mlp_output: str
+    """Within a block: the layer that reads the neurons."""
+    norms: tuple[str, ...]
+    """Within a block: norms over the residual width."""
+    residual_writers: tuple[str, ...] = ()
+    """Beside `embeddings`: modules outside the blocks whose outputs have the residual width, norms included."""
+    residual_readers: tuple[str, ...] = ("lm_head",)
+    """Linear layers outside the blocks that read the residual."""
+    neurons_field: str = "intermediate_size"
+    """Config field of the number of neurons."""
+    scales_embeddings: bool = False
+    """Embeddings are multiplied by the root of the config's width, so a config of another width is another model."""
     final_norm: str | None = None
     """Norm after the last block; None where the last block ends with its own."""
     head_softcap: str | None = None

@@ -8,5 +8,11 @@ FAMILY = Family(
     embeddings="gpt_neox.embed_in",
     final_norm="gpt_neox.final_layer_norm",
     head="lm_head",
+    attention_inputs=("attention.query_key_value",),
     attention_output="attention.dense",
+    head_width="attention.head_size",
+    heads_interleaved=True,
+    mlp_inputs=("mlp.dense_h_to_4h",),
+    mlp_output="mlp.dense_4h_to_h",
+    norms=("input_layernorm", "post_attention_layernorm"),
 )

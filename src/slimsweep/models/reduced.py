@@ -1,0 +1,201 @@
+"""Models of other widths than their family builds: written to a folder, and read back from it."""
+
+import copy
+import json
+import os
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from torch import nn
+
+from slimsweep.errors import ModelError
+from slimsweep.models import anatomy, loading
+from slimsweep.models.checkpoint import MANIFEST
+from slimsweep.models.anatomy import BlockShape, Shape
+from slimsweep.models.families import family_of
+from slimsweep.models.language_model import LanguageModel
+
+FORMAT = 1
+WEIGHTS_FILE = "model.safetensors"
+
+
+def save(model: LanguageModel, folder: Path) -> bool:
+    """Write weights, config and tokenizer; the folder appears whole or not at all.
+
+    Returns whether plain `from_pretrained` loads it. Otherwise it carries a manifest, `slimsweep.load` reads it, and
+    `from_pretrained` refuses its shapes.
+
+    Raises:
+        ModelError: the folder exists and is not empty, or cannot be written.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ModelError(f"{folder} is not empty; name another folder to save the model in.")
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        config = plain_config(model)
+        if config is not None:
+            _save_plain(model, config, partial)
+        else:
+            _save_with_manifest(model, partial)
+        if model.tokenizer is not None:
+            model.tokenizer.save_pretrained(partial)
+        if folder.exists():
+            folder.rmdir()
+        partial.replace(folder)
+    except OSError as error:
+        raise ModelError(f"The model cannot be written to {folder}: {error}. Free space or name another folder.") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return config is not None
+
+
+def plain_config(model: LanguageModel) -> Any | None:
+    """The config from which transformers builds exactly this model; None where there is none."""
+    shape = anatomy.shape_of(model)
+    if len(set(shape.blocks)) != 1:
+        return None
+    block, config = shape.blocks[0], copy.deepcopy(model.config)
+    if model.family.scales_embeddings and shape.channels != config.hidden_size:
+        return None
+    width = anatomy.head_width(model)
+    config.hidden_size, config.num_attention_heads = shape.channels, block.heads
+    setattr(config, model.family.neurons_field, block.neurons)
+    if hasattr(config, "num_key_value_heads"):
+        config.num_key_value_heads = block.key_value_heads
+    if width * block.heads != shape.channels or getattr(config, "head_dim", None) is not None:
+        config.head_dim = width  # families that do not know this field build another shape, which is found below
+    try:
+        config.validate()  # Llama's, for one, wants a width that the number of heads divides
+        built = loading.build(config, auto_class_of(model.module), torch.float32, torch.device("meta"), remote_code=False)
+    except (StrictDataclassError, ValueError, RuntimeError, ZeroDivisionError, TypeError):
+        return None
+    is_same = _shapes(built) == _shapes(model.module)
+    return config if is_same and _head_widths(built, model) == _head_widths(model.module, model) else None
+
+
+def load(folder: str | Path, dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> nn.Module:
+    """The transformers model of a folder that `slimsweep` saved, whatever its widths, ready for forwards.
+
+    `dtype` None keeps that of the file. The tokenizer is `AutoTokenizer.from_pretrained(folder)`.
+
+    Raises:
+        ModelError: config, manifest and weights do not agree, or the folder is no model.
+    """
+    from transformers import AutoConfig
+
+    folder, device = Path(folder), torch.device(device)
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder} has no config.json; give a folder that slimsweep saved.")
+    config = AutoConfig.from_pretrained(folder)
+    auto_class = auto_class_of_name((config.architectures or [""])[0])
+    dtype = dtype or getattr(torch, str(config.dtype).removeprefix("torch.")) or torch.float32
+    return read(folder, auto_class, dtype, device, remote_code=False).eval().requires_grad_(False)
+
+
+def read(folder: Path, auto_class: str, dtype: torch.dtype, device: torch.device, remote_code: bool) -> nn.Module:
+    """The module of a folder, with a manifest or without, on `device`.
+
+    Raises:
+        ModelError: config, manifest and weights do not agree.
+    """
+    if not (folder / MANIFEST).is_file():
+        return loading.read(folder, auto_class, dtype, device, remote_code)
+    from accelerate import init_empty_weights
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=remote_code)
+    with init_empty_weights(include_buffers=False):
+        module = loading.build(config, auto_class, dtype, None, remote_code)
+    module.tie_weights()  # which making them empty has untied
+    resize(module, folder)
+    try:
+        tensors = load_file(folder / WEIGHTS_FILE, device=str(device))
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{folder / WEIGHTS_FILE} cannot be read ({error}); save the model again.") from error
+    wanted = {name: tuple(tensor.shape) for name, tensor in saved_tensors(module).items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if wanted != found:
+        names = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+        raise ModelError(
+            f"Weights in {folder} do not fit their {MANIFEST}, in {loading.some(names)}. Save the model again."
+        )
+    floating = {name for name, tensor in module.state_dict().items() if tensor.is_floating_point()}
+    module.load_state_dict(
+        {name: tensor.to(dtype) if name in floating else tensor for name, tensor in tensors.items()},
+        strict=False,  # tied weights are in the file once
+        assign=True,
+    )
+    module.tie_weights()
+    return module.to(device)
+
+
+def resize(module: nn.Module, folder: Path) -> None:
+    """Give a module built from a folder's config the widths of its manifest.
+
+    Raises:
+        ModelError: no readable manifest of this format, or one that the config contradicts.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        if manifest["format"] != FORMAT:
+            raise ValueError(f"format {manifest['format']}, and this version reads {FORMAT}")
+        blocks = tuple(BlockShape(**block) for block in manifest["blocks"])
+        model = LanguageModel(module=module, family=family_of(module.config.model_type))
+        anatomy.resize(model, Shape(manifest["channels"], blocks))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{folder / MANIFEST} does not fit {folder / 'config.json'}: {error}. Save the model again.") from error
+
+
+def saved_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters, tied ones once, and persistent buffers, by their names in the module."""
+    parameters = dict(module.named_parameters())
+    tied = dict(module.named_parameters(remove_duplicate=False)).keys() - parameters.keys()
+    return {name: tensor for name, tensor in module.state_dict().items() if name not in tied}
+
+
+def auto_class_of(module: nn.Module) -> str:
+    """`causal_lm` or `sequence_classification`, from the name of the module's class."""
+    return auto_class_of_name(type(module).__name__)
+
+
+def auto_class_of_name(architecture: str) -> str:
+    return "sequence_classification" if architecture.endswith("ForSequenceClassification") else "causal_lm"
+
+
+def _save_plain(model: LanguageModel, config: Any, folder: Path) -> None:
+    own = model.module.config
+    try:
+        model.module.config = config
+        model.module.save_pretrained(folder)
+    finally:
+        model.module.config = own
+
+
+def _save_with_manifest(model: LanguageModel, folder: Path) -> None:
+    from safetensors.torch import save_file
+
+    tensors = {name: tensor.contiguous().cpu() for name, tensor in saved_tensors(model.module).items()}
+    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    config = copy.deepcopy(model.config)
+    config.architectures, config.dtype = [type(model.module).__name__], model.dtype
+    config.save_pretrained(folder)
+    shape = anatomy.shape_of(model)
+    manifest = {"format": FORMAT, "channels": shape.channels, "blocks": [asdict(block) for block in shape.blocks]}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
+
+
+def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+
+
+def _head_widths(module: nn.Module, model: LanguageModel) -> list[int]:
+    like = LanguageModel(module=module, family=model.family)
+    return [anatomy.head_width(like, index) for index in range(len(like.blocks))]
