@@ -64,6 +64,16 @@ ENCODERS = {
         "num_attention_heads": 4,
         "max_position_embeddings": 128,
     },
+    "roberta": {
+        "model_type": "roberta",
+        "vocab_size": 260,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 130,
+        "pad_token_id": 1,
+    },
     "distilbert": {
         "model_type": "distilbert",
         "vocab_size": 260,
@@ -86,6 +96,7 @@ BLOCK_LINEARS = {  # in order of definition
     "gpt2": "c_attn c_proj c_fc c_proj",
     "gpt_neox": "query_key_value dense dense_h_to_4h dense_4h_to_h",
     "bert": "query key value dense dense dense",
+    "roberta": "query key value dense dense dense",
     "distilbert": "q_lin k_lin v_lin out_lin lin1 lin2",
 }
 

@@ -1,3 +1,12 @@
 """Sweeps of LLM compression: how small can a language model become, by which technique, at what cost?"""
 
+from typing import Any
+
 __version__ = "0.1.0"
+
+
+def load(folder: Any, dtype: Any = None, device: Any = "cpu") -> Any:
+    """A model that `slimsweep` saved, whatever its widths, as a transformers module; see models/reduced.py."""
+    from slimsweep.models import reduced  # not above: the commands' --help does not wait for torch
+
+    return reduced.load(folder, dtype, device)

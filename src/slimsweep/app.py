@@ -3,6 +3,7 @@
 import difflib
 import logging
 import os
+import shutil
 import sys
 import traceback
 from collections.abc import Iterator
@@ -100,7 +101,10 @@ def perform(experiment: Experiment, store: Store) -> Path:
         if record is None:
             log.info("%s%s", position(experiment, store), experiment.label)
             try:
-                record, layers = run(experiment)
+                save_to = folder / "model" if experiment.save_model else None
+                if save_to:
+                    shutil.rmtree(save_to, ignore_errors=True)  # left by a job that was killed
+                record, layers = run(experiment, save_to)
                 store.write(record, layers)
             except Exception as error:
                 # The job's own log keeps the traceback: Hydra shows only the first failure of a multirun.
@@ -109,6 +113,8 @@ def perform(experiment: Experiment, store: Store) -> Path:
                 raise
         else:
             log.info("%s%s: already recorded", position(experiment, store), experiment.label)
+            if experiment.save_model and not (folder / "model").is_dir():
+                log.info("its model was not kept; recompute it with: slim save %s FOLDER", experiment.key[:8])
         publish(experiment, store, record)
     return folder / "record.json"
 

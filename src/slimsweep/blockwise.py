@@ -15,8 +15,9 @@ from slimsweep.errors import HessianError, ModelError
 from slimsweep.hessian import gram
 from slimsweep.layerwise import progress
 from slimsweep.models import anatomy
-from slimsweep.models.anatomy import HEADS, NEURONS, Units
+from slimsweep.models.anatomy import HEADS, Units
 from slimsweep.models.language_model import LanguageModel, matrix
+from slimsweep.models.removal import remove
 
 DAMPING_FRACTION = 0.01
 """Of the mean diagonal of the kept inputs' Gram matrix; added to it in a repair."""
@@ -86,7 +87,7 @@ def reduce_blocks(
                 entry = {"block": index, "kind": kind, "before": len(units), "members": units.members, **choice.notes}
                 if repair and seen is not None and len(choice.gone):
                     entry |= _repair(units, choice.gone, seen)
-                anatomy.remove(model, units, choice.gone)
+                remove(model, units, choice.gone)
                 entries.append(entry | {"removed": len(choice.gone)})
             if activations and index < last:
                 activations.advance(index)
@@ -131,7 +132,9 @@ def least_squares(
     keep[lost] = False
     inner = second_moment[keep][:, keep]
     damping = DAMPING_FRACTION * float(inner.diagonal().mean())
-    factor, failed = torch.linalg.cholesky_ex(inner + damping * torch.eye(len(inner), dtype=inner.dtype).to(inner.device))
+    factor, failed = torch.linalg.cholesky_ex(
+        inner + damping * torch.eye(len(inner), dtype=inner.dtype).to(inner.device)
+    )
     if int(failed) or not damping > 0:
         raise HessianError("the kept inputs are all zero or not finite, so nothing can be repaired")
     owed = weight[:, lost] @ second_moment[lost][:, keep]

@@ -14,7 +14,7 @@ from slimsweep.errors import SlimsweepError
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 KEYS = frozenset(
     ("model", "technique", "ratio", "seed", "calibration", "evaluation", "tracker", "device", "dtype", "offload")
-    + ("on_error", "dry_run", "outputs_dir", "data_dir", "cache_dir", "sweep")
+    + ("on_error", "dry_run", "save_model", "outputs_dir", "data_dir", "cache_dir", "sweep")
 )
 """The keys of conf/config.yaml."""
 
@@ -106,9 +106,11 @@ def bad_scalars(plain: dict[str, Any]) -> list[str]:
         faults.append(f"dtype={plain['dtype']!r}: give one of {', '.join(DTYPES)}")
     if plain["on_error"] not in ("continue", "stop"):
         faults.append(f"on_error={plain['on_error']!r}: give continue or stop")
-    for name in ("offload", "dry_run"):
+    for name in ("offload", "dry_run", "save_model"):
         if not isinstance(plain[name], bool):
             faults.append(f"{name}={plain[name]!r}: give true or false")
+    if plain["save_model"] is True and plain["model"].get("weights") == "meta":
+        faults.append("save_model=true, but model.weights=meta has no weights to save: set one of them otherwise")
     return faults
 
 
@@ -127,7 +129,7 @@ def device_faults(device: str, offload: bool) -> list[str]:
 
 def portable(plain: dict[str, Any]) -> dict[str, Any]:
     """Settings as a record keeps them: without this machine's folders and without what decides no result."""
-    dropped = {"outputs_dir", "data_dir", "cache_dir", "on_error", "dry_run", "tracker", "sweep"}
+    dropped = {"outputs_dir", "data_dir", "cache_dir", "on_error", "dry_run", "save_model", "tracker", "sweep"}
     config = {key: value for key, value in plain.items() if key not in dropped}
     config["technique"] = config.get("technique") or {}
     config["model"] = {key: value for key, value in plain["model"].items() if key != "cache_dir"}

@@ -66,7 +66,9 @@ def best_exchanges(
     dealt = matrix.diagonal().argsort(stable=True)
     exchanges, idle, turn = 0, 0, 0
     while idle < parts:
-        gained, swaps = _exchange_within(matrix, removed, reach, dealt[turn % parts :: parts], SMALLEST_GAIN * abs(start))
+        gained, swaps = _exchange_within(
+            matrix, removed, reach, dealt[turn % parts :: parts], SMALLEST_GAIN * abs(start)
+        )
         now -= gained
         exchanges += swaps
         idle = 0 if swaps else idle + 1

@@ -51,6 +51,7 @@ class Experiment:
     device: str
     dtype: str
     offload: bool
+    save_model: bool
     outputs_dir: Path
     sweep: str | None
     config: dict[str, Any]
@@ -90,7 +91,7 @@ class Experiment:
             stages=stages,
             metrics=metrics,
             corpora=Corpora(data_dir, Path(plain["cache_dir"])),
-            **{name: plain[name] for name in ("seed", "device", "dtype", "offload", "sweep")},
+            **{name: plain[name] for name in ("seed", "device", "dtype", "offload", "save_model", "sweep")},
             outputs_dir=project_path(plain["outputs_dir"]),
             config=portable(plain),
         )
@@ -109,8 +110,20 @@ class Experiment:
 
     def _shape_faults(self) -> list[str]:
         faults = []
-        for stage in self.stages:
-            faults += [f"technique.{stage.name}: {fault}" for fault in stage.technique.faults(self.model.skeleton())]
+        skeleton = self.model.skeleton()
+        faults += [
+            f"technique.{stage.name}: gradients need all weights in one place: set offload=false, or another importance"
+            for stage in self.stages
+            if self.offload and stage.technique.uses_gradients
+        ]
+        for position, stage in enumerate(self.stages):
+            found = stage.technique.faults(skeleton)
+            faults += [f"technique.{stage.name}: {fault}" for fault in found]
+            if found:
+                break  # what comes after would be checked on a shape that cannot be
+            if position + 1 < len(self.stages):  # later stages see what earlier ones leave
+                skeleton = skeleton.copy()
+                stage.technique.apply(skeleton, None, self.seed)
         if self.model.weights == "meta":
             return faults
         checks = [("calibration", self.calibration)] if self.needs_calibration else []

@@ -52,8 +52,13 @@ def taylor_scores(
     Source: arXiv:2305.11627, eq. 3-5, the Hessian by the squared gradients of single sequences.
     """
     slots = {id(slot.module.weight): slot for one in units for slot in one.slots}
-    sums = {identity: _Salience(slot.module.weight, order, taylor, _sides(units, identity)) for identity, slot in slots.items()}
-    with gradients([salience.parameter for salience in sums.values()], lambda parameter: sums[id(parameter)].add(parameter)):
+    sums = {
+        identity: _Salience(slot.module.weight, order, taylor, _sides(units, identity))
+        for identity, slot in slots.items()
+    }
+    with gradients(
+        [salience.parameter for salience in sums.values()], lambda parameter: sums[id(parameter)].add(parameter)
+    ):
         for ids in token_ids.split(1):
             loss(model, ids).backward()
     lines = {identity: salience.lines(len(token_ids)) for identity, salience in sums.items()}

@@ -7,19 +7,22 @@ import subprocess
 import time
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from slimsweep.evaluation.base import Metric
 from slimsweep.experiment import Experiment, Stage
-from slimsweep.models.language_model import LanguageModel, matrix
+from slimsweep.models.language_model import LanguageModel, matrix, parameter_count
+from slimsweep.models.reduced import save
 from slimsweep.paths import is_checkout, project_root
 from slimsweep.record import ordered
 
 log = logging.getLogger(__name__)
 
 PACKAGES = ("slimsweep", "torch", "transformers", "datasets", "lm-eval", "numpy", "numba", "hydra-core", "wandb")
-NO_SPEEDUP = "measured only where dense and compressed alternate in one process"
+SAME_SHAPE = "every layer has its original shape, so dense kernels take the same time"
 META = "depends on data or weights, and only shapes were loaded (model.weights=meta)"
 
 
@@ -34,8 +37,8 @@ class Outcome:
     layers: list[dict] = field(default_factory=list)
 
 
-def run(experiment: Experiment) -> tuple[dict[str, Any], list[dict]]:
-    """Run one checked experiment: load, calibrate, compress, measure. Returns its record and per-layer counts."""
+def run(experiment: Experiment, save_to: Path | None = None) -> tuple[dict[str, Any], list[dict]]:
+    """Run one checked experiment: load, calibrate, compress, measure, save. Returns its record and per-layer counts."""
     outcome = Outcome()
     torch.manual_seed(experiment.seed)
     model = load(experiment, outcome)
@@ -43,6 +46,8 @@ def run(experiment: Experiment) -> tuple[dict[str, Any], list[dict]]:
     compress(experiment, model, token_ids, outcome)
     measure(experiment, model, outcome)
     describe(experiment, model, outcome)
+    if save_to:
+        save(model, save_to)
     return ordered(outcome.values, outcome.reasons), outcome.layers
 
 
@@ -124,7 +129,22 @@ def measure(experiment: Experiment, model: LanguageModel, outcome: Outcome) -> N
         outcome.values |= measured.values
         outcome.reasons |= measured.reasons
         outcome.protocols |= measured.protocols
+    if not model.is_meta and parameter_count(model.module) != model.original_parameters:
+        compare(experiment, model, outcome)
     outcome.values["evaluate_seconds"] = time.perf_counter() - started
+
+
+def compare(experiment: Experiment, model: LanguageModel, outcome: Outcome) -> None:
+    """Measure what only shows beside the dense model, which is loaded once more."""
+    metrics = [metric for metric in experiment.metrics.values() if type(metric).compare is not Metric.compare]
+    if metrics:
+        log.info("speed-up: measuring beside the dense model")
+        dense = load(experiment, Outcome())
+    for metric in metrics:
+        measured = metric.compare(dense, model)
+        outcome.values |= measured.values
+        outcome.reasons |= measured.reasons
+        outcome.protocols |= measured.protocols
 
 
 def describe(experiment: Experiment, model: LanguageModel, outcome: Outcome) -> None:
@@ -151,8 +171,6 @@ def describe(experiment: Experiment, model: LanguageModel, outcome: Outcome) -> 
         "protocols": outcome.protocols,
         "stages": outcome.stages,
         "config": experiment.config,
-        "speedup_prefill": None,
-        "speedup_decode": None,
     }
     outcome.reasons |= {
         "ratio": f"stages have different ratios: {ratios}" if ratios else "no stage has a ratio",
@@ -163,9 +181,10 @@ def describe(experiment: Experiment, model: LanguageModel, outcome: Outcome) -> 
         "weights_digest": META,
         "git_commit": "not run from a git checkout",
         "sweep": "run on its own",
-        "speedup_prefill": NO_SPEEDUP,
-        "speedup_decode": NO_SPEEDUP,
     }
+    for name in ("speedup_prefill", "speedup_decode"):
+        if outcome.values.setdefault(name) is None:
+            outcome.reasons.setdefault(name, META if model.is_meta else SAME_SHAPE)
 
 
 def weights_digest(model: LanguageModel) -> str:

@@ -1,4 +1,4 @@
-"""The command `slim`: read what sweeps have left. It computes nothing and loads no model."""
+"""The command `slim`: read what sweeps have left. Only `save` loads a model."""
 
 import json
 from collections import Counter
@@ -34,7 +34,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Read records: status, tables, figures, Weights & Biases.",
+    help="Read records: status, tables, figures, Weights & Biases; save a record's model.",
 )
 
 
@@ -180,6 +180,22 @@ def publish(
     typer.echo(f"{sent} of {len(records)} records published")
     if sent < len(records):
         raise typer.Exit(1)
+
+
+@app.command()
+def save(
+    key: Annotated[str, typer.Argument(help="Key of a record, or its beginning.")],
+    folder: Annotated[Path, typer.Argument(help="Where the model goes; a new or empty folder.")],
+    data_dir: Annotated[Path | None, typer.Option(envvar="SLIMSWEEP_DATA", help="Local copies of corpora.")] = None,
+    outputs: Outputs = None,
+) -> None:
+    """The model of a record as safetensors: the one kept by save_model=true, else computed again and compared."""
+    from slimsweep.rebuild import save as save_again
+
+    store = _store(outputs)
+    is_plain = save_again(store, store.find(key), folder, project_path(data_dir) if data_dir else None)
+    load = f"AutoModel...from_pretrained({str(folder)!r})" if is_plain else f"slimsweep.load({str(folder)!r})"
+    typer.echo(f"{folder}\nload it with {load}")
 
 
 def _owners(store: Store) -> dict[str, list[str]]:

@@ -82,7 +82,11 @@ class StructuredTechnique(Technique):
         before, shape = parameter_count(model.module), anatomy.shape_of(model)
         details = self.reduce(model, token_ids, seed)
         after = parameter_count(model.module)
-        notes = {"removed_parameters": before - after, "before": asdict(shape), "after": asdict(anatomy.shape_of(model))}
+        notes = {
+            "removed_parameters": before - after,
+            "before": asdict(shape),
+            "after": asdict(anatomy.shape_of(model)),
+        }
         if before == after:
             notes["warning"] = "removed nothing: what was asked for is less than one whole unit"
             log.warning("%s %s", type(self).__name__, notes["warning"])
@@ -135,13 +139,15 @@ class BlockwiseTechnique(StructuredTechnique):
         """Blocks in which no head or no neuron would be left, by kind."""
         faults = []
         for kind in self.kinds:
-            sizes = {index: units_of(skeleton, kind, index) for index, kinds in self.plan(skeleton).items() if kind in kinds}
+            sizes = {
+                index: units_of(skeleton, kind, index) for index, kinds in self.plan(skeleton).items() if kind in kinds
+            }
             empty = [index for index, units in sizes.items() if self.removed_count(units) >= len(units)]
             if empty:
                 more = f" and {len(empty) - 1} more" if len(empty) > 1 else ""
                 faults.append(
-                    f"ratio={self.ratio:g} would leave none of the {len(sizes[empty[0]])} {kind} of block {empty[0]}{more}: "
-                    "give a smaller ratio"
+                    f"ratio={self.ratio:g} would leave none of the {len(sizes[empty[0]])} {kind} of block "
+                    f"{empty[0]}{more}: give a smaller ratio"
                 )
         return faults
 

@@ -61,6 +61,26 @@ class Speed(Metric):
             },
         )
 
+    @torch.no_grad()
+    def compare(self, dense: LanguageModel, model: LanguageModel) -> Measurement:
+        """`speedup_prefill` and `speedup_decode`: dense time over compressed time, both alternating in this process."""
+        prompt = torch.zeros(1, self.prompt_tokens, dtype=torch.long, device=model.compute_device)
+        runs = [(self._run(dense, prompt), self._run(model, prompt)) for _ in range(self.repeats + 1)][1:]
+        prefill, decode = (
+            statistics.median(slow[part] for slow, _ in runs) / (statistics.median(fast[part] for _, fast in runs) or 1)
+            for part in (0, 1)
+        )
+        can_generate = model.module.can_generate()
+        shape = f"1x{self.prompt_tokens}:medians of {self.repeats} alternating runs"
+        return Measurement(
+            {"speedup_prefill": prefill, "speedup_decode": decode if can_generate else None},
+            {} if can_generate else {"speedup_decode": "this model does not generate text"},
+            {
+                "speedup_prefill": f"prefill:{shape}",
+                "speedup_decode": f"decode:{self.new_tokens} tokens after {shape}",
+            },
+        )
+
     def _run(self, model: LanguageModel, prompt: Tensor) -> tuple[float, float]:
         """Seconds of one forward over the prompt that fills the cache, and of `new_tokens` greedy steps after it."""
         started = _now(model)

@@ -17,7 +17,9 @@ AUTO_CLASSES = {
 SHARED_FRACTION = 0.25  # of free memory: a smaller model may be kept once more, to be copied for each job
 
 
-def build(config: Any, auto_class: str, dtype: torch.dtype, device: torch.device | None, remote_code: bool) -> nn.Module:
+def build(
+    config: Any, auto_class: str, dtype: torch.dtype, device: torch.device | None, remote_code: bool
+) -> nn.Module:
     """The module of a config; without weights on the meta device, else with its family's initial ones."""
     with device or contextlib.nullcontext():
         return _auto(auto_class).from_config(config, dtype=dtype, trust_remote_code=remote_code)

@@ -13,9 +13,9 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 
 from slimsweep.errors import ModelError
-from slimsweep.models import anatomy, loading
-from slimsweep.models.checkpoint import MANIFEST
+from slimsweep.models import anatomy, loading, removal
 from slimsweep.models.anatomy import BlockShape, Shape
+from slimsweep.models.checkpoint import MANIFEST
 from slimsweep.models.families import family_of
 from slimsweep.models.language_model import LanguageModel
 
@@ -49,7 +49,9 @@ def save(model: LanguageModel, folder: Path) -> bool:
             folder.rmdir()
         partial.replace(folder)
     except OSError as error:
-        raise ModelError(f"The model cannot be written to {folder}: {error}. Free space or name another folder.") from error
+        raise ModelError(
+            f"The model cannot be written to {folder}: {error}. Free space or name another folder."
+        ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return config is not None
@@ -72,7 +74,9 @@ def plain_config(model: LanguageModel) -> Any | None:
         config.head_dim = width  # families that do not know this field build another shape, which is found below
     try:
         config.validate()  # Llama's, for one, wants a width that the number of heads divides
-        built = loading.build(config, auto_class_of(model.module), torch.float32, torch.device("meta"), remote_code=False)
+        built = loading.build(
+            config, auto_class_of(model.module), torch.float32, torch.device("meta"), remote_code=False
+        )
     except (StrictDataclassError, ValueError, RuntimeError, ZeroDivisionError, TypeError):
         return None
     is_same = _shapes(built) == _shapes(model.module)
@@ -149,9 +153,11 @@ def resize(module: nn.Module, folder: Path) -> None:
             raise ValueError(f"format {manifest['format']}, and this version reads {FORMAT}")
         blocks = tuple(BlockShape(**block) for block in manifest["blocks"])
         model = LanguageModel(module=module, family=family_of(module.config.model_type))
-        anatomy.resize(model, Shape(manifest["channels"], blocks))
+        removal.resize(model, Shape(manifest["channels"], blocks))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{folder / MANIFEST} does not fit {folder / 'config.json'}: {error}. Save the model again.") from error
+        raise ModelError(
+            f"{folder / MANIFEST} does not fit {folder / 'config.json'}: {error}. Save the model again."
+        ) from error
 
 
 def saved_tensors(module: nn.Module) -> dict[str, torch.Tensor]:

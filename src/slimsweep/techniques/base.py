@@ -36,6 +36,8 @@ class Technique(ABC):
     """Whether it looks at calibration text."""
     uses_seed: ClassVar[bool] = False
     """Whether it draws anything itself."""
+    uses_gradients: ClassVar[bool] = False
+    """Whether it runs backward through the model, whose weights must then stay in one place."""
 
     @abstractmethod
     def faults(self, skeleton: LanguageModel) -> list[str]:

@@ -70,7 +70,9 @@ class Glu(BlockwiseTechnique):
         residual, inner = anatomy.channel_count(skeleton), len(anatomy.neurons(skeleton, 0))
         if 1 / residual <= self.expansion_ratio <= inner / residual:
             return []
-        return [f"expansion_ratio={self.expansion_ratio:g}: give at most the {inner / residual:.2f} this model has, above 0"]
+        return [
+            f"expansion_ratio={self.expansion_ratio:g}: give at most the {inner / residual:.2f} this model has, above 0"
+        ]
 
     def choose(self, index: int, units: Units, second_moment: Float[Tensor, "in in"] | None) -> Choice:
         gate, up, down = units.slots

@@ -44,6 +44,10 @@ class Heads(BlockwiseTechnique):
         return True
 
     @property
+    def uses_gradients(self) -> bool:
+        return self.importance == "taylor"
+
+    @property
     def kinds(self) -> tuple[str, ...]:
         return (HEADS,)
 
@@ -62,8 +66,8 @@ class Heads(BlockwiseTechnique):
             return []
         every = sum(len(one) for one in units)
         return [
-            f"ratio={self.ratio:g} would remove {self._total(units)} of {every} heads or groups, and each of {len(units)} "
-            f"blocks keeps one: give at most {most / every:.3g}"
+            f"ratio={self.ratio:g} would remove {self._total(units)} of {every} heads or groups, and each of "
+            f"{len(units)} blocks keeps one: give at most {most / every:.3g}"
         ]
 
     def _total(self, units: list[Units]) -> int:

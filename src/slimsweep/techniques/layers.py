@@ -12,8 +12,8 @@ from slimsweep.activations import Activations
 from slimsweep.blockwise import gone_lowest
 from slimsweep.importance import loss
 from slimsweep.layerwise import progress
-from slimsweep.models import anatomy
 from slimsweep.models.language_model import LanguageModel
+from slimsweep.models.removal import remove_blocks
 from slimsweep.structured import StructuredTechnique, choice_faults
 
 IMPORTANCES = ("block_influence", "perplexity")
@@ -58,8 +58,8 @@ class Layers(StructuredTechnique):
         count = self._count(skeleton)
         if not faults and count > min(len(free), blocks - 1):
             faults.append(
-                f"ratio={self.ratio:g} would remove {count} of {blocks} blocks, and only {len(free)} are not protected: "
-                f"give less than {(len(free) + 1) / blocks:.3g}"
+                f"ratio={self.ratio:g} would remove {count} of {blocks} blocks, and only {len(free)} are not protected"
+                f": give less than {(len(free) + 1) / blocks:.3g}"
             )
         return faults
 
@@ -68,12 +68,12 @@ class Layers(StructuredTechnique):
     ) -> list[dict[str, Any]]:
         free, count = list(self.block_range(model)), self._count(model)
         if model.is_meta:
-            anatomy.remove_blocks(model, free[len(free) - count :])
+            remove_blocks(model, free[len(free) - count :])
             return [{"kind": "blocks", "removed": count}]
         measure = block_influence if self.importance == "block_influence" else loss_without
         scores = measure(model, token_ids)
         gone = sorted(free[place] for place in gone_lowest(scores[free], count))
-        anatomy.remove_blocks(model, gone)
+        remove_blocks(model, gone)
         return [{"kind": "blocks", "removed": count, "blocks": gone, "scores": [float(score) for score in scores]}]
 
 

@@ -13,6 +13,7 @@ from slimsweep.blockwise import Choice, gone_lowest, gone_lowest_overall, kept_c
 from slimsweep.models import anatomy
 from slimsweep.models.anatomy import HEADS, NEURONS, Units
 from slimsweep.models.language_model import LanguageModel
+from slimsweep.models.removal import remove
 from slimsweep.structured import BlockwiseTechnique, choice_faults
 
 LEVELS = ("block", "channel")
@@ -75,6 +76,10 @@ class LLMPruner(BlockwiseTechnique):
         return self.importance == "taylor" or self.repair
 
     @property
+    def uses_gradients(self) -> bool:
+        return self.importance == "taylor"
+
+    @property
     def kinds(self) -> tuple[str, ...]:
         return (HEADS, NEURONS)
 
@@ -88,7 +93,9 @@ class LLMPruner(BlockwiseTechnique):
         width = anatomy.channel_count(skeleton)
         if kept_count(self.ratio, width) > 0:
             return []
-        return [f"ratio={self.ratio:g} leaves no channel of {width}: give at most {1 - 1 / width:.4f}, which leaves one"]
+        return [
+            f"ratio={self.ratio:g} leaves no channel of {width}: give at most {1 - 1 / width:.4f}, which leaves one"
+        ]
 
     def reduce(
         self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int
@@ -98,14 +105,21 @@ class LLMPruner(BlockwiseTechnique):
             return self._reduce_channels(model, token_ids, generator)
         plan = self.plan(model)
         totals = {
-            (index, kind): self.removed_count(units_of(model, kind, index)) for index, kinds in plan.items() for kind in kinds
+            (index, kind): self.removed_count(units_of(model, kind, index))
+            for index, kinds in plan.items()
+            for kind in kinds
         }
         entries = []
         for step in range(1, self.steps + 1):
             due = {place: _share(total, step, self.steps) for place, total in totals.items()}
             gone = self._ranked(model, due, token_ids, generator)
             entries += reduce_blocks(
-                model, plan, lambda i, units, _, gone=gone: Choice(gone[i, units.kind]), token_ids, False, self.repair,
+                model,
+                plan,
+                lambda i, units, _, gone=gone: Choice(gone[i, units.kind]),
+                token_ids,
+                False,
+                self.repair,
                 type(self).__name__,
             )
         return entries
@@ -155,7 +169,7 @@ class LLMPruner(BlockwiseTechnique):
         for step in range(1, self.steps + 1):
             units = anatomy.channels(model)
             (scores,) = self._scores(model, [units], token_ids, generator)
-            anatomy.remove(model, units, gone_lowest(scores, _share(total, step, self.steps)))
+            remove(model, units, gone_lowest(scores, _share(total, step, self.steps)))
         return [{"kind": anatomy.CHANNELS, "before": before, "removed": total}]
 
 

@@ -34,7 +34,7 @@ class Family:
     heads_interleaved: bool = False
     """Where one layer holds queries, keys and values: True, head after head; False, all queries come first."""
     mlp_inputs: tuple[str, ...]
-    """Within a block: the layers that make neurons, the gate first; one layer may hold gate and up, one after the other."""
+    """Within a block: the layers that make neurons, the gate first; one layer may hold gate, then up."""
     mlp_output: str
     """Within a block: the layer that reads the neurons."""
     norms: tuple[str, ...]

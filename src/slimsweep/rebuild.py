@@ -1,0 +1,91 @@
+"""A compressed model again from its record: computed once more, compared with what was recorded, and saved."""
+
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+
+from slimsweep.errors import StoreError
+from slimsweep.experiment import Experiment
+from slimsweep.models import reduced
+from slimsweep.run import Outcome, calibrate, compress, load, measure
+from slimsweep.store import Store
+
+MEASURED = ("perplexity", "size")
+"""Metrics a rebuilt model is compared by."""
+RELATIVE_TOLERANCE = 1e-3
+"""Of a perplexity: another batch of kernels rounds otherwise, another model is further off."""
+
+
+def save(store: Store, record: dict[str, Any], folder: Path, data_dir: Path | None) -> bool:
+    """Write the model of a record to `folder`: the one kept beside it, else computed again.
+
+    Returns whether plain `from_pretrained` loads it.
+
+    Raises:
+        StoreError: the record's settings no longer give its key, or sparsity or perplexity come out different.
+    """
+    kept = store.folder(record["key"]) / "model"
+    if kept.is_dir():
+        if folder.exists() and any(folder.iterdir()):
+            raise StoreError(f"{folder} is not empty; name another folder")
+        shutil.copytree(kept, folder, dirs_exist_ok=True)
+        return not (folder / reduced.MANIFEST).is_file()
+    experiment = experiment_of(store, record, data_dir)
+    torch.manual_seed(experiment.seed)
+    outcome = Outcome()
+    model = load(experiment, outcome)
+    compress(experiment, model, calibrate(experiment, model), outcome)
+    for name in [name for name in experiment.metrics if name not in MEASURED]:
+        del experiment.metrics[name]
+    measure(experiment, model, outcome)
+    if faults := differences(record, outcome.values):
+        raise StoreError(
+            f"record {record['key'][:8]} is not what its settings give here: {'; '.join(faults)}. Nothing was saved. "
+            "Another machine, thread count or package version rounds otherwise; run the experiment here and save that."
+        )
+    return reduced.save(model, folder)
+
+
+def experiment_of(store: Store, record: dict[str, Any], data_dir: Path | None) -> Experiment:
+    """The checked experiment of a record.
+
+    Raises:
+        StoreError: there are no weights, or the settings give another key here.
+        ConfigError: something it needs is not there.
+    """
+    if record["weights"] == "meta":
+        raise StoreError(
+            f"record {record['key'][:8]} is of shapes alone (model.weights=meta): there is nothing to save"
+        )
+    cache = str(store.outputs_dir / "cache")
+    device = "cpu" if record["config"]["device"] == "cpu" else "auto"
+    settings = record["config"] | {"dtype": record["dtype"], "device": device, "cache_dir": cache}
+    settings |= {"outputs_dir": str(store.outputs_dir), "data_dir": str(data_dir) if data_dir else None}
+    settings |= {"tracker": {"_target_": "slimsweep.tracker.NoTracker"}, "on_error": "stop", "dry_run": False}
+    settings |= {"sweep": None, "save_model": False, "model": record["config"]["model"] | {"cache_dir": cache}}
+    experiment = Experiment.of(OmegaConf.create(settings), [])
+    experiment.check()
+    if experiment.key != record["key"]:
+        raise StoreError(
+            f"the settings of record {record['key'][:8]} give the key {experiment.key[:8]} here: weights, texts, the "
+            "kind of device or the version of a technique have changed. Run the experiment anew, with save_model=true."
+        )
+    return experiment
+
+
+def differences(record: dict[str, Any], values: dict[str, Any]) -> list[str]:
+    """What a rebuilt model has otherwise than its record: counts exactly, perplexities within 0.1 %."""
+    faults = []
+    for name in sorted(name for name in values if name in ("sparsity", "parameters", "nonzero_parameters")):
+        if values[name] != record[name]:
+            faults.append(f"{name} {values[name]} instead of {record[name]}")
+    for name in sorted(name for name in values if name.startswith("perplexity_")):
+        was, found = record.get(name), values[name]
+        same = was is found or (None not in (was, found) and math.isclose(was, found, rel_tol=RELATIVE_TOLERANCE))
+        if not same:
+            faults.append(f"{name} {found} instead of {was}")
+    return faults
