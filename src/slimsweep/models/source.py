@@ -173,8 +173,8 @@ class ModelSource:
     def _meta(self, dtype: torch.dtype) -> torch.nn.Module:
         with self._refusals():
             module = loading.build(self.config(), self.auto_class, dtype, META, self.trust_remote_code)
-        if self.weights == "trained" and (self.folder() / checkpoint.MANIFEST).is_file():
-            reduced.resize(module, self.folder())
+        if self.weights == "trained" and (self.light_folder() / checkpoint.MANIFEST).is_file():
+            reduced.resize(module, self.light_folder())
         return module
 
     def _wrap(self, module: torch.nn.Module, device: torch.device, **fields: Any) -> LanguageModel:
