@@ -87,7 +87,9 @@ def sparsegpt_layer(
                 chosen = torch.stack([lowest_first(*pair, drop) for pair in zip(units, dead, strict=True)])
                 if follow is not None:
                     theirs = follow[:, part].reshape(units.shape)
-                    gap = max(gap, distance_from_tie(units, chosen, theirs))
+                    gap = max(
+                        gap, distance_from_tie(units.masked_fill(dead, -1), chosen, theirs)
+                    )  # zeros drop at any score
                     chosen = theirs
                 keep[:, part] = chosen.view_as(score)
             error = torch.where(keep[:, column], 0, weight[:, column]) / upper[column, column]

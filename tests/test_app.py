@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import CACHE, PROJECT
 
-from slimsweep.record import FIELDS, RESULT_FIELDS_THAT_MAY_DIFFER
+from slimsweep.record import FIELDS, may_differ
 from slimsweep.store import Store
 
 SMALL = (
@@ -30,7 +30,7 @@ def record_at(answer) -> dict:
 
 
 def results(record: dict) -> dict:
-    kept = {name: value for name, value in record.items() if name not in RESULT_FIELDS_THAT_MAY_DIFFER}
+    kept = {name: value for name, value in record.items() if not may_differ(name)}
     kept["stages"] = [{name: value for name, value in stage.items() if name != "seconds"} for stage in kept["stages"]]
     return kept
 

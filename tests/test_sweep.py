@@ -6,6 +6,10 @@ from conftest import PROJECT
 SHAPES = ("model=llama_2_7b", "model.weights=meta", "evaluation=cost", "dry_run=true")
 JOBS = {
     "dense": 1,
+    "structured": 9,
+    "structured_block": 5,
+    "structured_channel": 5,
+    "structured_methods": 26,
     "unstructured": 28,
     "patterns": 10,
     "seeds": 5,  # of 13: chance decides nothing on shapes alone, so three seeds are one experiment

@@ -78,6 +78,7 @@ def job(config: DictConfig) -> str | None:
     hydra_config = HydraConfig.get()
     experiment = Experiment.of(config, list(hydra_config.overrides.task))
     experiment.check()
+    warn_of_idle_ratio(experiment, config, list(hydra_config.overrides.task))
     store = Store(experiment.outputs_dir)
     fault = store.fault()
     if fault:
@@ -89,6 +90,19 @@ def job(config: DictConfig) -> str | None:
     path = perform(experiment, store)
     print(path, flush=True)
     return str(path)
+
+
+def warn_of_idle_ratio(experiment: Experiment, config: DictConfig, overrides: list[str]) -> None:
+    """Say so where a ratio was asked for that no stage reads: none has one, or a pattern sets it."""
+    if any(override.startswith("ratio=") for override in overrides) and config.ratio not in experiment.ratios:
+        why = (
+            f"{experiment.chain} has the ratio {experiment.ratios[0]:g} by its settings"
+            if experiment.ratios
+            else (
+                f"{experiment.chain} has none" + ("; choose one with technique=NAME" if not experiment.stages else "")
+            )
+        )
+        log.warning("ratio=%s changes nothing: %s", config.ratio, why)
 
 
 def perform(experiment: Experiment, store: Store) -> Path:

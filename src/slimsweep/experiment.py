@@ -120,7 +120,7 @@ class Experiment:
             found = stage.technique.faults(skeleton)
             faults += [f"technique.{stage.name}: {fault}" for fault in found]
             if found:
-                break  # what comes after would be checked on a shape that cannot be
+                break
             if position + 1 < len(self.stages):  # later stages see what earlier ones leave
                 skeleton = skeleton.copy()
                 stage.technique.apply(skeleton, None, self.seed)
@@ -164,6 +164,7 @@ class Experiment:
         words = [self.model.name, self.chain, *(f"{ratio:g}" for ratio in self.ratios)]
         if self.pattern not in (None, "unstructured"):
             words.append(self.pattern)
+        words += [word for stage in self.stages for word in _knobs(stage.technique)]
         return " ".join([*words, f"seed={self.seed}"] if self.uses_seed else words)
 
     @cached_property
@@ -213,6 +214,18 @@ class Experiment:
     def measures(self, metric: Any) -> bool:
         """Whether a metric can be measured on this model; shapes alone have no quality and no speed."""
         return self.model.weights != "meta" or not metric.needs_weights
+
+
+def _knobs(technique: Any) -> list[str]:
+    """Knobs beside ratio and pattern that are not at their default, as one would type them."""
+    fields = _identity(technique)["fields"]
+    return [f"{name}={_typed(value)}" for name, value in fields.items() if name not in ("ratio", "pattern")]
+
+
+def _typed(value: Any) -> str:
+    if isinstance(value, tuple | list):
+        return f"[{','.join(map(str, value))}]"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _identity(part: Any) -> dict[str, Any]:

@@ -24,6 +24,26 @@ def settings_of(record: Record) -> dict[str, Any]:
     return settings
 
 
+def distinctions(records: Iterable[Record]) -> list[str]:
+    """For each record, the settings by which records of its technique and pattern differ: `level channel`."""
+    records = list(records)
+    groups: dict[tuple, list[dict[str, Any]]] = {}
+    for record in records:
+        groups.setdefault(_kind(record), []).append(settings_of(record))
+    differing = {
+        kind: sorted(key for key in set().union(*members) if len({repr(one.get(key)) for one in members}) > 1)
+        for kind, members in groups.items()
+    }
+    return [
+        ", ".join(f"{key.rsplit('.', 1)[-1]} {settings_of(record).get(key)}" for key in differing[_kind(record)])
+        for record in records
+    ]
+
+
+def _kind(record: Record) -> tuple:
+    return record["technique"], record.get("pattern")
+
+
 def is_number(value: Any) -> bool:
     """Whether a field holds a quantity; booleans are none."""
     return isinstance(value, int | float) and not isinstance(value, bool)

@@ -28,6 +28,11 @@ RESULT_FIELDS_THAT_MAY_DIFFER = frozenset(
 )
 
 
+def may_differ(name: str) -> bool:
+    """Whether two runs of one key may disagree in a field."""
+    return name in RESULT_FIELDS_THAT_MAY_DIFFER or name.startswith("evaluate_seconds_")
+
+
 def finite(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
     """`values` with non-finite numbers turned into None, and the reason for each."""
     clean, reasons = {}, {}

@@ -129,9 +129,9 @@ def measure(experiment: Experiment, model: LanguageModel, outcome: Outcome) -> N
         outcome.values |= measured.values
         outcome.reasons |= measured.reasons
         outcome.protocols |= measured.protocols
+    outcome.values["evaluate_seconds"] = time.perf_counter() - started
     if not model.is_meta and parameter_count(model.module) != model.original_parameters:
         compare(experiment, model, outcome)
-    outcome.values["evaluate_seconds"] = time.perf_counter() - started
 
 
 def compare(experiment: Experiment, model: LanguageModel, outcome: Outcome) -> None:

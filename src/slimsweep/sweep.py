@@ -70,6 +70,7 @@ class Sweep:
         """Write the sweep's own list of keys; returns the overrides of the jobs that have no record yet."""
         from slimsweep.app import publish
 
+        self._warn_of_other_jobs()
         self.store.open_sweep(self.name, list(self.jobs))
         missing = []
         for job, experiment in zip(self.jobs, self.experiments, strict=True):
@@ -79,6 +80,18 @@ class Sweep:
                 missing.append(job.overrides)
         log.info("%s: %d jobs, %d already recorded", self.name, len(self.jobs), len(self.jobs) - len(missing))
         return missing
+
+    def _warn_of_other_jobs(self) -> None:
+        """Say so where a launch under a known name has other jobs: the records stay, the list and table do not."""
+        if self.name not in self.store.sweep_names():
+            return
+        before = {job.key for job in self.store.sweep_jobs(self.name)}
+        if gone := before - {job.key for job in self.jobs}:
+            log.warning(
+                "%s had %d jobs, of which %d are not among the %d of this launch: its list and table are replaced, the "
+                "records stay. To keep both, name this launch: sweep=NEW_NAME",
+                *(self.name, len(before), len(gone), len(self.jobs)),
+            )
 
     def finish(self, errors: list[Exception]) -> Path:
         """Draw the table and figures, publish them, and mark the sweep complete.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from slimsweep.points import Record
+from slimsweep.points import Record, distinctions
 
 FORMATS = ("md", "csv", "json", "latex")
 
@@ -69,6 +69,7 @@ def summary(records: Sequence[Record]) -> Table:
         elif values[0]:
             shared.append(f"{name} {values[0]}")
     table.add("technique", [record["technique"] for record in records], True)
+    table.add("settings", distinctions(records), True)
     patterns = [record.get("pattern") for record in records]
     if set(patterns) - {None, "unstructured"}:
         table.add("pattern", [pattern or "" for pattern in patterns], True)

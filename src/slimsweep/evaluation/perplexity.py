@@ -1,6 +1,7 @@
 """Perplexity of a language model on text, by the windows of SparseGPT and GPTQ or of LLM-Pruner."""
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,13 +43,16 @@ class Perplexity(Metric):
                 raise ValueError(f"evaluation.{name}={value!r}: give an integer of at least {least}")
 
     def fields(self) -> list[str]:
-        return [f"perplexity_{corpus_name(corpus)}" for corpus in self.corpora]
+        return [*self._fields("perplexity"), *self._fields("evaluate_seconds")]
+
+    def _fields(self, quantity: str) -> list[str]:
+        return [f"{quantity}_{corpus_name(corpus)}" for corpus in self.corpora]
 
     def digests(self, corpora: Corpora) -> dict[str, str]:
         return {corpus_name(corpus): corpora.text(corpus).digest for corpus in self.corpora}
 
     def faults(self, source: Any, corpora: Corpora) -> list[str]:
-        names = self.fields()
+        names = self._fields("perplexity")
         faults = [f"{name} is asked for twice" for name in dict.fromkeys(names) if names.count(name) > 1]
         if source.auto_class != "causal_lm":
             return [*faults, f"model {source.name} is no language model, which perplexity needs"]
@@ -77,15 +81,17 @@ class Perplexity(Metric):
         return corpora.text(corpus).corpus.context_tokens or self.context_tokens
 
     def measure(self, model: LanguageModel, corpora: Corpora) -> Measurement:
-        """Perplexity of each corpus as `perplexity_<corpus>`, with its protocol id.
+        """Perplexity of each corpus as `perplexity_<corpus>`, with its protocol id, and the seconds it took.
 
         Raises:
             TooFewTokensError: a text has less than one whole window.
         """
         values, reasons, protocols = {}, {}, {}
-        for corpus, name in zip(self.corpora, self.fields(), strict=True):
+        for corpus, name in zip(self.corpora, self._fields("perplexity"), strict=True):
             windows = self._windows(model, corpora, corpus)
+            started = time.perf_counter()
             nll = mean_nll(model, windows, self.batch_tokens, label=name)
+            values[name.replace("perplexity", "evaluate_seconds", 1)] = time.perf_counter() - started
             values[name] = exp(nll)
             if not math.isfinite(values[name]):
                 cause = "overflowed" if math.isfinite(nll) else "is undefined, since logits are not finite"

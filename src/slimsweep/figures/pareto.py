@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from slimsweep.figures.series import Panel, dense, lines, panels
-from slimsweep.figures.style import appearances, log_axis, new_figure, paper_title, place_legend
+from slimsweep.figures.style import appearances, log_axis, new_figure, paper_title, place_legend, scaled
 
 SWEEPS = ("unstructured",)
 
@@ -36,7 +36,7 @@ def _figure(panel: Panel, field: str) -> Figure:
 
 def _draw(axes: Axes, panel: Panel, size: str, field: str) -> None:
     measured = [record for record in panel.records if record.get(field) is not None and record.get(size)]
-    divisor, unit = _scale(size, [record[size] for record in measured])
+    divisor, unit = scaled(size, [record[size] for record in measured])
     curves = lines(measured, size, field)
     for curve, look in zip(curves, appearances([curve.label for curve in curves]), strict=True):
         x, y = [point.x / divisor for point in curve.points], [point.y for point in curve.points]
@@ -63,11 +63,3 @@ def frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
         if not found or y < found[-1][1]:
             found.append((x, y))
     return found
-
-
-def _scale(size: str, values: Sequence[int | float]) -> tuple[int | float, str]:
-    """Divisor and unit for an axis: GiB or MiB, billions or millions."""
-    largest = max(values, default=0)
-    if size.endswith("_bytes"):
-        return (2**30, " (GiB)") if largest >= 2**30 else (2**20, " (MiB)")
-    return (1e9, " (billions)") if largest >= 1e9 else (1e6, " (millions)")

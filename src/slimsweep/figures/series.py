@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from slimsweep.points import Record, settings_of
+from slimsweep.points import Record, distinctions
 
 DENSE = "dense"
 Place = tuple[int | float, int | float]
@@ -160,18 +160,11 @@ def dense(records: Iterable[Record], field: str) -> dict[str, Record]:
 
 def variants(records: Iterable[Record]) -> dict[str, list[Record]]:
     """Records by label: technique, pattern where there is one, and the settings that differ between them."""
-    named: dict[str, list[Record]] = {}
-    for record in records:
-        pattern = record.get("pattern")
-        named.setdefault(" ".join([record["technique"], *_shown(pattern)]), []).append(record)
+    records = list(records)
     found: dict[str, list[Record]] = {}
-    for name, members in named.items():
-        settings = [settings_of(record) for record in members]
-        keys = {key for one in settings for key in one}
-        differing = sorted(key for key in keys if len({repr(one.get(key)) for one in settings}) > 1)
-        for record, one in zip(members, settings, strict=True):
-            words = [f"{key.rsplit('.', 1)[-1]} {one.get(key)}" for key in differing]
-            found.setdefault(", ".join([name, *words]), []).append(record)
+    for record, settings in zip(records, distinctions(records), strict=True):
+        name = " ".join([record["technique"], *_shown(record.get("pattern"))])
+        found.setdefault(", ".join(word for word in (name, settings) if word), []).append(record)
     return found
 
 

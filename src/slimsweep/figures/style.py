@@ -11,6 +11,7 @@ from pathlib import Path
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
@@ -82,17 +83,19 @@ def appearances(labels: Sequence[str]) -> list[dict[str, str]]:
     return looks
 
 
-def log_axis(axes: Axes, values: Sequence[float]) -> None:
-    """Make y logarithmic with plain numbers as ticks; finer steps where the values span little."""
+def log_axis(axes: Axes, values: Sequence[float], axis: Axis | None = None) -> None:
+    """Make y (or the given axis) logarithmic with plain numbers as ticks; finer steps where the values span little."""
+    axis = axis or axes.yaxis
     positive = [value for value in values if value > 0]
     low, high = min(positive), max(positive)
     margin = (high / low) ** 0.06 if high > low else 1.1
-    axes.set_yscale("log")
-    axes.set_ylim(low / margin, high * margin)
-    axes.yaxis.set_major_locator(FixedLocator(log_ticks(low / margin, high * margin)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: plain_number(value)))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    set_scale, set_limits = (axes.set_xscale, axes.set_xlim) if axis is axes.xaxis else (axes.set_yscale, axes.set_ylim)
+    set_scale("log")
+    set_limits(low / margin, high * margin)
+    axis.set_major_locator(FixedLocator(log_ticks(low / margin, high * margin)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: plain_number(value)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_minor_formatter(NullFormatter())
 
 
 def log_ticks(low: float, high: float, most: int = 7) -> list[float]:
@@ -122,6 +125,22 @@ def plain_number(value: int | float) -> str:
 
 
 SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
+
+
+def scaled(quantity: str, values: Sequence[int | float]) -> tuple[int | float, str]:
+    """Divisor and unit of an axis: GiB or MiB for bytes, billions or millions for parameters, else as it is."""
+    largest = max(values, default=0)
+    if quantity.endswith("_bytes"):
+        return (2**30, " (GiB)") if largest >= 2**30 else (2**20, " (MiB)")
+    if quantity.endswith("parameters"):
+        return (
+            (1e9, " (billions)")
+            if largest >= 1e9
+            else (1e6, " (millions)")
+            if largest >= 1e6
+            else (1e3, " (thousands)")
+        )
+    return 1, ""
 
 
 def paper_title(axes: Axes, text: str) -> None:

@@ -1,0 +1,59 @@
+"""Perplexity against what a structured model still costs: parameters, memory, multiply-accumulates."""
+
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from slimsweep.figures.series import Panel, dense, lines, panels
+from slimsweep.figures.style import appearances, log_axis, new_figure, paper_title, place_legend, scaled
+
+SWEEPS = ("structured",)
+
+COSTS = {"parameters": "parameters", "load_memory_bytes": "memory after loading", "gmacs": "GMacs of 64 tokens"}
+
+
+def draw(records: list[dict[str, Any]]) -> dict[str, Figure]:
+    """`cost_curve_<corpus>`: three panels, both axes logarithmic, the dense model a star."""
+    figures = {}
+    for field, found in panels(records, "perplexity").items():
+        for panel in found:
+            if any(line.points for line in lines(_smaller(panel), "parameters", field)):
+                figures[f"cost_curve_{panel.name}{panel.suffix}"] = _figure(panel, field)
+    return figures
+
+
+def _smaller(panel: Panel) -> list[dict[str, Any]]:
+    """Records whose layers changed their shape: the others cost what the dense model does."""
+    full = {record["parameters"] for record in panel.records if record["technique"] == "dense"}
+    return [record for record in panel.records if record.get("parameters") and record["parameters"] not in full]
+
+
+def _figure(panel: Panel, field: str) -> Figure:
+    figure = new_figure(height=5.6)
+    every = figure.subplots(len(COSTS), 1)
+    for axes, cost in zip(every, COSTS, strict=True):
+        _draw(axes, panel, cost, field)
+    paper_title(every[0], panel.title)
+    place_legend(figure, every[-1], None, is_below=True)
+    return figure
+
+
+def _draw(axes: Axes, panel: Panel, cost: str, field: str) -> None:
+    reduced = [record for record in _smaller(panel) if record.get(field) is not None and record.get(cost)]
+    whole = {label: record for label, record in dense(panel.records, field).items() if record.get(cost)}
+    measured = [*reduced, *whole.values()]
+    if not measured:
+        return
+    divisor, unit = scaled(cost, [record[cost] for record in measured])
+    drawn = lines(reduced, cost, field)
+    for line, look in zip(drawn, appearances([line.label for line in drawn]), strict=True):
+        axes.plot(
+            [point.x / divisor for point in line.points], [point.y for point in line.points], label=line.label, **look
+        )
+    for label, record in whole.items():
+        axes.plot([record[cost] / divisor], [record[field]], "k*", markersize=7, label=label)
+    log_axis(axes, [record[field] for record in measured])
+    log_axis(axes, [record[cost] / divisor for record in measured], axes.xaxis)
+    axes.set_xlabel(f"{COSTS[cost]}{unit}, log scale")
+    axes.set_ylabel("perplexity (log scale)")

@@ -1,0 +1,61 @@
+"""Removing whole parts against zeroing weights: perplexity over the ratio asked for, and over what is left."""
+
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from slimsweep.figures.series import Panel, dense, lines, panels
+from slimsweep.figures.style import appearances, log_axis, new_figure, paper_title, place_legend, scaled
+
+SWEEPS = ("unstructured", "structured")
+
+
+def draw(records: list[dict[str, Any]]) -> dict[str, Figure]:
+    """`structured_vs_unstructured_<corpus>`: removed parts dashed, zeroed weights solid."""
+    figures = {}
+    for field, found in panels(records, "perplexity").items():
+        for panel in found:
+            kinds = {is_structured(record) for record in panel.records if record["technique"] != "dense"}
+            if kinds == {True, False}:
+                figures[f"structured_vs_unstructured_{panel.name}{panel.suffix}"] = _figure(panel, field)
+    return figures
+
+
+def is_structured(record: dict[str, Any]) -> bool:
+    """Whether some stage of a record removed whole parts."""
+    return any((stage.get("notes") or {}).get("removed_parameters") for stage in record.get("stages") or [])
+
+
+def _figure(panel: Panel, field: str) -> Figure:
+    figure = new_figure(height=4.4)
+    upper, lower = figure.subplots(2, 1)
+    measured = [record for record in panel.records if record.get(field) is not None]
+    _draw(upper, measured, "ratio", field, 1)
+    upper.set_xlabel("ratio asked for")
+    divisor, unit = scaled("nonzero_parameters", [record["nonzero_parameters"] for record in measured])
+    _draw(lower, measured, "nonzero_parameters", field, divisor)
+    lower.set_xlabel(f"nonzero parameters left{unit}")
+    paper_title(upper, panel.title)
+    place_legend(figure, lower, "dashed: parts removed", is_below=True)
+    return figure
+
+
+def _draw(axes: Axes, measured: list[dict[str, Any]], x: str, field: str, divisor: float) -> None:
+    drawn = lines(measured, x, field)
+    for line, look in zip(drawn, appearances([line.label for line in drawn]), strict=True):
+        style = "--" if is_structured(line.points[0].records[0]) else "-"
+        places = [point.x / divisor for point in line.points]
+        axes.plot(places, [point.y for point in line.points], linestyle=style, label=line.label, **look)
+    for label, record in dense(measured, field).items():
+        if x == "ratio":
+            axes.axhline(
+                record[field], color="black", linestyle=":", linewidth=0.9, label=f"{label} ({record[field]:.4g})"
+            )
+        else:
+            axes.plot(
+                [record[x] / divisor], [record[field]], "k*", markersize=7, label=f"{label} ({record[field]:.4g})"
+            )
+    log_axis(axes, [record[field] for record in measured])
+    axes.set_xlim(left=0)
+    axes.set_ylabel("perplexity (log scale)")

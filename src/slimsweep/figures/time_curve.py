@@ -1,0 +1,48 @@
+"""Perplexity against the time its own measurement took: what a technique saves in practice, or does not."""
+
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from slimsweep.figures.series import Panel, dense, lines, panels
+from slimsweep.figures.structured_vs_unstructured import is_structured
+from slimsweep.figures.style import appearances, log_axis, new_figure, paper_title, place_legend
+
+SWEEPS = ("unstructured", "structured")
+
+
+def draw(records: list[dict[str, Any]]) -> dict[str, Figure]:
+    """`time_curve_<corpus>`: one point a job, both axes logarithmic; times of one device only share a figure."""
+    figures = {}
+    for field, found in panels(records, "perplexity").items():
+        for panel in found:
+            time = field.replace("perplexity", "evaluate_seconds", 1)
+            timed = [record for record in panel.records if None not in (record.get(field), record.get(time))]
+            places = sorted({(record.get("device"), record.get("threads")) for record in timed}, key=str)
+            for device, threads in places:
+                here = [
+                    record for record in timed if (record.get("device"), record.get("threads")) == (device, threads)
+                ]
+                if any(record["technique"] != "dense" for record in here):
+                    more = f"_{device}-{threads}" if len(places) > 1 else ""
+                    figures[f"time_curve_{panel.name}{panel.suffix}{more}"] = _figure(panel, field, time, here)
+    return figures
+
+
+def _figure(panel: Panel, field: str, time: str, records: list[dict[str, Any]]) -> Figure:
+    figure = new_figure(height=2.9)
+    axes = figure.add_subplot()
+    drawn = lines(records, time, field)
+    for line, look in zip(drawn, appearances([line.label for line in drawn]), strict=True):
+        fill = {} if not is_structured(line.points[0].records[0]) else {"markerfacecolor": "white"}
+        x, y = [point.x for point in line.points], [point.y for point in line.points]
+        axes.plot(x, y, linestyle="", label=line.label, **look, **fill)
+    for label, record in dense(records, field).items():
+        axes.plot([record[time]], [record[field]], "k*", markersize=7, label=label)
+    log_axis(axes, [record[field] for record in records])
+    log_axis(axes, [record[time] for record in records], axes.xaxis)
+    axes.set_xlabel("time of the perplexity evaluation, s (log scale)")
+    axes.set_ylabel("perplexity (log scale)")
+    paper_title(axes, panel.title)
+    place_legend(figure, axes, "hollow: parts removed", is_below=True)
+    return figure
