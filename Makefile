@@ -12,6 +12,7 @@ FIGURES := $(OUTPUTS)/figures
 SWEEPS := $(OUTPUTS)/sweeps
 SLIMSWEEP := $(VENV)/bin/slimsweep
 SLIM := $(VENV)/bin/slim
+CORPORA := wikitext2 ptb c4
 NAMES := $(basename $(notdir $(wildcard sweeps/*.yaml)))
 
 .DEFAULT_GOAL := help
@@ -62,9 +63,12 @@ $(SWEEPS)/%/.complete: sweeps/%.yaml | setup
 	@touch $@
 
 # The same sweep measured on another corpus is a sweep of its own: unstructured_wikitext2.
-$(SWEEPS)/unstructured_%/.complete: sweeps/unstructured.yaml | setup
-	$(SLIMSWEEP) +sweeps=unstructured sweep=unstructured_$* 'evaluation.corpora=[$*]' $(ARGS)
-	@touch $@
+define sweep_on_a_corpus
+$(CORPORA:%=$(SWEEPS)/$(1)_%/.complete): $(SWEEPS)/$(1)_%/.complete: sweeps/$(1).yaml | setup
+	$(SLIMSWEEP) +sweeps=$(1) sweep=$(1)_$$* 'evaluation.corpora=[$$*]' $(ARGS)
+	@touch $$@
+endef
+$(foreach sweep,unstructured structured,$(eval $(call sweep_on_a_corpus,$(sweep))))
 
 figures: setup  ## every figure the records allow
 	$(SLIM) figures
@@ -75,17 +79,29 @@ tables: setup  ## the table of every sweep, in outputs/tables
 	  for format in md csv; do $(SLIM) table $$name --format $$format > $(OUTPUTS)/tables/$$name.$$format; done; \
 	  echo $(OUTPUTS)/tables/$$name.md; done
 
-# Figures of the embedded text and task come with the main sweep; those of another corpus with a sweep on it.
-EMBEDDED := ratio_curve_movie_reviews ratio_zoom_movie_reviews accuracy_curve_sentiment \
-  pareto_movie_reviews
-$(EMBEDDED:%=$(FIGURES)/%.pdf): $(FIGURES)/%.pdf: $(SWEEPS)/unstructured/.complete
-	$(SLIM) figures $*
-define figure_of_a_corpus
-$(FIGURES)/$(1)_%.pdf: $(SWEEPS)/unstructured_%/.complete
-	$(SLIM) figures $(1)_$$* --sweep unstructured_$$*
+# Which sweeps a figure reads. Figures of the embedded text come with those sweeps, those of another corpus with the
+# same sweeps on it.
+READ_ratio_curve := unstructured
+READ_ratio_zoom := unstructured
+READ_pareto := unstructured
+READ_cost_curve := structured
+READ_structured_vs_unstructured := unstructured structured
+READ_time_curve := unstructured structured
+define figure_file
+$(FIGURES)/$(1)_$(2).pdf: $(READ_$(1):%=$(SWEEPS)/%/.complete)
+	$(SLIM) figures $(1)_$(2)
+$(CORPORA:%=$(FIGURES)/$(1)_%.pdf): $(FIGURES)/$(1)_%.pdf: $(READ_$(1):%=$(SWEEPS)/%_$$(PERCENT)/.complete)
+	$(SLIM) figures $(1)_$$* $(READ_$(1):%=--sweep %_$$*)
 endef
-$(foreach figure,ratio_curve ratio_zoom pareto,$(eval $(call figure_of_a_corpus,$(figure))))
+PERCENT := %
+$(foreach figure,ratio_curve ratio_zoom pareto cost_curve structured_vs_unstructured time_curve,\
+  $(eval $(call figure_file,$(figure),movie_reviews)))
+$(FIGURES)/accuracy_curve_sentiment.pdf: $(SWEEPS)/unstructured/.complete
+	$(SLIM) figures accuracy_curve_sentiment
+$(FIGURES)/method_%.pdf: $(SWEEPS)/structured/.complete $(SWEEPS)/structured_methods/.complete
+	$(SLIM) figures method_$*
 
-paper: setup  ## dense, unstructured, patterns and seeds of MODEL by the papers' protocol
+paper: setup  ## dense, unstructured, patterns, seeds and structured of MODEL by the papers' protocol
 	for sweep in dense unstructured patterns seeds; do \
 	  $(SLIMSWEEP) +sweeps=$$sweep sweep=$(MODEL)_$$sweep model=$(MODEL) evaluation=paper calibration=c4 $(ARGS) || exit 1; done
+	$(SLIMSWEEP) +sweeps=structured sweep=$(MODEL)_structured model=$(MODEL) evaluation=paper calibration=bookcorpus $(ARGS)

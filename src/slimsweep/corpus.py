@@ -71,6 +71,21 @@ _ALL = (
     # Their calibration texts.
     Corpus(name="wikitext2_train", split="train", rows=_wikitext("train"), join=" "),
     Corpus(name="c4_train", split="train, shard 0 of 1024", rows=_c4("train", "01024"), join=" "),
+    # LLM-Pruner's: sentences; the dataset is a script, so its converted branch is read, and of that the first file.
+    Corpus(
+        name="bookcorpus",
+        split="train, file 0",
+        join=" ",
+        rows=Rows(
+            files=("bookcorpus/bookcorpus.txt", "bookcorpus/bookcorpus.jsonl"),
+            hub={
+                "path": "bookcorpus/bookcorpus",
+                "revision": "refs/convert/parquet",
+                "data_files": {"train": "plain_text/train/0000.parquet"},
+                "split": "train",
+            },
+        ),
+    ),
     # Protocol of LLM-Pruner: 128-token windows, PTB validation, two newlines. Its C4 reader is switched off, so
     # c4_llm_pruner is its treatment of the other two applied to the 1,100 documents.
     Corpus(name="wikitext2_llm_pruner", split="test", rows=_wikitext("test"), join="\n\n", context_tokens=128),
