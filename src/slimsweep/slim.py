@@ -120,11 +120,15 @@ def show(key: Annotated[str, typer.Argument(help="Key of a record, or its beginn
 def figures(
     names: Annotated[
         list[str] | None,
-        typer.Argument(help="Figures or single files of them; default: all there are records for."),
+        typer.Argument(
+            help="Figures or single files of them; default: all that the records of their own sweeps allow."
+        ),
     ] = None,
     sweep: Annotated[
         list[str] | None,
-        typer.Option(autocompletion=_sweep_names, help="Read this sweep instead; may be repeated."),
+        typer.Option(
+            autocompletion=_sweep_names, help="Read this sweep instead, into the same files; may be repeated."
+        ),
     ] = None,
     outputs: Outputs = None,
 ) -> None:
