@@ -84,7 +84,7 @@ class LLMPruner(BlockwiseTechnique):
         return (HEADS, NEURONS)
 
     def default_layers(self, blocks: int) -> tuple[int, int]:
-        """All but the first four and the last two, 4 to 29 of 32: errors cost most there. Of six or less, all but the ends."""
+        """All but the first four and the last two, where errors cost most; of six or less, the inner ones."""
         return (KEPT_FIRST, blocks - KEPT_LAST - 1) if blocks > KEPT_FIRST + KEPT_LAST else (1, blocks - 2)
 
     def faults(self, skeleton: LanguageModel) -> list[str]:
