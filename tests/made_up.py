@@ -58,3 +58,23 @@ def sweep(store: Store, name: str, records: list[dict[str, Any]]) -> list[dict[s
 def curve(technique: str, **values: Any) -> list[dict[str, Any]]:
     """Records of one technique at three ratios."""
     return [record(technique, ratio, **values) for ratio in (0.1, 0.5, 0.9)]
+
+
+def reduced(ratio: float, level: str = "block", **values: Any) -> dict[str, Any]:
+    """A record of a stage that removed heads and neurons from the second of two blocks, or channels from both."""
+    dense = {"heads": 4, "key_value_heads": 2, "neurons": 40}
+    after = dense | {"heads": 2, "key_value_heads": 1, "neurons": 40 - int(40 * ratio)}
+    channels = 32 - int(32 * ratio)
+    notes = {
+        "removed_parameters": int(800 * ratio),
+        "before": {"channels": 32, "blocks": [dense, dense]},
+        "after": {"channels": channels, "blocks": [dense, dense]}
+        if level == "channel"
+        else {"channels": 32, "blocks": [dense, after]},
+        "details": [],
+    }
+    left = 1000 - int(800 * ratio)
+    content = {"parameters": left, "nonzero_parameters": left, "load_memory_bytes": 2 * left, "gmacs": left / 1000}
+    made = record("llm_pruner", ratio, fields={"level": level}, **(content | {"sparsity": 0.0} | values))
+    made["stages"][0]["notes"] = notes
+    return made

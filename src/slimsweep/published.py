@@ -39,8 +39,9 @@ def point_of(record: Record) -> dict[str, float]:
 
 
 def words(record: Record) -> list[str]:
-    """Model, technique and level, as they name and tag a run: `smollm2_135m wanda ratio=0.5 seed=0`."""
-    level = [] if record.get("ratio") is None else [f"ratio={record['ratio']:g}"]
+    """Model, technique and level, as they name and tag a run: `smollm2_135m llm_pruner channel ratio=0.2 seed=0`."""
+    level = [stage["fields"]["level"] for stage in record.get("stages") or [] if "level" in stage.get("fields", {})]
+    level += [] if record.get("ratio") is None else [f"ratio={record['ratio']:g}"]
     level += [] if record.get("pattern") in (None, "unstructured") else [record["pattern"]]
     level += [] if record.get("seed") is None else [f"seed={record['seed']}"]
     return portable([record["model"], record["technique"], *level])

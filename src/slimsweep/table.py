@@ -95,10 +95,13 @@ def _add_costs(table: Table, records: Sequence[Record]) -> list[str]:
         ("weights MiB", "weight_bytes", MEBI, "{:.1f}"),
         ("file MiB", "checkpoint_bytes", MEBI, "{:.1f}"),
         ("bitmap MiB", "bitmap_bytes", MEBI, "{:.1f}"),
+        ("parameters M", "parameters", MILLION, "{:.2f}"),
         ("nonzero M", "nonzero_parameters", MILLION, "{:.2f}"),
         ("GMACs nonzero", "gmacs_nonzero", 1, "{:.3f}"),
         ("peak MiB", "peak_memory_bytes", MEBI, "{:.0f}"),
         ("tokens/s", "decode_tokens_per_second", 1, "{:.1f}"),
+        ("prefill times as fast", "speedup_prefill", 1, "{:.2f}"),
+        ("decode times as fast", "speedup_decode", 1, "{:.2f}"),
         ("compress s", "compress_seconds", 1, "{:.1f}"),
     ):
         cells = [number_text(record, name, form, divisor) for record in records]

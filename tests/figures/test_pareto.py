@@ -15,7 +15,7 @@ def test_two_panels_show_bytes_and_nonzero_parameters():
     assert "bytes" in upper.get_xlabel() and "MiB" in upper.get_xlabel()
     assert "nonzero parameters" in lower.get_xlabel()
     (line,) = [line for line in lower.get_lines() if line.get_label() == "wanda"]
-    assert list(line.get_xdata()) == [280e-6, 600e-6, 920e-6]  # millions
+    assert list(line.get_xdata()) == [0.28, 0.6, 0.92]  # thousands
 
 
 def test_masks_alone_are_said_to_save_no_memory():

@@ -41,7 +41,7 @@ def _figure(panel: Panel, field: str) -> Figure:
     return figure
 
 
-def _draw(axes: Axes, measured: list[dict[str, Any]], x: str, field: str, divisor: float) -> None:
+def _draw(axes: Axes, measured: list[dict[str, Any]], x: str, field: str, divisor: int | float) -> None:
     drawn = lines(measured, x, field)
     for line, look in zip(drawn, appearances([line.label for line in drawn]), strict=True):
         style = "--" if is_structured(line.points[0].records[0]) else "-"
