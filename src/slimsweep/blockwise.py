@@ -84,6 +84,11 @@ def reduce_blocks(
                 units = units_of(model, kind, index)
                 seen = _collect(activations, index, units) if activations else None
                 choice = choose(index, units, seen)
+                if len(set(choice.gone)) >= len(units):
+                    raise ModelError(
+                        f"No {kind} would be left in block {index}: an earlier stage left {len(units)}. "
+                        "Give a smaller ratio."
+                    )
                 entry = {"block": index, "kind": kind, "before": len(units), "members": units.members, **choice.notes}
                 if repair and seen is not None and len(choice.gone):
                     entry |= _repair(units, choice.gone, seen)
@@ -110,7 +115,10 @@ def _repair(units: Units, gone: Sequence[int], seen: Float[Tensor, "in in"]) -> 
     """Give the reader's surviving columns what the removed ones did, as far as a linear map can."""
     weight = matrix(units.reader.module)
     lost = units.reader.index[torch.tensor(sorted(gone))].flatten().to(weight.device)
-    repaired, before, after = least_squares(weight.double(), seen.double(), lost)
+    try:
+        repaired, before, after = least_squares(weight.double(), seen.double(), lost)
+    except HessianError as error:
+        raise HessianError(f"{units.reader.name}: {error}") from error
     weight.copy_(repaired.to(weight.dtype))
     return {"error_before_repair": before, "error_after_repair": after}
 
@@ -131,15 +139,12 @@ def least_squares(
     keep = torch.ones(weight.shape[1], dtype=torch.bool, device=weight.device)
     keep[lost] = False
     inner = second_moment[keep][:, keep]
-    damping = DAMPING_FRACTION * float(inner.diagonal().mean())
-    factor, failed = torch.linalg.cholesky_ex(
-        inner + damping * torch.eye(len(inner), dtype=inner.dtype).to(inner.device)
-    )
-    if int(failed) or not damping > 0:
-        raise HessianError("the kept inputs are all zero or not finite, so nothing can be repaired")
-    owed = weight[:, lost] @ second_moment[lost][:, keep]
     repaired = torch.zeros_like(weight)
-    repaired[:, keep] = weight[:, keep] + torch.cholesky_solve(owed.T, factor).T
+    repaired[:, keep] = weight[:, keep]
+    mean = float(inner.diagonal().mean())
+    if mean != 0:  # else the kept inputs never move, and owe nothing
+        owed = weight[:, lost] @ second_moment[lost][:, keep]
+        repaired[:, keep] += torch.cholesky_solve(owed.T, _factor(inner, mean)).T
     masked = weight.clone()
     masked[:, lost] = 0
     total = _energy(weight, second_moment)
@@ -147,18 +152,56 @@ def least_squares(
     return repaired, *errors
 
 
+def _factor(inner: Float[Tensor, "kept kept"], mean: float) -> Float[Tensor, "kept kept"]:
+    """Cholesky factor of the damped matrix; ten times the damping where one fails, up to 1."""
+    fraction = DAMPING_FRACTION
+    while True:
+        damped = inner.clone()
+        damped.diagonal().add_(fraction * mean)
+        factor, failed = torch.linalg.cholesky_ex(damped)
+        if not int(failed):
+            return factor
+        if not fraction < 1:
+            raise HessianError(f"no damping up to {fraction:g} of its mean diagonal makes the kept inputs factorable")
+        fraction = min(10 * fraction, 1.0)
+
+
 def _energy(weight: Float[Tensor, "out in"], second_moment: Float[Tensor, "in in"]) -> float:
     """E|W x|^2."""
     return float(((weight @ second_moment) * weight).sum())
 
 
+def refuse_non_finite(values: Tensor, units: Units) -> None:
+    """Raise ModelError where what should rank the units of a place is not finite."""
+    if not bool(values.isfinite().all()):
+        raise ModelError(
+            f"What ranks the {units.kind} of {units.reader.name} is not finite. Choose a dtype with more range "
+            "(dtype=bfloat16 or dtype=float32), or remove less before."
+        )
+
+
+def _refuse_scores(scores: Float[Tensor, " unit"]) -> None:
+    if not scores.is_meta and not bool(scores.isfinite().all()):
+        raise ModelError(
+            "The importance of some units is not finite: loss or weights overflowed. Choose a dtype with more range "
+            "(dtype=bfloat16 or dtype=float32)."
+        )
+
+
 def gone_lowest(scores: Float[Tensor, " unit"], count: int) -> list[int]:
-    """The `count` units of lowest score, the first of equals first."""
+    """The `count` units of lowest score, the first of equals first.
+
+    Raises:
+        ModelError: a score is not finite.
+    """
+    _refuse_scores(scores)
     return scores.argsort(stable=True)[:count].tolist()
 
 
 def gone_lowest_overall(scores: dict[Any, Float[Tensor, " unit"]], count: int) -> dict[Any, list[int]]:
     """The `count` lowest of several places together; the best unit of each place always stays."""
+    for values in scores.values():
+        _refuse_scores(values)
     best = {place: int(values.argmax()) for place, values in scores.items()}
     ranked = sorted(
         (float(value), position, unit)

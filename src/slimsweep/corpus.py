@@ -74,7 +74,8 @@ _ALL = (
     # LLM-Pruner's: sentences; the dataset is a script, so its converted branch is read, and of that the first file.
     Corpus(
         name="bookcorpus",
-        split="train, file 0",
+        split="train[:100000]",
+        first=100_000,
         join=" ",
         rows=Rows(
             files=("bookcorpus/bookcorpus.txt", "bookcorpus/bookcorpus.jsonl"),

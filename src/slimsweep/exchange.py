@@ -17,9 +17,8 @@ class Exchanged:
     """A set of units to remove and what it costs."""
 
     gone: Int[Tensor, " gone"]
-    start: float
-    """Objective of the set it began with."""
     objective: float
+    """Sum of the matrix over gone x gone."""
     exchanges: int
 
 
@@ -30,9 +29,13 @@ def interaction(
 
     Q[u, v] = sum over inputs i of u and j of v of (w_i . w_j) E[x_i x_j], with w the columns of W.
     """
-    order = index.flatten().to(weight.device)
-    products = ((weight.T @ weight) * second_moment)[order][:, order]
+    products = (weight.T @ weight).mul_(second_moment)
     units, width = index.shape
+    order = index.flatten()
+    if not torch.equal(order, torch.arange(len(order))):
+        products = products[order.to(weight.device)][:, order.to(weight.device)]
+    if width == 1:
+        return products
     return products.view(units, width, units, width).sum(dim=(1, 3))
 
 
@@ -61,32 +64,27 @@ def best_exchanges(
     removed = torch.zeros(len(matrix), dtype=torch.bool, device=matrix.device)
     removed[gone] = True
     reach = matrix[:, removed].sum(dim=1)
-    start = now = objective(matrix, gone)
+    start = objective(matrix, gone)
     parts = -(-len(matrix) // partition)
     dealt = matrix.diagonal().argsort(stable=True)
     exchanges, idle, turn = 0, 0, 0
     while idle < parts:
-        gained, swaps = _exchange_within(
-            matrix, removed, reach, dealt[turn % parts :: parts], SMALLEST_GAIN * abs(start)
-        )
-        now -= gained
+        swaps = _exchange_within(matrix, removed, reach, dealt[turn % parts :: parts], SMALLEST_GAIN * abs(start))
         exchanges += swaps
         idle = 0 if swaps else idle + 1
         turn += 1
     found = removed.nonzero().flatten()
-    return Exchanged(found, start, objective(matrix, found), exchanges)
+    return Exchanged(found, objective(matrix, found), exchanges)
 
 
-def _exchange_within(
-    matrix: Tensor, removed: Tensor, reach: Tensor, part: Int[Tensor, " part"], least: float
-) -> tuple[float, int]:
-    """All gainful swaps within one part; updates `removed` and `reach`, returns the gain and the swaps."""
+def _exchange_within(matrix: Tensor, removed: Tensor, reach: Tensor, part: Int[Tensor, " part"], least: float) -> int:
+    """All gainful swaps within one part; updates `removed` and `reach`, returns how many there were."""
     inside, outside = part[removed[part]], part[~removed[part]]
     if not len(inside) or not len(outside):
-        return 0.0, 0
+        return 0
     diagonal = matrix.diagonal()
     between = matrix[inside][:, outside]
-    total, swaps = 0.0, 0
+    swaps = 0
     while True:
         leaving = diagonal[inside] - 2 * reach[inside]
         coming = diagonal[outside] + 2 * reach[outside]
@@ -94,15 +92,15 @@ def _exchange_within(
         best = int(change.argmin())
         row, column = divmod(best, len(outside))
         gain = -float(change[row, column])
-        if gain <= least:
-            return total, swaps
+        if not gain > least:
+            return swaps
         back, away = inside[row].clone(), outside[column].clone()
         removed[back], removed[away] = False, True
         reach += matrix[:, away] - matrix[:, back]
         inside[row], outside[column] = away, back
         between[row] = matrix[away, outside]
         between[:, column] = matrix[inside, back]
-        total, swaps = total + gain, swaps + 1
+        swaps += 1
 
 
 def assignment(matrix: Float[Tensor, "unit unit"], count: int, seed: int) -> Int[Tensor, " gone"]:

@@ -217,15 +217,14 @@ class Experiment:
 
 
 def _knobs(technique: Any) -> list[str]:
-    """Knobs beside ratio and pattern that are not at their default, as one would type them."""
+    """Knobs but ratio and pattern that are not at their default, as one types them."""
     fields = _identity(technique)["fields"]
     return [f"{name}={_typed(value)}" for name, value in fields.items() if name not in ("ratio", "pattern")]
 
 
 def _typed(value: Any) -> str:
-    if isinstance(value, tuple | list):
-        return f"[{','.join(map(str, value))}]"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    text = f"[{','.join(map(str, value))}]" if isinstance(value, tuple | list) else str(value)
+    return text.lower() if isinstance(value, bool) else text
 
 
 def _identity(part: Any) -> dict[str, Any]:

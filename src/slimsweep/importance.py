@@ -28,7 +28,7 @@ def combine(per_slot: Sequence[Float[Tensor, " unit"]], aggregate: str) -> Float
 def norm_scores(units: Units, power: int, aggregate: str) -> Float[Tensor, " unit"]:
     """Norm (l1 or l2) of every row or column that a unit owns, summed over each part, then combined."""
     per_slot = []
-    for slot in units.slots:
+    for slot in distinct(units.slots):
         values = _oriented(slot.module.weight.detach().float(), slot)
         lines = torch.linalg.vector_norm(values, ord=power, dim=1)
         per_slot.append(_by_unit(lines, slot))

@@ -9,13 +9,16 @@ import torch
 from omegaconf import OmegaConf
 
 from slimsweep.errors import StoreError
+from slimsweep.evaluation.perplexity import Perplexity
+from slimsweep.evaluation.size import Size
 from slimsweep.experiment import Experiment
 from slimsweep.models import reduced
 from slimsweep.run import Outcome, calibrate, compress, load, measure
 from slimsweep.store import Store
 
-MEASURED = ("perplexity", "size")
-"""Metrics a rebuilt model is compared by."""
+COUNTED = ("sparsity", "parameters", "nonzero_parameters")
+COMPARED = (*COUNTED, "perplexity_")
+"""Fields, or their beginnings, that a rebuilt model is compared by."""
 RELATIVE_TOLERANCE = 1e-3
 """Of a perplexity: another batch of kernels rounds otherwise, another model is further off."""
 
@@ -28,20 +31,25 @@ def save(store: Store, record: dict[str, Any], folder: Path, data_dir: Path | No
     Raises:
         StoreError: the record's settings no longer give its key, or sparsity or perplexity come out different.
     """
+    reduced.refuse_unless_empty(folder)
     kept = store.folder(record["key"]) / "model"
     if kept.is_dir():
-        if folder.exists() and any(folder.iterdir()):
-            raise StoreError(f"{folder} is not empty; name another folder")
-        shutil.copytree(kept, folder, dirs_exist_ok=True)
+        with reduced.written_whole(folder) as partial:
+            shutil.copytree(kept, partial, dirs_exist_ok=True)
         return not (folder / reduced.MANIFEST).is_file()
     experiment = experiment_of(store, record, data_dir)
     torch.manual_seed(experiment.seed)
     outcome = Outcome()
     model = load(experiment, outcome)
     compress(experiment, model, calibrate(experiment, model), outcome)
-    for name in [name for name in experiment.metrics if name not in MEASURED]:
+    for name in [name for name, metric in experiment.metrics.items() if not isinstance(metric, Perplexity | Size)]:
         del experiment.metrics[name]
     measure(experiment, model, outcome)
+    if not any(name.startswith(COMPARED) for name in outcome.values):
+        raise StoreError(
+            f"record {record['key'][:8]} measured neither size nor perplexity to compare by. "
+            "Run the experiment with save_model=true."
+        )
     if faults := differences(record, outcome.values):
         raise StoreError(
             f"record {record['key'][:8]} is not what its settings give here: {'; '.join(faults)}. Nothing was saved. "
@@ -62,8 +70,9 @@ def experiment_of(store: Store, record: dict[str, Any], data_dir: Path | None) -
             f"record {record['key'][:8]} is of shapes alone (model.weights=meta): there is nothing to save"
         )
     cache = str(store.outputs_dir / "cache")
-    device = "cpu" if record["config"]["device"] == "cpu" else "auto"
+    device = "cpu" if record["device"] == "cpu" else "auto"
     settings = record["config"] | {"dtype": record["dtype"], "device": device, "cache_dir": cache}
+    settings["evaluation"] = {"metrics": record["config"]["evaluation"]["metrics"]}
     settings |= {"outputs_dir": str(store.outputs_dir), "data_dir": str(data_dir) if data_dir else None}
     settings |= {"tracker": {"_target_": "slimsweep.tracker.NoTracker"}, "on_error": "stop", "dry_run": False}
     settings |= {"sweep": None, "save_model": False, "model": record["config"]["model"] | {"cache_dir": cache}}
@@ -80,7 +89,7 @@ def experiment_of(store: Store, record: dict[str, Any], data_dir: Path | None) -
 def differences(record: dict[str, Any], values: dict[str, Any]) -> list[str]:
     """What a rebuilt model has otherwise than its record: counts exactly, perplexities within 0.1 %."""
     faults = []
-    for name in sorted(name for name in values if name in ("sparsity", "parameters", "nonzero_parameters")):
+    for name in sorted(name for name in values if name in COUNTED):
         if values[name] != record[name]:
             faults.append(f"{name} {values[name]} instead of {record[name]}")
     for name in sorted(name for name in values if name.startswith("perplexity_")):

@@ -15,6 +15,7 @@ import torch
 from slimsweep.evaluation.base import Metric
 from slimsweep.experiment import Experiment, Stage
 from slimsweep.models.language_model import LanguageModel, matrix, parameter_count
+from slimsweep.models.loading import has_room
 from slimsweep.models.reduced import save
 from slimsweep.paths import is_checkout, project_root
 from slimsweep.record import ordered
@@ -22,6 +23,7 @@ from slimsweep.record import ordered
 log = logging.getLogger(__name__)
 
 PACKAGES = ("slimsweep", "torch", "transformers", "datasets", "lm-eval", "numpy", "numba", "hydra-core", "wandb")
+NO_ROOM = "memory has no room for the dense model beside this one"
 SAME_SHAPE = "every layer has its original shape, so dense kernels take the same time"
 META = "depends on data or weights, and only shapes were loaded (model.weights=meta)"
 
@@ -72,17 +74,19 @@ def calibrate(experiment: Experiment, model: LanguageModel) -> torch.Tensor | No
 
 def compress(experiment: Experiment, model: LanguageModel, token_ids: torch.Tensor | None, outcome: Outcome) -> None:
     """Apply the chain in order; after each stage the sparsity of every stage so far is measured again."""
-    total = 0.0
+    total, treated = 0.0, []
     for stage in experiment.stages:
         log.info("%s: compressing", stage.name)
         started = time.perf_counter()
+        named = model.targets()
         report = stage.technique.apply(model, token_ids, experiment.seed)
         seconds = time.perf_counter() - started
         total += seconds
         outcome.layers.append({"stage": stage.name, "layers": [asdict(layer) for layer in report.layers]})
         outcome.stages.append(_stage_entry(stage, report, seconds))
-        for entry, layers in zip(outcome.stages, outcome.layers, strict=True):
-            entry["sparsity_after"][stage.name] = _sparsity(model, [layer["name"] for layer in layers["layers"]])
+        treated.append({id(named[layer.name]) for layer in report.layers})
+        for entry, layers in zip(outcome.stages, treated, strict=True):
+            entry["sparsity_after"][stage.name] = _sparsity(model, layers)
     outcome.values["compress_seconds"] = total
 
 
@@ -105,9 +109,9 @@ def _stage_entry(stage: Stage, report: Any, seconds: float) -> dict[str, Any]:
     }
 
 
-def _sparsity(model: LanguageModel, names: list[str]) -> float | None:
-    """Measured fraction of zeros in the named layers; on shapes alone, the planned one."""
-    targets = {name: linear for name, linear in model.targets().items() if name in set(names)}
+def _sparsity(model: LanguageModel, layers: set[int]) -> float | None:
+    """Measured fraction of zeros in what is left of some layers, by id; on shapes alone, the planned one."""
+    targets = {name: linear for name, linear in model.targets().items() if id(linear) in layers}
     weights = sum(matrix(linear).numel() for linear in targets.values())
     if model.is_meta:
         zeros = sum(model.zeros.get(name, 0) for name in targets)
@@ -137,9 +141,14 @@ def measure(experiment: Experiment, model: LanguageModel, outcome: Outcome) -> N
 def compare(experiment: Experiment, model: LanguageModel, outcome: Outcome) -> None:
     """Measure what only shows beside the dense model, which is loaded once more."""
     metrics = [metric for metric in experiment.metrics.values() if type(metric).compare is not Metric.compare]
-    if metrics:
-        log.info("speed-up: measuring beside the dense model")
-        dense = load(experiment, Outcome())
+    if not metrics:
+        return
+    resting = next(model.blocks[0].parameters()).device
+    if not has_room(model.original_parameters, model.module, resting):
+        outcome.reasons |= dict.fromkeys(("speedup_prefill", "speedup_decode"), NO_ROOM)
+        return
+    log.info("speed-up: measuring beside the dense model")
+    dense = load(experiment, Outcome())
     for metric in metrics:
         measured = metric.compare(dense, model)
         outcome.values |= measured.values
@@ -184,7 +193,9 @@ def describe(experiment: Experiment, model: LanguageModel, outcome: Outcome) -> 
     }
     for name in ("speedup_prefill", "speedup_decode"):
         if outcome.values.setdefault(name) is None:
-            outcome.reasons.setdefault(name, META if model.is_meta else SAME_SHAPE)
+            is_whole = parameter_count(model.module) == model.original_parameters
+            reason = META if model.is_meta else SAME_SHAPE if is_whole else "not measured by this evaluation"
+            outcome.reasons.setdefault(name, reason)
 
 
 def weights_digest(model: LanguageModel) -> str:

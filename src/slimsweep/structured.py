@@ -23,7 +23,8 @@ log = logging.getLogger(__name__)
 class StructuredTechnique(Technique):
     """A technique that removes whole parts. A ratio is of what the model has when the stage begins.
 
-    On the meta device the same parts go in number, the last ones: which ones does not change any count.
+    On the meta device the same parts go in number, the last ones: which ones does not change any count as long as
+    all blocks have one shape.
     """
 
     ratio: float | int
@@ -32,7 +33,7 @@ class StructuredTechnique(Technique):
     """First and last block to remove from, counted from 0; null is the technique's own range."""
 
     def __post_init__(self) -> None:
-        if self.layers is not None and not isinstance(self.layers, str):
+        if isinstance(self.layers, list | tuple):
             object.__setattr__(self, "layers", tuple(self.layers))
         if faults := self._bad_values():
             raise ValueError("; ".join(faults))
@@ -70,11 +71,12 @@ class StructuredTechnique(Technique):
         return self._range_faults(skeleton)
 
     def _range_faults(self, skeleton: LanguageModel) -> list[str]:
-        blocks, chosen = len(skeleton.blocks), self.block_range(skeleton)
-        if chosen and chosen[-1] < blocks:
-            return []
-        if self.layers:
+        blocks = len(skeleton.blocks)
+        if self.layers and self.layers[1] >= blocks:
             return [f"layers={list(self.layers)} lie outside the model, whose blocks are 0 to {blocks - 1}"]
+        chosen = self.block_range(skeleton)
+        if self.layers or (chosen and chosen[-1] < blocks):
+            return []
         return [f"the default range leaves none of the {blocks} blocks: set layers=[0,{blocks - 1}]"]
 
     @torch.no_grad()

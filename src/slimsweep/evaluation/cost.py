@@ -61,7 +61,7 @@ def gmacs_llm_pruner(model: LanguageModel, tokens: int = 64) -> float:
     It counts QK and AV twice and adds softmax, rotary positions, norms and the gated activation.
     Source: arXiv:2305.11627, tables at (1, 64) tokens; the additions were derived from those numbers.
     """
-    width = model.config.hidden_size
+    width = layer_shape(model.blocks[0].get_submodule(model.family.attention_output))[0]
     macs = linear_macs(model, tokens) + 2 * attention_macs(model, tokens) + 2 * tokens * width
     for block in model.blocks:
         inner = attention_width(model, block)

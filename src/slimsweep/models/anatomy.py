@@ -130,15 +130,20 @@ def channels(model: LanguageModel) -> Units:
     """The residual width everywhere: embeddings, norms, and every matrix that reads or writes it."""
     family, count = model.family, channel_count(model)
     table = _table(0, count, count)
-    outside = [(name, OUT) for name in (family.embeddings, *family.residual_writers, family.final_norm) if name]
-    outside += [(name, IN) for name in family.residual_readers]
+    writers = [name for name in (*family.residual_writers, family.final_norm) if name]
+    readers = list(family.residual_readers)
+    if any(find(model.module, name) is not None for name in family.projections):
+        readers = [name for name in readers if name != family.head]  # embeddings and head have a width of their own
+    else:
+        writers.append(family.embeddings)
+    outside = [(name, OUT) for name in writers] + [(name, IN) for name in readers]
     inside = [(name, IN) for name in (*family.attention_inputs, *family.mlp_inputs)]
     inside += [(name, OUT) for name in (family.attention_output, family.mlp_output, *family.norms)]
     places = outside + [(f"{prefix}.{name}", side) for prefix in model.block_names for name, side in inside]
     modules = [(name, find(model.module, name), side) for name, side in places]
     return Units(
         CHANNELS,
-        tuple(Slot(name, module, side, table) for name, module, side in modules if size(module, side) == count),
+        tuple(Slot(name, module, side, table) for name, module, side in modules if size(module, side)),
     )
 
 

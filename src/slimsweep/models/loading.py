@@ -14,6 +14,7 @@ AUTO_CLASSES = {
     "causal_lm": "AutoModelForCausalLM",
     "sequence_classification": "AutoModelForSequenceClassification",
 }
+ROOM_FRACTION = 0.8  # of free memory: what a second model may take
 SHARED_FRACTION = 0.25  # of free memory: a smaller model may be kept once more, to be copied for each job
 
 
@@ -88,13 +89,22 @@ def refuse_non_finite(module: nn.Module, name: str, dtype: torch.dtype) -> None:
 
 def is_shareable(module: nn.Module, device: torch.device) -> bool:
     """Whether memory has room for copies of a module beside the original."""
-    if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
-    else:
-        import psutil
+    return sum(parameter.nbytes for parameter in module.parameters()) < SHARED_FRACTION * free_bytes(device)
 
-        free = psutil.virtual_memory().available
-    return sum(parameter.nbytes for parameter in module.parameters()) < SHARED_FRACTION * free
+
+def has_room(original_parameters: int, module: nn.Module, device: torch.device) -> bool:
+    """Whether memory takes the dense form of a module beside it: as many parameters of the same kind once more."""
+    each = next(module.parameters()).element_size()
+    return original_parameters * each < ROOM_FRACTION * free_bytes(device)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free on a device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    import psutil
+
+    return psutil.virtual_memory().available
 
 
 def _auto(auto_class: str) -> Any:

@@ -1,9 +1,10 @@
 """Models of other widths than their family builds: written to a folder, and read back from it."""
 
+import contextlib
 import copy
 import json
-import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,29 +33,48 @@ def save(model: LanguageModel, folder: Path) -> bool:
     Raises:
         ModelError: the folder exists and is not empty, or cannot be written.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ModelError(f"{folder} is not empty; name another folder to save the model in.")
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        config = plain_config(model)
+    refuse_unless_empty(folder)
+    config = plain_config(model)
+    with written_whole(folder) as partial:
         if config is not None:
             _save_plain(model, config, partial)
         else:
             _save_with_manifest(model, partial)
         if model.tokenizer is not None:
             model.tokenizer.save_pretrained(partial)
+    return config is not None
+
+
+def refuse_unless_empty(folder: Path) -> None:
+    """Raise ModelError where a model would be written over something."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ModelError(f"{folder} is not an empty folder; name another one to save the model in.")
+
+
+@contextlib.contextmanager
+def written_whole(folder: Path) -> Iterator[Path]:
+    """A folder to write into that takes the name `folder` at the end; after an error nothing of it is left.
+
+    Raises:
+        ModelError: it cannot be written.
+    """
+    from safetensors import SafetensorError
+
+    folder = folder.resolve()
+    partial = folder.with_name(f".{folder.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
+        partial.mkdir(parents=True)
+        yield partial
         if folder.exists():
             folder.rmdir()
         partial.replace(folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # safetensors reports a full disk in its own class
         raise ModelError(
             f"The model cannot be written to {folder}: {error}. Free space or name another folder."
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return config is not None
 
 
 def plain_config(model: LanguageModel) -> Any | None:
@@ -98,7 +118,7 @@ def load(folder: str | Path, dtype: torch.dtype | None = None, device: str | tor
         raise ModelError(f"{folder} has no config.json; give a folder that slimsweep saved.")
     config = AutoConfig.from_pretrained(folder)
     auto_class = auto_class_of_name((config.architectures or [""])[0])
-    dtype = dtype or getattr(torch, str(config.dtype).removeprefix("torch.")) or torch.float32
+    dtype = dtype or getattr(torch, str(config.dtype).removeprefix("torch."), torch.float32)
     return read(folder, auto_class, dtype, device, remote_code=False).eval().requires_grad_(False)
 
 
@@ -193,6 +213,8 @@ def _save_with_manifest(model: LanguageModel, folder: Path) -> None:
     config = copy.deepcopy(model.config)
     config.architectures, config.dtype = [type(model.module).__name__], model.dtype
     config.save_pretrained(folder)
+    if getattr(model.module, "generation_config", None) is not None:
+        model.module.generation_config.save_pretrained(folder)
     shape = anatomy.shape_of(model)
     manifest = {"format": FORMAT, "channels": shape.channels, "blocks": [asdict(block) for block in shape.blocks]}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))

@@ -109,6 +109,9 @@ class LayerwiseTechnique(Technique):
         """The new weight, from an fp32 one that is not written to."""
 
     def apply(self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int) -> StageReport:
+        if model.is_meta:  # what zeros it would leave only a Pruner plans
+            layers = {name: matrix(layer).numel() for name, layer in self.targets(model).items()}
+            return StageReport([LayerReport(name, size, model.zeros.get(name, 0)) for name, size in layers.items()])
         return _report(compress_blocks(model, self, self.targets(model), token_ids, seed))
 
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 
 import torch
 from jaxtyping import Float
@@ -60,7 +61,7 @@ class Glu(BlockwiseTechnique):
         if self.expansion_ratio is None:
             return super().removed_count(units)
         residual = layer_shape(units.reader.module)[0]
-        return max(len(units) - math.floor(self.expansion_ratio * residual), 0)
+        return max(len(units) - math.floor(Fraction(repr(float(self.expansion_ratio))) * residual), 0)
 
     def _count_faults(self, skeleton: LanguageModel) -> list[str]:
         if not anatomy.is_gated(skeleton):
@@ -68,7 +69,8 @@ class Glu(BlockwiseTechnique):
         if self.expansion_ratio is None:
             return super()._count_faults(skeleton)
         residual, inner = anatomy.channel_count(skeleton), len(anatomy.neurons(skeleton, 0))
-        if 1 / residual <= self.expansion_ratio <= inner / residual:
+        kept = math.floor(Fraction(repr(float(self.expansion_ratio))) * residual)
+        if 1 <= kept <= math.ceil(inner / residual * 100) / 100 * residual:  # the bound as the message rounds it
             return []
         return [
             f"expansion_ratio={self.expansion_ratio:g}: give at most the {inner / residual:.2f} this model has, above 0"

@@ -1,5 +1,6 @@
 """Remove whole blocks: the ones that change what passes through them least."""
 
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, ClassVar
@@ -12,6 +13,7 @@ from slimsweep.activations import Activations
 from slimsweep.blockwise import gone_lowest
 from slimsweep.importance import loss
 from slimsweep.layerwise import progress
+from slimsweep.models.anatomy import shape_of
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.removal import remove_blocks
 from slimsweep.structured import StructuredTechnique, choice_faults
@@ -49,17 +51,25 @@ class Layers(StructuredTechnique):
     def default_layers(self, blocks: int) -> tuple[int, int]:
         return self.protect_first, blocks - self.protect_last - 1
 
+    def block_range(self, model: LanguageModel) -> range:
+        """The blocks that may go: those of `layers`, less the protected ones."""
+        given = super().block_range(model)
+        first, last = self.default_layers(len(model.blocks))
+        return range(max(given.start, first), min(given.stop, last + 1))
+
     def _count(self, model: LanguageModel) -> int:
         return int(Fraction(repr(float(self.ratio))) * len(model.blocks))
 
     def faults(self, skeleton: LanguageModel) -> list[str]:
         blocks, free = len(skeleton.blocks), self.block_range(skeleton)
         faults = super().faults(skeleton) if self.layers else []
+        if self.importance == "perplexity" and not skeleton.module.can_generate():
+            faults.append("importance=perplexity needs a language model: set importance=block_influence")
         count = self._count(skeleton)
         if not faults and count > min(len(free), blocks - 1):
             faults.append(
                 f"ratio={self.ratio:g} would remove {count} of {blocks} blocks, and only {len(free)} are not protected"
-                f": give less than {(len(free) + 1) / blocks:.3g}"
+                f": give at most {_below(len(free), blocks)}"
             )
         return faults
 
@@ -68,13 +78,25 @@ class Layers(StructuredTechnique):
     ) -> list[dict[str, Any]]:
         free, count = list(self.block_range(model)), self._count(model)
         if model.is_meta:
+            shape = shape_of(model)
             remove_blocks(model, free[len(free) - count :])
-            return [{"kind": "blocks", "removed": count}]
+            differ = len(set(shape.blocks)) > 1
+            note = (
+                {"note": "blocks differ, and which go is not known without weights: the last were taken"}
+                if differ
+                else {}
+            )
+            return [{"kind": "blocks", "removed": count, **note}]
         measure = block_influence if self.importance == "block_influence" else loss_without
         scores = measure(model, token_ids)
         gone = sorted(free[place] for place in gone_lowest(scores[free], count))
         remove_blocks(model, gone)
         return [{"kind": "blocks", "removed": count, "blocks": gone, "scores": [float(score) for score in scores]}]
+
+
+def _below(count: int, blocks: int) -> str:
+    """The largest ratio of four digits that removes `count` blocks and no more."""
+    return f"{math.floor(10_000 * min(count + 1, blocks) / blocks - 1e-9) / 10_000:g}"
 
 
 @torch.no_grad()

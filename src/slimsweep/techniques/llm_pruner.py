@@ -61,6 +61,12 @@ class LLMPruner(BlockwiseTechnique):
             faults += choice_faults(name, [getattr(self, name)], allowed)
         if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
             faults.append(f"steps={self.steps!r}: give a whole number of at least 1")
+        if self.importance != "taylor" and (self.order, self.taylor) != ("first", "element"):
+            faults.append(f"order and taylor mean nothing to importance={self.importance}: leave them out")
+        if self.importance == "random" and self.aggregate != "sum":
+            faults.append("aggregate means nothing to importance=random: leave it out")
+        if self.level == "channel" and self.ranking != "local":
+            faults.append("ranking means nothing at level=channel, where there is one set of channels: leave it out")
         if self.level == "channel" and self.repair is True:
             faults.append("repair=true has nothing to fit at level=channel: set repair=false")
         if self.level == "channel" and self.layers is not None:
@@ -93,9 +99,8 @@ class LLMPruner(BlockwiseTechnique):
         width = anatomy.channel_count(skeleton)
         if kept_count(self.ratio, width) > 0:
             return []
-        return [
-            f"ratio={self.ratio:g} leaves no channel of {width}: give at most {1 - 1 / width:.4f}, which leaves one"
-        ]
+        most = math.floor(10_000 * (1 - 1 / width)) / 10_000
+        return [f"ratio={self.ratio:g} leaves no channel of {width}: give at most {most:g}"]
 
     def reduce(
         self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from slimsweep import exchange
-from slimsweep.blockwise import Choice
+from slimsweep.blockwise import Choice, refuse_non_finite
 from slimsweep.models.anatomy import HEADS, NEURONS, Units
 from slimsweep.models.language_model import matrix
 from slimsweep.structured import BlockwiseTechnique, choice_faults
@@ -36,13 +36,14 @@ class Qap(BlockwiseTechnique):
     exchanges: bool = True
     """Improve each start by best exchanges."""
     partition: int = exchange.PARTITION
-    """Units whose exchanges are weighed at once; bounds the memory of wide layers."""
+    """Units whose exchanges are weighed at once; bounds the time and memory of one exchange in wide layers."""
 
     def __post_init__(self) -> None:
         for name in ("parts", "starts"):
             given = getattr(self, name)
             object.__setattr__(self, name, (given,) if isinstance(given, str) else tuple(given))
         super().__post_init__()
+        object.__setattr__(self, "parts", self.kinds)  # in one order, each once
 
     def _bad_values(self) -> list[str]:
         faults = super()._bad_values() + choice_faults("parts", self.parts, PARTS)
@@ -63,6 +64,7 @@ class Qap(BlockwiseTechnique):
             return Choice(range(len(units) - count, len(units)))
         weight = matrix(units.reader.module).double()
         costs = exchange.interaction(weight, second_moment.double(), units.reader.index)
+        refuse_non_finite(costs, units)
         return self.solve(costs, count)
 
     def solve(self, costs: Float[Tensor, "unit unit"], count: int) -> Choice:
@@ -75,8 +77,9 @@ class Qap(BlockwiseTechnique):
                 found.append(exchange.best_exchanges(costs, gone, self.partition))
             else:
                 value = exchange.objective(costs, gone)
-                found.append(exchange.Exchanged(gone, value, value, 0))
-        best = min(found, key=lambda one: one.objective)
+                found.append(exchange.Exchanged(gone, value, 0))
+        place = min(range(len(found)), key=lambda index: found[index].objective)
+        best = found[place]
         total = float(costs.sum())
         notes: dict[str, Any] = {
             "objective_greedy": exchange.objective(costs, first) / total if total else 0.0,
@@ -84,5 +87,5 @@ class Qap(BlockwiseTechnique):
             "exchanges": best.exchanges,
         }
         if len(found) > 1:
-            notes["start"] = self.starts[found.index(best)]
+            notes["start"] = self.starts[place]
         return Choice(best.gone.tolist(), notes)

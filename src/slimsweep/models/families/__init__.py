@@ -43,6 +43,8 @@ class Family:
     """Beside `embeddings`: modules outside the blocks whose outputs have the residual width, norms included."""
     residual_readers: tuple[str, ...] = ("lm_head",)
     """Linear layers outside the blocks that read the residual."""
+    projections: tuple[str, ...] = ()
+    """Modules between embeddings or head and the residual; where one exists, those have a width of their own."""
     neurons_field: str = "intermediate_size"
     """Config field of the number of neurons."""
     scales_embeddings: bool = False

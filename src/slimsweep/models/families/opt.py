@@ -17,5 +17,6 @@ FAMILY = Family(
     norms=("self_attn_layer_norm", "final_layer_norm"),
     residual_writers=("model.decoder.embed_positions", "model.decoder.project_in"),
     residual_readers=("lm_head", "model.decoder.project_out"),
+    projections=("model.decoder.project_in", "model.decoder.project_out"),
     neurons_field="ffn_dim",
 )
