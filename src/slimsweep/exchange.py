@@ -9,7 +9,7 @@ from torch import Tensor
 PARTITION = 4096
 """Units whose exchanges are weighed at once; more are taken in turns, so that memory grows no further."""
 SMALLEST_GAIN = 1e-9
-"""Of the objective: an exchange that gains less is rounding."""
+"""Of the objective, or of the largest cost of a unit: an exchange that gains less is rounding."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,12 @@ def best_exchanges(
     removed = torch.zeros(len(matrix), dtype=torch.bool, device=matrix.device)
     removed[gone] = True
     reach = matrix[:, removed].sum(dim=1)
-    start = objective(matrix, gone)
+    least = SMALLEST_GAIN * max(abs(objective(matrix, gone)), float(matrix.diagonal().abs().max()))
     parts = -(-len(matrix) // partition)
     dealt = matrix.diagonal().argsort(stable=True)
     exchanges, idle, turn = 0, 0, 0
     while idle < parts:
-        swaps = _exchange_within(matrix, removed, reach, dealt[turn % parts :: parts], SMALLEST_GAIN * abs(start))
+        swaps = _exchange_within(matrix, removed, reach, dealt[turn % parts :: parts], least)
         exchanges += swaps
         idle = 0 if swaps else idle + 1
         turn += 1
