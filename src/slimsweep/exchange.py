@@ -32,7 +32,7 @@ def interaction(
     products = (weight.T @ weight).mul_(second_moment)
     units, width = index.shape
     order = index.flatten()
-    if not torch.equal(order, torch.arange(len(order))):
+    if len(order) < len(products) or not torch.equal(order, torch.arange(len(order))):
         products = products[order.to(weight.device)][:, order.to(weight.device)]
     if width == 1:
         return products

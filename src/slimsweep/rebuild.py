@@ -94,6 +94,7 @@ def differences(record: dict[str, Any], values: dict[str, Any]) -> list[str]:
             faults.append(f"{name} {values[name]} instead of {record[name]}")
     for name in sorted(name for name in values if name.startswith("perplexity_")):
         was, found = record.get(name), values[name]
+        found = found if found is not None and math.isfinite(found) else None
         same = was is found or (None not in (was, found) and math.isclose(was, found, rel_tol=RELATIVE_TOLERANCE))
         if not same:
             faults.append(f"{name} {found} instead of {was}")

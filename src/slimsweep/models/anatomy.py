@@ -1,6 +1,7 @@
 """Where a model keeps its heads, neurons and residual channels."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -147,8 +148,8 @@ def channels(model: LanguageModel) -> Units:
     )
 
 
-def find(module: nn.Module, name: str) -> nn.Module | None:
-    """A submodule by its full name; None where this model of the family has none there."""
+def find(module: nn.Module, name: str) -> Any:
+    """A submodule, or its config, by its full name; None where this model of the family has none there."""
     for part in name.split("."):
         module = getattr(module, part, None)
         if module is None:

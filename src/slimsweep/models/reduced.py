@@ -22,6 +22,7 @@ from slimsweep.models.language_model import LanguageModel
 
 FORMAT = 1
 WEIGHTS_FILE = "model.safetensors"
+GENERATION = "generation_config.json"
 
 
 def save(model: LanguageModel, folder: Path) -> bool:
@@ -116,7 +117,10 @@ def load(folder: str | Path, dtype: torch.dtype | None = None, device: str | tor
     folder, device = Path(folder), torch.device(device)
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} has no config.json; give a folder that slimsweep saved.")
-    config = AutoConfig.from_pretrained(folder)
+    try:
+        config = AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder / 'config.json'} cannot be read ({error}); save the model again.") from error
     auto_class = auto_class_of_name((config.architectures or [""])[0])
     dtype = dtype or getattr(torch, str(config.dtype).removeprefix("torch."), torch.float32)
     return read(folder, auto_class, dtype, device, remote_code=False).eval().requires_grad_(False)
@@ -158,6 +162,8 @@ def read(folder: Path, auto_class: str, dtype: torch.dtype, device: torch.device
         assign=True,
     )
     module.tie_weights()
+    if (folder / GENERATION).is_file() and getattr(module, "generation_config", None) is not None:
+        module.generation_config = type(module.generation_config).from_pretrained(folder)
     return module.to(device)
 
 
@@ -197,12 +203,25 @@ def auto_class_of_name(architecture: str) -> str:
 
 
 def _save_plain(model: LanguageModel, config: Any, folder: Path) -> None:
-    own = model.module.config
+    module, own = model.module, model.module.config
+    settings = getattr(module, "generation_config", None)
     try:
-        model.module.config = config
-        model.module.save_pretrained(folder)
+        module.config = config
+        if settings is not None:
+            module.generation_config = type(settings)()
+        module.save_pretrained(folder)
     finally:
-        model.module.config = own
+        module.config = own
+        if settings is not None:
+            module.generation_config = settings
+    _save_generation_settings(module, folder)
+
+
+def _save_generation_settings(module: nn.Module, folder: Path) -> None:
+    """As they are: transformers refuses to write some that published models have, such as Llama 2's temperature."""
+    settings = getattr(module, "generation_config", None)
+    if settings is not None:
+        (folder / GENERATION).write_text(settings.to_json_string())
 
 
 def _save_with_manifest(model: LanguageModel, folder: Path) -> None:
@@ -213,8 +232,7 @@ def _save_with_manifest(model: LanguageModel, folder: Path) -> None:
     config = copy.deepcopy(model.config)
     config.architectures, config.dtype = [type(model.module).__name__], model.dtype
     config.save_pretrained(folder)
-    if getattr(model.module, "generation_config", None) is not None:
-        model.module.generation_config.save_pretrained(folder)
+    _save_generation_settings(model.module, folder)
     shape = anatomy.shape_of(model)
     manifest = {"format": FORMAT, "channels": shape.channels, "blocks": [asdict(block) for block in shape.blocks]}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))

@@ -173,7 +173,8 @@ class ModelSource:
     def _meta(self, dtype: torch.dtype) -> torch.nn.Module:
         with self._refusals():
             module = loading.build(self.config(), self.auto_class, dtype, META, self.trust_remote_code)
-        if self.weights == "trained" and (self.light_folder() / checkpoint.MANIFEST).is_file():
+        is_of_folder = self.weights == "trained" or not self.shape
+        if is_of_folder and (self.light_folder() / checkpoint.MANIFEST).is_file():
             reduced.resize(module, self.light_folder())
         return module
 

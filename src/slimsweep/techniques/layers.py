@@ -65,6 +65,10 @@ class Layers(StructuredTechnique):
         faults = super().faults(skeleton) if self.layers else []
         if self.importance == "perplexity" and not skeleton.module.can_generate():
             faults.append("importance=perplexity needs a language model: set importance=block_influence")
+        if getattr(skeleton.config, "scale_attn_by_inverse_layer_idx", False):
+            faults.append(
+                "this model scales attention by the number of its block, so none can go: choose another technique"
+            )
         count = self._count(skeleton)
         if not faults and count > min(len(free), blocks - 1):
             faults.append(
