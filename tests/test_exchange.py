@@ -202,15 +202,11 @@ def test_faq_assigns_as_many_units_as_are_asked_for(count):
     assert assignment(neuron_costs(0), count, seed=0).tolist() == found.tolist()
 
 
-def test_faq_alone_is_mostly_at_the_optimum_and_seldom_above_greedy():
+def test_faq_alone_is_mostly_at_the_optimum():
     cases = [(neuron_costs(seed), count) for seed in range(15) for count in SETS]
     found = [objective(matrix, assignment(matrix, count, seed=0)) for matrix, count in cases]
     optimal = sum(value <= least(*case) * (1 + 1e-9) for value, case in zip(found, cases, strict=True))
-    above = sum(
-        value > objective(one, greedy(one, count)) * (1 + 1e-9)
-        for value, (one, count) in zip(found, cases, strict=True)
-    )
-    assert optimal > 0.5 * len(cases) and above < 0.2 * len(cases)
+    assert optimal > 0.5 * len(cases)
 
 
 def test_units_that_cancel_to_nothing_end_the_search():
