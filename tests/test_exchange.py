@@ -202,7 +202,7 @@ def test_faq_assigns_as_many_units_as_are_asked_for(count):
     assert assignment(neuron_costs(0), count, seed=0).tolist() == found.tolist()
 
 
-def test_faq_alone_is_mostly_at_the_optimum():
+def test_faq_alone_is_mostly_at_the_optimum():  # of these 105 cases in 72; in 35 it is above greedy
     cases = [(neuron_costs(seed), count) for seed in range(15) for count in SETS]
     found = [objective(matrix, assignment(matrix, count, seed=0)) for matrix, count in cases]
     optimal = sum(value <= least(*case) * (1 + 1e-9) for value, case in zip(found, cases, strict=True))

@@ -258,6 +258,16 @@ def test_shapes_of_a_folder_with_a_manifest_are_the_reduced_ones(uneven_folder):
     assert anatomy.shape_of(loaded) == anatomy.shape_of(trained.skeleton())
 
 
+def test_shapes_of_two_reductions_of_one_config_have_two_digests(load, tmp_path):
+    digests = set()
+    for count in (1, 2):
+        model = load("llama")
+        removal.remove(model, anatomy.neurons(model, 0), range(count))
+        reduced.save(model, tmp_path / str(count))
+        digests.add(local("llama", tmp_path / str(count), weights="meta").digest())
+    assert len(digests) == 2
+
+
 def test_the_digest_follows_the_manifest(uneven_folder):
     before = local("llama", uneven_folder).digest()
     copied = shutil.copytree(uneven_folder, uneven_folder.with_name("copy"))

@@ -216,19 +216,31 @@ def test_channels_go_from_every_family(name, tmp_path):
     assert torch.isfinite(model.module(input_ids=ids()).logits).all()
 
 
-def test_the_lowest_scores_go(tiny, monkeypatch):
-    gone = noted(monkeypatch)
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"order": "second", "taylor": "vector", "aggregate": "max"},
+        {"order": "mixed", "aggregate": "first"},
+        {"importance": "l1"},
+        {"importance": "l2", "aggregate": "mean"},
+    ],
+)
+def test_the_lowest_scores_go(fields, tmp_path, monkeypatch):
+    model, gone = loud("llama", str(tmp_path)), noted(monkeypatch)
     units = {
-        (index, kind): getattr(anatomy, kind)(tiny, index) for index in BOTH_BLOCKS for kind in ("heads", "neurons")
+        (index, kind): getattr(anatomy, kind)(model, index) for index in BOTH_BLOCKS for kind in ("heads", "neurons")
     }
-    scores = dict(
-        zip(units, importance.taylor_scores(tiny, list(units.values()), ids(), "mixed", "vector", "max"), strict=True)
-    )
-    fields = {"order": "mixed", "taylor": "vector", "aggregate": "max"}
-    LLMPruner(ratio=0.5, layers=BOTH_BLOCKS, **fields).apply(tiny, ids(), 0)
-    for place, values in scores.items():
-        stay = sorted(set(range(len(values))) - set(gone[place]))
-        assert values[gone[place]].max() < values[stay].min()
+    knobs = {"importance": "taylor", "order": "first", "taylor": "element", "aggregate": "sum"} | fields
+    if knobs["importance"] == "taylor":
+        how = knobs["order"], knobs["taylor"], knobs["aggregate"]
+        scores = importance.taylor_scores(model, list(units.values()), ids(), *how)
+    else:
+        power = int(knobs["importance"][1])
+        scores = [importance.norm_scores(one, power, knobs["aggregate"]) for one in units.values()]
+    LLMPruner(ratio=0.5, layers=BOTH_BLOCKS, **fields).apply(model, ids(), 0)
+    for place, values in zip(units, scores, strict=True):
+        assert gone[place] == sorted(values.argsort(stable=True)[: len(values) // 2].tolist())
 
 
 def test_a_global_ranking_takes_from_the_block_that_matters_least(tiny_source, monkeypatch):

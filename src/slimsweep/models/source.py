@@ -129,7 +129,10 @@ class ModelSource:
         config = {
             name: value for name, value in self.config().to_dict().items() if name not in checkpoint.VOLATILE_CONFIG
         }
-        return checkpoint.json_digest([config, self.auto_class, self.seed if self.weights == "random" else None])
+        parts = [config, self.auto_class, self.seed if self.weights == "random" else None]
+        if manifest := self._manifest():
+            parts.append(manifest.read_text())
+        return checkpoint.json_digest(parts)
 
     def tokenizer(self) -> Any:
         """The tokenizer, kept for the process; None on meta, one id per byte for random weights."""
@@ -173,10 +176,16 @@ class ModelSource:
     def _meta(self, dtype: torch.dtype) -> torch.nn.Module:
         with self._refusals():
             module = loading.build(self.config(), self.auto_class, dtype, META, self.trust_remote_code)
-        is_of_folder = self.weights == "trained" or not self.shape
-        if is_of_folder and (self.light_folder() / checkpoint.MANIFEST).is_file():
-            reduced.resize(module, self.light_folder())
+        if manifest := self._manifest():
+            reduced.resize(module, manifest.parent)
         return module
+
+    def _manifest(self) -> Path | None:
+        """The widths beside a config that does not say them; None where the config alone decides."""
+        if self.weights != "trained" and self.shape:
+            return None
+        path = self.light_folder() / checkpoint.MANIFEST
+        return path if path.is_file() else None
 
     def _wrap(self, module: torch.nn.Module, device: torch.device, **fields: Any) -> LanguageModel:
         family = family_of(module.config.model_type)
