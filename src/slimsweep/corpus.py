@@ -78,7 +78,7 @@ _ALL = (
         first=100_000,
         join=" ",
         rows=Rows(
-            files=("bookcorpus/bookcorpus.txt", "bookcorpus/bookcorpus.jsonl"),
+            files=("bookcorpus/bookcorpus.train.txt", "bookcorpus/bookcorpus.train.jsonl"),
             hub={
                 "path": "bookcorpus/bookcorpus",
                 "revision": "refs/convert/parquet",

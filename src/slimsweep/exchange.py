@@ -9,7 +9,9 @@ from torch import Tensor
 PARTITION = 4096
 """Units whose exchanges are weighed at once; more are taken in turns, so that memory grows no further."""
 SMALLEST_GAIN = 1e-9
-"""Of the objective, or of the largest cost of a unit: an exchange that gains less is rounding."""
+"""Of the objective: an exchange that gains less is not worth its time."""
+ROUNDING = 1e-13
+"""Of the largest cost of a unit: a gain below is rounding, and chasing it would never end."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def best_exchanges(
     removed = torch.zeros(len(matrix), dtype=torch.bool, device=matrix.device)
     removed[gone] = True
     reach = matrix[:, removed].sum(dim=1)
-    least = SMALLEST_GAIN * max(abs(objective(matrix, gone)), float(matrix.diagonal().abs().max()))
+    least = max(SMALLEST_GAIN * abs(objective(matrix, gone)), ROUNDING * float(matrix.diagonal().abs().max()))
     parts = -(-len(matrix) // partition)
     dealt = matrix.diagonal().argsort(stable=True)
     exchanges, idle, turn = 0, 0, 0

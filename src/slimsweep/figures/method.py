@@ -61,7 +61,7 @@ def rows_of(stage: dict[str, Any]) -> list[tuple[str, list[float]]]:
     """Rows of a stage: a name, and the share kept in each block. A single share is of the whole model."""
     notes = stage.get("notes") or {}
     if "after" not in notes:
-        kept = 1 - (stage.get("sparsity") or 0)
+        kept = 1.0 - (stage.get("sparsity") or 0.0)
         return [(f"{stage['name']}: weights that are not zero, {kept:.0%}", [kept])]
     before, after = notes["before"], notes["after"]
     gone = [

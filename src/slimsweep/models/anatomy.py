@@ -136,7 +136,7 @@ def channels(model: LanguageModel) -> Units:
     if any(find(model.module, name) is not None for name in family.projections):
         readers = [name for name in readers if name != family.head]  # embeddings and head have a width of their own
     else:
-        writers.append(family.embeddings)
+        writers.insert(0, family.embeddings)
     outside = [(name, OUT) for name in writers] + [(name, IN) for name in readers]
     inside = [(name, IN) for name in (*family.attention_inputs, *family.mlp_inputs)]
     inside += [(name, OUT) for name in (family.attention_output, family.mlp_output, *family.norms)]
