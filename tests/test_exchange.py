@@ -224,7 +224,8 @@ def test_units_that_cancel_to_nothing_end_the_search():
     before = signal.signal(signal.SIGALRM, give_up)
     signal.setitimer(signal.ITIMER_REAL, 2)
     try:
-        best_exchanges(matrix, greedy(matrix, 4))
+        found = best_exchanges(matrix, greedy(matrix, 4))
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+    assert len(found.gone) == 4
