@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 PARTITION = 4096
-"""Units whose exchanges are weighed at once; more are taken in turns, so that memory grows no further."""
+"""Units whose exchanges are weighed at once; more are taken in turns, which bounds what one exchange takes."""
 SMALLEST_GAIN = 1e-9
 """Of the objective: an exchange that gains less is not worth its time."""
 ROUNDING = 1e-13

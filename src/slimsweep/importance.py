@@ -9,8 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from slimsweep.models.anatomy import OUT, Slot, Units
-from slimsweep.models.language_model import LanguageModel, is_linear
+from slimsweep.models.anatomy import Slot, Units, axes_of
+from slimsweep.models.language_model import LanguageModel
 
 ORDERS = ("first", "second", "mixed")
 TAYLOR = ("vector", "element")
@@ -149,13 +149,7 @@ def _sides(units: Sequence[Units], identity: int) -> set[int]:
 
 def _axis(slot: Slot) -> int:
     """The axis of the module's weight along which the slot's units lie."""
-    weight = slot.module.weight
-    if weight.dim() == 1:
-        return 0
-    if isinstance(slot.module, nn.Embedding):
-        return 1
-    is_out_in = isinstance(slot.module, nn.Linear) or not is_linear(slot.module)
-    return 0 if is_out_in == (slot.side == OUT) else 1
+    return dict(axes_of(slot.module, slot.side))["weight"]
 
 
 def _oriented(weight: Tensor, slot: Slot) -> Float[Tensor, "line value"]:

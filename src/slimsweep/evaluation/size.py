@@ -10,6 +10,7 @@ from torch import Tensor
 
 from slimsweep.evaluation.base import Measurement, Metric
 from slimsweep.evaluation.cost import zero_count
+from slimsweep.models import reduced
 from slimsweep.models.language_model import LanguageModel, layer_shape, parameter_count
 
 FORMAT_DTYPES = {  # names of the safetensors format, in the order of its writer, narrow to wide
@@ -88,10 +89,7 @@ def saved_tensors(model: LanguageModel) -> dict[str, Tensor]:
     """
     from transformers.core_model_loading import revert_weight_conversion
 
-    parameters = dict(model.module.named_parameters())
-    tied = dict(model.module.named_parameters(remove_duplicate=False)).keys() - parameters.keys()
-    kept = {name: tensor for name, tensor in model.module.state_dict().items() if name not in tied}
-    return revert_weight_conversion(model.module, kept)
+    return revert_weight_conversion(model.module, reduced.saved_tensors(model.module))
 
 
 def safetensors_bytes(tensors: dict[str, Tensor]) -> int:

@@ -180,4 +180,4 @@ class LLMPruner(BlockwiseTechnique):
 
 def _share(total: int, step: int, steps: int) -> int:
     """What step `step` of `steps` removes of `total`."""
-    return math.floor(total * step / steps) - math.floor(total * (step - 1) / steps)
+    return total * step // steps - total * (step - 1) // steps
