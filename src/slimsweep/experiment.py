@@ -116,6 +116,11 @@ class Experiment:
             for stage in self.stages
             if self.offload and stage.technique.uses_gradients
         ]
+        faults += [
+            f"technique.{stage.name}: {fault}"
+            for stage in self.stages
+            for fault in stage.technique.device_faults(self.resolved_device)
+        ]
         for position, stage in enumerate(self.stages):
             found = stage.technique.faults(skeleton)
             faults += [f"technique.{stage.name}: {fault}" for fault in found]

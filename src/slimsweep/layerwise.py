@@ -1,6 +1,7 @@
 """The walk over blocks, written once: collect what a technique asks of the inputs, compress, go on."""
 
 import hashlib
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 from slimsweep.activations import Activations, InputSum
 from slimsweep.cores import side_by_side
 from slimsweep.errors import HessianError, ModelError
-from slimsweep.models.language_model import LanguageModel, matrix
+from slimsweep.models.language_model import LanguageModel, layer_shape, matrix
+from slimsweep.packed import PackedLinear, install, relative_error
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,8 @@ class LayerReport:
     name: str
     weights: int
     zeros: int
+    error: float | None = None
+    """Relative error (Frobenius) of what a packed layer stores, from the weight it was to store."""
     notes: dict[str, Any] = field(default_factory=dict)
 
 
@@ -41,8 +45,8 @@ class LayerMethod(Protocol):
 
     def compress_layer(
         self, weight: Float[Tensor, "out in"], prepared: Any, generator: torch.Generator | None
-    ) -> Float[Tensor, "out in"]:
-        """The new weight, from an fp32 one that must not be written to."""
+    ) -> Float[Tensor, "out in"] | PackedLinear:
+        """The new weight, or the layer that stores it packed, from an fp32 weight that must not be written to."""
 
     def notes(self, prepared: Any) -> dict[str, Any]:
         """What the report should say of a layer."""
@@ -73,11 +77,11 @@ def compress_blocks(
         layers = blocks[index]
         with model.resident(block):
             if activations is None:
-                reports += _compress(method, layers, [InputSum(list(layers), None)], seed)
+                reports += _compress(model, method, layers, [InputSum(list(layers), None)], seed)
                 continue
             advances_early = method.inputs == "dense" or not layers
             sums = activations.collect(index, layers, method.statistic, advance=advances_early and index < last)
-            reports += _compress(method, layers, sums, seed)
+            reports += _compress(model, method, layers, sums, seed)
             if not advances_early and index < last:
                 activations.advance(index)
     return reports
@@ -91,26 +95,49 @@ def _targets_by_block(model: LanguageModel, targets: dict[str, nn.Module]) -> li
     ]
 
 
-def _compress(method: LayerMethod, layers: dict[str, nn.Module], sums: list[InputSum], seed: int) -> list[LayerReport]:
+def replace_weight(
+    model: LanguageModel, name: str, found: Tensor | PackedLinear, notes: dict[str, Any] | None = None
+) -> LayerReport:
+    """Give a layer a new weight, in place where it is dense; what is packed takes the place of the layer.
+
+    A dense weight for a layer that is packed is packed again, on the levels it has.
+    """
+    layer = model.module.get_submodule(name)
+    packed, error = found if isinstance(found, PackedLinear) else None, None
+    if packed is not None:
+        wanted = matrix(layer).float()
+    elif isinstance(layer, PackedLinear):
+        packed, wanted = layer.nearest(found), found
+    if packed is None:
+        weight = matrix(layer)
+        weight.copy_(found)
+    else:
+        install(model.module, name, packed)
+        weight = packed.dequantized()
+        error = relative_error(weight, wanted)
+    return LayerReport(name, weight.numel(), weight.numel() - int(torch.count_nonzero(weight)), error, notes or {})
+
+
+def _compress(
+    model: LanguageModel, method: LayerMethod, layers: dict[str, nn.Module], sums: list[InputSum], seed: int
+) -> list[LayerReport]:
     """Compress layers in place, the largest first so that no core is left with it at the end."""
     if not layers:
         return []
     for shared in sums:
         _refuse_non_finite(shared)
     sums = sorted(sums, key=lambda shared: 0 if shared.summed is None else -shared.summed.numel())
-    weights = {name: matrix(layer) for name, layer in layers.items()}
-    device = next(iter(weights.values())).device
+    sizes = {name: math.prod(layer_shape(layer)) for name, layer in layers.items()}
+    device = next(next(iter(layers.values())).parameters()).device
 
     def solve(job: tuple[str, Any]) -> LayerReport:
         name, prepared = job
-        weight = weights[name]
-        weight.copy_(method.compress_layer(weight.float(), prepared, _generator(seed, name)))
-        zeros = weight.numel() - int(torch.count_nonzero(weight))
-        return LayerReport(name, weight.numel(), zeros, method.notes(prepared))
+        found = method.compress_layer(matrix(layers[name]).float(), prepared, _generator(seed, name))
+        return replace_weight(model, name, found, method.notes(prepared))
 
     prepared = side_by_side(lambda shared: _prepare(method, shared), sums, device)
     jobs = [(name, common) for shared, common in zip(sums, prepared, strict=True) for name in shared.layers]
-    jobs.sort(key=lambda job: -weights[job[0]].numel())
+    jobs.sort(key=lambda job: -sizes[job[0]])
     reports = {report.name: report for report in side_by_side(solve, jobs, device)}
     return [reports[name] for name in layers]
 

@@ -36,7 +36,7 @@ def save(store: Store, record: dict[str, Any], folder: Path, data_dir: Path | No
     if kept.is_dir():
         with reduced.written_whole(folder) as partial:
             shutil.copytree(kept, partial, dirs_exist_ok=True)
-        return not (folder / reduced.MANIFEST).is_file()
+        return reduced.is_plain(folder)
     experiment = experiment_of(store, record, data_dir)
     torch.manual_seed(experiment.seed)
     outcome = Outcome()

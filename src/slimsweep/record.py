@@ -11,7 +11,7 @@ from slimsweep.errors import StoreError
 FIELDS = (
     # The fields every record has, in the order they are written; metrics add perplexity_*, accuracy_* and more.
     *("key", "model", "model_revision", "baseline", "weights", "technique", "pattern", "ratio", "seed", "sparsity"),
-    *("parameters", "nonzero_parameters", "weight_bytes", "checkpoint_bytes", "compression_factor"),
+    *("parameters", "nonzero_parameters", "weight_bytes", "bits_per_weight", "checkpoint_bytes", "compression_factor"),
     *("gmacs", "gmacs_nonzero", "load_memory_bytes", "peak_memory_bytes", "prefill_seconds"),
     *("decode_tokens_per_second", "speedup_prefill", "speedup_decode", "load_seconds", "compress_seconds"),
     *("evaluate_seconds", "device", "dtype", "threads", "weights_digest", "git_commit", "created", "sweep"),

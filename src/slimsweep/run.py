@@ -3,6 +3,7 @@
 import hashlib
 import importlib.metadata
 import logging
+import math
 import subprocess
 import time
 from dataclasses import asdict, dataclass, field
@@ -11,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from slimsweep.evaluation.base import Metric
+from slimsweep.evaluation.cost import zero_count
 from slimsweep.experiment import Experiment, Stage
-from slimsweep.models.language_model import LanguageModel, matrix, parameter_count
+from slimsweep.models.language_model import LanguageModel, layer_shape, parameter_count
 from slimsweep.models.loading import has_room
 from slimsweep.models.reduced import save
+from slimsweep.packed import packed_layers
 from slimsweep.paths import is_checkout, project_root
 from slimsweep.record import ordered
 
@@ -24,7 +28,7 @@ log = logging.getLogger(__name__)
 
 PACKAGES = ("slimsweep", "torch", "transformers", "datasets", "lm-eval", "numpy", "numba", "hydra-core", "wandb")
 NO_ROOM = "memory has no room for the dense model beside this one"
-SAME_SHAPE = "every layer has its original shape, so dense kernels take the same time"
+SAME_SHAPE = "every layer has its original shape and storage, so dense kernels take the same time"
 META = "depends on data or weights, and only shapes were loaded (model.weights=meta)"
 
 
@@ -78,13 +82,15 @@ def compress(experiment: Experiment, model: LanguageModel, token_ids: torch.Tens
     for stage in experiment.stages:
         log.info("%s: compressing", stage.name)
         started = time.perf_counter()
-        named = model.targets()
+        before = model.targets()
         report = stage.technique.apply(model, token_ids, experiment.seed)
         seconds = time.perf_counter() - started
         total += seconds
         outcome.layers.append({"stage": stage.name, "layers": [asdict(layer) for layer in report.layers]})
         outcome.stages.append(_stage_entry(stage, report, seconds))
-        treated.append({id(named[layer.name]) for layer in report.layers})
+        now = _places(before, model.targets())
+        treated.append({layer.name for layer in report.layers})
+        treated = [{now[name] for name in layers if name in now} for layers in treated]
         for entry, layers in zip(outcome.stages, treated, strict=True):
             entry["sparsity_after"][stage.name] = _sparsity(model, layers)
     outcome.values["compress_seconds"] = total
@@ -109,14 +115,22 @@ def _stage_entry(stage: Stage, report: Any, seconds: float) -> dict[str, Any]:
     }
 
 
-def _sparsity(model: LanguageModel, layers: set[int]) -> float | None:
-    """Measured fraction of zeros in what is left of some layers, by id; on shapes alone, the planned one."""
-    targets = {name: linear for name, linear in model.targets().items() if id(linear) in layers}
-    weights = sum(matrix(linear).numel() for linear in targets.values())
-    if model.is_meta:
-        zeros = sum(model.zeros.get(name, 0) for name in targets)
-    else:
-        zeros = weights - sum(int(torch.count_nonzero(linear.weight)) for linear in targets.values())
+def _places(before: dict[str, nn.Module], after: dict[str, nn.Module]) -> dict[str, str]:
+    """Where each layer is after a stage: under another name where blocks were renumbered, absent where it is gone.
+
+    A packed layer is another module than the one whose place and name it took.
+    """
+    names = {id(layer): name for name, layer in after.items()}
+    known = {id(layer) for layer in before.values()}
+    replaced = {name: name for name in before if name in after and id(after[name]) not in known}
+    return replaced | {name: names[id(layer)] for name, layer in before.items() if id(layer) in names}
+
+
+def _sparsity(model: LanguageModel, layers: set[str]) -> float | None:
+    """Measured fraction of zeros in what is left of some layers; on shapes alone, the planned one."""
+    targets = {name: linear for name, linear in model.targets().items() if name in layers}
+    weights = sum(math.prod(layer_shape(linear)) for linear in targets.values())
+    zeros = sum(zero_count(model, name, linear) for name, linear in targets.items())
     return zeros / weights if weights else None
 
 
@@ -134,8 +148,13 @@ def measure(experiment: Experiment, model: LanguageModel, outcome: Outcome) -> N
         outcome.reasons |= measured.reasons
         outcome.protocols |= measured.protocols
     outcome.values["evaluate_seconds"] = time.perf_counter() - started
-    if not model.is_meta and parameter_count(model.module) != model.original_parameters:
+    if not model.is_meta and _is_other(model):
         compare(experiment, model, outcome)
+
+
+def _is_other(model: LanguageModel) -> bool:
+    """Whether a forward takes other work than that of the dense model: layers of other shapes, or packed ones."""
+    return parameter_count(model.module) != model.original_parameters or bool(packed_layers(model.module))
 
 
 def compare(experiment: Experiment, model: LanguageModel, outcome: Outcome) -> None:
@@ -193,8 +212,7 @@ def describe(experiment: Experiment, model: LanguageModel, outcome: Outcome) -> 
     }
     for name in ("speedup_prefill", "speedup_decode"):
         if outcome.values.setdefault(name) is None:
-            is_whole = parameter_count(model.module) == model.original_parameters
-            reason = META if model.is_meta else SAME_SHAPE if is_whole else "not measured by this evaluation"
+            reason = META if model.is_meta else "not measured by this evaluation" if _is_other(model) else SAME_SHAPE
             outcome.reasons.setdefault(name, reason)
 
 

@@ -14,6 +14,7 @@ from slimsweep.blockwise import Choice, reduce_blocks, removed_count, units_of
 from slimsweep.models import anatomy
 from slimsweep.models.anatomy import Units
 from slimsweep.models.language_model import LanguageModel, parameter_count
+from slimsweep.packed import packed_layers
 from slimsweep.techniques.base import StageReport, Technique
 
 log = logging.getLogger(__name__)
@@ -68,7 +69,18 @@ class StructuredTechnique(Technique):
         return range(first, last + 1)
 
     def faults(self, skeleton: LanguageModel) -> list[str]:
-        return self._range_faults(skeleton)
+        return self._packed_faults(skeleton) or self._range_faults(skeleton)
+
+    def _packed_faults(self, skeleton: LanguageModel) -> list[str]:
+        """Parts cannot be cut out of packed weights: groups, tables and outliers span them."""
+        packed = packed_layers(skeleton.module)
+        if not packed:
+            return []
+        kinds = ", ".join(sorted({layer.kind for layer in packed.values()}))
+        return [
+            f"{len(packed)} layers are packed already ({kinds}), and whole parts cannot be cut out of packed weights: "
+            "put this stage before the quantizing one"
+        ]
 
     def _range_faults(self, skeleton: LanguageModel) -> list[str]:
         blocks = len(skeleton.blocks)
@@ -135,7 +147,7 @@ class BlockwiseTechnique(StructuredTechnique):
         return removed_count(units, self.ratio)
 
     def faults(self, skeleton: LanguageModel) -> list[str]:
-        return self._range_faults(skeleton) or self._count_faults(skeleton)
+        return super().faults(skeleton) or self._count_faults(skeleton)
 
     def _count_faults(self, skeleton: LanguageModel) -> list[str]:
         """Blocks in which no head or no neuron would be left, by kind."""

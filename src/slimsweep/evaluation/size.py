@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from slimsweep.evaluation.base import Measurement, Metric
 from slimsweep.evaluation.cost import zero_count
 from slimsweep.models import reduced
 from slimsweep.models.language_model import LanguageModel, layer_shape, parameter_count
+from slimsweep.packed import PackedLinear, packed_layers
 
 FORMAT_DTYPES = {  # names of the safetensors format, in the order of its writer, narrow to wide
     torch.bool: "BOOL",
@@ -38,7 +39,8 @@ class Size(Metric):
     `compression_factor` is 2 bytes for each parameter of the model as loaded, over `weight_bytes`: 1 for a
     16-bit model, masked or not, and 0.5 for one held in 32 bits. `bitmap_bytes` is what would remain if the
     targeted layers stored one bit for each weight and their nonzero values only; no format of this package.
-    `checkpoint_bytes` is the length of the single safetensors file that holds what `save_pretrained` writes.
+    `bits_per_weight` is what the targeted layers store, scales and tables included, for each of their weights.
+    `checkpoint_bytes` is the length of the single safetensors file that holds what saving the model writes.
     """
 
     needs_weights: ClassVar[bool] = False
@@ -50,6 +52,7 @@ class Size(Metric):
             "sparsity",
             "weight_bytes",
             "bitmap_bytes",
+            "bits_per_weight",
             "compression_factor",
             "checkpoint_bytes",
         ]
@@ -60,15 +63,17 @@ class Size(Metric):
         weights = {name: math.prod(layer_shape(layer)) for name, layer in targets.items()}
         parameters = parameter_count(model.module)
         weight_bytes = sum(parameter.nbytes for parameter in model.module.parameters())
-        value_bytes = {name: layer.weight.element_size() for name, layer in targets.items()}
-        saved_bytes = sum(zeros[name] * value_bytes[name] - math.ceil(weights[name] / 8) for name in targets)
+        value_bits = {name: _value_bits(layer) for name, layer in targets.items()}
+        saved_bits = sum(zeros[name] * value_bits[name] - 8 * math.ceil(weights[name] / 8) for name in targets)
+        stored_bits = sum(stored_bits_of(layer) for layer in targets.values())
         return Measurement(
             values={
                 "parameters": parameters,
                 "nonzero_parameters": nonzero_parameters(model),
                 "sparsity": sum(zeros.values()) / sum(weights.values()),
                 "weight_bytes": weight_bytes,
-                "bitmap_bytes": weight_bytes - saved_bytes,
+                "bitmap_bytes": weight_bytes - int(saved_bits // 8),
+                "bits_per_weight": stored_bits / sum(weights.values()),
                 "compression_factor": ORIGINAL_BYTES * model.original_parameters / weight_bytes,
                 "checkpoint_bytes": safetensors_bytes(saved_tensors(model)),
             }
@@ -79,14 +84,30 @@ def nonzero_parameters(model: LanguageModel) -> int:
     """Parameters that are not exactly zero; on the meta device those the plan would leave."""
     if model.is_meta:
         return parameter_count(model.module) - sum(model.zeros.values())
-    return sum(int(parameter.count_nonzero()) for parameter in model.module.parameters())
+    packed = packed_layers(model.module).values()
+    storage = {id(tensor) for layer in packed for tensor in layer.storage.values()}
+    dense = [parameter for parameter in model.module.parameters() if id(parameter) not in storage]
+    return sum(int(weight.count_nonzero()) for weight in (*dense, *(layer.dequantized() for layer in packed)))
+
+
+def stored_bits_of(layer: nn.Module) -> int:
+    """Bits that hold a linear layer's weight, with scales and tables where it is packed."""
+    tensors = layer.storage.values() if isinstance(layer, PackedLinear) else [layer.weight]
+    return 8 * sum(tensor.nbytes for tensor in tensors)
+
+
+def _value_bits(layer: nn.Module) -> float:
+    """Bits of one value of a layer's weight, without scales and tables."""
+    return layer.code_bits if isinstance(layer, PackedLinear) else 8 * layer.weight.element_size()
 
 
 def saved_tensors(model: LanguageModel) -> dict[str, Tensor]:
-    """The tensors `save_pretrained` writes: parameters, tied ones once, and persistent buffers.
+    """The tensors of a saved model: parameters, tied ones once, and persistent buffers.
 
     They carry the names of the file, which for some families (GPT-NeoX) are not those of the module.
     """
+    if packed_layers(model.module):
+        return reduced.saved_tensors(model.module)
     from transformers.core_model_loading import revert_weight_conversion
 
     return revert_weight_conversion(model.module, reduced.saved_tensors(model.module))

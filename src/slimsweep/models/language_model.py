@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from slimsweep.models.families import Family
 from slimsweep.models.offload import Offload
+from slimsweep.packed import PackedLinear, packed_layers
 
 CPU = torch.device("cpu")
 
@@ -114,23 +115,29 @@ class LanguageModel:
 
 
 def is_linear(layer: nn.Module) -> bool:
-    """True for nn.Linear and for GPT-2's Conv1D."""
-    return isinstance(layer, nn.Linear) or type(layer).__name__ == "Conv1D"
+    """True for nn.Linear, packed or not, and for GPT-2's Conv1D."""
+    return isinstance(layer, nn.Linear | PackedLinear) or type(layer).__name__ == "Conv1D"
 
 
 def matrix(linear: nn.Module) -> Float[Tensor, "out in"]:
-    """A layer's weight as [out in]; a view, so writing to it changes the model. Conv1D is transposed."""
+    """A layer's weight as [out in]; Conv1D is transposed.
+
+    A view, so writing to it changes the model; but of a packed layer it is what that stands for, computed anew.
+    """
     weight = linear.weight.detach()
-    return weight if isinstance(linear, nn.Linear) else weight.T
+    return weight if isinstance(linear, nn.Linear | PackedLinear) else weight.T
 
 
 def layer_shape(layer: nn.Module) -> tuple[int, int]:
     """(out, in) of a linear layer, whatever form its weight is stored in."""
-    if isinstance(layer, nn.Linear):
+    if isinstance(layer, nn.Linear | PackedLinear):
         return layer.out_features, layer.in_features
     return layer.nf, layer.nx  # Conv1D
 
 
 def parameter_count(module: nn.Module) -> int:
-    """Numbers in all parameters, tied ones counted once."""
-    return sum(parameter.numel() for parameter in module.parameters())
+    """Numbers in all parameters, tied ones counted once; a packed layer has as many as the weights it stands for."""
+    packed = packed_layers(module).values()
+    storage = {id(tensor) for layer in packed for tensor in layer.storage.values()}
+    dense = sum(parameter.numel() for parameter in module.parameters() if id(parameter) not in storage)
+    return dense + sum(layer.out_features * layer.in_features for layer in packed)

@@ -1,4 +1,4 @@
-"""Models of other widths than their family builds: written to a folder, and read back from it."""
+"""Models of other widths than their family builds, or with packed weights: written to a folder, and read back."""
 
 import contextlib
 import copy
@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 
 from slimsweep.errors import ModelError
@@ -18,32 +17,47 @@ from slimsweep.models import anatomy, loading, removal
 from slimsweep.models.anatomy import BlockShape, Shape
 from slimsweep.models.checkpoint import MANIFEST
 from slimsweep.models.families import family_of
-from slimsweep.models.language_model import LanguageModel
+from slimsweep.models.language_model import LanguageModel, layer_shape
+from slimsweep.models.plain import auto_class_of_name, plain_config
+from slimsweep.models.quantization_config import quantization_config
+from slimsweep.packed import install, kinds, packed_layers
 
-FORMAT = 1
+FORMAT = 2
+"""1: widths; 2: and packed layers."""
 WEIGHTS_FILE = "model.safetensors"
+PACKED_FILE = "packed.safetensors"
+"""Of packed weights that only the manifest describes; where it found them, `from_pretrained` would draw random ones."""
 GENERATION = "generation_config.json"
 
 
 def save(model: LanguageModel, folder: Path) -> bool:
     """Write weights, config and tokenizer; the folder appears whole or not at all.
 
-    Returns whether plain `from_pretrained` loads it. Otherwise it carries a manifest, `slimsweep.load` reads it, and
-    `from_pretrained` refuses its shapes.
+    Returns whether plain `from_pretrained` loads it. Models of other widths and packed ones carry a manifest, by which
+    `slimsweep.load` reads them; what the manifest alone describes, `from_pretrained` refuses.
 
     Raises:
         ModelError: the folder exists and is not empty, or cannot be written.
     """
     refuse_unless_empty(folder)
-    config = plain_config(model)
+    config, is_packed = plain_config(model), bool(packed_layers(model.module))
+    quantization = quantization_config(model) if config is not None and is_packed else None
     with written_whole(folder) as partial:
-        if config is not None:
+        if config is not None and not is_packed:
             _save_plain(model, config, partial)
         else:
-            _save_with_manifest(model, partial)
+            if quantization is not None:
+                config.quantization_config = quantization
+            save_with_manifest(model, partial, config if quantization else None)
         if model.tokenizer is not None:
             model.tokenizer.save_pretrained(partial)
-    return config is not None
+    return is_plain(folder)
+
+
+def is_plain(folder: Path) -> bool:
+    """Whether plain `from_pretrained` loads a saved model, and not `slimsweep.load` alone."""
+    manifest = folder / MANIFEST
+    return not manifest.is_file() or json.loads(manifest.read_text()).get("plain", False)
 
 
 def refuse_unless_empty(folder: Path) -> None:
@@ -76,32 +90,6 @@ def written_whole(folder: Path) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def plain_config(model: LanguageModel) -> Any | None:
-    """The config from which transformers builds exactly this model; None where there is none."""
-    shape = anatomy.shape_of(model)
-    if len(set(shape.blocks)) != 1:
-        return None
-    block, config = shape.blocks[0], copy.deepcopy(model.config)
-    if model.family.scales_embeddings and shape.channels != config.hidden_size:
-        return None
-    width = anatomy.head_width(model)
-    config.hidden_size, config.num_attention_heads = shape.channels, block.heads
-    setattr(config, model.family.neurons_field, block.neurons)
-    if hasattr(config, "num_key_value_heads"):
-        config.num_key_value_heads = block.key_value_heads
-    if width * block.heads != shape.channels or getattr(config, "head_dim", None) is not None:
-        config.head_dim = width  # families that do not know this field build another shape, which is found below
-    try:
-        config.validate()  # Llama's, for one, wants a width that the number of heads divides
-        built = loading.build(
-            config, auto_class_of(model.module), torch.float32, torch.device("meta"), remote_code=False
-        )
-    except (StrictDataclassError, ValueError, RuntimeError, ZeroDivisionError, TypeError):
-        return None
-    is_same = _shapes(built) == _shapes(model.module)
-    return config if is_same and _head_widths(built, model) == _head_widths(model.module, model) else None
 
 
 def load(folder: str | Path, dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> nn.Module:
@@ -140,14 +128,17 @@ def read(folder: Path, auto_class: str, dtype: torch.dtype, device: torch.device
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(folder, trust_remote_code=remote_code)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config  # the manifest says more
     with init_empty_weights(include_buffers=False):
         module = loading.build(config, auto_class, dtype, None, remote_code)
     module.tie_weights()  # which making them empty has untied
     resize(module, folder)
+    file = folder / (PACKED_FILE if (folder / PACKED_FILE).is_file() else WEIGHTS_FILE)
     try:
-        tensors = load_file(folder / WEIGHTS_FILE, device=str(device))
+        tensors = load_file(file, device=str(device))
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"{folder / WEIGHTS_FILE} cannot be read ({error}); save the model again.") from error
+        raise ModelError(f"{file} cannot be read ({error}); save the model again.") from error
     wanted = {name: tuple(tensor.shape) for name, tensor in saved_tensors(module).items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if wanted != found:
@@ -156,6 +147,9 @@ def read(folder: Path, auto_class: str, dtype: torch.dtype, device: torch.device
             f"Weights in {folder} do not fit their {MANIFEST}, in {loading.some(names)}. Save the model again."
         )
     floating = {name for name, tensor in module.state_dict().items() if tensor.is_floating_point()}
+    for name, layer in packed_layers(module).items():
+        layer.dtype = dtype
+        floating -= {f"{name}.{stored}" for stored in layer.storage}  # scales stay what they are
     module.load_state_dict(
         {name: tensor.to(dtype) if name in floating else tensor for name, tensor in tensors.items()},
         strict=False,  # tied weights are in the file once
@@ -175,12 +169,15 @@ def resize(module: nn.Module, folder: Path) -> None:
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
-        if manifest["format"] != FORMAT:
-            raise ValueError(f"format {manifest['format']}, and this version reads {FORMAT}")
+        if manifest["format"] > FORMAT:
+            raise ValueError(f"format {manifest['format']}, and this version reads up to {FORMAT}")
         blocks = tuple(BlockShape(**block) for block in manifest["blocks"])
         model = LanguageModel(module=module, family=family_of(module.config.model_type))
         removal.resize(model, Shape(manifest["channels"], blocks))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        for name, entry in manifest.get("packed", {}).items():
+            shape = layer_shape(module.get_submodule(name))
+            install(module, name, kinds()[entry["kind"]].empty(shape, entry["settings"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(
             f"{folder / MANIFEST} does not fit {folder / 'config.json'}: {error}. Save the model again."
         ) from error
@@ -191,15 +188,6 @@ def saved_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
     parameters = dict(module.named_parameters())
     tied = dict(module.named_parameters(remove_duplicate=False)).keys() - parameters.keys()
     return {name: tensor for name, tensor in module.state_dict().items() if name not in tied}
-
-
-def auto_class_of(module: nn.Module) -> str:
-    """`causal_lm` or `sequence_classification`, from the name of the module's class."""
-    return auto_class_of_name(type(module).__name__)
-
-
-def auto_class_of_name(architecture: str) -> str:
-    return "sequence_classification" if architecture.endswith("ForSequenceClassification") else "causal_lm"
 
 
 def _save_plain(model: LanguageModel, config: Any, folder: Path) -> None:
@@ -224,24 +212,26 @@ def _save_generation_settings(module: nn.Module, folder: Path) -> None:
         (folder / GENERATION).write_text(settings.to_json_string())
 
 
-def _save_with_manifest(model: LanguageModel, folder: Path) -> None:
+def save_with_manifest(model: LanguageModel, folder: Path, config: Any = None) -> None:
+    """Write exactly what a model holds, with a manifest of what its config does not say, into an existing folder.
+
+    With `config`, plain transformers builds the model from that.
+    """
     from safetensors.torch import save_file
 
     tensors = {name: tensor.contiguous().cpu() for name, tensor in saved_tensors(model.module).items()}
-    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
-    config = copy.deepcopy(model.config)
+    plain, packed = config is not None, packed_layers(model.module)
+    save_file(tensors, folder / (PACKED_FILE if packed and not plain else WEIGHTS_FILE), metadata={"format": "pt"})
+    config = copy.deepcopy(config or model.config)
     config.architectures, config.dtype = [type(model.module).__name__], model.dtype
     config.save_pretrained(folder)
     _save_generation_settings(model.module, folder)
     shape = anatomy.shape_of(model)
-    manifest = {"format": FORMAT, "channels": shape.channels, "blocks": [asdict(block) for block in shape.blocks]}
+    manifest = {
+        "format": FORMAT,
+        "plain": plain,
+        "channels": shape.channels,
+        "blocks": [asdict(block) for block in shape.blocks],
+        "packed": {name: {"kind": layer.kind, "settings": layer.settings} for name, layer in packed.items()},
+    }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
-
-
-def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-
-
-def _head_widths(module: nn.Module, model: LanguageModel) -> list[int]:
-    like = LanguageModel(module=module, family=model.family)
-    return [anatomy.head_width(like, index) for index in range(len(like.blocks))]

@@ -1,6 +1,7 @@
 """What every technique offers, and what layerwise techniques and pruners share."""
 
 import math
+import statistics
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 
 from slimsweep import masks
 from slimsweep.layerwise import LayerReport, compress_blocks
-from slimsweep.models.language_model import LanguageModel, matrix
+from slimsweep.models.language_model import LanguageModel, layer_shape
+from slimsweep.packed import PackedLinear
 
 INPUTS = ("compressed", "dense")
 
@@ -38,6 +40,10 @@ class Technique(ABC):
     """Whether it draws anything itself."""
     uses_gradients: ClassVar[bool] = False
     """Whether it runs backward through the model, whose weights must then stay in one place."""
+
+    def device_faults(self, device: str) -> list[str]:
+        """What keeps it from running on a device such as `cpu` or `cuda:0`."""
+        return []
 
     @abstractmethod
     def faults(self, skeleton: LanguageModel) -> list[str]:
@@ -105,12 +111,12 @@ class LayerwiseTechnique(Technique):
     @abstractmethod
     def compress_layer(
         self, weight: Float[Tensor, "out in"], prepared: Any, generator: torch.Generator | None = None
-    ) -> Float[Tensor, "out in"]:
-        """The new weight, from an fp32 one that is not written to."""
+    ) -> Float[Tensor, "out in"] | PackedLinear:
+        """The new weight, or the layer that stores it packed, from an fp32 weight that is not written to."""
 
     def apply(self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int) -> StageReport:
         if model.is_meta:  # what zeros it would leave only a Pruner plans
-            layers = {name: matrix(layer).numel() for name, layer in self.targets(model).items()}
+            layers = {name: math.prod(layer_shape(layer)) for name, layer in self.targets(model).items()}
             return StageReport([LayerReport(name, size, model.zeros.get(name, 0)) for name, size in layers.items()])
         return _report(compress_blocks(model, self, self.targets(model), token_ids, seed))
 
@@ -155,7 +161,7 @@ class Pruner(LayerwiseTechnique):
 
     def faults(self, skeleton: LanguageModel) -> list[str]:
         faults = super().faults(skeleton)
-        widths = {name: matrix(layer).shape[1] for name, layer in self.targets(skeleton).items()}
+        widths = {name: layer_shape(layer)[1] for name, layer in self.targets(skeleton).items()}
         if self.group and (odd := {name: width for name, width in widths.items() if width % self.group[1]}):
             common = math.gcd(*widths.values())
             faults.append(
@@ -187,7 +193,7 @@ class Pruner(LayerwiseTechnique):
     def apply(self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int) -> StageReport:
         if not model.is_meta:
             return super().apply(model, token_ids, seed)
-        layers = {name: tuple(matrix(layer).shape) for name, layer in self.targets(model).items()}
+        layers = {name: layer_shape(layer) for name, layer in self.targets(model).items()}
         model.zeros.update(self.plan(layers, model.zeros))
         return StageReport([LayerReport(name, math.prod(shape), model.zeros[name]) for name, shape in layers.items()])
 
@@ -211,11 +217,15 @@ class Pruner(LayerwiseTechnique):
 
 
 def _report(layers: list[LayerReport]) -> StageReport:
-    """A report whose notes say which layers have which note."""
+    """A report whose notes say which layers have which note, and how far packed layers are from their weights."""
     notes: dict[str, dict[str, Any]] = {}
     for layer in layers:
         for note, value in layer.notes.items():
             notes.setdefault(note, {})[layer.name] = value
+    if errors := {layer.name: layer.error for layer in layers if layer.error is not None}:
+        worst = max(errors, key=errors.__getitem__)
+        mean = statistics.fmean(errors.values())
+        notes["packing_error"] = {"mean": mean, "largest": errors[worst], "layer": worst}
     return StageReport(layers, notes)
 
 

@@ -96,6 +96,8 @@ class LLMPruner(BlockwiseTechnique):
     def faults(self, skeleton: LanguageModel) -> list[str]:
         if self.level == "block":
             return super().faults(skeleton)
+        if packed := self._packed_faults(skeleton):
+            return packed
         width = anatomy.channel_count(skeleton)
         if kept_count(self.ratio, width) > 0:
             return []

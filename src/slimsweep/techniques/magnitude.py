@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from slimsweep import masks
-from slimsweep.layerwise import LayerReport
+from slimsweep.layerwise import LayerReport, replace_weight
 from slimsweep.models.language_model import LanguageModel, matrix
 from slimsweep.techniques.base import Pruner, StageReport
 
@@ -52,10 +52,12 @@ class Magnitude(Pruner):
         def magnitudes() -> Iterator[Float[Tensor, " weight"]]:
             return (weight.float().abs().flatten() for weight in weights.values())
 
-        return StageReport(self._drop_lowest(weights, magnitudes))
+        return StageReport(self._drop_lowest(model, weights, magnitudes))
 
     @torch.no_grad()
-    def _drop_lowest(self, weights: dict[str, Tensor], magnitudes: Callable[[], Iterator[Tensor]]) -> list[LayerReport]:
+    def _drop_lowest(
+        self, model: LanguageModel, weights: dict[str, Tensor], magnitudes: Callable[[], Iterator[Tensor]]
+    ) -> list[LayerReport]:
         """Zero the lowest of all layers together; among equals the first layers' first weights go first."""
         total = sum(weight.numel() for weight in weights.values())
         zeros = sum(int((magnitude == 0).sum()) for magnitude in magnitudes())
@@ -67,8 +69,7 @@ class Magnitude(Pruner):
             tied &= tied.cumsum(0) <= room
             room -= int(tied.sum())
             keep = ~(tied | (magnitude < threshold)).view_as(weight)
-            weight.copy_(masks.remove(weight, keep))
-            reports.append(LayerReport(name, weight.numel(), weight.numel() - int(torch.count_nonzero(weight))))
+            reports.append(replace_weight(model, name, masks.remove(weight.float(), keep)))
         return reports
 
     def _dropped(self, total: int, zeros: int) -> int:

@@ -1,0 +1,113 @@
+"""Uniform grids: the levels that rows or groups of a weight are rounded to."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+GRIDS = ("symmetric", "asymmetric", "minimum")
+"""`symmetric`: levels around 0; `asymmetric`: an integer zero-point, so that 0 is a level; `minimum`: the group's own
+minimum in fp32 as the lowest level (the grid of GGUF's Q4_1), of which 0 is one only where a group holds zeros."""
+SCALE_DTYPES = {"symmetric": torch.bfloat16, "asymmetric": torch.bfloat16, "minimum": torch.float16}
+"""What scales are stored as: bf16 reads the same in a model of any dtype; fp16 is what Q4_1 has."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Levels scale x (code - zero), or scale x code + minimum, for each group of inputs of each row.
+
+    Scales are rounded to the dtype they are stored in before anything is rounded to the grid.
+    """
+
+    kind: str
+    bits: int
+    scale: Float[Tensor, "out group"]
+    zero: Float[Tensor, "out group"]
+    """Code that stands for 0; whole numbers. Not used by `minimum`."""
+    minimum: Float[Tensor, "out group"] | None = None
+
+    @property
+    def lowest(self) -> int:
+        return -(2 ** (self.bits - 1))
+
+    @property
+    def highest(self) -> int:
+        return 2 ** (self.bits - 1) - 1
+
+    def columns(self, width: int) -> "Grid":
+        """The same grid with one column for each of `width` inputs."""
+
+        def spread(values: Float[Tensor, "out group"]) -> Float[Tensor, "out in"]:
+            return values.repeat_interleave(width // values.shape[1], dim=1)
+
+        minimum = None if self.minimum is None else spread(self.minimum)
+        return Grid(self.kind, self.bits, spread(self.scale), spread(self.zero), minimum)
+
+    def part(self, columns: Int[Tensor, " column"] | slice) -> "Grid":
+        """Some columns of a grid that has one for each input, or some groups of one that has not."""
+        minimum = None if self.minimum is None else self.minimum[:, columns]
+        return Grid(self.kind, self.bits, self.scale[:, columns], self.zero[:, columns], minimum)
+
+    def codes(self, weight: Float[Tensor, "out in"]) -> Int[Tensor, "out in"]:
+        """Code of the level nearest to each weight, `lowest` to `highest`; of two equally near the even one."""
+        own = self.columns(weight.shape[1])
+        shifted = weight if own.minimum is None else weight - own.minimum
+        offset = own.zero if own.minimum is None else self.lowest
+        return ((shifted / own.scale).round() + offset).clamp(self.lowest, self.highest).to(torch.int8)
+
+    def values(self, codes: Int[Tensor, "out in"]) -> Float[Tensor, "out in"]:
+        """The levels of codes, in fp32."""
+        own = self.columns(codes.shape[1])
+        if own.minimum is None:
+            return (codes.float() - own.zero) * own.scale
+        return (codes.float() - self.lowest) * own.scale + own.minimum
+
+    def with_zero(self, zeros: Bool[Tensor, "out in"]) -> "Grid":
+        """A grid that has 0 among its levels wherever a group holds zeros; only `minimum` ever has not."""
+        if self.minimum is None:
+            return self
+        holds = _groups(zeros, self.scale.shape[1]).any(dim=2)
+        # scale x k is exact in fp32 for an fp16 scale, so the level k is exactly 0.
+        moved = (self.minimum / self.scale).round() * self.scale
+        return Grid(self.kind, self.bits, self.scale, self.zero, torch.where(holds, moved, self.minimum))
+
+
+def fit(
+    weight: Float[Tensor, "out in"],
+    kind: str,
+    bits: int,
+    group_size: int | None,
+    clip: float | Float[Tensor, "out group"] = 1.0,
+) -> Grid:
+    """The grid that spans each group's values, or `clip` times their range.
+
+    Args:
+        group_size: neighbouring inputs that share a scale; None: the whole row. Must divide the input width.
+    Source: arXiv:2210.17323, sec. 4 (min-max grids of GPTQ and of round to nearest).
+    """
+    groups = _groups(weight, 1 if group_size is None else weight.shape[1] // group_size)
+    low, high = groups.amin(dim=2) * clip, groups.amax(dim=2) * clip
+    steps, dtype = 2**bits - 1, SCALE_DTYPES[kind]
+    if kind == "symmetric":
+        reach = torch.maximum(low.abs(), high.abs())
+        scale = _stored(2 * reach / steps, dtype)
+        return Grid(kind, bits, scale, torch.zeros_like(scale))
+    if kind == "minimum":
+        scale = _stored((high - low) / steps, dtype)
+        return Grid(kind, bits, scale, torch.zeros_like(scale), low)
+    low, high = low.clamp(max=0), high.clamp(min=0)
+    scale = _stored((high - low) / steps, dtype)
+    zero = ((-low / scale).round() - 2 ** (bits - 1)).clamp(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    return Grid(kind, bits, scale, zero)
+
+
+def _stored(scale: Float[Tensor, "out group"], dtype: torch.dtype) -> Float[Tensor, "out group"]:
+    """A scale as its dtype holds it, never 0: a group of zeros, or of subnormal numbers, gets a scale of 1."""
+    rounded = scale.to(dtype).float()
+    return torch.where((rounded > 0) & rounded.isfinite(), rounded, 1.0)
+
+
+def _groups(values: Tensor, count: int) -> Tensor:
+    """[out in] as [out group in-of-group]."""
+    return values.unflatten(1, (count, -1))

@@ -1,0 +1,116 @@
+"""What quantizers share: their plan on shapes alone, their reports, and the checks of bits and groups."""
+
+import math
+from abc import abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from slimsweep.grid import GRIDS
+from slimsweep.models.language_model import LanguageModel, layer_shape
+from slimsweep.packed import PackedLinear, install
+from slimsweep.techniques.base import LayerwiseTechnique, StageReport
+
+BITS = (2, 3, 4, 8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantizer(LayerwiseTechnique):
+    """A technique that stores the weights of linear layers in few bits.
+
+    It may follow any other: weights that are packed already are unpacked and packed anew in its own form.
+    """
+
+    preserve_sparsity: bool = True
+    """Whether weights that are zero, such as pruned ones, stay exact zeros."""
+
+    def _bad_values(self) -> list[str]:
+        return [*super()._bad_values(), *flag_faults("preserve_sparsity", self.preserve_sparsity)]
+
+    @abstractmethod
+    def form(self, shape: tuple[int, int]) -> tuple[type[PackedLinear], dict[str, Any]]:
+        """The kind and settings in which a layer of shape (out, in) is stored."""
+
+    @abstractmethod
+    def compress_layer(
+        self, weight: Float[Tensor, "out in"], prepared: Any, generator: torch.Generator | None = None
+    ) -> PackedLinear:
+        """The layer that stores an fp32 weight; bias and dtype are set where it is put in place."""
+
+    def apply(self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int) -> StageReport:
+        targets = self.targets(model)
+        if model.is_meta:
+            for name, layer in targets.items():
+                kind, settings = self.form(layer_shape(layer))
+                install(model.module, name, kind.empty(layer_shape(layer), settings))
+        report = super().apply(model, token_ids, seed)
+        report.notes["bits_per_weight"] = bits_per_weight(model.module.get_submodule(name) for name in targets)
+        return report
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniformQuantizer(Quantizer):
+    """A quantizer whose levels are uniform grids."""
+
+    bits: int = 4
+    """Bits of a code: 2, 3, 4 or 8."""
+    group_size: int | None = None
+    """Neighbouring inputs that share a scale; null: a whole row. Must divide every input width."""
+    grid: str = "asymmetric"
+    """`symmetric`, `asymmetric` (integer zero-point) or `minimum` (float minimum, as in GGUF's Q4_1)."""
+
+    def _bad_values(self) -> list[str]:
+        return [*super()._bad_values(), *grid_faults(self.bits, self.group_size, self.grid)]
+
+    def faults(self, skeleton: LanguageModel) -> list[str]:
+        return super().faults(skeleton) or group_faults(self.targets(skeleton), self.group_size)
+
+    def form(self, shape: tuple[int, int]) -> tuple[type[PackedLinear], dict[str, Any]]:
+        from slimsweep.packed.integer import IntegerLinear
+
+        group_size = None if self.group_size == shape[1] else self.group_size
+        return IntegerLinear, {"bits": self.bits, "group_size": group_size, "grid": self.grid}
+
+
+def grid_faults(bits: Any, group_size: Any, grid: Any) -> list[str]:
+    """What is wrong with the knobs of a uniform grid."""
+    faults = []
+    if isinstance(bits, bool) or bits not in BITS:
+        faults.append(f"bits={bits!r}: give {', '.join(map(str, BITS[:-1]))} or {BITS[-1]}")
+    is_whole = isinstance(group_size, int) and not isinstance(group_size, bool) and group_size > 0
+    if group_size is not None and not is_whole:
+        faults.append(f"group_size={group_size!r}: give a whole number of inputs, or null for one scale a row")
+    if grid not in GRIDS:
+        faults.append(f"grid={grid!r}: give {', '.join(GRIDS[:-1])} or {GRIDS[-1]}")
+    return faults
+
+
+def flag_faults(name: str, value: Any) -> list[str]:
+    return [] if isinstance(value, bool) else [f"{name}={value!r}: give true or false"]
+
+
+def group_faults(layers: dict[str, nn.Module], group_size: int | None, knob: str = "group_size") -> list[str]:
+    """Layers whose input width is no multiple of the groups, all of them, with sizes that would fit."""
+    if group_size is None:
+        return []
+    widths = {name: layer_shape(layer)[1] for name, layer in layers.items()}
+    odd = {name: width for name, width in widths.items() if width % group_size}
+    if not odd:
+        return []
+    common = math.gcd(*widths.values())
+    fitting = [size for size in (16, 32, 64, 128, 256) if common % size == 0] or [common]
+    return [
+        f"{knob}={group_size} does not divide the input width of {', '.join(f'{n} ({w})' for n, w in odd.items())}. "
+        f"Sizes that divide every width: {', '.join(map(str, fitting))}; or exclude these layers with exclude=[...]."
+    ]
+
+
+def bits_per_weight(layers: Iterable[PackedLinear]) -> float:
+    """Stored bits of packed layers, scales and tables included, for each weight."""
+    layers = list(layers)
+    weights = sum(layer.out_features * layer.in_features for layer in layers)
+    return sum(layer.bits_per_weight * layer.out_features * layer.in_features for layer in layers) / weights

@@ -1,0 +1,27 @@
+"""Round each weight to the nearest level of its group."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from slimsweep import grid
+from slimsweep.packed.integer import IntegerLinear
+from slimsweep.quantized import UniformQuantizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class RTN(UniformQuantizer):
+    """Round to nearest on min-max grids. Source: arXiv:2210.17323, sec. 4 (its baseline RTN)."""
+
+    version: ClassVar[int] = 1
+
+    def compress_layer(
+        self, weight: Float[Tensor, "out in"], prepared: Any = None, generator: torch.Generator | None = None
+    ) -> IntegerLinear:
+        levels = grid.fit(weight, self.grid, self.bits, self.group_size)
+        if self.preserve_sparsity:
+            levels = levels.with_zero(weight == 0)
+        return IntegerLinear.of(levels, levels.codes(weight))
