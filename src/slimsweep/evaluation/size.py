@@ -96,7 +96,7 @@ def stored_bits_of(layer: nn.Module) -> int:
     return 8 * sum(tensor.nbytes for tensor in tensors)
 
 
-def _value_bits(layer: nn.Module) -> float:
+def _value_bits(layer: nn.Module) -> int | float:
     """Bits of one value of a layer's weight, without scales and tables."""
     return layer.code_bits if isinstance(layer, PackedLinear) else 8 * layer.weight.element_size()
 

@@ -57,7 +57,7 @@ class PackedLinear(nn.Module):
 
     @property
     @abstractmethod
-    def code_bits(self) -> float:
+    def code_bits(self) -> int | float:
         """Bits of one weight's code, without scales and tables."""
 
     @property

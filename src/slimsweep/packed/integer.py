@@ -68,7 +68,7 @@ class IntegerLinear(PackedLinear):
         return {"format": "pack-quantized", "weights": weights}
 
     @property
-    def code_bits(self) -> float:
+    def code_bits(self) -> int | float:
         return self.settings["bits"]
 
     @property
