@@ -4,7 +4,12 @@ import re
 from collections import defaultdict
 from typing import Any
 
+import torch
+from torch import nn
+
+from slimsweep.models import loading
 from slimsweep.models.language_model import LanguageModel, is_linear
+from slimsweep.models.plain import auto_class_of
 from slimsweep.packed import PackedLinear, packed_layers
 
 
@@ -13,6 +18,8 @@ def quantization_config(model: LanguageModel) -> dict[str, Any] | None:
 
     It lists the layers of each scheme by name, and what stays dense as `ignore`.
     """
+    if not _has_its_names_and_layers(model):
+        return None
     schemes: dict[str, list[str]] = defaultdict(list)
     groups: dict[str, dict[str, Any]] = {}
     for name, layer in packed_layers(model.module).items():
@@ -37,6 +44,23 @@ def quantization_config(model: LanguageModel) -> dict[str, Any] | None:
         },
         "ignore": dense,
     }
+
+
+def _has_its_names_and_layers(model: LanguageModel) -> bool:
+    """Whether files name the tensors as the module does, and packed layers stand where transformers has an nn.Linear.
+
+    GPT-2 has another kind of layer there, which compressed-tensors passes over.
+    """
+    from transformers.core_model_loading import revert_weight_conversion
+
+    tensors = dict(model.module.named_parameters())
+    built = loading.build(
+        model.config, auto_class_of(model.module), torch.float32, torch.device("meta"), remote_code=False
+    )
+    is_named_alike = revert_weight_conversion(model.module, tensors).keys() == tensors.keys()
+    return is_named_alike and all(
+        isinstance(built.get_submodule(name), nn.Linear) for name in packed_layers(model.module)
+    )
 
 
 def _targets(names: list[str]) -> list[str]:
