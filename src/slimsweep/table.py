@@ -94,6 +94,7 @@ def _add_costs(table: Table, records: Sequence[Record]) -> list[str]:
     for heading, name, divisor, form in (
         ("weights MiB", "weight_bytes", MEBI, "{:.1f}"),
         ("file MiB", "checkpoint_bytes", MEBI, "{:.1f}"),
+        ("bits/weight", "bits_per_weight", 1, "{:.2f}"),
         ("bitmap MiB", "bitmap_bytes", MEBI, "{:.1f}"),
         ("parameters M", "parameters", MILLION, "{:.2f}"),
         ("nonzero M", "nonzero_parameters", MILLION, "{:.2f}"),
