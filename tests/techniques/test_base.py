@@ -91,6 +91,65 @@ def test_a_second_pass_of_the_remaining_compounds(pruner, tiny):
 
 
 @every_pruner
+@pytest.mark.parametrize("fields", [{"ratio": 0.3}, {"ratio": 0.61}, {"ratio": 0.5, "pattern": "2:4"}])
+def test_passes_of_the_original_are_one_pass_bit_for_bit(pruner, fields, tiny, tiny_source):
+    once = tiny_source.load(torch.float32, torch.device("cpu"))
+    for model in (once, tiny):
+        kill_input(model)
+    one = make(pruner, **fields).apply(once, ids(), 0)
+    three = make(pruner, **fields, passes=3).apply(tiny, ids(), 0)
+    assert equal(bits(tiny), bits(once))
+    assert three.layers == one.layers
+    assert three.notes["zeros_by_pass"] == [sum(layer.zeros for layer in one.layers)] * 3
+
+
+UNITS = {  # weights that are ranked together, written out: [out in] -> sizes
+    "magnitude": lambda out, inputs: [out * inputs],
+    "magnitude by row": lambda out, inputs: [inputs] * out,
+    "random": lambda out, inputs: [out * inputs],
+    "wanda": lambda out, inputs: [inputs] * out,
+    "sparsegpt": lambda out, inputs: [out * inputs],  # 128 columns at once are all of them
+    "sparsegpt, narrow blocks": lambda out, inputs: [out * 20] * (inputs // 20) + [out * (inputs % 20)],
+}
+
+
+@pytest.mark.parametrize("pruner", UNITS)
+def test_two_passes_of_the_remaining_remove_the_exact_count_of_every_layer(pruner, tiny):
+    make(pruner, ratio=0.3, of="remaining", passes=2).apply(tiny, ids(), 0)
+    for name, layer in tiny.targets().items():
+        first = [(size, size * 3 // 10) for size in UNITS[pruner](*matrix(layer).shape)]
+        both = sum(gone + (size - gone) * 3 // 10 for size, gone in first)
+        assert zeros(tiny)[name] == both
+        assert abs(both - 0.51 * matrix(layer).numel()) < 2 * len(first)  # 1 - 0.7^2, each count rounded down
+
+
+def test_two_passes_of_the_remaining_of_all_layers_together_count_once(tiny):
+    total = sum(matrix(layer).numel() for layer in tiny.targets().values())
+    report = make("magnitude, global", ratio=0.3, of="remaining", passes=2).apply(tiny, ids(), 0)
+    first = total * 3 // 10
+    assert report.notes["zeros_by_pass"] == [first, first + (total - first) * 3 // 10]
+    assert sum(zeros(tiny).values()) == report.notes["zeros_by_pass"][-1]
+
+
+@every_pruner
+def test_two_passes_are_two_stages_but_for_chance(pruner, tiny, tiny_source):
+    twice = tiny_source.load(torch.float32, torch.device("cpu"))
+    for _ in range(2):
+        make(pruner, ratio=0.3, of="remaining").apply(twice, ids(), 0)
+    make(pruner, ratio=0.3, of="remaining", passes=2).apply(tiny, ids(), 0)
+    assert equal(bits(tiny), bits(twice)) is (pruner != "random")
+
+
+@every_pruner
+@pytest.mark.parametrize("passes", [0, -1, 1.5, True, None])
+def test_a_number_of_passes_that_cannot_be_is_refused(pruner, passes):
+    with pytest.raises(
+        (ValueError, TypeError), match="(?s)passes.*(whole number of at least 1|1.5|None)"
+    ):  # TypeError: by the tests' type checker
+        make(pruner, ratio=0.5, passes=passes)
+
+
+@every_pruner
 @pytest.mark.parametrize("pattern", ["2:4", "4:8", "1:16"])
 def test_patterns_keep_exactly_n_of_every_m(pruner, pattern, tiny):
     kept, group = map(int, pattern.split(":"))
@@ -114,6 +173,16 @@ def test_plans_of_a_second_pass_too(pruner, of, tiny, tiny_source):
     meta = tiny_source.skeleton().copy()
     for ratio in (0.3, 0.2):
         assert_plan(make(pruner, ratio=ratio, of=of), meta, tiny)
+
+
+@every_pruner
+@pytest.mark.parametrize("of", ["original", "remaining"])
+def test_plans_of_passes_within_a_stage_too(pruner, of, tiny, tiny_source):
+    meta = tiny_source.skeleton().copy()
+    technique = make(pruner, ratio=0.3, of=of, passes=3)
+    planned = technique.apply(meta, None, 0).notes["zeros_by_pass"]
+    assert planned == technique.apply(tiny, ids(), 0).notes["zeros_by_pass"]
+    assert sum(meta.zeros.values()) == planned[-1] == sum(zeros(tiny).values())
 
 
 def assert_plan(technique, meta, real):

@@ -16,6 +16,24 @@ def test_the_seed_decides(tiny_source):
     assert not torch.equal(pruned(tiny_source, 1), pruned(tiny_source, 2))
 
 
+def passes(source, seed: int, **fields) -> torch.Tensor:
+    model = source.load(torch.float32, torch.device("cpu"))
+    Random(of="remaining", **fields).apply(model, None, seed)
+    return torch.cat([matrix(layer).flatten() == 0 for layer in model.targets().values()])
+
+
+def test_every_pass_draws_anew_and_not_as_another_seed_does(tiny_source):
+    twice = passes(tiny_source, 0, ratio=0.5, passes=2)
+    first = passes(tiny_source, 0, ratio=0.5)
+    assert torch.equal(twice, passes(tiny_source, 0, ratio=0.5, passes=2))
+    assert torch.equal(twice & first, first)
+    # Drawn once, a score would drop the same weights at half of the half as at three quarters.
+    assert not torch.equal(twice, passes(tiny_source, 0, ratio=0.75))
+    new, other = twice & ~first, passes(tiny_source, 1, ratio=0.5)
+    share = float((new & other).sum() / new.sum())  # independent draws agree on half
+    assert 0.45 < share < 0.55
+
+
 def test_magnitude_does_not_matter(tiny_source):
     weight = torch.cat(
         [matrix(layer).flatten() for layer in tiny_source.load(torch.float32, torch.device("cpu")).targets().values()]

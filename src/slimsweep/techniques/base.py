@@ -1,5 +1,6 @@
 """What every technique offers, and what layerwise techniques and pruners share."""
 
+import hashlib
 import math
 import statistics
 from abc import ABC, abstractmethod
@@ -118,7 +119,13 @@ class LayerwiseTechnique(Technique):
         if model.is_meta:  # what zeros it would leave only a Pruner plans
             layers = {name: math.prod(layer_shape(layer)) for name, layer in self.targets(model).items()}
             return StageReport([LayerReport(name, size, model.zeros.get(name, 0)) for name, size in layers.items()])
-        return _report(compress_blocks(model, self, self.targets(model), token_ids, seed))
+        return _report(self.walk(model, token_ids, seed))
+
+    def walk(
+        self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int
+    ) -> list[LayerReport]:
+        """Change the targeted layers in place, block by block; those that must look at several at once have their own."""
+        return compress_blocks(model, self, self.targets(model), token_ids, seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +138,10 @@ class Pruner(LayerwiseTechnique):
     """`unstructured`, or `n:m`: of every m neighbouring inputs, n are kept."""
     of: str = "original"
     """What the ratio is of: the `original` weights (zeros already there count), or those `remaining`."""
+    passes: int = 1
+    """How often the stage is applied, each time to what the pass before left, with statistics and draws of its own.
+
+    A second pass of the original changes nothing; n passes of the remaining leave (1 - ratio)^n."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -143,6 +154,8 @@ class Pruner(LayerwiseTechnique):
         faults = super()._bad_values()
         if self.of not in masks.OF:
             faults.append(_choice_fault("of", self.of, masks.OF))
+        if isinstance(self.passes, bool) or not isinstance(self.passes, int) or self.passes < 1:
+            faults.append(f"passes={self.passes!r}: give a whole number of at least 1")
         try:
             group = masks.parse_pattern(self.pattern)
         except ValueError as error:
@@ -191,6 +204,17 @@ class Pruner(LayerwiseTechnique):
         return [(1, rows * columns)]
 
     def apply(self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int) -> StageReport:
+        """Every pass; the report is that of the last."""
+        report, zeros = StageReport([]), []
+        for number in range(self.passes):
+            report = self.one_pass(model, token_ids, _seed_of_pass(seed, number))
+            zeros.append(sum(layer.zeros for layer in report.layers))
+        if self.passes > 1:
+            report.notes["zeros_by_pass"] = zeros
+        return report
+
+    def one_pass(self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int) -> StageReport:
+        """Prune once; on the meta device plan the zeros."""
         if not model.is_meta:
             return super().apply(model, token_ids, seed)
         layers = {name: layer_shape(layer) for name, layer in self.targets(model).items()}
@@ -214,6 +238,13 @@ class Pruner(LayerwiseTechnique):
         sizes = [size for count, size in units for _ in range(count)]
         remaining = [size - zero for size, zero in zip(sizes, masks.spread(zeros, sizes), strict=True)]
         return zeros + sum(masks.drop_count(self.ratio, size) for size in remaining)
+
+
+def _seed_of_pass(seed: int, number: int) -> int:
+    """The seed itself for the first pass; later ones draw anew, and not as the first pass of another seed does."""
+    if number == 0:
+        return seed
+    return int.from_bytes(hashlib.sha256(f"{seed} pass {number}".encode()).digest()[:7], "big")
 
 
 def _report(layers: list[LayerReport]) -> StageReport:

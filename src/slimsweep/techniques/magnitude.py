@@ -41,11 +41,11 @@ class Magnitude(Pruner):
     def _is_global(self) -> bool:
         return self.scope == "global" and not self.group
 
-    def apply(self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int) -> StageReport:
+    def one_pass(self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int) -> StageReport:
         if not self._is_global:
-            return super().apply(model, token_ids, seed)
+            return super().one_pass(model, token_ids, seed)
         if model.is_meta:
-            planned = super().apply(model, token_ids, seed)
+            planned = super().one_pass(model, token_ids, seed)
             return StageReport(planned.layers, {"zeros_by_layer": "only their sum is known without weights"})
         weights = {name: matrix(layer) for name, layer in self.targets(model).items()}
 
