@@ -68,7 +68,7 @@ $(CORPORA:%=$(SWEEPS)/$(1)_%/.complete): $(SWEEPS)/$(1)_%/.complete: sweeps/$(1)
 	$(SLIMSWEEP) +sweeps=$(1) sweep=$(1)_$$* 'evaluation.corpora=[$$*]' $(ARGS)
 	@touch $$@
 endef
-$(foreach sweep,unstructured structured,$(eval $(call sweep_on_a_corpus,$(sweep))))
+$(foreach sweep,unstructured structured quantized bits selective twice order eight_categories,$(eval $(call sweep_on_a_corpus,$(sweep))))
 
 figures: setup  ## every figure the records allow
 	$(SLIM) figures
@@ -87,6 +87,13 @@ READ_pareto := unstructured
 READ_cost_curve := structured
 READ_structured_vs_unstructured := unstructured structured
 READ_time_curve := unstructured structured
+READ_quantized_curve := quantized
+READ_quantized_panels := quantized
+READ_bits_curve := bits selective
+READ_twice_curve := twice
+READ_order := order
+READ_bubble_time := eight_categories
+READ_bubble_bytes := eight_categories
 define figure_file
 $(FIGURES)/$(1)_$(2).pdf: $(READ_$(1):%=$(SWEEPS)/%/.complete)
 	$(SLIM) figures $(1)_$(2)
@@ -94,7 +101,8 @@ $(CORPORA:%=$(FIGURES)/$(1)_%.pdf): $(FIGURES)/$(1)_%.pdf: $(READ_$(1):%=$(SWEEP
 	$(SLIM) figures $(1)_$$* $(READ_$(1):%=--sweep %_$$*)
 endef
 PERCENT := %
-$(foreach figure,ratio_curve ratio_zoom pareto cost_curve structured_vs_unstructured time_curve,\
+$(foreach figure,ratio_curve ratio_zoom pareto cost_curve structured_vs_unstructured time_curve \
+  quantized_curve quantized_panels bits_curve twice_curve order bubble_time bubble_bytes,\
   $(eval $(call figure_file,$(figure),movie_reviews)))
 $(FIGURES)/accuracy_curve_sentiment.pdf: $(SWEEPS)/unstructured/.complete
 	$(SLIM) figures accuracy_curve_sentiment

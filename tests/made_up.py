@@ -78,3 +78,28 @@ def reduced(ratio: float, level: str = "block", **values: Any) -> dict[str, Any]
     made = record("llm_pruner", ratio, fields={"level": level}, **(content | {"sparsity": 0.0} | values))
     made["stages"][0]["notes"] = notes
     return made
+
+
+QUANTIZERS = ("nf4", "rtn", "gptq")
+
+
+def chain(technique: str, ratio: float | None = None, bits: float = 4.0, **values: Any) -> dict[str, Any]:
+    """A record of a chain such as `wanda+nf4`: QUANTIZERS store weights in `bits`, llm_pruner removes parts.
+
+    The others set weights to zero. `fields` are further knobs of a stage, by its name.
+    """
+    fields = values.pop("fields", {})
+    is_quantized = any(name in QUANTIZERS for name in technique.split("+"))
+    sizes = {"bits_per_weight": bits, "weight_bytes": 2**19} if is_quantized else {"bits_per_weight": 16.0}
+    made = record(technique, ratio, **(sizes | values))
+    made["stages"] = [
+        _stage(name, ratio, bits, fields.get(name, {})) for name in technique.split("+") if name != "dense"
+    ]
+    return made
+
+
+def _stage(name: str, ratio: float | None, bits: float, fields: dict[str, Any]) -> dict[str, Any]:
+    if name in QUANTIZERS:
+        return {"name": name, "technique": name, "fields": fields, "notes": {"bits_per_weight": bits}}
+    notes = {"removed_parameters": 100} if name == "llm_pruner" else {}
+    return {"name": name, "technique": name, "fields": {"ratio": ratio} | fields, "notes": notes}

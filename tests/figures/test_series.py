@@ -1,6 +1,6 @@
 from made_up import PROTOCOL, curve, record
 
-from slimsweep.figures.series import curves, dense, lines, panels, protocol_label
+from slimsweep.figures.series import by_device, curves, dense, lines, panels, protocol_label, without
 
 LONG = PROTOCOL.replace("ctx=512", "ctx=2048")
 
@@ -92,3 +92,17 @@ def test_a_slice_in_a_protocol_is_one_part_of_its_label():
     assert protocol_label("reviews:even hashes[:400]:ctx=512:windows=8") == (
         "reviews even hashes[:400], 8 windows of 512 tokens"
     )
+
+
+def test_a_knob_that_is_left_out_tells_no_variants_apart_and_stays_in_the_record():
+    records = [record("rtn", 0.5, fields={"bits": bits, "group_size": 64}) for bits in (3, 4)]
+    assert len(lines(records, "ratio", "perplexity_wikitext2")) == 2
+    (line,) = lines(without(records, "bits"), "ratio", "perplexity_wikitext2")
+    assert line.label == "rtn" and line.points[0].records[0]["stages"][0]["fields"]["group_size"] == 64
+    assert records[0]["stages"][0]["fields"]["bits"] == 3
+
+
+def test_records_are_parted_by_device_and_threads_and_one_place_has_no_name():
+    one, two, four = (record(threads=threads) for threads in (2, 2, 4))
+    assert by_device([one, two, four]) == {"cpu-2": [one, two], "cpu-4": [four]}
+    assert by_device([one, two]) == {"": [one, two]} and by_device([]) == {}

@@ -1,6 +1,6 @@
 from made_up import curve, record, reduced
 
-from slimsweep.figures.structured_vs_unstructured import draw, is_structured
+from slimsweep.figures.structured_vs_unstructured import draw
 from slimsweep.figures.style import paper_style
 
 
@@ -19,7 +19,3 @@ def test_parts_are_dashed_and_zeros_solid_over_ratio_and_over_what_is_left():
 def test_one_kind_alone_makes_no_comparison():
     assert draw([record(), *curve("wanda")]) == {}
     assert draw([record(), reduced(0.5)]) == {}
-
-
-def test_a_stage_is_structured_when_parameters_are_gone():
-    assert is_structured(reduced(0.5)) and not is_structured(record("wanda", 0.5)) and not is_structured(record())

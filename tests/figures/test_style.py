@@ -1,7 +1,16 @@
 import pytest
 from matplotlib.figure import Figure
 
-from slimsweep.figures.style import MARKERS, appearances, log_axis, log_ticks, paper_style, plain_number, save
+from slimsweep.figures.style import (
+    MARKERS,
+    appearances,
+    legend_columns,
+    log_axis,
+    log_ticks,
+    paper_style,
+    plain_number,
+    save,
+)
 
 
 @pytest.mark.parametrize(
@@ -11,6 +20,7 @@ from slimsweep.figures.style import MARKERS, appearances, log_axis, log_ticks, p
         (30.0, 1400.0, [50, 100, 200, 500, 1000]),
         (31.0, 33.0, [31, 31.5, 32, 32.5, 33]),
         (10.9, 11.7, [11, 11.2, 11.4, 11.6]),
+        (10.4, 27.0, [12, 15, 20, 25]),
         (1.0, 9e15, [1, 1e3, 1e6, 1e9, 1e12, 1e15]),
     ],
 )
@@ -42,6 +52,13 @@ def test_techniques_differ_in_colour_and_marker_and_variants_in_marker():
     magnitude, wanda, pattern = appearances(["magnitude", "wanda", "wanda 2:4"])
     assert magnitude["color"] != wanda["color"] == pattern["color"]
     assert len({magnitude["marker"], wanda["marker"], pattern["marker"]}) == 3 <= len(MARKERS)
+
+
+def test_a_legend_has_as_many_columns_as_its_labels_leave_room_for():
+    assert legend_columns(["wanda", "wanda+nf4", "dense"], 2, width=3.4) == 2
+    assert legend_columns(["llm_pruner+nf4, level block", "llm_pruner+nf4, level channel"], 2, width=3.4) == 1
+    assert legend_columns(["llm_pruner+nf4, level block", "llm_pruner+nf4, level channel"], 3, width=7.0) == 3
+    assert legend_columns(["wanda"] * 40, 4, width=7.0) == 4
 
 
 def test_files_are_equal_byte_for_byte(tmp_path):

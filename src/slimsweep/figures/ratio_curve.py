@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from slimsweep.figures.series import Line, Panel, curves, dense
-from slimsweep.figures.style import appearances, log_axis, new_figure, paper_title, place_legend
+from slimsweep.figures.style import Look, appearances, log_axis, new_figure, paper_title, place_legend
 
 SWEEPS = ("unstructured",)
 
@@ -34,19 +34,25 @@ def _figure(panel: Panel, field: str, drawn: Sequence[Line]) -> Figure:
     return figure
 
 
-def draw_perplexity(axes: Axes, drawn: Sequence[Line], baselines: dict[str, float]) -> None:
-    """Lines with bands, dense levels and marks for what overflowed, on a logarithmic y axis."""
+def draw_perplexity(
+    axes: Axes, drawn: Sequence[Line], baselines: dict[str, float], looks: Sequence[Look] | None = None
+) -> None:
+    """Lines with bands, dense levels and marks for what overflowed, on a logarithmic y axis.
+
+    Lines look as their labels say, unless `looks` tells one of each.
+    """
     values = list(baselines.values())
-    for line, look in zip(drawn, appearances([line.label for line in drawn]), strict=True):
+    looks = looks or appearances([line.label for line in drawn])
+    for line, look in zip(drawn, looks, strict=True):
         values += draw_line(axes, line, look)
     for label, value in baselines.items():
         axes.axhline(value, color="black", linestyle="--", linewidth=0.9, label=f"{label} ({value:.4g})")
     if values:
         log_axis(axes, values)
-    mark_overflow(axes, drawn)
+    mark_overflow(axes, drawn, looks)
 
 
-def draw_line(axes: Axes, line: Line, look: dict[str, str]) -> list[float]:
+def draw_line(axes: Axes, line: Line, look: Look) -> list[float]:
     """A line with a bar at each point, and a band between neighbours, that have several seeds: ±1 deviation.
 
     Returns every y drawn.
@@ -66,9 +72,9 @@ def draw_line(axes: Axes, line: Line, look: dict[str, str]) -> list[float]:
     return low + high
 
 
-def mark_overflow(axes: Axes, drawn: Sequence[Line]) -> None:
+def mark_overflow(axes: Axes, drawn: Sequence[Line], looks: Sequence[Look]) -> None:
     """A hollow triangle at the upper edge wherever a perplexity is null because it overflowed."""
-    for line, look in zip(drawn, appearances([line.label for line in drawn]), strict=True):
+    for line, look in zip(drawn, looks, strict=True):
         if line.unmeasured:
             axes.plot(
                 line.unmeasured,

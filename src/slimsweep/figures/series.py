@@ -67,12 +67,12 @@ def _panels_of(records: list[Record], field: str, name: str) -> list[Panel]:
     models = {model for model, _ in groups}
     found = []
     for (model, protocol), members in sorted(groups.items()):
-        others = _distinguished({other for owner, other in groups if owner == model})
+        others = distinguished({other for owner, other in groups if owner == model})
         title, parts = f"{model}\n{protocol_label(protocol)}", [model] * (len(models) > 1)
         if len(others) > 1:
             title += f" ({others[protocol]})"
             parts.append(others[protocol])
-        found.append(Panel(name, "".join(f"_{_file_word(part)}" for part in parts), title, members))
+        found.append(Panel(name, "".join(f"_{file_word(part)}" for part in parts), title, members))
     return found
 
 
@@ -101,7 +101,7 @@ def _parts(protocol: str) -> list[str]:
     return re.split(r":(?![^\[]*\])", protocol)
 
 
-def _distinguished(protocols: set[str]) -> dict[str, str]:
+def distinguished(protocols: set[str]) -> dict[str, str]:
     """For each protocol id the first of its parts that differs between all of them, else a digest."""
     split = {protocol: _parts(protocol) for protocol in protocols}
     for part in range(min((len(words) for words in split.values()), default=0)):
@@ -110,7 +110,8 @@ def _distinguished(protocols: set[str]) -> dict[str, str]:
     return {protocol: hashlib.sha256(protocol.encode()).hexdigest()[:8] for protocol in protocols}
 
 
-def _file_word(text: str) -> str:
+def file_word(text: str) -> str:
+    """A text as one word of a file's name."""
     return re.sub(r"[^A-Za-z0-9_.]+", "-", text).strip("-")
 
 
@@ -166,6 +167,31 @@ def variants(records: Iterable[Record]) -> dict[str, list[Record]]:
         name = " ".join([record["technique"], *_shown(record.get("pattern"))])
         found.setdefault(", ".join(word for word in (name, settings) if word), []).append(record)
     return found
+
+
+def without(records: Iterable[Record], *fields: str) -> list[Record]:
+    """Records whose stages do not tell some knobs: for figures where a knob is a place on an axis, no variant."""
+    found = []
+    for record in records:
+        stages = [
+            stage | {"fields": {name: value for name, value in stage.get("fields", {}).items() if name not in fields}}
+            for stage in record.get("stages") or []
+        ]
+        found.append(record | {"stages": stages})
+    return found
+
+
+def by_device(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """Records by where they ran, `cpu-2` for two threads: times of two places never share an axis.
+
+    Where there is only one place its name is empty.
+    """
+    found: dict[str, list[Record]] = {}
+    for record in records:
+        found.setdefault(f"{record.get('device')}-{record.get('threads')}", []).append(record)
+    if len(found) == 1:
+        return {"": next(iter(found.values()))}
+    return dict(sorted(found.items()))
 
 
 def _shown(pattern: str | None) -> list[str]:

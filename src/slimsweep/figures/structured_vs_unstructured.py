@@ -5,6 +5,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from slimsweep.figures.kinds import is_structured
 from slimsweep.figures.series import Panel, dense, lines, panels
 from slimsweep.figures.style import appearances, log_axis, new_figure, paper_title, place_legend, scaled
 
@@ -20,11 +21,6 @@ def draw(records: list[dict[str, Any]]) -> dict[str, Figure]:
             if kinds == {True, False}:
                 figures[f"structured_vs_unstructured_{panel.name}{panel.suffix}"] = _figure(panel, field)
     return figures
-
-
-def is_structured(record: dict[str, Any]) -> bool:
-    """Whether some stage of a record removed whole parts."""
-    return any((stage.get("notes") or {}).get("removed_parameters") for stage in record.get("stages") or [])
 
 
 def _figure(panel: Panel, field: str) -> Figure:

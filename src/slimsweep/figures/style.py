@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -19,11 +20,18 @@ COLUMN_INCHES = 3.4
 """Width of one column of a two-column paper; figures are drawn at their printed size."""
 PAGE_INCHES = 7.0
 LEGEND_ROW_INCHES = 0.15
+LEGEND_MARK_INCHES = 0.45
+"""Width of the piece of line before a label, with the gaps around it."""
+LETTER_INCHES = 0.055
+"""Mean width of a letter of a legend."""
 
 # Okabe & Ito, "Color Universal Design" (2008): told apart with any common colour blindness. Without yellow,
 # which is too pale for lines on white; black is the dense model's.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#5F5F5F")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
+
+Look = dict[str, Any]
+"""Keywords of a line for matplotlib: color, marker, and what else tells it from others."""
 
 RC = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same letters on every machine
@@ -67,7 +75,7 @@ def new_figure(width: float = COLUMN_INCHES, height: float = 2.5) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def appearances(labels: Sequence[str]) -> list[dict[str, str]]:
+def appearances(labels: Sequence[str]) -> list[Look]:
     """Colour and marker of each line: a colour per technique (the label's first word), a marker per variant.
 
     Lines of different techniques differ in both, so that a print in grey stays readable.
@@ -110,7 +118,14 @@ def log_ticks(low: float, high: float, most: int = 7) -> list[float]:
     else:
         decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         ladders = [[10.0**power for power in decades if power % step == 0] for step in (4, 3, 2)]
-        for digits in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), range(1, 10)):
+        for digits in (
+            (1,),
+            (1, 3),
+            (1, 2, 5),
+            (1, 1.5, 2, 3, 5, 7),
+            (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8),
+            range(1, 10),
+        ):
             ladders.append([digit * 10.0**power for power in decades for digit in digits])
     inside = [[round(tick, 12) for tick in ladder if low <= tick <= high] for ladder in ladders]
     return max((ticks for ticks in inside if len(ticks) <= most), key=len)
@@ -159,9 +174,20 @@ def place_legend(figure: Figure, axes: Axes, note: str | None, is_below: bool = 
     if len(labels) <= 6 and not is_below:
         axes.legend(handles, labels, loc="best", **look)
         return
-    rows = math.ceil(len(labels) / 2) + bool(note)
+    columns = legend_columns(labels, 2, figure.get_figwidth())
+    rows = math.ceil(len(labels) / columns) + (note or "").count("\n") + bool(note)
     figure.set_figheight(figure.get_figheight() + LEGEND_ROW_INCHES * rows)
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, **look)
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, **look)
+
+
+def legend_columns(labels: Sequence[str], most: int, width: float) -> int:
+    """How many columns of a legend fit beside each other in `width` inches, `most` at best; filled from the top."""
+    for columns in range(most, 1, -1):
+        rows = math.ceil(len(labels) / columns)
+        longest = [max(map(len, labels[start : start + rows])) for start in range(0, len(labels), rows)]
+        if sum(LEGEND_MARK_INCHES + LETTER_INCHES * letters for letters in longest) <= width:
+            return columns
+    return 1
 
 
 def save(figure: Figure, folder: Path, stem: str) -> list[Path]:

@@ -4,8 +4,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from slimsweep.figures.series import Panel, dense, lines, panels
-from slimsweep.figures.structured_vs_unstructured import is_structured
+from slimsweep.figures.kinds import is_structured
+from slimsweep.figures.series import Panel, by_device, dense, file_word, lines, panels
 from slimsweep.figures.style import appearances, log_axis, new_figure, paper_title, place_legend
 
 SWEEPS = ("unstructured", "structured")
@@ -18,13 +18,9 @@ def draw(records: list[dict[str, Any]]) -> dict[str, Figure]:
         for panel in found:
             time = field.replace("perplexity", "evaluate_seconds", 1)
             timed = [record for record in panel.records if None not in (record.get(field), record.get(time))]
-            places = sorted({(record.get("device"), record.get("threads")) for record in timed}, key=str)
-            for device, threads in places:
-                here = [
-                    record for record in timed if (record.get("device"), record.get("threads")) == (device, threads)
-                ]
+            for place, here in by_device(timed).items():
                 if any(record["technique"] != "dense" for record in here):
-                    more = f"_{device}-{threads}" if len(places) > 1 else ""
+                    more = f"_{file_word(place)}" if place else ""
                     figures[f"time_curve_{panel.name}{panel.suffix}{more}"] = _figure(panel, field, time, here)
     return figures
 

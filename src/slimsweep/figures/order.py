@@ -1,0 +1,94 @@
+"""Prune then quantize against quantize then prune: perplexity of both orders, and what the order costs."""
+
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from slimsweep.figures.kinds import is_pruned, is_quantized, prunes, quantizes, stages_of
+from slimsweep.figures.ratio_curve import draw_perplexity, seeds_note
+from slimsweep.figures.series import Line, Panel, dense, lines, panels
+from slimsweep.figures.style import COLOURS, MARKERS, Look, log_axis, new_figure, paper_title, place_legend
+from slimsweep.points import Record
+
+SWEEPS = ("order",)
+
+MARGIN = 0.05
+"""How far x reaches beyond the ratios."""
+
+Pair = tuple[Line, Line]
+"""A chain that prunes first, and the one of the same stages that quantizes first."""
+
+
+def draw(records: list[dict[str, Any]]) -> dict[str, Figure]:
+    """`order_<corpus>`: a colour per pair of techniques, solid where pruning comes first, dashed where quantizing does.
+
+    The lower panel divides the second by the first at each ratio: above 1, quantizing first is worse.
+    Chains whose reverse was not measured are left out.
+    """
+    figures = {}
+    for field, found in panels(records, "perplexity").items():
+        for panel in found:
+            if pairs := pairs_of(panel.records, field):
+                figures[f"order_{panel.name}{panel.suffix}"] = _figure(panel, field, pairs)
+    return figures
+
+
+def pairs_of(records: list[Record], field: str) -> list[Pair]:
+    """Lines over ratio of equal stages and settings in both orders, both with a point to show."""
+    both = [record for record in records if is_pruned(record) and is_quantized(record)]
+    found: dict[tuple, dict[bool, Line]] = {}
+    for line in lines(both, "ratio", field):
+        if line.points:
+            record = line.points[0].records[0]
+            stages = sorted(stage["name"] for stage in stages_of(record))
+            settings = line.label.removeprefix(record["technique"])
+            found.setdefault((*stages, settings), {})[prunes_first(record)] = line
+    return [(orders[True], orders[False]) for _, orders in sorted(found.items()) if len(orders) == 2]
+
+
+def prunes_first(record: Record) -> bool:
+    """Whether the first stage that prunes or quantizes is one that prunes."""
+    return next(prunes(stage) for stage in stages_of(record) if prunes(stage) or quantizes(stage))
+
+
+def quotients(first: Line, second: Line) -> tuple[list[float], list[float]]:
+    """Ratios at which both lines have a point, and there the second's perplexity over the first's."""
+    values = {point.x: point.y for point in first.points}
+    shared = [point for point in second.points if point.x in values]
+    return [point.x for point in shared], [point.y / values[point.x] for point in shared]
+
+
+def _figure(panel: Panel, field: str, pairs: list[Pair]) -> Figure:
+    figure = new_figure(height=4.0)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    drawn = [line for pair in pairs for line in pair]
+    baselines = {label: record[field] for label, record in dense(panel.records, field).items()}
+    looks = [look for place in range(len(pairs)) for look in _looks(place)]
+    draw_perplexity(upper, drawn, baselines, looks)
+    _draw_quotients(lower, pairs)
+    upper.set_ylabel("perplexity (log scale)")
+    ratios = sorted({point.x for line in drawn for point in line.points})
+    lower.set_xlim(ratios[0] - MARGIN, ratios[-1] + MARGIN)
+    lower.set_xticks(ratios if len(ratios) <= 10 else [tick / 10 for tick in range(11)])
+    lower.set_xlabel("ratio of weights removed")
+    paper_title(upper, panel.title)
+    note = "solid: prune, then quantize; dashed: quantize, then prune"
+    place_legend(figure, upper, "\n".join(filter(None, [note, seeds_note(drawn)])), is_below=True)
+    return figure
+
+
+def _looks(place: int) -> tuple[Look, Look]:
+    shared = {"color": COLOURS[place % len(COLOURS)], "marker": MARKERS[place % len(MARKERS)]}
+    return shared, shared | {"linestyle": "--", "markerfacecolor": "white"}
+
+
+def _draw_quotients(axes: Axes, pairs: list[Pair]) -> None:
+    values = [1.0]
+    for place, (first, second) in enumerate(pairs):
+        x, y = quotients(first, second)
+        values += y
+        axes.plot(x, y, **_looks(place)[0])
+    axes.axhline(1, color="black", linewidth=0.8, zorder=1)
+    log_axis(axes, values)
+    axes.set_ylabel("quantize first /\nprune first (log)")

@@ -1,0 +1,127 @@
+"""Perplexity against ratio with and without quantization, parts removed and weights zeroed: one file per corpus."""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from slimsweep.figures.kinds import is_pruned, is_quantized, is_structured, prunes, quantizes, stages_of
+from slimsweep.figures.ratio_curve import draw_line, mark_overflow, seeds_note
+from slimsweep.figures.series import Line, Panel, Point, dense, lines, panels, variants
+from slimsweep.figures.style import COLOURS, Look, log_axis, new_figure, paper_title, place_legend
+from slimsweep.points import Record
+
+SWEEPS = ("quantized",)
+
+ZEROED_MARKERS = ("o", "^", "v", "D", "P")
+REMOVED_MARKERS = ("s", "X", "<", ">", "d")
+
+NOTE = "dashed: parts removed; stars: nothing removed"
+
+
+def draw(records: list[dict[str, Any]]) -> dict[str, Figure]:
+    """`quantized_curve_<corpus>`: colour tells the quantizer, marker and dashes what was removed, stars at 0 are whole.
+
+    A chain has the colour of its quantizer and the marker of its pruner, so that a pair of lines of one marker
+    shows what quantization costs and a pair of one colour what pruning costs.
+    """
+    figures = {}
+    for field, found in panels(records, "perplexity").items():
+        for panel in found:
+            if is_compared(panel.records, field):
+                figures[f"quantized_curve_{panel.name}{panel.suffix}"] = _figure(panel, field)
+    return figures
+
+
+def is_compared(records: Sequence[Record], field: str) -> bool:
+    """Whether some record tells `field` of a quantized model, and some of a pruned one."""
+    measured = [record for record in records if record.get(field) is not None]
+    return any(map(is_quantized, measured)) and any(map(is_pruned, measured))
+
+
+def _figure(panel: Panel, field: str) -> Figure:
+    figure = new_figure(height=2.8)
+    axes = figure.add_subplot()
+    drawn, values = draw_over_ratio(axes, panel.records, field, looks(panel.records))
+    log_axis(axes, values)
+    ratio_axis(axes, panel.records)
+    axes.set_xlabel("ratio of weights removed")
+    axes.set_ylabel("perplexity (log scale)")
+    paper_title(axes, panel.title)
+    note = seeds_note(drawn)
+    place_legend(figure, axes, f"{NOTE}\n{note}" if note else NOTE, is_below=True)
+    return figure
+
+
+def draw_over_ratio(
+    axes: Axes, records: Sequence[Record], field: str, look: Callable[[Record], Look]
+) -> tuple[list[Line], list[float]]:
+    """Lines of the pruned chains and stars at 0 of those that remove nothing; returns lines and every y drawn."""
+    pruned = [record for record in records if is_pruned(record)]
+    first = {label: members[0] for label, members in variants(pruned).items()}
+    drawn = lines(pruned, "ratio", field)
+    appearance = [look(first[line.label]) for line in drawn]
+    whole = whole_models(records, field)
+    appearance_whole = [look(line.points[0].records[0]) for line in whole]
+    values = []
+    for line, own in zip([*drawn, *whole], [*appearance, *appearance_whole], strict=True):
+        values += draw_line(axes, line, own)
+    mark_overflow(axes, drawn, appearance)
+    return [*drawn, *whole], values
+
+
+def whole_models(records: Sequence[Record], field: str) -> list[Line]:
+    """The dense model and its quantized forms, each a line of one point at ratio 0."""
+    plain = [
+        Line(label, (Point(0.0, record[field], 0.0, 1, (record,)),), ())
+        for label, record in dense(records, field).items()
+    ]
+    quantized = [record | {"ratio": 0.0} for record in records if is_quantized(record) and not is_pruned(record)]
+    return [line for line in [*plain, *lines(quantized, "ratio", field)] if line.points]
+
+
+def ratio_axis(axes: Axes, records: Sequence[Record]) -> None:
+    """x from a little below 0, where the stars are, to a little above the largest ratio."""
+    largest = max(record.get("ratio") or 0.0 for record in records)
+    axes.set_xlim(-0.03, largest + 0.03)
+    axes.set_xticks([tick / 10 for tick in range(11) if tick / 10 < largest + 0.03])
+
+
+def looks(records: Sequence[Record]) -> Callable[[Record], Look]:
+    """How a record of these looks: colour by quantizer, marker and dashes by what was removed, a star for nothing."""
+    quantizers = sorted({"", *map(_quantizer, records)})  # none comes first
+    zeroed = sorted({_pruner(record) for record in records if is_pruned(record) and not is_structured(record)})
+    removed = sorted({_pruner(record) for record in records if is_structured(record)})
+
+    def look(record: Record) -> Look:
+        colour = COLOURS[quantizers.index(_quantizer(record)) % len(COLOURS)]
+        if not is_pruned(record):
+            star = {"marker": "*", "markersize": 9, "markeredgecolor": "white", "markeredgewidth": 0.4}
+            return {"color": colour, "linestyle": "", **star}
+        names, markers = (removed, REMOVED_MARKERS) if is_structured(record) else (zeroed, ZEROED_MARKERS)
+        marker = markers[names.index(_pruner(record)) % len(markers)]
+        return {"color": colour, "marker": marker, "linestyle": "--" if is_structured(record) else "-"}
+
+    return look
+
+
+def _quantizer(record: Record) -> str:
+    """What tells one quantization from another: its stages, their knobs, and whether it came first; empty for none."""
+    stages = stages_of(record)
+    told = [_told(stage) for stage in stages if quantizes(stage)]
+    if told and is_pruned(record) and not prunes(next(stage for stage in stages if quantizes(stage) or prunes(stage))):
+        told.append("first")
+    return json.dumps(told) if told else ""
+
+
+def _pruner(record: Record) -> str:
+    """What tells one pruning from another, whatever quantizer is in the chain."""
+    others = [stage for stage in stages_of(record) if prunes(stage) or not quantizes(stage)]
+    return json.dumps([record.get("pattern"), *map(_told, others)])
+
+
+def _told(stage: dict[str, Any]) -> list[Any]:
+    knobs = {name: value for name, value in stage.get("fields", {}).items() if name != "ratio"}
+    return [stage["name"], json.dumps(knobs, sort_keys=True, default=str)]

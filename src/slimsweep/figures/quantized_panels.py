@@ -1,0 +1,113 @@
+"""Quality, memory and speed of plain and quantized chains side by side, over the ratio: one file per corpus."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from slimsweep.figures.quantized_curve import NOTE, draw_over_ratio, is_compared, looks, ratio_axis
+from slimsweep.figures.ratio_curve import seeds_note
+from slimsweep.figures.series import Line, Panel, by_device, panels
+from slimsweep.figures.style import LEGEND_ROW_INCHES, PAGE_INCHES, Look, legend_columns, log_axis, new_figure, scaled
+from slimsweep.points import Record
+
+SWEEPS = ("quantized",)
+
+COLUMNS = 3
+ROW_INCHES = 1.75
+
+MEMORY = {"weight_bytes": "weights in memory", "load_memory_bytes": "memory after loading"}
+
+
+@dataclass(frozen=True)
+class Pane:
+    """One small panel: a field over the ratio."""
+
+    field: str
+    title: str
+    unit: str
+    records: list[Record]
+
+
+def draw(records: list[dict[str, Any]]) -> dict[str, Figure]:
+    """`quantized_panels_<corpus>`: encoded as `quantized_curve`; a quantity that no record measured has no panel."""
+    figures = {}
+    for field, found in panels(records, "perplexity").items():
+        for panel in found:
+            if is_compared(panel.records, field):
+                figures[f"quantized_panels_{panel.name}{panel.suffix}"] = _figure(panel, panes_of(panel, field))
+    return figures
+
+
+def panes_of(panel: Panel, field: str) -> list[Pane]:
+    """The panels of one model and corpus that have something to show.
+
+    Accuracies and speed-ups of different protocols, and speed-ups of different devices, have panels of their own.
+    """
+    found = [Pane(field, f"perplexity, {panel.name}", "perplexity (log scale)", panel.records)]
+    for name, tasks in panels(panel.records, "accuracy").items():
+        for task in tasks:
+            measured = _measured(task.records, name)
+            found.append(Pane(name, f"{task.name}{_words(task.suffix)}", _accuracy_unit(name, measured), measured))
+    for name, title in MEMORY.items():
+        measured = _measured(panel.records, name)
+        divisor, unit = scaled(name, [record[name] for record in measured])
+        found.append(Pane(name, title, f"memory{unit}", [one | {name: one[name] / divisor} for one in measured]))
+    for name, ways in panels(panel.records, "speedup").items():
+        for way in ways:
+            for place, here in by_device(_measured(way.records, name)).items():
+                title = f"{way.name} speed{_words(way.suffix)}{_words(place)}"
+                found.append(Pane(name, title, "times as fast as dense", here))
+    return [pane for pane in found if pane.records]
+
+
+def _measured(records: list[Record], field: str) -> list[Record]:
+    return [record for record in records if record.get(field) is not None]
+
+
+def _words(suffix: str) -> str:
+    """What tells a panel from others of its field, as the end of its title."""
+    return f", {suffix.removeprefix('_')}" if suffix else ""
+
+
+def _accuracy_unit(field: str, records: list[Record]) -> str:
+    errors = [record.get(field.replace("accuracy_", "accuracy_stderr_", 1)) or 0.0 for record in records]
+    return f"accuracy (s.e. ≤ {max(errors):.3f})" if any(errors) else "accuracy (fraction)"
+
+
+def _figure(panel: Panel, panes: list[Pane]) -> Figure:
+    rows = math.ceil(len(panes) / COLUMNS)
+    figure = new_figure(PAGE_INCHES, 0.5 + ROW_INCHES * rows)
+    grid = figure.subplots(rows, COLUMNS, squeeze=False).flatten()
+    look = looks(panel.records)
+    every = [line for axes, pane in zip(grid, panes, strict=False) for line in _draw(axes, pane, look)]
+    for axes in grid[: len(panes)]:
+        ratio_axis(axes, panel.records)
+    for axes in grid[len(panes) :]:
+        axes.set_axis_off()
+    for axes in grid[max(0, len(panes) - COLUMNS) : len(panes)]:
+        axes.set_xlabel("ratio of weights removed")
+    note = seeds_note(every)
+    figure.suptitle("; ".join(panel.title.split("\n")), fontsize=8)
+    entries = {label: handle for axes in grid for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    columns = legend_columns(list(entries), 4, PAGE_INCHES)
+    figure.set_figheight(figure.get_figheight() + LEGEND_ROW_INCHES * (1 + math.ceil(len(entries) / columns)))
+    title = f"{NOTE}; {note}" if note else NOTE
+    figure.legend(entries.values(), entries, loc="outside lower center", ncols=columns, title=title, title_fontsize=7)
+    return figure
+
+
+def _draw(axes: Axes, pane: Pane, look: Callable[[Record], Look]) -> list[Line]:
+    drawn, values = draw_over_ratio(axes, pane.records, pane.field, look)
+    if pane.field.startswith("perplexity_"):
+        log_axis(axes, values)
+    elif not pane.field.startswith("accuracy_"):
+        axes.set_ylim(0, 1.08 * max(*values, 1 if pane.field.startswith("speedup_") else 0))
+    if pane.field.startswith("speedup_"):
+        axes.axhline(1, color="black", linewidth=0.8, zorder=1)
+    axes.set_title(pane.title, loc="left")
+    axes.set_ylabel(pane.unit)
+    return drawn
