@@ -132,3 +132,66 @@ def perplexity(module: torch.nn.Module, windows: Tensor) -> float:
             logits = module(input_ids=ids[None], use_cache=False).logits[0, :-1].float()
             losses.append(torch.nn.functional.cross_entropy(logits, ids[1:], reduction="none"))
     return math.exp(torch.cat(losses).mean())
+
+
+def min_max_grid(weight: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tensor]:
+    """arXiv:2210.17323, sec. 4: scale, as bf16 holds it, and code of 0 for each row, codes 0 to 2^bits - 1."""
+    steps = 2**bits - 1
+    low, high = weight.amin(dim=1).clamp(max=0), weight.amax(dim=1).clamp(min=0)
+    if symmetric:
+        scale = (2 * torch.maximum(-low, high) / steps).bfloat16().double()
+        return scale, torch.full_like(scale, 2 ** (bits - 1))
+    scale = ((high - low) / steps).bfloat16().double()
+    return scale, (-low / scale).round().clamp(0, steps)
+
+
+def gptq_layer(
+    weight: Tensor,
+    hessian: Tensor,
+    bits: int,
+    group_size: int | None = None,
+    symmetric: bool = False,
+    act_order: bool = False,
+    static_groups: bool = True,
+    zeros_stay: bool = True,
+    damping_fraction: float = 0.01,
+    follow: tuple[Tensor, Tensor, Tensor] | None = None,
+) -> tuple[Tensor, float]:
+    """arXiv:2210.17323, algorithm 1, one column after the other over the whole width, in fp64.
+
+    With `follow`, the (weight, scale, code of 0) somebody else found, grids and levels are found here too but theirs
+    are used, so that one tie broken otherwise does not hide everything after it. Returns the weight, and by how many
+    steps their worst level was farther than the nearest, or their worst grid was off.
+    """
+    zeros, width = weight == 0, weight.shape[1]
+    weight, steps, gap = weight.double(), 2**bits - 1, 0.0
+    size = group_size or width
+    grids = {start: min_max_grid(weight[:, start : start + size], bits, symmetric) for start in range(0, width, size)}
+    order = list(range(width))
+    if act_order:
+        order.sort(key=lambda column: -float(hessian[column, column]))
+    weight = weight[:, order]
+    upper = inverse_factor(hessian[order][:, order], damping_fraction, torch.float64)
+    for position, column in enumerate(order):
+        start = column - column % size
+        if not static_groups and column == start:
+            part = weight[:, start : start + size].masked_fill(zeros[:, start : start + size] & zeros_stay, 0)
+            grids[start] = min_max_grid(part, bits, symmetric)
+        scale, zero = grids[start]
+        if follow is not None:
+            theirs = follow[1][:, start // size].double(), follow[2][:, start // size].double()
+            off = torch.maximum((scale / theirs[0] - 1).abs() * steps, (zero - theirs[1]).abs())
+            gap, (scale, zero) = max(gap, float(off.max())), theirs
+        now = weight[:, position].clone()
+        level = (((now / scale).round() + zero).clamp(0, steps) - zero) * scale
+        level = torch.where(zeros[:, column] & zeros_stay, 0, level)
+        if follow is not None:
+            theirs = follow[0][:, column].double()
+            gap = max(gap, float((((now - theirs).abs() - (now - level).abs()) / scale).max()))
+            level = theirs
+        error = (now - level) / upper[position, position]
+        weight[:, position:] -= error[:, None] * upper[position, position:]
+        weight[:, position] = level
+    found = torch.empty_like(weight)
+    found[:, order] = weight
+    return found, gap

@@ -1,14 +1,16 @@
-"""The column solve inside a block: remove weights from left to right, correcting those still to come."""
+"""The column solve inside a block: remove or round weights from left to right, correcting those still to come."""
 
 import functools
 from concurrent.futures import ThreadPoolExecutor
-from typing import no_type_check
+from typing import Any, no_type_check
 
 import numba
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+
+from slimsweep.grid import Grid
 
 
 def solve_columns(
@@ -17,25 +19,31 @@ def solve_columns(
     upper: Float[Tensor, "column column"],
     scale: Float[Tensor, " column"],
     pattern: tuple[int, int] | None = None,
+    grid: Grid | None = None,
 ) -> Float[Tensor, "out column"]:
     """Remove the weights that `keep` leaves out, in place, and spread each error over the columns after it.
+
+    With a grid, which has a column for each of these, the weights that stay are rounded to it when they are reached.
 
     `upper` is the block of the inverse Hessian's factor that belongs to these columns. With a pattern (n, m)
     the mask of every m columns is chosen when the first of them is reached, by |weight| x `scale` of weights
     corrected so far; `keep` then holds what is eligible (False: zero already) and is overwritten with the choice.
-    Returns the error of each removed weight in units of its column's diagonal, so that
+    Returns the error of each removed or rounded weight in units of its column's diagonal, so that
     errors @ upper[these, later] is what later columns must lose.
 
-    Source: arXiv:2301.00774, alg. 1, inner loop. Rows are independent: threads do not change the result.
+    Source: arXiv:2301.00774, alg. 1, inner loop, and sec. 3.5; arXiv:2210.17323, alg. 1, is the same without removal.
+        Rows are independent: threads do not change the result.
     """
     if weight.device.type != "cpu":
-        return _solve_by_column(weight, keep, upper, scale, pattern)
+        return _solve_by_column(weight, keep, upper, scale, pattern, grid)
     errors = torch.zeros_like(weight)
     factors, threads = upper.contiguous().numpy(), torch.get_num_threads()
+    levels = torch.empty(weight.shape[0], 3, 0) if grid is None else _levels(grid)
+    ends = (0, 0) if grid is None else (grid.lowest, grid.highest)
 
     def solve(rows: slice) -> None:
         parts = (weight[rows].numpy(), keep[rows].numpy(), factors, scale.numpy(), errors[rows].numpy())
-        _solve_rows(*parts, *(pattern or (0, 0)))
+        _solve_rows(*parts, *(pattern or (0, 0)), levels[rows].numpy(), *map(np.float32, ends))
 
     bounds = [weight.shape[0] * part // threads for part in range(threads + 1)]
     if threads == 1:  # a worker of cores.side_by_side: the shared pool would make its neighbours wait for it
@@ -53,22 +61,41 @@ def _workers(threads: int) -> ThreadPoolExecutor:
 
 @numba.njit(nogil=True, cache=True, fastmath={"contract"})
 @no_type_check
-def _solve_rows(weight, keep, upper, scale, errors, kept, group):
+def _solve_rows(weight, keep, upper, scale, errors, kept, group, levels, lowest, highest):
     rows, columns = weight.shape
+    is_rounded = levels.shape[2] > 0
     for row in range(rows):
         # One-dimensional views, without which the innermost loop is not vectorised.
         weights, stays, lost = weight[row], keep[row], errors[row]
         for column in range(columns):
             if group > 0 and column % group == 0:
                 _choose(weights, stays, scale, column, min(column + group, columns), group - kept)
-            if stays[column]:
+            if stays[column] and not is_rounded:
                 continue
+            goal = np.float32(0)
+            if stays[column]:
+                goal = _nearest(weights[column], levels[row], column, lowest, highest)
             factors = upper[column]
-            error = weights[column] / factors[column]
-            weights[column] = np.float32(0)
+            error = (weights[column] - goal) / factors[column]
+            weights[column] = goal
             lost[column] = error
             for later in range(columns - column - 1):
                 weights[column + 1 + later] -= error * factors[column + 1 + later]
+
+
+@numba.njit(nogil=True, cache=True)
+@no_type_check
+def _nearest(weight, levels, column, lowest, highest):
+    """What Grid.codes and Grid.values make of a weight, to the last bit; of two levels equally near the even one."""
+    scale, offset, minimum = levels[0, column], levels[1, column], levels[2, column]
+    code = np.float32(np.rint((weight - minimum) / scale)) + offset
+    return (min(max(code, lowest), highest) - offset) * scale + minimum
+
+
+def _levels(grid: Grid) -> Float[Tensor, "out 3 column"]:
+    """A grid's scales, offsets and minima (0 where it has none), row by row."""
+    minimum = torch.zeros_like(grid.scale) if grid.minimum is None else grid.minimum
+    return torch.stack([grid.scale, grid.offset, minimum], dim=1)
 
 
 @numba.njit(nogil=True, cache=True)
@@ -95,6 +122,7 @@ def _solve_by_column(
     upper: Float[Tensor, "column column"],
     scale: Float[Tensor, " column"],
     pattern: tuple[int, int] | None,
+    grid: Grid | None = None,
 ) -> Float[Tensor, "out column"]:
     """The same in torch, for devices that numba's CPU kernel does not reach."""
     errors = torch.zeros_like(weight)
@@ -105,7 +133,21 @@ def _solve_by_column(
             score = (weight[:, these].abs() * scale[these]).masked_fill(~keep[:, these], -1)
             gone = (~keep[:, these]).sum(dim=1, keepdim=True).clamp(min=group - kept)
             keep[:, these] = score.argsort(dim=1, stable=True).argsort(dim=1) >= gone
-        errors[:, column] = torch.where(keep[:, column], 0, weight[:, column] / upper[column, column])
-        weight[:, column] = torch.where(keep[:, column], weight[:, column], 0)
+        this = slice(column, column + 1)
+        level = weight[:, this] if grid is None else grid.part(this).nearest(weight[:, this])
+        goal = torch.where(keep[:, this], level, 0)
+        errors[:, this] = (weight[:, this] - goal) / upper[column, column]
+        weight[:, this] = goal
         weight[:, column + 1 :].addr_(errors[:, column], upper[column, column + 1 :], alpha=-1)
     return errors
+
+
+def knob_faults(block_columns: Any, damping_fraction: Any) -> list[str]:
+    """What is wrong with the knobs of a solve by columns."""
+    faults = []
+    if isinstance(block_columns, bool) or not isinstance(block_columns, int) or block_columns < 1:
+        faults.append(f"block_columns={block_columns!r}: give a whole number of at least 1")
+    is_number = isinstance(damping_fraction, float | int) and not isinstance(damping_fraction, bool)
+    if not is_number or not 0 < damping_fraction <= 1:
+        faults.append(f"damping_fraction={damping_fraction!r}: give a number in (0, 1], a fraction and not percent")
+    return faults

@@ -35,6 +35,11 @@ class Grid:
     def highest(self) -> int:
         return 2 ** (self.bits - 1) - 1
 
+    @property
+    def offset(self) -> Float[Tensor, "out group"]:
+        """Code of the level that is `minimum`, or 0 where there is none."""
+        return self.zero if self.minimum is None else torch.full_like(self.zero, self.lowest)
+
     def columns(self, width: int) -> "Grid":
         """The same grid with one column for each of `width` inputs."""
 
@@ -49,28 +54,45 @@ class Grid:
         minimum = None if self.minimum is None else self.minimum[:, columns]
         return Grid(self.kind, self.bits, self.scale[:, columns], self.zero[:, columns], minimum)
 
+    @classmethod
+    def beside(cls, grids: "list[Grid]") -> "Grid":
+        """Grids of neighbouring groups as one."""
+        first = grids[0]
+        scale, zero = torch.cat([one.scale for one in grids], dim=1), torch.cat([one.zero for one in grids], dim=1)
+        minimum = None if first.minimum is None else torch.cat([one.minimum for one in grids], dim=1)
+        return cls(first.kind, first.bits, scale, zero, minimum)
+
     def codes(self, weight: Float[Tensor, "out in"]) -> Int[Tensor, "out in"]:
         """Code of the level nearest to each weight, `lowest` to `highest`; of two equally near the even one."""
         own = self.columns(weight.shape[1])
         shifted = weight if own.minimum is None else weight - own.minimum
-        offset = own.zero if own.minimum is None else self.lowest
-        return ((shifted / own.scale).round() + offset).clamp(self.lowest, self.highest).to(torch.int8)
+        return ((shifted / own.scale).round() + own.offset).clamp(self.lowest, self.highest).to(torch.int8)
 
     def values(self, codes: Int[Tensor, "out in"]) -> Float[Tensor, "out in"]:
         """The levels of codes, in fp32."""
         own = self.columns(codes.shape[1])
-        if own.minimum is None:
-            return (codes.float() - own.zero) * own.scale
-        return (codes.float() - self.lowest) * own.scale + own.minimum
+        steps = (codes.float() - own.offset) * own.scale
+        return steps if own.minimum is None else steps + own.minimum
+
+    def nearest(self, weight: Float[Tensor, "out in"]) -> Float[Tensor, "out in"]:
+        """Each weight's nearest level, in fp32."""
+        return self.values(self.codes(weight))
 
     def with_zero(self, zeros: Bool[Tensor, "out in"]) -> "Grid":
-        """A grid that has 0 among its levels wherever a group holds zeros; only `minimum` ever has not."""
+        """A grid that has 0 among its levels wherever a group holds zeros; only `minimum` ever has not.
+
+        The levels move by at most half a step; where they all lie on one side of 0, their range is widened to it.
+        """
         if self.minimum is None:
             return self
-        holds = _groups(zeros, self.scale.shape[1]).any(dim=2)
+        holds, steps = _groups(zeros, self.scale.shape[1]).any(dim=2), 2**self.bits - 1
+        below = (-self.minimum / self.scale).round()
+        low, high = self.minimum.clamp(max=0), (self.minimum + steps * self.scale).clamp(min=0)
+        wide = _stored((high - low) / steps, SCALE_DTYPES[self.kind])
+        scale = torch.where(holds & ((below < 0) | (below > steps)), wide, self.scale)
         # scale x k is exact in fp32 for an fp16 scale, so the level k is exactly 0.
-        moved = (self.minimum / self.scale).round() * self.scale
-        return Grid(self.kind, self.bits, self.scale, self.zero, torch.where(holds, moved, self.minimum))
+        moved = (low / scale).round().clamp(min=-steps) * scale
+        return Grid(self.kind, self.bits, scale, self.zero, torch.where(holds, moved, self.minimum))
 
 
 def fit(
@@ -94,7 +116,8 @@ def fit(
         scale = _stored(2 * reach / steps, dtype)
         return Grid(kind, bits, scale, torch.zeros_like(scale))
     if kind == "minimum":
-        scale = _stored((high - low) / steps, dtype)
+        span = torch.where(high > low, high - low, low.abs())  # any scale serves equal weights; this one fits them
+        scale = _stored(span / steps, dtype)
         return Grid(kind, bits, scale, torch.zeros_like(scale), low)
     low, high = low.clamp(max=0), high.clamp(min=0)
     scale = _stored((high - low) / steps, dtype)

@@ -1,25 +1,32 @@
-"""Remove weights column by column, correcting the rest."""
+"""Remove weights column by column, correcting the rest; with bits, round those that stay in the same solve."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from slimsweep.columns import solve_columns
+from slimsweep import grid
+from slimsweep.columns import knob_faults, solve_columns
+from slimsweep.grid import Grid
 from slimsweep.hessian import InverseFactor, factor_inverse, gram
-from slimsweep.techniques.base import Pruner
+from slimsweep.models.language_model import LanguageModel, layer_shape
+from slimsweep.packed import install
+from slimsweep.packed.integer import IntegerLinear
+from slimsweep.quantized import bits_per_weight, grid_faults, group_faults
+from slimsweep.techniques.base import Pruner, StageReport
 
 
 @dataclass(frozen=True, kw_only=True)
 class SparseGPT(Pruner):
     """Prune by the loss that removing a weight costs when the others are corrected for it.
 
-    The mask of a block of columns is chosen over all rows at once, when the block is reached.
+    The mask of a block of columns is chosen over all rows at once, when the block is reached. With `bits` the
+    weights that stay are rounded when their column is reached, and the layer is stored packed.
 
-    Source: arXiv:2301.00774, alg. 1. Departures: a zero stays zero and counts as removed; a dead input loses
-    its weights first, but only within the count.
+    Source: arXiv:2301.00774, alg. 1, and sec. 3.5 for joint rounding. Departures: a zero stays zero and counts as
+    removed; a dead input loses its weights first, but only within the count. Grids span the weights before the solve.
     """
 
     needs_calibration: ClassVar[bool] = True
@@ -29,18 +36,45 @@ class SparseGPT(Pruner):
     damping_fraction: float | int = 0.01
     """Fraction of the Hessian's mean diagonal added to its diagonal, (0, 1]; ten times more where that fails."""
 
+    bits: int | None = None
+    """Bits of the weights that stay: 2, 3, 4 or 8; null: they are not rounded."""
+    group_size: int | None = None
+    """With bits: neighbouring inputs that share a scale; null: a whole row. Must divide every input width."""
+    grid: str = "asymmetric"
+    """With bits: `symmetric`, `asymmetric` (integer zero-point) or `minimum` (float minimum)."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "damping_fraction", float(self.damping_fraction))
 
     def _bad_values(self) -> list[str]:
-        faults = super()._bad_values()
-        columns, damping = self.block_columns, self.damping_fraction
-        if isinstance(columns, bool) or not isinstance(columns, int) or columns < 1:
-            faults.append(f"block_columns={columns!r}: give a whole number of at least 1")
-        if isinstance(damping, bool) or not isinstance(damping, float | int) or not 0 < damping <= 1:
-            faults.append(f"damping_fraction={damping!r}: give a number in (0, 1], a fraction and not percent")
-        return faults
+        faults = [*super()._bad_values(), *knob_faults(self.block_columns, self.damping_fraction)]
+        if self.bits is not None:
+            return faults + grid_faults(self.bits, self.group_size, self.grid)
+        # Without bits they decide nothing, and would give one result two keys.
+        given = {"group_size": self.group_size, "grid": self.grid}
+        return faults + [
+            f"{name}={value!r} without bits: set bits to round what stays, or leave it out"
+            for name, value in given.items()
+            if value != getattr(SparseGPT, name)
+        ]
+
+    def faults(self, skeleton: LanguageModel) -> list[str]:
+        return super().faults(skeleton) or group_faults(self.targets(skeleton), self.group_size)
+
+    def apply(self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int) -> StageReport:
+        report = super().apply(model, token_ids, seed)
+        if self.bits is None:
+            return report
+        targets = self.targets(model)
+        if model.is_meta:
+            for name, layer in targets.items():
+                shape = layer_shape(layer)
+                group_size = None if self.group_size == shape[1] else self.group_size
+                settings = {"bits": self.bits, "group_size": group_size, "grid": self.grid}
+                install(model.module, name, IntegerLinear.empty(shape, settings))
+        report.notes["bits_per_weight"] = bits_per_weight(model.module.get_submodule(name) for name in targets)
+        return report
 
     def statistic(self, inputs: Float[Tensor, "token in"]) -> Float[Tensor, "in in"]:
         """The Hessian of the layer's squared output error, up to a factor."""
@@ -58,18 +92,28 @@ class SparseGPT(Pruner):
         weight: Float[Tensor, "out in"],
         prepared: InverseFactor,
         generator: torch.Generator | None = None,
-    ) -> Float[Tensor, "out in"]:
+    ) -> Float[Tensor, "out in"] | IntegerLinear:
         upper, zeros = prepared.upper, weight == 0
+        levels = None if self.bits is None else self._levels(weight)
+        of_columns = None if levels is None else levels.columns(weight.shape[1])
         solved, errors = torch.empty_like(weight), torch.empty_like(weight)
         for start, stop in self._blocks(weight.shape[1]):
+            these = slice(start, stop)
             # All corrections that earlier blocks owe this one, in one product.
-            block = torch.addmm(weight[:, start:stop], errors[:, :start], upper[:start, start:stop], alpha=-1)
-            scale = prepared.scale[start:stop]
-            dead = zeros[:, start:stop]
+            block = torch.addmm(weight[:, these], errors[:, :start], upper[:start, these], alpha=-1)
+            scale, dead = prepared.scale[these], zeros[:, these]
             keep = ~dead if self.group else self.keep(block.abs() * scale, dead)  # groups are chosen on the way
-            errors[:, start:stop] = solve_columns(block, keep, upper[start:stop, start:stop], scale, self.group)
-            solved[:, start:stop] = block
+            own = None if of_columns is None else of_columns.part(these)
+            errors[:, these] = solve_columns(block, keep, upper[these, these], scale, self.group, own)
+            solved[:, these] = block
+        if levels is not None:
+            return IntegerLinear.of(levels, levels.codes(solved))
         return torch.where(zeros, weight, solved)
+
+    def _levels(self, weight: Float[Tensor, "out in"]) -> Grid:
+        """Grids of the weights before the solve; all have 0 among their levels, since any weight may go."""
+        levels = grid.fit(weight, self.grid, self.bits, self.group_size)
+        return levels.with_zero(torch.ones_like(weight, dtype=torch.bool))
 
     def units(self, rows: int, columns: int) -> list[tuple[int, int]]:
         return [(1, rows * (stop - start)) for start, stop in self._blocks(columns)]
