@@ -93,6 +93,13 @@ def test_inputs_and_weights_beyond_fp16_stay_finite(threshold):
     assert torch.equal(small.weight_codes, layer.weight_codes)
 
 
+def test_a_transposed_view_is_packed_as_it_reads():
+    weight = randn(16, 5)
+    layer = LLMInt8Linear.of(weight.T, {"threshold": 6.0})
+    inputs = outlying(4, 16)
+    assert torch.equal(layer(inputs), LLMInt8Linear.of(weight.T.contiguous(), {"threshold": 6.0})(inputs))
+
+
 def test_bias_leading_axes_and_dtype_of_the_inputs_are_kept():
     layer = LLMInt8Linear.of(randn(5, 16), {"threshold": 6.0})
     inputs = outlying(6, 16)

@@ -156,6 +156,13 @@ def test_a_block_without_magnitude_takes_any_weight_as_zero():
     assert not bool(NF4Linear.of(torch.zeros(2, 32), settings(32)).nearest(torch.ones(2, 32)).dequantized().any())
 
 
+def test_a_transposed_view_is_packed_as_it_reads():
+    weight = randn(24, 10)
+    layer = NF4Linear.of(weight.T, settings(32))  # GPT-2 stores [in out]
+    assert torch.equal(layer.dequantized(), NF4Linear.of(weight.T.contiguous(), settings(32)).dequantized())
+    assert torch.equal(layer.nearest(layer.dequantized().T.contiguous().T).weight_packed, layer.weight_packed)
+
+
 def test_packing_odd_counts_ends_with_an_empty_half():
     assert packed_codes(torch.tensor([1, 2, 15])).tolist() == [0x12, 0xF0]
 

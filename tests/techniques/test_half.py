@@ -1,4 +1,6 @@
+import json
 import logging
+from pathlib import Path
 
 import pytest
 import torch
@@ -159,6 +161,24 @@ def test_a_saved_model_loads_plainly_in_its_dtype(tiny, tmp_path):
     assert torch.equal(slimsweep.load(tmp_path / "model")(input_ids=ids).logits, expected)
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     assert plain.dtype == torch.float16 and torch.equal(plain.eval()(input_ids=ids).logits, expected)
+
+
+def test_a_model_whose_blocks_rest_in_host_memory_changes_too(tiny_source, tiny):
+    offloaded = tiny_source.load(torch.float32, CPU, offload=True)
+    ids = torch.arange(9)[None]
+    for model in (offloaded, tiny):
+        Half().apply(model, None, 0)
+    assert torch.equal(offloaded.hidden_states(ids), tiny.hidden_states(ids))
+
+
+def test_a_job_measures_its_speed_beside_the_wide_model(slimsweep):
+    small = ("model=random", "evaluation.context_tokens=64", "evaluation.max_windows=2", "evaluation.tasks=[]")
+    answer = slimsweep(*small, "tracker=none", "technique=half", "dtype=float32")
+    assert answer.status == 0, answer.err
+    record = json.loads(Path(answer.out.strip().splitlines()[-1]).read_text())
+    assert record["speedup_prefill"] > 0 and record["speedup_decode"] > 0
+    assert record["compression_factor"] == 1 and record["weight_bytes"] == 2 * record["parameters"]
+    assert record["stages"][0]["notes"]["rounding_error"]["mean"] > 0
 
 
 def test_a_dtype_that_is_not_narrow_is_named():
