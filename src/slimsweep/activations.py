@@ -53,9 +53,11 @@ class Activations:
         layers: dict[str, nn.Module],
         statistic: Callable[[Tensor], Tensor],
         advance: bool,
+        merge: Callable[[Tensor, Tensor], Tensor] = Tensor.add_,
     ) -> list[InputSum]:
         """Sum a statistic over the inputs of a block's layers, once per input that several of them share.
 
+        `merge` makes one of two batches' statistics where that is not their sum.
         With `advance` the block's outputs become the inputs of the next, in the same pass.
 
         Raises:
@@ -63,7 +65,7 @@ class Activations:
         """
         if not layers and not advance:
             return []
-        recorder = _Recorder(statistic, expected=None if advance else len(layers))
+        recorder = _Recorder(statistic, merge, expected=None if advance else len(layers))
         handles = [layer.register_forward_pre_hook(recorder.hook(name)) for name, layer in layers.items()]
         try:
             for hidden, output in self._outputs(index, recorder):
@@ -97,9 +99,15 @@ class Activations:
 class _Recorder:
     """Hooks that sum a statistic; layers given the very same tensor share one sum."""
 
-    def __init__(self, statistic: Callable[[Tensor], Tensor], expected: int | None):
+    def __init__(
+        self,
+        statistic: Callable[[Tensor], Tensor],
+        merge: Callable[[Tensor, Tensor], Tensor],
+        expected: int | None,
+    ):
         self.leader: dict[str, str] = {}
         self._statistic = statistic
+        self._merge = merge
         self._expected = expected
         self._summed: dict[str, Tensor] = {}
         self._seen: dict[str, Tensor] = {}
@@ -129,10 +137,7 @@ class _Recorder:
         ]
 
     def _add(self, name: str, value: Tensor) -> None:
-        if name in self._summed:
-            self._summed[name] += value
-        else:
-            self._summed[name] = value
+        self._summed[name] = self._merge(self._summed[name], value) if name in self._summed else value
 
 
 def _record_calls(model: LanguageModel, token_ids: Int[Tensor, "one token"]) -> list[_Call]:

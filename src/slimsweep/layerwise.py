@@ -125,7 +125,7 @@ def _compress(
     if not layers:
         return []
     for shared in sums:
-        _refuse_non_finite(shared)
+        refuse_non_finite(shared)
     sums = sorted(sums, key=lambda shared: 0 if shared.summed is None else -shared.summed.numel())
     sizes = {name: math.prod(layer_shape(layer)) for name, layer in layers.items()}
     device = next(next(iter(layers.values())).parameters()).device
@@ -142,7 +142,8 @@ def _compress(
     return [reports[name] for name in layers]
 
 
-def _refuse_non_finite(shared: InputSum) -> None:
+def refuse_non_finite(shared: InputSum) -> None:
+    """Raise ModelError where what was collected of some inputs is not finite."""
     if shared.summed is not None and not bool(shared.summed.isfinite().all()):
         raise ModelError(
             f"The calibration inputs of {', '.join(shared.layers)} are not finite. Choose a dtype with more range "

@@ -150,6 +150,8 @@ def read(folder: Path, auto_class: str, dtype: torch.dtype, device: torch.device
     for name, layer in packed_layers(module).items():
         layer.dtype = dtype
         floating -= {f"{name}.{stored}" for stored in layer.storage}  # scales stay what they are
+    own = {filed: name for name, filed in file_names(module).items()}
+    tensors = {own.get(name, name): tensor for name, tensor in tensors.items()}
     module.load_state_dict(
         {name: tensor.to(dtype) if name in floating else tensor for name, tensor in tensors.items()},
         strict=False,  # tied weights are in the file once
@@ -184,10 +186,20 @@ def resize(module: nn.Module, folder: Path) -> None:
 
 
 def saved_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters, tied ones once, and persistent buffers, by their names in the module."""
+    """Parameters, tied ones once, and persistent buffers, by their names in the file."""
     parameters = dict(module.named_parameters())
     tied = dict(module.named_parameters(remove_duplicate=False)).keys() - parameters.keys()
-    return {name: tensor for name, tensor in module.state_dict().items() if name not in tied}
+    names = file_names(module)
+    return {names.get(name, name): tensor for name, tensor in module.state_dict().items() if name not in tied}
+
+
+def file_names(module: nn.Module) -> dict[str, str]:
+    """Names in a file of the packed tensors that have another one in the module."""
+    return {
+        f"{layer}.{name}": f"{layer}.{filed}"
+        for layer, packed in packed_layers(module).items()
+        for name, filed in packed.file_names.items()
+    }
 
 
 def _save_plain(model: LanguageModel, config: Any, folder: Path) -> None:

@@ -29,6 +29,8 @@ class PackedLinear(nn.Module):
     """Its word in manifests and reports."""
     quantizes_inputs: ClassVar[bool] = False
     """Whether the forward rounds its inputs too, so that it differs from one through the dequantised weight."""
+    file_names: ClassVar[dict[str, str]] = {}
+    """Names in a file of tensors that other readers look for under another name than their parameter has."""
 
     def __init__(self, shape: tuple[int, int], settings: dict[str, Any], tensors: dict[str, Tensor]):
         super().__init__()

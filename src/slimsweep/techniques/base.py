@@ -124,7 +124,7 @@ class LayerwiseTechnique(Technique):
     def walk(
         self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int
     ) -> list[LayerReport]:
-        """Change the targeted layers in place, block by block; those that must look at several at once have their own."""
+        """Change the targeted layers in place; a technique that looks at several at once has a walk of its own."""
         return compress_blocks(model, self, self.targets(model), token_ids, seed)
 
 
