@@ -1,9 +1,15 @@
 import pytest
 import torch
-from restatements import layer_inputs, perplexity, sparsegpt_layer
+from restatements import inverse_factor, layer_inputs, perplexity, sparsegpt_layer
 
+from slimsweep.evaluation.size import Size
+from slimsweep.grid import GRIDS, fit
+from slimsweep.hessian import gram
 from slimsweep.models.language_model import matrix
+from slimsweep.packed import packed_layers
+from slimsweep.packed.integer import IntegerLinear
 from slimsweep.techniques.magnitude import Magnitude
+from slimsweep.techniques.rtn import RTN
 from slimsweep.techniques.sparsegpt import SparseGPT
 from slimsweep.techniques.wanda import Wanda
 
@@ -113,6 +119,113 @@ def test_raised_damping_is_noted_by_layer(tiny, monkeypatch):
 def test_bad_knobs_are_named_together(columns, damping):
     with pytest.raises(ValueError, match=r"block_columns=.*at least 1; damping_fraction=.*\(0, 1\]"):
         SparseGPT(ratio=0.5, block_columns=columns, damping_fraction=damping)
+
+
+JOINT = {"ratio": 0.5, "bits": 4}
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("ratio", [0, 0.5])
+def test_joint_with_an_identity_hessian_is_magnitude_then_rounding(grid, bits, ratio):
+    weight = torch.randn(7, 172, generator=torch.Generator().manual_seed(0))
+    technique = SparseGPT(ratio=ratio, bits=bits, grid=grid, group_size=43, block_columns=172)
+    found = technique.compress_layer(weight, technique.prepare(torch.eye(172)))
+    levels = fit(weight, grid, bits, 43).with_zero(torch.ones(7, 172, dtype=torch.bool))
+    keep = Magnitude(ratio=ratio).compress_layer(weight) != 0
+    assert torch.equal(found.weight, torch.where(keep, levels.nearest(weight), 0))
+
+
+@pytest.mark.parametrize("fields", [{"ratio": 0.5}, {"ratio": 0, "pattern": "2:4"}])
+def test_joint_follows_the_papers_algorithm_column_by_column(fields):
+    # Mask and levels are theirs where they are the best within rounding, as everywhere in these restatements.
+    weight, inputs = torch.randn(16, 172, generator=torch.Generator().manual_seed(1)), correlated(600, 172)
+    technique = SparseGPT(bits=4, group_size=43, **fields)
+    hessian = gram(inputs)
+    layer = technique.compress_layer(weight, technique.prepare(hessian))
+    found = layer.weight.double()
+    levels = fit(weight, "asymmetric", 4, 43).columns(172)
+    factor, now = inverse_factor(hessian, 0.01, torch.float64), weight.double()
+    score_of = factor.diagonal() ** 2
+    for column in range(172):
+        first, size = (128 * (column // 128), 128) if fields["ratio"] else (4 * (column // 4), 4)
+        stop = min(first + size, 172)
+        if column == first:
+            score = now[:, first:stop] ** 2 / score_of[first:stop]
+            units = score.view(1, -1) if fields["ratio"] else score
+            count = units.shape[1] // 2
+            threshold = units.kthvalue(count, dim=1, keepdim=True).values
+            drop = (units <= threshold).view_as(score)
+        dropped = drop[:, column - first]
+        near = (score[:, column - first] / threshold.view(-1) - 1).abs() < 1e-4
+        assert torch.all((found[:, column] == 0)[dropped & ~near])
+        scale, zero = levels.scale[:, column].double(), levels.zero[:, column].double()
+        best = (((now[:, column] / scale).round() + zero).clamp(-8, 7) - zero) * scale
+        worse = ((now[:, column] - found[:, column]).abs() - (now[:, column] - best).abs()) / scale
+        assert float(worse[~dropped & ~near].max()) < 1e-3
+        now[:, column:] -= ((now[:, column] - found[:, column]) / factor[column, column])[:, None] * factor[
+            column, column:
+        ]
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("fields", [{"ratio": 0.5}, {"ratio": 0, "pattern": "2:4"}])
+def test_joint_leaves_the_zeros_that_were_asked_for(grid, fields):
+    weight = torch.randn(12, 172, generator=torch.Generator().manual_seed(2)) + 2  # groups of four of one sign
+    weight[:, 5] = 0
+    technique = SparseGPT(bits=8, grid=grid, group_size=4, **fields)
+    found = technique.compress_layer(weight, technique.prepare(gram(correlated(600, 172)))).weight
+    assert torch.all(found[:, 5] == 0)
+    blocks = [found[:, :128], found[:, 128:]] if fields["ratio"] else list(found.split(4, dim=1))
+    assert all(int((block == 0).sum()) >= block.numel() // 2 for block in blocks)
+
+
+def test_joint_loses_less_than_rounding_what_was_pruned():
+    weight, inputs = torch.randn(24, 172, generator=torch.Generator().manual_seed(3)), correlated(600, 172)
+    joint = solve(SparseGPT(ratio=0.5, bits=3, group_size=43), weight, inputs).weight
+    pruned = solve(SparseGPT(ratio=0.5), weight, inputs)
+    rounded = RTN(bits=3, group_size=43).compress_layer(pruned).weight
+    assert error(joint, weight, inputs) < error(rounded, weight, inputs)
+
+
+def test_joint_is_planned_as_it_is_stored(tiny, tiny_source):
+    meta, technique = tiny_source.skeleton().copy(), SparseGPT(group_size=16, **JOINT)
+    planned, real = technique.apply(meta, None, 0), technique.apply(tiny, torch.arange(64).view(2, 32), 0)
+    assert planned.notes["bits_per_weight"] == real.notes["bits_per_weight"]
+    assert real.notes["packing_error"]["mean"] > 0
+    assert all(isinstance(layer, IntegerLinear) for layer in packed_layers(tiny.module).values())
+    assert len(packed_layers(tiny.module)) == len(tiny.targets())
+    for before, after in zip(planned.layers, real.layers, strict=True):
+        # Half of it, and more where small weights are rounded to 0.
+        assert before.zeros == before.weights // 2 <= after.zeros
+        assert meta.zeros[before.name] == before.zeros
+    sizes = [Size().measure(model, None).values for model in (meta, tiny)]
+    for field in ("parameters", "weight_bytes", "bits_per_weight", "checkpoint_bytes", "compression_factor"):
+        assert sizes[0][field] == sizes[1][field], field
+
+
+def test_without_bits_nothing_is_packed_or_noted(tiny):
+    report = SparseGPT(ratio=0.5).apply(tiny, torch.arange(64).view(2, 32), 0)
+    assert not packed_layers(tiny.module) and "bits_per_weight" not in report.notes
+
+
+def test_joint_knobs_that_mean_nothing_or_do_not_fit_are_named(tiny_source):
+    with pytest.raises(ValueError, match="bits=5.*group_size=0.*grid='round'"):
+        SparseGPT(ratio=0.5, bits=5, group_size=0, grid="round")
+    with pytest.raises(ValueError, match="group_size=64 without bits.*grid='symmetric' without bits"):
+        SparseGPT(ratio=0.5, group_size=64, grid="symmetric")
+    [fault] = SparseGPT(group_size=32, **JOINT).faults(tiny_source.skeleton())  # 48 is no multiple
+    assert "group_size=32" in fault and fault.count("down_proj (48)") == 2
+
+
+def test_joint_golden_output_of_version_1():
+    weight = torch.tensor([[((7 * column + 3 * row) % 11 - 5) / 4 for column in range(6)] for row in range(2)])
+    inputs = torch.tensor([[((5 * column + 2 * token) % 7 - 3) / 2 for column in range(6)] for token in range(9)])
+    found = solve(SparseGPT(ratio=0.5, block_columns=4, bits=3), weight, inputs)
+    assert found.weight.tolist() == [
+        [-1.072265625, 0, 0, 1.072265625, 0, -1.072265625],
+        [0, 1.140625, 0, -0.85546875, 0.85546875, 0],
+    ]
 
 
 def assert_parity(technique: SparseGPT, weight: torch.Tensor, inputs: torch.Tensor) -> None:
