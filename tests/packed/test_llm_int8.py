@@ -48,6 +48,10 @@ def test_ties_go_to_the_even_code():
     assert rounded(torch.tensor([[254.0, 1.0, 3.0, -5.0]]), torch.tensor([254.0])).tolist() == [[127, 0, 2, -2]]
 
 
+def test_a_row_without_magnitude_takes_any_weight_as_zero():
+    assert rounded(torch.tensor([[1.0, 0.0, -2.0]]), torch.tensor([0.0])).tolist() == [[0, 0, 0]]
+
+
 @pytest.mark.parametrize("threshold", [0.0, 6.0])
 @pytest.mark.parametrize("shape", [(5, 7), (6, 16), (13, 33)])
 def test_a_forward_is_vectorwise_int8_with_outlier_channels_apart(threshold, shape):

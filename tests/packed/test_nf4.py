@@ -131,6 +131,19 @@ def test_zeros_stay_zeros_even_in_whole_blocks(quant_type, double):
 
 
 @pytest.mark.parametrize("quant_type", ["nf4", "fp4"])
+def test_a_kernel_that_makes_minus_one_of_zeros_does_no_harm(quant_type, monkeypatch):
+    def kernel(weight, **knobs):
+        packed, state = quantize(weight, **knobs)
+        return torch.full_like(packed, 0xBB if quant_type == "fp4" else 0), state  # the code of -1, everywhere
+
+    quantize, weight = bnb.quantize_4bit, randn(3, 65)
+    monkeypatch.setattr(bnb, "quantize_4bit", kernel)
+    weight[:, ::2] = 0
+    found = NF4Linear.of(weight, settings(64, quant_type)).dequantized()
+    assert torch.equal(found, torch.where(weight == 0, 0, -magnitudes(weight, 64)))
+
+
+@pytest.mark.parametrize("quant_type", ["nf4", "fp4"])
 @pytest.mark.parametrize("double", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_what_is_a_level_already_is_packed_again_unchanged(quant_type, double, dtype):

@@ -121,7 +121,7 @@ class NF4Linear(PackedLinear):
         levels, order = self.weight_levels.data.sort()
         codes = order[torch.bucketize(flat / scale, (levels[:-1] + levels[1:]) / 2)]
         tensors = {name: tensor.data for name, tensor in self.storage.items()}
-        tensors["weight_packed"] = packed_codes(self.with_zeros(codes, flat == 0))
+        tensors["weight_packed"] = packed_codes(codes)
         return NF4Linear((self.out_features, self.in_features), self.settings, tensors)
 
 
