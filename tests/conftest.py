@@ -102,13 +102,13 @@ class Answer:
 
 @pytest.fixture
 def slimsweep(tmp_path, monkeypatch, capfd):
-    """Run the command `slimsweep` in this process, into an output folder of its own."""
+    """Run the command `slimsweep` in this process, into an output folder of its own, without a stage cache."""
     from slimsweep.app import main
 
     def command(*arguments: str) -> Answer:
         monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
         given = {argument.split("=")[0] for argument in arguments}
-        own = {"outputs_dir": f"{tmp_path}/outputs", "cache_dir": str(CACHE)}
+        own = {"outputs_dir": f"{tmp_path}/outputs", "cache_dir": str(CACHE), "cache": "off"}
         argv = ["slimsweep", *arguments, *(f"{name}={value}" for name, value in own.items() if name not in given)]
         monkeypatch.setattr("sys.argv", argv)
         status, message = 0, ""

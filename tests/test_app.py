@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import CACHE, PROJECT
 
-from slimsweep.record import FIELDS, may_differ
+from slimsweep.record import FIELDS, results
 from slimsweep.store import Store
 
 SMALL = (
@@ -21,18 +21,13 @@ SMALL = (
     "calibration.sequences=2",
     "calibration.tokens=32",
     "tracker=none",
+    "cache=off",
 )
 OWN = (f"--config-dir={PROJECT / 'tests' / 'conf'}",)
 
 
 def record_at(answer) -> dict:
     return json.loads(Path(answer.out.strip().splitlines()[-1]).read_text())
-
-
-def results(record: dict) -> dict:
-    kept = {name: value for name, value in record.items() if not may_differ(name)}
-    kept["stages"] = [{name: value for name, value in stage.items() if name != "seconds"} for stage in kept["stages"]]
-    return kept
 
 
 def test_a_job_leaves_one_record_whose_path_it_prints_last(slimsweep, tmp_path):

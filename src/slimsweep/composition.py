@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 import re
 from typing import Any
 
@@ -14,9 +15,11 @@ from slimsweep.errors import SlimsweepError
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 KEYS = frozenset(
     ("model", "technique", "ratio", "seed", "calibration", "evaluation", "tracker", "device", "dtype", "offload")
-    + ("on_error", "dry_run", "save_model", "outputs_dir", "data_dir", "cache_dir", "sweep")
+    + ("on_error", "dry_run", "save_model", "outputs_dir", "data_dir", "cache", "cache_limit_gb", "cache_dir", "sweep")
 )
 """The keys of conf/config.yaml."""
+SWITCH = {"on": True, "true": True, "off": False, "false": False}
+"""Words of a switch, in lower case; YAML reads on and off as booleans, Hydra's command line as text."""
 
 
 def build(where: str, fields: Any, faults: list[str]) -> Any:
@@ -106,12 +109,22 @@ def bad_scalars(plain: dict[str, Any]) -> list[str]:
         faults.append(f"dtype={plain['dtype']!r}: give one of {', '.join(DTYPES)}")
     if plain["on_error"] not in ("continue", "stop"):
         faults.append(f"on_error={plain['on_error']!r}: give continue or stop")
+    if str(plain["cache"]).lower() not in SWITCH:
+        faults.append(f"cache={plain['cache']!r}: give on or off")
+    if not _is_positive(plain["cache_limit_gb"]):
+        faults.append(
+            f"cache_limit_gb={plain['cache_limit_gb']!r}: give a number of GB above 0; cache=off keeps nothing at all"
+        )
     for name in ("offload", "dry_run", "save_model"):
         if not isinstance(plain[name], bool):
             faults.append(f"{name}={plain[name]!r}: give true or false")
     if plain["save_model"] is True and plain["model"].get("weights") == "meta":
         faults.append("save_model=true, but model.weights=meta has no weights to save: set one of them otherwise")
     return faults
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
 
 
 def device_faults(device: str, offload: bool) -> list[str]:
@@ -129,7 +142,8 @@ def device_faults(device: str, offload: bool) -> list[str]:
 
 def portable(plain: dict[str, Any]) -> dict[str, Any]:
     """Settings as a record keeps them: without this machine's folders and without what decides no result."""
-    dropped = {"outputs_dir", "data_dir", "cache_dir", "on_error", "dry_run", "save_model", "tracker", "sweep"}
+    dropped = {"outputs_dir", "data_dir", "cache_dir", "cache", "cache_limit_gb", "tracker", "sweep"}
+    dropped |= {"on_error", "dry_run", "save_model"}
     config = {key: value for key, value in plain.items() if key not in dropped}
     config["technique"] = config.get("technique") or {}
     config["model"] = {key: value for key, value in plain["model"].items() if key != "cache_dir"}

@@ -1,8 +1,5 @@
 """The typed form of conf/config.yaml: one experiment, checked for every fault before weights load."""
 
-import dataclasses
-import hashlib
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from slimsweep.composition import (
+    SWITCH,
     bad_scalars,
     build,
     device_faults,
@@ -21,6 +19,7 @@ from slimsweep.composition import (
     unknown_keys,
 )
 from slimsweep.errors import ConfigError
+from slimsweep.keys import experiment_key, identity
 from slimsweep.paths import project_path
 
 
@@ -51,6 +50,10 @@ class Experiment:
     device: str
     dtype: str
     offload: bool
+    cache: bool
+    """Whether results of stages are kept and restored."""
+    cache_limit_bytes: int
+    cache_dir: Path
     save_model: bool
     outputs_dir: Path
     sweep: str | None
@@ -92,6 +95,9 @@ class Experiment:
             metrics=metrics,
             corpora=Corpora(data_dir, Path(plain["cache_dir"])),
             **{name: plain[name] for name in ("seed", "device", "dtype", "offload", "save_model", "sweep")},
+            cache=SWITCH[str(plain["cache"]).lower()],
+            cache_limit_bytes=round(plain["cache_limit_gb"] * 10**9),
+            cache_dir=Path(plain["cache_dir"]),
             outputs_dir=project_path(plain["outputs_dir"]),
             config=portable(plain),
         )
@@ -197,24 +203,7 @@ class Experiment:
     @cached_property
     def key(self) -> str:
         """SHA-256 of everything that decides this experiment's result, and of nothing else."""
-        content = {
-            "weights": self.model.digest(),
-            "loaded_as": [self.model.weights, self.model.auto_class, self.model.trust_remote_code],
-            "stages": [_identity(stage.technique) for stage in self.stages],
-            "evaluation": {
-                name: _identity(metric) | {"digests": metric.digests(self.corpora)}
-                for name, metric in self.metrics.items()
-                if self.measures(metric)
-            },
-            "dtype": self.resolved_dtype,
-            "device": self.resolved_device.split(":")[0],
-        }
-        if self.needs_calibration and self.model.weights != "meta":
-            content["calibration"] = _identity(self.calibration) | {"digest": self.calibration.digest(self.corpora)}
-        if self.uses_seed and self.model.weights != "meta":
-            content["seed"] = self.seed
-        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
-        return hashlib.sha256(canonical.encode()).hexdigest()
+        return experiment_key(self)
 
     def measures(self, metric: Any) -> bool:
         """Whether a metric can be measured on this model; shapes alone have no quality and no speed."""
@@ -223,33 +212,10 @@ class Experiment:
 
 def _knobs(technique: Any) -> list[str]:
     """Knobs but ratio and pattern that are not at their default, as one types them."""
-    fields = _identity(technique)["fields"]
+    fields = identity(technique)["fields"]
     return [f"{name}={_typed(value)}" for name, value in fields.items() if name not in ("ratio", "pattern")]
 
 
 def _typed(value: Any) -> str:
     text = f"[{','.join(map(str, value))}]" if isinstance(value, tuple | list) else str(value)
     return text.lower() if isinstance(value, bool) else text
-
-
-def _identity(part: Any) -> dict[str, Any]:
-    """What a stage, metric or calibration adds to the key: its class, version and fields that are not default.
-
-    Paths are left out: the digest of what they hold stands in the key instead.
-    """
-    fields = {}
-    for field in dataclasses.fields(part):
-        value = getattr(part, field.name)
-        default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
-        if value != default and field.name != "path":
-            fields[field.name] = _pathless(value)
-    name = f"{type(part).__module__}.{type(part).__qualname__}"
-    return {"class": name, "version": getattr(part, "version", 1), "fields": fields}
-
-
-def _pathless(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _pathless(item) for key, item in value.items() if key != "path"}
-    if isinstance(value, list | tuple):
-        return [_pathless(item) for item in value]
-    return value

@@ -5,15 +5,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import OmegaConf
 
+from slimsweep.compression import compress
 from slimsweep.errors import StoreError
 from slimsweep.evaluation.perplexity import Perplexity
 from slimsweep.evaluation.size import Size
 from slimsweep.experiment import Experiment
 from slimsweep.models import reduced
-from slimsweep.run import Outcome, calibrate, compress, load, measure
+from slimsweep.run import Outcome, measure
+from slimsweep.stage_cache import limit_of
 from slimsweep.store import Store
 
 COUNTED = ("sparsity", "parameters", "nonzero_parameters")
@@ -38,10 +39,7 @@ def save(store: Store, record: dict[str, Any], folder: Path, data_dir: Path | No
             shutil.copytree(kept, partial, dirs_exist_ok=True)
         return reduced.is_plain(folder)
     experiment = experiment_of(store, record, data_dir)
-    torch.manual_seed(experiment.seed)
-    outcome = Outcome()
-    model = load(experiment, outcome)
-    compress(experiment, model, calibrate(experiment, model), outcome)
+    model, outcome = compress(experiment).model, Outcome()
     for name in [name for name, metric in experiment.metrics.items() if not isinstance(metric, Perplexity | Size)]:
         del experiment.metrics[name]
     measure(experiment, model, outcome)
@@ -70,11 +68,13 @@ def experiment_of(store: Store, record: dict[str, Any], data_dir: Path | None) -
             f"record {record['key'][:8]} is of shapes alone (model.weights=meta): there is nothing to save"
         )
     cache = str(store.outputs_dir / "cache")
+    limit = limit_of(store.outputs_dir / "cache" / "stages") / 1e9
     device = "cpu" if record["device"] == "cpu" else "auto"
     settings = record["config"] | {"dtype": record["dtype"], "device": device, "cache_dir": cache}
     settings["evaluation"] = {"metrics": record["config"]["evaluation"]["metrics"]}
     settings |= {"outputs_dir": str(store.outputs_dir), "data_dir": str(data_dir) if data_dir else None}
     settings |= {"tracker": {"_target_": "slimsweep.tracker.NoTracker"}, "on_error": "stop", "dry_run": False}
+    settings |= {"cache": True, "cache_limit_gb": limit}
     settings |= {"sweep": None, "save_model": False, "model": record["config"]["model"] | {"cache_dir": cache}}
     experiment = Experiment.of(OmegaConf.create(settings), [])
     experiment.check()

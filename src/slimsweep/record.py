@@ -14,23 +14,37 @@ FIELDS = (
     *("parameters", "nonzero_parameters", "weight_bytes", "bits_per_weight", "checkpoint_bytes", "compression_factor"),
     *("gmacs", "gmacs_nonzero", "load_memory_bytes", "peak_memory_bytes", "prefill_seconds"),
     *("decode_tokens_per_second", "speedup_prefill", "speedup_decode", "load_seconds", "compress_seconds"),
-    *("evaluate_seconds", "device", "dtype", "threads", "weights_digest", "git_commit", "created", "sweep"),
-    *("versions", "protocols", "reasons", "stages", "config"),
+    *("compress_spent_seconds", "evaluate_seconds", "device", "dtype", "threads", "weights_digest", "git_commit"),
+    *("created", "sweep", "versions", "protocols", "reasons", "stages", "config"),
 )
 
 RESULT_FIELDS_THAT_MAY_DIFFER = frozenset(
     # Times, speeds, memory and provenance: the fields two runs of one key need not agree on.
     (
         *("load_memory_bytes", "peak_memory_bytes", "prefill_seconds", "decode_tokens_per_second"),
-        *("speedup_prefill", "speedup_decode", "load_seconds", "compress_seconds", "evaluate_seconds"),
+        *("speedup_prefill", "speedup_decode", "load_seconds", "compress_seconds", "compress_spent_seconds"),
+        *("evaluate_seconds",),
         *("threads", "git_commit", "created", "sweep", "versions", "config"),
     )
 )
+
+STAGE_FIELDS_THAT_MAY_DIFFER = frozenset(("seconds", "restored"))
+"""The same of each entry of `stages`."""
 
 
 def may_differ(name: str) -> bool:
     """Whether two runs of one key may disagree in a field."""
     return name in RESULT_FIELDS_THAT_MAY_DIFFER or name.startswith("evaluate_seconds_")
+
+
+def results(record: dict[str, Any]) -> dict[str, Any]:
+    """What two runs of one key agree on: a record without what may differ, in its stages too."""
+    kept = {name: value for name, value in record.items() if not may_differ(name)}
+    kept["stages"] = [
+        {name: value for name, value in stage.items() if name not in STAGE_FIELDS_THAT_MAY_DIFFER}
+        for stage in record["stages"]
+    ]
+    return kept
 
 
 def finite(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:

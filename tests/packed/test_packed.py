@@ -5,14 +5,14 @@ import torch
 from family_shapes import DECODERS
 from reductions import loud
 
+from slimsweep.compression import places
 from slimsweep.evaluation.memory import load_memory_bytes
 from slimsweep.evaluation.size import Size
 from slimsweep.layerwise import replace_weight
-from slimsweep.models.language_model import matrix, parameter_count
+from slimsweep.models.language_model import matrix, parameter_count, weights_digest
 from slimsweep.packed import PackedLinear, install, kinds, packed_layers, relative_error
 from slimsweep.packed.integer import IntegerLinear
 from slimsweep.record import FIELDS
-from slimsweep.run import _places, weights_digest
 from slimsweep.techniques.magnitude import Magnitude
 from slimsweep.techniques.rtn import RTN
 
@@ -128,8 +128,8 @@ def test_a_copy_shares_nothing_and_a_digest_sees_every_code(tiny):
 def test_a_layer_is_found_again_after_packing_after_renumbering_and_not_once_it_is_gone():
     first, second, third, packed = (torch.nn.Linear(2, 2) for _ in range(4))
     before = {"a.0": first, "a.1": second, "a.2": third}
-    assert _places(before, {"a.0": first, "a.1": packed, "a.2": third}) == {"a.0": "a.0", "a.1": "a.1", "a.2": "a.2"}
-    assert _places(before, {"a.0": first, "a.1": third}) == {"a.0": "a.0", "a.2": "a.1"}
+    assert places(before, {"a.0": first, "a.1": packed, "a.2": third}) == {"a.0": "a.0", "a.1": "a.1", "a.2": "a.2"}
+    assert places(before, {"a.0": first, "a.1": third}) == {"a.0": "a.0", "a.2": "a.1"}
 
 
 def test_families_keep_their_forward_through_packed_layers(tmp_path):

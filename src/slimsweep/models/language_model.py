@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -141,3 +142,12 @@ def parameter_count(module: nn.Module) -> int:
     storage = {id(tensor) for layer in packed for tensor in layer.storage.values()}
     dense = sum(parameter.numel() for parameter in module.parameters() if id(parameter) not in storage)
     return dense + sum(layer.out_features * layer.in_features for layer in packed)
+
+
+def weights_digest(model: LanguageModel) -> str:
+    """SHA-256 over names, shapes and bytes of all parameters and buffers, in the order of their names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)};".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

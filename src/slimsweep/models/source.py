@@ -167,6 +167,23 @@ class ModelSource:
             _pristine[identity] = model
         return _pristine[identity].copy()
 
+    def restored(
+        self, folder: Path, dtype: torch.dtype, device: torch.device, offload: bool, original_parameters: int
+    ) -> LanguageModel:
+        """This model as stages left it, from a folder of its weights with their manifest, ready for forwards.
+
+        Raises:
+            ModelError: manifest and weights do not agree.
+        """
+        resting = CPU if offload else device
+        return self._wrap(
+            reduced.read(folder, self.auto_class, dtype, resting, self.trust_remote_code),
+            device,
+            tokenizer=self.tokenizer(),
+            offload=offload,
+            original_parameters=original_parameters,
+        )
+
     def _module(self, dtype: torch.dtype, device: torch.device) -> torch.nn.Module:
         if self.weights == "random":
             drawn = loading.draw(self.config(), self.auto_class, dtype, self.seed, self.trust_remote_code)

@@ -1,0 +1,239 @@
+"""From an experiment to its compressed model: the longest known part of its chain restored, the rest computed."""
+
+import contextlib
+import logging
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from slimsweep.errors import ModelError
+from slimsweep.evaluation.cost import zero_count
+from slimsweep.experiment import Experiment, Stage
+from slimsweep.keys import StageKey, stage_keys
+from slimsweep.models.language_model import LanguageModel, layer_shape, weights_digest
+from slimsweep.stage_cache import StageCache
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Compressed:
+    """A model, and what the stages that it went through did."""
+
+    model: LanguageModel
+    stages: list[dict[str, Any]] = field(default_factory=list)
+    """As in a record."""
+    layers: list[dict[str, Any]] = field(default_factory=list)
+    """The counts of every layer each stage treated."""
+    treated: list[set[str]] = field(default_factory=list)
+    """The layers that each stage treated, by the names they have now."""
+    load_seconds: float = 0.0
+    """What it took to read the dense model, or in its place that of a stage."""
+    spent_seconds: float = 0.0
+    """What this job spent on restoring, computing and keeping stages, waiting for others left out."""
+
+    @property
+    def compress_seconds(self) -> float:
+        """What the whole chain takes: each stage as long as it took when it was computed."""
+        return sum((stage["seconds"] for stage in self.stages), 0.0)
+
+
+def compress(experiment: Experiment) -> Compressed:
+    """The model of an experiment after its chain.
+
+    The dense model is loaded only where no stage can be restored. Every stage begins with the experiment's seed, so
+    that it draws the same whether those before it were computed or not.
+    """
+    cache = cache_of(experiment)
+    keys = stage_keys(experiment) if cache else []
+    done = _longest(experiment, keys, cache) if cache else None
+    token_ids, unkept = None, 0.0
+    for position in range(len(done.stages) if done else 0, len(experiment.stages)):
+        with cache.claim(keys[position]) if cache else contextlib.nullcontext():
+            # Another process may have computed it while this one waited.
+            if cache and (restored := _restored(experiment, keys[position], position + 1, cache, done)):
+                done, unkept = restored, 0.0
+                continue
+            done = done or load(experiment)
+            if token_ids is None and experiment.stages[position].technique.needs_calibration:
+                token_ids = calibrate(experiment, done.model)
+            apply(experiment, experiment.stages[position], token_ids, done)
+            unkept += done.stages[-1]["seconds"]
+            if cache and _keep(cache, keys[position], done, unkept):
+                unkept = 0.0
+    done = done or load(experiment)
+    torch.manual_seed(experiment.seed)
+    return done
+
+
+def load(experiment: Experiment) -> Compressed:
+    """The dense model; only its shapes for `model.weights=meta`."""
+    started = time.perf_counter()
+    model = experiment.model.load(
+        dtype=getattr(torch, experiment.resolved_dtype),
+        device=torch.device(experiment.resolved_device),
+        offload=experiment.offload,
+    )
+    return Compressed(model, load_seconds=time.perf_counter() - started)
+
+
+def calibrate(experiment: Experiment, model: LanguageModel) -> torch.Tensor | None:
+    """Token ids of the calibration text, shape [sequence token], or None for shapes alone."""
+    if model.is_meta:
+        return None
+    return experiment.calibration.sample(model.tokenizer, experiment.corpora, experiment.seed)
+
+
+def cache_of(experiment: Experiment) -> StageCache | None:
+    """The stage cache of an experiment, ready for use; None where it is off or would hold nothing."""
+    model = experiment.model
+    if not (experiment.cache and experiment.stages) or model.weights == "meta" or model.trust_remote_code:
+        return None  # an entry holds no code, so a model that needs its own cannot be read from one
+    cache = StageCache(experiment.cache_dir, experiment.cache_limit_bytes)
+    if reason := cache.open():
+        log.warning(
+            "the stage cache %s cannot be used (%s): this job goes on without it. Set cache_dir=FOLDER, or cache=off",
+            *(cache.folder, reason),
+        )
+        return None
+    return cache
+
+
+def _longest(experiment: Experiment, keys: Sequence[StageKey], cache: StageCache) -> Compressed | None:
+    """The longest part of the chain, from its beginning, that the cache holds whole."""
+    for position in range(len(keys), 0, -1):
+        if not cache.holds(keys[position - 1]):
+            continue
+        with cache.claim(keys[position - 1]):
+            if restored := _restored(experiment, keys[position - 1], position, cache, None):
+                return restored
+    return None
+
+
+def _restored(
+    experiment: Experiment, key: StageKey, position: int, cache: StageCache, before: Compressed | None
+) -> Compressed | None:
+    """The model after the first `position` stages as the cache holds it; None where it does not, or not as written."""
+    started = time.perf_counter()
+    if (kept := cache.read(key)) is None:
+        return None
+    content = kept.content
+    try:
+        model = experiment.model.restored(
+            kept.folder,
+            dtype=getattr(torch, content["dtype"]),
+            device=torch.device(experiment.resolved_device),
+            offload=experiment.offload,
+            original_parameters=content["original_parameters"],
+        )
+    except ModelError as error:
+        cache.refuse(key, str(error))
+        return None
+    if weights_digest(model) != content["weights_digest"]:
+        cache.refuse(key, "it reads back as other weights than were written")
+        return None
+    seconds = time.perf_counter() - started
+    stages = experiment.stages[:position]
+    restored = _with_names(content["state"], stages)
+    restored = Compressed(model, *restored, load_seconds=seconds, spent_seconds=seconds)
+    for stage in restored.stages:
+        log.info("%s: restored (computed in %.1f s)", stage["name"], stage["seconds"])
+    log.info("restoring took %.1f s", seconds)
+    if before:
+        restored.load_seconds += before.load_seconds
+        restored.spent_seconds += before.spent_seconds
+    return restored
+
+
+def _with_names(state: dict[str, Any], stages: Sequence[Stage]) -> tuple[list[dict], list[dict], list[set[str]]]:
+    """What was kept of some stages, which may have other names in this chain."""
+    names = {entry["name"]: stage.name for entry, stage in zip(state["stages"], stages, strict=True)}
+    entries = [
+        entry
+        | _described(stage)
+        | {
+            "sparsity_after": {names[name]: value for name, value in entry["sparsity_after"].items()},
+            "restored": True,
+        }
+        for entry, stage in zip(state["stages"], stages, strict=True)
+    ]
+    layers = [counts | {"stage": names[counts["stage"]]} for counts in state["layers"]]
+    return entries, layers, [set(treated) for treated in state["treated"]]
+
+
+def _keep(cache: StageCache, key: StageKey, done: Compressed, unkept: float) -> bool:
+    """Keep what the last stage left; returns whether it is there to be restored."""
+    started = time.perf_counter()
+    state = {"stages": done.stages, "layers": done.layers, "treated": [sorted(names) for names in done.treated]}
+    outcome = cache.keep(key, done.model, state, unkept)
+    done.spent_seconds += time.perf_counter() - started
+    log.info("%s: %s", done.stages[-1]["name"], outcome)
+    return cache.holds(key)
+
+
+def apply(experiment: Experiment, stage: Stage, token_ids: torch.Tensor | None, done: Compressed) -> None:
+    """Apply a stage in place; then the sparsity of every stage so far is measured again."""
+    log.info("%s: compressing", stage.name)
+    started = time.perf_counter()
+    torch.manual_seed(experiment.seed)
+    before = done.model.targets()
+    report = stage.technique.apply(done.model, token_ids, experiment.seed)
+    seconds = time.perf_counter() - started
+    log.info("%s: computed in %.1f s", stage.name, seconds)
+    done.spent_seconds += seconds
+    done.layers.append({"stage": stage.name, "layers": [asdict(layer) for layer in report.layers]})
+    done.stages.append(_entry(stage, report, seconds))
+    now = places(before, done.model.targets())
+    done.treated.append({layer.name for layer in report.layers})
+    done.treated = [{now[name] for name in layers if name in now} for layers in done.treated]
+    for entry, layers in zip(done.stages, done.treated, strict=True):
+        entry["sparsity_after"][stage.name] = _sparsity(done.model, layers)
+
+
+def _described(stage: Stage) -> dict[str, Any]:
+    fields = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(stage.technique).items()}
+    return {
+        "name": stage.name,
+        "technique": stage.label,
+        "version": type(stage.technique).version,
+        "fields": fields,
+    }
+
+
+def _entry(stage: Stage, report: Any, seconds: float) -> dict[str, Any]:
+    weights = sum(layer.weights for layer in report.layers)
+    zeros = sum(layer.zeros for layer in report.layers)
+    return _described(stage) | {
+        "restored": False,
+        "seconds": seconds,
+        "layers": len(report.layers),
+        "weights": weights,
+        "zeros": zeros,
+        "sparsity": zeros / weights if weights else None,
+        "sparsity_after": {},
+        "notes": report.notes,
+    }
+
+
+def places(before: dict[str, nn.Module], after: dict[str, nn.Module]) -> dict[str, str]:
+    """Where each layer is after a stage: under another name where blocks were renumbered, absent where it is gone.
+
+    A packed layer is another module than the one whose place and name it took.
+    """
+    names = {id(layer): name for name, layer in after.items()}
+    known = {id(layer) for layer in before.values()}
+    replaced = {name: name for name in before if name in after and id(after[name]) not in known}
+    return replaced | {name: names[id(layer)] for name, layer in before.items() if id(layer) in names}
+
+
+def _sparsity(model: LanguageModel, layers: set[str]) -> float | None:
+    """Measured fraction of zeros in what is left of some layers; on shapes alone, the planned one."""
+    targets = {name: linear for name, linear in model.targets().items() if name in layers}
+    weights = sum(math.prod(layer_shape(linear)) for linear in targets.values())
+    zeros = sum(zero_count(model, name, linear) for name, linear in targets.items())
+    return zeros / weights if weights else None
