@@ -48,6 +48,7 @@ def assert_nearest(weight: torch.Tensor, kind: str, bits: int, group_size: int |
     codes = grid.codes(weight)
     assert int(codes.min()) >= -(2 ** (bits - 1)) and int(codes.max()) < 2 ** (bits - 1)
     values = grid.values(codes)
+    assert torch.equal(grid.nearest(weight), values)
     for given, found in zip(grouped(weight, group_size), grouped(values, group_size), strict=True):
         levels = levels_of(list(given), kind, bits)
         for wanted, got in zip(given, found, strict=True):

@@ -40,6 +40,11 @@ class Grid:
         """Code of the level that is `minimum`, or 0 where there is none."""
         return self.zero if self.minimum is None else torch.full_like(self.zero, self.lowest)
 
+    def group_of(self, width: int) -> Int[Tensor, " in"]:
+        """Which group each of `width` inputs belongs to."""
+        groups = self.scale.shape[1]
+        return torch.arange(groups, device=self.scale.device).repeat_interleave(width // groups)
+
     def columns(self, width: int) -> "Grid":
         """The same grid with one column for each of `width` inputs."""
 
@@ -75,8 +80,12 @@ class Grid:
         return steps if own.minimum is None else steps + own.minimum
 
     def nearest(self, weight: Float[Tensor, "out in"]) -> Float[Tensor, "out in"]:
-        """Each weight's nearest level, in fp32."""
-        return self.values(self.codes(weight))
+        """Each weight's nearest level, in fp32: the values of its codes, bit for bit, in fewer passes."""
+        scale, offset = self.scale[:, :, None], self.offset[:, :, None]
+        groups = _groups(weight, self.scale.shape[1])
+        shifted = groups if self.minimum is None else groups - self.minimum[:, :, None]
+        steps = (shifted / scale).round_().add_(offset).clamp_(self.lowest, self.highest).sub_(offset).mul_(scale)
+        return (steps if self.minimum is None else steps.add_(self.minimum[:, :, None])).flatten(1)
 
     def with_zero(self, zeros: Bool[Tensor, "out in"]) -> "Grid":
         """A grid that has 0 among its levels wherever a group holds zeros; only `minimum` ever has not.
