@@ -85,7 +85,7 @@ def test_one_row_rounded_by_hand():
     weight = torch.tensor([[4.4, 1.0, 3.0]])
     factor = torch.tensor([[2.0, 1.0, 0.5], [0.0, 1.0, 2.0], [0.0, 0.0, 4.0]])
     keep = torch.tensor([[True, False, True]])
-    errors = solve_columns(weight, keep, factor, scale(factor), grid=whole_numbers(1, 3))
+    errors = solve_columns(weight, keep, factor, scale(factor), grid=whole_numbers(1, 3), groups=torch.arange(3))
     # Column 0: 4.4 to 4, error 0.4 / 2; column 1 is 1 - 0.2 and goes, error 0.8; column 2 is 3 - 0.1 - 1.6 and goes
     # to 1, error 0.3 / 4.
     assert weight.tolist() == [[4.0, 0.0, 1.0]]
@@ -95,14 +95,16 @@ def test_one_row_rounded_by_hand():
 def test_a_grid_of_its_own_for_each_weight():
     weight = torch.tensor([[0.9, 0.9], [0.9, 0.9]])
     grid = Grid("symmetric", 4, torch.tensor([[1.0, 0.5], [0.25, 2.0]]), torch.zeros(2, 2))
-    solve_columns(weight, torch.ones(2, 2, dtype=torch.bool), torch.eye(2), torch.ones(2), grid=grid)
+    solve_columns(
+        weight, torch.ones(2, 2, dtype=torch.bool), torch.eye(2), torch.ones(2), grid=grid, groups=torch.arange(2)
+    )
     assert weight.tolist() == [[1.0, 1.0], [1.0, 0.0]]
 
 
 def test_ties_go_to_the_even_level_and_what_is_beyond_to_the_last():
     weight = torch.tensor([[0.5, 1.5, 2.5, -0.5, 90.0, -90.0]])
     factor = torch.eye(6)
-    solve_columns(weight, weight != 0, factor, torch.ones(6), grid=whole_numbers(1, 6))
+    solve_columns(weight, weight != 0, factor, torch.ones(6), grid=whole_numbers(1, 6), groups=torch.arange(6))
     assert weight.tolist() == [[0.0, 2.0, 2.0, 0.0, 7.0, -8.0]]
 
 
@@ -110,10 +112,11 @@ def test_ties_go_to_the_even_level_and_what_is_beyond_to_the_last():
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_without_corrections_it_is_the_grids_own_rounding_bit_for_bit(kind, bits):
     weight = torch.randn(50, 80, generator=torch.Generator().manual_seed(bits))
-    grid = fit(weight, kind, bits, 16).columns(80)
-    solved, keep = weight.clone(), torch.ones(50, 80, dtype=torch.bool)
-    solve_columns(solved, keep, torch.eye(80), torch.ones(80), grid=grid)
-    assert torch.equal(solved, grid.nearest(weight))
+    grid, groups = fit(weight, kind, bits, 16), torch.arange(80) // 16
+    order = torch.randperm(80, generator=torch.Generator().manual_seed(1))
+    solved, keep = weight[:, order], torch.ones(50, 80, dtype=torch.bool)
+    solve_columns(solved, keep, torch.eye(80), torch.ones(80), grid=grid, groups=groups[order])
+    assert torch.equal(solved, grid.nearest(weight)[:, order])
 
 
 @pytest.mark.parametrize("kind", GRIDS)
@@ -122,10 +125,10 @@ def test_fused_kernel_rounds_as_the_loop_over_columns(kind, pattern):
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(50, 80, generator=generator)
     keep = (torch.rand(50, 80, generator=generator) < 0.6) | (pattern is not None)
-    grid, factor = fit(weight, kind, 3, 16).columns(80), upper(80)
+    grid, factor, groups = fit(weight, kind, 3, 16), upper(80), torch.arange(80) // 16
     fused, looped = (weight.clone(), keep.clone()), (weight.clone(), keep.clone())
-    solve_columns(*fused, factor, scale(factor), pattern, grid)
-    _solve_by_column(*looped, factor, scale(factor), pattern, grid)
+    solve_columns(*fused, factor, scale(factor), pattern, grid, groups)
+    _solve_by_column(*looped, factor, scale(factor), pattern, grid, groups)
     # A row in which a tie falls otherwise goes its own way from there; few do.
     same = (fused[1] == looped[1]).all(dim=1) & torch.isclose(fused[0], looped[0], atol=1e-5).all(dim=1)
     assert int(same.sum()) >= 48
@@ -140,7 +143,8 @@ def test_threads_do_not_change_a_bit_of_what_is_rounded():
     for count in (1, 3):
         torch.set_num_threads(count)
         solved = weight.clone()
-        solve_columns(solved, weight > 0, upper(32), scale(upper(32)), grid=fit(weight, "asymmetric", 4, 8).columns(32))
+        grid, groups = fit(weight, "asymmetric", 4, 8), torch.arange(32) // 8
+        solve_columns(solved, weight > 0, upper(32), scale(upper(32)), grid=grid, groups=groups)
         results.append(solved)
     torch.set_num_threads(threads)
     assert torch.equal(*results)

@@ -7,7 +7,7 @@ from typing import Any, no_type_check
 import numba
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from slimsweep.grid import Grid
@@ -20,10 +20,11 @@ def solve_columns(
     scale: Float[Tensor, " column"],
     pattern: tuple[int, int] | None = None,
     grid: Grid | None = None,
+    groups: Int[Tensor, " column"] | None = None,
 ) -> Float[Tensor, "out column"]:
     """Remove the weights that `keep` leaves out, in place, and spread each error over the columns after it.
 
-    With a grid, which has a column for each of these, the weights that stay are rounded to it when they are reached.
+    With a grid the weights that stay are rounded to it when reached; `groups`: which of its groups a column is in.
 
     `upper` is the block of the inverse Hessian's factor that belongs to these columns. With a pattern (n, m)
     the mask of every m columns is chosen when the first of them is reached, by |weight| x `scale` of weights
@@ -35,15 +36,16 @@ def solve_columns(
         Rows are independent: threads do not change the result.
     """
     if weight.device.type != "cpu":
-        return _solve_by_column(weight, keep, upper, scale, pattern, grid)
+        return _solve_by_column(weight, keep, upper, scale, pattern, grid, groups)
     errors = torch.zeros_like(weight)
     factors, threads = upper.contiguous().numpy(), torch.get_num_threads()
     levels = torch.empty(weight.shape[0], 3, 0) if grid is None else _levels(grid)
+    groups = torch.empty(0, dtype=torch.int64) if groups is None else groups.contiguous()
     ends = (0, 0) if grid is None else (grid.lowest, grid.highest)
 
     def solve(rows: slice) -> None:
         parts = (weight[rows].numpy(), keep[rows].numpy(), factors, scale.numpy(), errors[rows].numpy())
-        _solve_rows(*parts, *(pattern or (0, 0)), levels[rows].numpy(), *map(np.float32, ends))
+        _solve_rows(*parts, *(pattern or (0, 0)), levels[rows].numpy(), groups.numpy(), *map(np.float32, ends))
 
     bounds = [weight.shape[0] * part // threads for part in range(threads + 1)]
     if threads == 1:  # a worker of cores.side_by_side: the shared pool would make its neighbours wait for it
@@ -61,7 +63,7 @@ def _workers(threads: int) -> ThreadPoolExecutor:
 
 @numba.njit(nogil=True, cache=True, fastmath={"contract"})
 @no_type_check
-def _solve_rows(weight, keep, upper, scale, errors, kept, group, levels, lowest, highest):
+def _solve_rows(weight, keep, upper, scale, errors, kept, group, levels, groups, lowest, highest):
     rows, columns = weight.shape
     is_rounded = levels.shape[2] > 0
     for row in range(rows):
@@ -74,7 +76,7 @@ def _solve_rows(weight, keep, upper, scale, errors, kept, group, levels, lowest,
                 continue
             goal = np.float32(0)
             if stays[column]:
-                goal = _nearest(weights[column], levels[row], column, lowest, highest)
+                goal = _nearest(weights[column], levels[row], groups[column], lowest, highest)
             factors = upper[column]
             error = (weights[column] - goal) / factors[column]
             weights[column] = goal
@@ -85,14 +87,14 @@ def _solve_rows(weight, keep, upper, scale, errors, kept, group, levels, lowest,
 
 @numba.njit(nogil=True, cache=True)
 @no_type_check
-def _nearest(weight, levels, column, lowest, highest):
+def _nearest(weight, levels, group, lowest, highest):
     """What Grid.codes and Grid.values make of a weight, to the last bit; of two levels equally near the even one."""
-    scale, offset, minimum = levels[0, column], levels[1, column], levels[2, column]
+    scale, offset, minimum = levels[0, group], levels[1, group], levels[2, group]
     code = np.float32(np.rint((weight - minimum) / scale)) + offset
     return (min(max(code, lowest), highest) - offset) * scale + minimum
 
 
-def _levels(grid: Grid) -> Float[Tensor, "out 3 column"]:
+def _levels(grid: Grid) -> Float[Tensor, "out 3 group"]:
     """A grid's scales, offsets and minima (0 where it has none), row by row."""
     minimum = torch.zeros_like(grid.scale) if grid.minimum is None else grid.minimum
     return torch.stack([grid.scale, grid.offset, minimum], dim=1)
@@ -123,6 +125,7 @@ def _solve_by_column(
     scale: Float[Tensor, " column"],
     pattern: tuple[int, int] | None,
     grid: Grid | None = None,
+    groups: Int[Tensor, " column"] | None = None,
 ) -> Float[Tensor, "out column"]:
     """The same in torch, for devices that numba's CPU kernel does not reach."""
     errors = torch.zeros_like(weight)
@@ -134,7 +137,7 @@ def _solve_by_column(
             gone = (~keep[:, these]).sum(dim=1, keepdim=True).clamp(min=group - kept)
             keep[:, these] = score.argsort(dim=1, stable=True).argsort(dim=1) >= gone
         this = slice(column, column + 1)
-        level = weight[:, this] if grid is None else grid.part(this).nearest(weight[:, this])
+        level = weight[:, this] if grid is None else grid.part(groups[this]).nearest(weight[:, this])
         goal = torch.where(keep[:, this], level, 0)
         errors[:, this] = (weight[:, this] - goal) / upper[column, column]
         weight[:, this] = goal

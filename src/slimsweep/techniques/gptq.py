@@ -83,9 +83,8 @@ class GPTQ(UniformQuantizer):
         if not self.static_groups:
             return self._by_group(weight, zeros, prepared.factor)
         levels, order = self._fit(weight, zeros), prepared.order
-        of_columns = levels.columns(weight.shape[1]).part(order)
         solve = Solve(weight[:, order], zeros[:, order], prepared.factor, self.block_columns)
-        solve.columns(slice(0, weight.shape[1]), of_columns)
+        solve.columns(slice(0, weight.shape[1]), levels, levels.group_of(weight.shape[1])[order])
         solved = torch.empty_like(weight)
         solved[:, order] = solve.solved
         return IntegerLinear.of(levels, levels.codes(solved))
@@ -100,7 +99,7 @@ class GPTQ(UniformQuantizer):
             these = slice(start, start + step)
             part = zeros[:, these]
             levels = grid.fit(solve.corrected(these).masked_fill(part, 0), self.grid, self.bits, None).with_zero(part)
-            solve.columns(these, levels.columns(step))
+            solve.columns(these, levels, levels.group_of(step))
             found.append(levels)
         levels = Grid.beside(found)
         return IntegerLinear.of(levels, levels.codes(solve.solved))
@@ -127,12 +126,11 @@ class Solve:
         before = slice(0, these.start)
         return torch.addmm(self.weight[:, these], self.errors[:, before], self.factor.upper[before, these], alpha=-1)
 
-    def columns(self, these: slice, levels: Grid) -> None:
-        """Solve the next columns, on a grid that has a column for each of them."""
+    def columns(self, these: slice, levels: Grid, groups: Int[Tensor, " column"]) -> None:
+        """Solve the next columns; `groups` says which group of the grid each of them belongs to."""
         for start in range(these.start, these.stop, self.block_columns):
             own = slice(start, min(start + self.block_columns, these.stop))
-            block, upper = self.corrected(own), self.factor.upper[own, own]
-            part = levels.part(slice(own.start - these.start, own.stop - these.start))
-            keep = self.keep[:, own].contiguous()
-            self.errors[:, own] = solve_columns(block, keep, upper, self.factor.scale[own], grid=part)
+            block, upper, scale = self.corrected(own), self.factor.upper[own, own], self.factor.scale[own]
+            keep, part = self.keep[:, own].contiguous(), groups[own.start - these.start : own.stop - these.start]
+            self.errors[:, own] = solve_columns(block, keep, upper, scale, grid=levels, groups=part)
             self.solved[:, own] = block

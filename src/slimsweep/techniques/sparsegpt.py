@@ -95,7 +95,7 @@ class SparseGPT(Pruner):
     ) -> Float[Tensor, "out in"] | IntegerLinear:
         upper, zeros = prepared.upper, weight == 0
         levels = None if self.bits is None else self._levels(weight)
-        of_columns = None if levels is None else levels.columns(weight.shape[1])
+        groups = None if levels is None else levels.group_of(weight.shape[1])
         solved, errors = torch.empty_like(weight), torch.empty_like(weight)
         for start, stop in self._blocks(weight.shape[1]):
             these = slice(start, stop)
@@ -103,8 +103,8 @@ class SparseGPT(Pruner):
             block = torch.addmm(weight[:, these], errors[:, :start], upper[:start, these], alpha=-1)
             scale, dead = prepared.scale[these], zeros[:, these]
             keep = ~dead if self.group else self.keep(block.abs() * scale, dead)  # groups are chosen on the way
-            own = None if of_columns is None else of_columns.part(these)
-            errors[:, these] = solve_columns(block, keep, upper[these, these], scale, self.group, own)
+            own = None if groups is None else groups[these]
+            errors[:, these] = solve_columns(block, keep, upper[these, these], scale, self.group, levels, own)
             solved[:, these] = block
         if levels is not None:
             return IntegerLinear.of(levels, levels.codes(solved))
