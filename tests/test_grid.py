@@ -189,3 +189,16 @@ def test_parts_and_neighbours_of_grids():
         order = torch.randperm(12)
         shuffled = whole.columns(12).part(order)
         assert torch.equal(shuffled.nearest(weight[:, order]), whole.nearest(weight)[:, order])
+
+
+def test_groups_of_inputs():
+    grid = fit(torch.randn(2, 12), "symmetric", 4, 4)
+    assert grid.group_of(12).tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert fit(torch.randn(2, 5), "symmetric", 4, None).group_of(5).tolist() == [0] * 5
+
+
+def test_the_offset_is_the_code_of_the_minimum_or_of_zero():
+    weight = torch.tensor([[-1.0, 0.4, 2.0, 0.6]])
+    assert fit(weight, "asymmetric", 2, None).offset.tolist() == [[-1.0]]
+    assert fit(weight, "symmetric", 2, None).offset.tolist() == [[0.0]]
+    assert fit(weight, "minimum", 2, None).offset.tolist() == [[-2.0]]
