@@ -56,17 +56,26 @@ def fisher_diagonal(
 @contextmanager
 def dense_weights(model: LanguageModel) -> Iterator[None]:
     """Dense layers in the place of all packed ones, so that gradients pass through them and reach their weights."""
-    packed = packed_layers(model.module)
+    dense: dict[str, nn.Module] = {}
+    for name, layer in packed_layers(model.module).items():
+        dense[name] = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
+        dense[name].weight = nn.Parameter(layer.dequantized(), requires_grad=False)
+        dense[name].bias = layer.bias
+    with replaced(model.module, dense):
+        yield
+
+
+@contextmanager
+def replaced(module: nn.Module, layers: dict[str, nn.Module]) -> Iterator[None]:
+    """Other layers in the places of those of these names, for a while."""
+    before = {name: module.get_submodule(name) for name in layers}
     try:
-        for name, layer in packed.items():
-            dense = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
-            dense.weight = nn.Parameter(layer.dequantized(), requires_grad=False)
-            dense.bias = layer.bias
-            _put(model.module, name, dense)
+        for name, layer in layers.items():
+            _put(module, name, layer)
         yield
     finally:
-        for name, layer in packed.items():
-            _put(model.module, name, layer)
+        for name, layer in before.items():
+            _put(module, name, layer)
 
 
 def _put(module: nn.Module, name: str, layer: nn.Module) -> None:

@@ -109,8 +109,12 @@ def group_faults(layers: dict[str, nn.Module], group_size: int | None, knob: str
     ]
 
 
-def bits_per_weight(layers: Iterable[PackedLinear]) -> float:
-    """Stored bits of packed layers, scales and tables included, for each weight."""
-    layers = list(layers)
-    weights = sum(layer.out_features * layer.in_features for layer in layers)
-    return sum(layer.bits_per_weight * layer.out_features * layer.in_features for layer in layers) / weights
+def bits_per_weight(layers: Iterable[nn.Module]) -> float:
+    """Stored bits of layers for each weight, scales and tables of the packed included; the others are dense."""
+    total, bits = 0, 0.0
+    for layer in layers:
+        weights = math.prod(layer_shape(layer))
+        is_packed = isinstance(layer, PackedLinear)
+        bits += weights * (layer.bits_per_weight if is_packed else 8 * layer.weight.element_size())
+        total += weights
+    return bits / total

@@ -139,7 +139,7 @@ def test_bad_knobs_are_named_together(bits):
 
 def test_the_plan_on_shapes_has_the_sizes_of_real_weights(tiny, tiny_source):
     technique = SqueezeLLM(bits=3, outlier_fraction=0.01)
-    skeleton = tiny_source.skeleton()
+    skeleton = tiny_source.skeleton().copy()
     assert technique.faults(skeleton) == []
     planned = technique.apply(skeleton, None, 0)
     real = technique.apply(tiny, ids(), 0)
