@@ -1,18 +1,15 @@
 """Where channels of an activation can be scaled without changing what a model computes, and how."""
 
-import contextlib
 import copy
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from slimsweep.models import anatomy
 from slimsweep.models.language_model import LanguageModel, is_linear, layer_shape, matrix
+from slimsweep.tracing import Trace, trace
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,7 @@ def survey(model: LanguageModel) -> Survey:
     runs on the meta device. That attention is linear in its values, and a gated neuron in what its gate multiplies,
     is what `Family` says of them; an activation without a gate is tried out.
     """
-    seen = _trace(model)
+    seen = trace(model)
     places, reasons = [], {}
     for index, prefix in enumerate(model.block_names):
         names = [f"{prefix}.{name}" for name in model.linears(model.blocks[index])]
@@ -102,9 +99,7 @@ def query_key_rows(model: LanguageModel, index: int) -> dict[str, Bool[Tensor, "
     return rows
 
 
-def _of_norms(
-    model: LanguageModel, index: int, names: list[str], seen: "_Trace", reasons: dict[str, str]
-) -> list[Place]:
+def _of_norms(model: LanguageModel, index: int, names: list[str], seen: Trace, reasons: dict[str, str]) -> list[Place]:
     """Norms of a block whose outputs go to linear layers of this block only; the others are reasons."""
     places = []
     for maker in dict.fromkeys(seen.maker.get(name) for name in names):
@@ -141,7 +136,7 @@ def _values(model: LanguageModel, index: int) -> tuple[str, Int[Tensor, "group w
     return inputs[-1].name, inputs[-1].index[:, -anatomy.head_width(model, index) :]
 
 
-def _of_neurons(model: LanguageModel, index: int, seen: "_Trace", reasons: dict[str, str]) -> Place | None:
+def _of_neurons(model: LanguageModel, index: int, seen: Trace, reasons: dict[str, str]) -> Place | None:
     """The neurons: through what a gate multiplies, or through an activation that passes scales on."""
     *inputs, reader = anatomy.neurons(model, index).slots
     made = inputs[-1]
@@ -193,100 +188,3 @@ def _offset(norm: nn.Module) -> float | None:
         if torch.allclose(zero, offset * (one - zero), rtol=1e-4, atol=1e-6):
             return offset
     return None
-
-
-@dataclass
-class _Trace(TorchFunctionMode):
-    """Who reads what in one forward, by identity of tensors."""
-
-    maker: dict[str, str] = field(default_factory=dict)
-    """By linear layer: the module, if any, that made its input."""
-    shared: set[str] = field(default_factory=set)
-    """Modules whose output something else than a module of the blocks reads."""
-    activations: dict[tuple[str, str], nn.Module] = field(default_factory=dict)
-    """Modules without parameters by who made their input and by their own name."""
-    _made: list[tuple[Tensor, str]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        super().__init__()
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if any(isinstance(part, Tensor) for part in (result if isinstance(result, tuple | list) else (result,))):
-            self.shared.update(name for value in (*args, *(kwargs or {}).values()) if (name := self.made_by(value)))
-        return result
-
-    def made_by(self, value: Any) -> str | None:
-        if isinstance(value, tuple | list):
-            return next((name for part in value if (name := self.made_by(part))), None)
-        return next((name for tensor, name in self._made if tensor is value), None)
-
-    def made(self, name: str, output: Any) -> None:
-        if isinstance(output, Tensor):
-            self._made.append((output, name))
-
-    def passes_scale(self, maker: str, reader: str) -> bool:
-        """Whether what lies between two layers is an activation that multiplies with its input, as ReLU does."""
-        between = self.maker.get(reader)
-        activation = self.activations.get((maker, between)) if between else None
-        values = torch.linspace(-4, 4, 65)
-        return between == maker or (
-            activation is not None and torch.allclose(activation(8 * values), 8 * activation(values))
-        )
-
-
-@torch.no_grad()
-def _trace(model: LanguageModel) -> _Trace:
-    """One forward of two tokens, in which linear layers of the blocks only say what they read."""
-    device = "meta" if model.is_meta else model.compute_device
-    seen = _Trace()
-    ids = torch.zeros(1, 2, dtype=torch.long, device=device)
-    # Both are given, since what makes them by itself reads values, which there are none of on the meta device.
-    mask, positions = torch.zeros(1, 1, 2, 2, dtype=model.dtype, device=device), ids
-    with contextlib.ExitStack() as stack:
-        for prefix, block in zip(model.block_names, model.blocks, strict=True):
-            for name, module in block.named_modules():
-                if not is_linear(module) and next(module.children(), None) is None:
-                    stack.enter_context(_watched(f"{prefix}.{name}", module, seen))
-            for name, layer in model.linears(block).items():
-                stack.enter_context(_stubbed(f"{prefix}.{name}", layer, seen))
-        with seen:
-            model.module.base_model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False)
-    return seen
-
-
-@contextlib.contextmanager
-def _watched(name: str, module: nn.Module, seen: _Trace) -> Iterator[None]:
-    """Note what a norm or an activation makes, and of what."""
-
-    def after_forward(_module: nn.Module, args: tuple, output: Any) -> None:
-        if args and next(module.parameters(), None) is None and (maker := seen.made_by(args[0])):
-            seen.activations[maker, name] = module
-        seen.made(name, output)
-
-    handle = module.register_forward_hook(after_forward)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-@contextlib.contextmanager
-def _stubbed(name: str, layer: nn.Module, seen: _Trace) -> Iterator[None]:
-    """Let a linear layer note what it reads and answer with zeros."""
-    own = vars(layer).get("forward")
-
-    def forward(inputs: Tensor) -> Tensor:
-        if maker := seen.made_by(inputs):
-            seen.maker[name] = maker
-        output = torch.zeros(*inputs.shape[:-1], layer_shape(layer)[0], dtype=inputs.dtype, device=inputs.device)
-        seen.made(name, output)
-        return output
-
-    layer.forward = forward
-    try:
-        yield
-    finally:
-        del layer.forward
-        if own is not None:
-            layer.forward = own
