@@ -79,22 +79,23 @@ class GPTQ(UniformQuantizer):
         prepared: OrderedFactor,
         generator: torch.Generator | None = None,
     ) -> IntegerLinear:
-        zeros = weight == 0 if self.preserve_sparsity else torch.zeros_like(weight, dtype=torch.bool)
         if not self.static_groups:
-            return self._by_group(weight, zeros, prepared.factor)
-        levels, order = self._fit(weight, zeros), prepared.order
-        solve = Solve(weight[:, order], zeros[:, order], prepared.factor, self.block_columns)
-        solve.columns(slice(0, weight.shape[1]), levels, levels.group_of(weight.shape[1])[order])
-        solved = torch.empty_like(weight)
-        solved[:, order] = solve.solved
+            return self._by_group(weight, prepared.factor)
+        levels = grid.fit(weight, self.grid, self.bits, self.group_size).with_zero(self._zeros(weight))
+        ordered = weight.index_select(1, prepared.order)  # several times faster than weight[:, order]
+        solve = Solve(ordered, self._zeros(ordered), prepared.factor, self.block_columns)
+        solve.columns(slice(0, weight.shape[1]), levels, levels.group_of(weight.shape[1])[prepared.order])
+        solved = solve.solved.index_select(1, prepared.order.argsort())
         return IntegerLinear.of(levels, levels.codes(solved))
 
-    def _by_group(
-        self, weight: Float[Tensor, "out in"], zeros: Bool[Tensor, "out in"], factor: InverseFactor
-    ) -> IntegerLinear:
+    def _zeros(self, weight: Float[Tensor, "out in"]) -> Bool[Tensor, "out in"]:
+        """Weights that stay zero."""
+        return weight == 0 if self.preserve_sparsity else torch.zeros_like(weight, dtype=torch.bool)
+
+    def _by_group(self, weight: Float[Tensor, "out in"], factor: InverseFactor) -> IntegerLinear:
         """Solve one group after the other, each on a grid of its weights as they are when it is reached."""
-        width, solve, found = weight.shape[1], Solve(weight, zeros, factor, self.block_columns), []
-        step = self.group_size or width
+        zeros, width, found = self._zeros(weight), weight.shape[1], []
+        solve, step = Solve(weight, zeros, factor, self.block_columns), self.group_size or width
         for start in range(0, width, step):
             these = slice(start, start + step)
             part = zeros[:, these]
@@ -103,9 +104,6 @@ class GPTQ(UniformQuantizer):
             found.append(levels)
         levels = Grid.beside(found)
         return IntegerLinear.of(levels, levels.codes(solve.solved))
-
-    def _fit(self, weight: Float[Tensor, "out in"], zeros: Bool[Tensor, "out in"]) -> Grid:
-        return grid.fit(weight, self.grid, self.bits, self.group_size).with_zero(zeros)
 
 
 class Solve:
