@@ -37,6 +37,14 @@ def experiment(*overrides: str) -> Experiment:
         (["on_error=ignore"], "on_error='ignore'"),
         (["sweep=../x"], "sweep='../x'"),
         (["seed=99999999999999999999"], "seed=9999"),
+        (["cache=maybe"], "cache='maybe': give on or off"),
+        (["cache=1"], "cache=1: give on or off"),
+        (["cache=null"], "cache is not set"),
+        (["cache_limit_gb=0"], "cache_limit_gb=0: give a number of GB above 0; cache=off keeps nothing"),
+        (["cache_limit_gb=-1.5"], "cache_limit_gb=-1.5"),
+        (["cache_limit_gb=much"], "cache_limit_gb='much'"),
+        (["cache_limit_gb=true"], "cache_limit_gb=True"),
+        (["cache_limit_gb=.inf"], "cache_limit_gb"),
         (["outputs_dir=null"], "outputs_dir is not set"),
         (["+evaluation.contex_tokens=9"], "contex_tokens is no setting.*did you mean context_tokens"),
         (["+sweeps_=1"], "sweeps_ is no setting"),
@@ -52,6 +60,20 @@ def test_all_faults_are_told_at_once():
     with pytest.raises(ConfigError) as error:
         experiment("technique=wanda", "ratio=2", "seed=-1", "dtype=int3")
     assert len(error.value.faults) == 3
+
+
+@pytest.mark.parametrize(
+    ("word", "is_on"), [("on", True), ("off", False), ("true", True), ("false", False), ("Off", False)]
+)
+def test_the_cache_is_a_switch(word, is_on):
+    assert experiment(f"cache={word}").cache is is_on
+
+
+def test_the_cache_is_on_and_its_limit_10_gb():
+    made = experiment("technique=wanda")
+    assert (made.cache, made.cache_limit_bytes) == (True, 10_000_000_000)
+    assert experiment("cache_limit_gb=0.5").cache_limit_bytes == 500_000_000
+    assert "cache" not in str(made.config)
 
 
 def test_records_keep_no_folder_for_outputs_corpora_or_cache():

@@ -38,6 +38,9 @@ def key(*overrides: str) -> str:
         ("technique=wanda", "sweep=other"),
         ("technique=wanda", "on_error=stop"),
         ("technique=wanda", "model.name=renamed"),
+        ("technique=wanda", "cache=off"),
+        ("technique=wanda", "cache_limit_gb=1"),
+        ("technique=wanda", "technique.wanda.passes=1"),
     ],
 )
 def test_what_cannot_change_the_result_is_not_in_the_key(chain, irrelevant):
@@ -51,6 +54,7 @@ def test_what_cannot_change_the_result_is_not_in_the_key(chain, irrelevant):
         ("technique=wanda", "seed=7"),
         ("technique=wanda", "calibration.tokens=64"),
         ("technique=wanda", "technique.wanda.of=remaining"),
+        ("technique=wanda", "technique.wanda.passes=2"),
         ("technique=wanda", "dtype=float16"),
         ("technique=[]", "model.seed=1"),
         ("technique=[]", "model.shape.hidden_size=32"),

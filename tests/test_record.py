@@ -4,7 +4,7 @@ import math
 import pytest
 
 from slimsweep.errors import StoreError
-from slimsweep.record import FIELDS, ordered, write_json
+from slimsweep.record import FIELDS, ordered, results, write_json
 
 
 def test_every_field_is_there_and_every_null_has_a_reason():
@@ -52,3 +52,13 @@ def test_a_full_disk_names_the_remedy_and_keeps_the_old_file(tmp_path, monkeypat
         write_json(path, {"x": 2})
     assert json.loads(path.read_text()) == {"x": 1}
     assert [file.name for file in tmp_path.iterdir()] == ["record.json"]
+
+
+def test_two_runs_of_a_key_may_differ_in_times_and_in_what_was_restored():
+    one = {"key": "k", "sparsity": 0.5, "compress_seconds": 3.0, "compress_spent_seconds": 3.0, "load_seconds": 1.0}
+    one |= {"stages": [{"name": "wanda", "zeros": 4, "seconds": 3.0, "restored": False}]}
+    other = one | {"compress_spent_seconds": 0.1, "load_seconds": 0.1}
+    other |= {"stages": [{"name": "wanda", "zeros": 4, "seconds": 2.0, "restored": True}]}
+    assert results(one) == results(other)
+    assert results(one) != results(other | {"sparsity": 0.4})
+    assert results(one) != results(other | {"stages": [other["stages"][0] | {"zeros": 5}]})

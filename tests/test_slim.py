@@ -99,6 +99,25 @@ def test_compare_without_common_points_is_an_error(store, slim):
     assert slim("compare", "a", "b").exit_code == 1
 
 
+def test_cache_lists_what_stages_left_and_clears_it(tmp_path, slim):
+    from stages import experiment
+
+    from slimsweep.compression import compress
+
+    made = experiment(tmp_path / "cache", "technique=[magnitude,rtn]")
+    compress(made)
+    head, packed, pruned, total = slim("cache").stdout.splitlines()
+    assert packed.startswith("magnitude+rtn 0.5 ") and pruned.startswith("magnitude 0.5 ")
+    assert head.split()[:2] == ["chain", "model"] and "random" in packed and total.startswith("2 entries, ")
+    assert total.endswith(f"of 10.0 GB in {tmp_path / 'cache' / 'stages'}")
+    cleared = slim("cache", "--clear")
+    assert cleared.exit_code == 0 and cleared.stdout.startswith("2 entries removed, ")
+    assert slim("cache").stdout.startswith("0 entries, 0.0 MB of 10.0 GB in ")
+    elsewhere = slim("cache", "--cache-dir", str(tmp_path / "none"))
+    assert elsewhere.stdout == f"0 entries, 0.0 MB of 10.0 GB in {tmp_path / 'none' / 'stages'}\n"
+    assert not (tmp_path / "none").exists()
+
+
 def test_publish_sends_every_record_and_sweep(store, slim, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     sweep(store, "mine", [record(), record("wanda", 0.5)])

@@ -138,16 +138,15 @@ def _restored(
         cache.refuse(key, "it reads back as other weights than were written")
         return None
     seconds = time.perf_counter() - started
-    stages = experiment.stages[:position]
-    restored = _with_names(content["state"], stages)
-    restored = Compressed(model, *restored, load_seconds=seconds, spent_seconds=seconds)
-    for stage in restored.stages:
-        log.info("%s: restored (computed in %.1f s)", stage["name"], stage["seconds"])
+    stages, layers, treated = _with_names(content["state"], experiment.stages[:position])
+    known = before.stages if before else []
+    for entry, own in zip(stages, known, strict=False):
+        entry |= {name: own[name] for name in ("restored", "seconds")}
+    for entry in stages[len(known) :]:
+        log.info("%s: restored (computed in %.1f s)", entry["name"], entry["seconds"])
     log.info("restoring took %.1f s", seconds)
-    if before:
-        restored.load_seconds += before.load_seconds
-        restored.spent_seconds += before.spent_seconds
-    return restored
+    load, spent = (before.load_seconds, before.spent_seconds) if before else (0.0, 0.0)
+    return Compressed(model, stages, layers, treated, load + seconds, spent + seconds)
 
 
 def _with_names(state: dict[str, Any], stages: Sequence[Stage]) -> tuple[list[dict], list[dict], list[set[str]]]:

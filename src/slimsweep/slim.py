@@ -202,6 +202,27 @@ def save(
     typer.echo(f"{folder}\nload it with {load}")
 
 
+@app.command()
+def cache(
+    clear: Annotated[bool, typer.Option("--clear", help="Remove all that no running job holds.")] = False,
+    cache_dir: Annotated[Path | None, typer.Option(help="The cache_dir of jobs; default: `cache` in outputs.")] = None,
+    outputs: Outputs = None,
+) -> None:
+    """Kept results of stages, which chains go on from: what, of which model, how large, and when last used."""
+    from slimsweep.stage_cache import StageCache, limit_of, lines, told
+
+    folder = project_path(cache_dir) if cache_dir else _store(outputs).outputs_dir / "cache"
+    kept = StageCache(folder, limit_of(folder / "stages"))
+    if clear:
+        removed, left = kept.clear()
+        typer.echo(f"{len(removed)} entries removed, {told(sum(entry.bytes for entry in removed))} freed")
+        if left:
+            typer.echo(f"{len(left)} are in use and stay: {', '.join(entry.chain for entry in left)}", err=True)
+        return
+    for line in lines(kept):
+        typer.echo(line)
+
+
 def _owners(store: Store) -> dict[str, list[str]]:
     """Names of the sweeps of every key, each sweep's list read once."""
     owners: dict[str, list[str]] = {}

@@ -1,6 +1,7 @@
+import torch
 from torch import nn
 
-from slimsweep.models.language_model import is_linear, matrix, parameter_count
+from slimsweep.models.language_model import is_linear, matrix, parameter_count, weights_digest
 
 
 def test_full_names_are_paths_of_the_module(tiny):
@@ -54,3 +55,18 @@ def test_trained_model_predicts_the_next_word(stories260k):
     token_ids = stories260k.tokenizer(text, return_tensors="pt").input_ids
     logits = stories260k.logits(stories260k.hidden_states(token_ids)[:, -1])
     assert stories260k.tokenizer.decode(logits[0].argmax()).strip() == "Lily"
+
+
+def test_a_digest_sees_names_dtypes_shapes_and_bytes_and_no_strides(tiny):
+    layer = tiny.targets()["model.layers.0.self_attn.q_proj"]
+    whole = layer.weight.data
+    before = weights_digest(tiny)
+    layer.weight.data = whole.T.contiguous().T
+    assert weights_digest(tiny) == before
+    layer.weight.data = torch.zeros(8)[::4][:1].view(1, 1)  # one number, a stride of 4
+    assert weights_digest(tiny) != before
+    layer.weight.data = whole.clone()
+    layer.weight.data[0, 0] *= 1.0001
+    assert weights_digest(tiny) != before
+    layer.weight.data = whole.view(torch.int32)
+    assert weights_digest(tiny) != before
