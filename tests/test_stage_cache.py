@@ -15,6 +15,7 @@ from stages import SMALL, experiment, restored, told
 from slimsweep.compression import compress
 from slimsweep.errors import StoreError
 from slimsweep.keys import StageKey
+from slimsweep.models.language_model import weights_digest
 from slimsweep.record import results
 from slimsweep.stage_cache import DEFAULT_LIMIT_BYTES, StageCache, limit_of, lines
 from slimsweep.store import Store
