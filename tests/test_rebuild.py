@@ -102,6 +102,16 @@ def test_a_masked_model_is_computed_again_and_saved(recorded, save, folder):
     assert torch.equal(logits(package.load(folder)), logits(compressed(Magnitude(ratio=0.5))))
 
 
+def test_what_the_stage_cache_holds_is_not_computed_again(recorded, store, save, folder, monkeypatch):
+    monkeypatch.setattr("slimsweep.stage_cache.WORTH_BYTES_PER_SECOND", 1e15)
+    record = recorded(*COST, *GLU, "cache=on", f"cache_dir={store.outputs_dir / 'cache'}")
+    expected = logits(compressed(Glu(ratio=0.25, layers=(1, 1)), record["dtype"]))
+    monkeypatch.setattr(ModelSource, "load", None)
+    answer = save(record["key"][:8], folder)
+    assert answer.exit_code == 0, answer.stderr
+    assert torch.equal(logits(package.load(folder)), expected)
+
+
 def test_calibration_and_seed_of_the_record_are_used_again(recorded, store, save, folder):
     job = (*COST, "technique=wanda", "calibration.sequences=2", "calibration.tokens=32", "seed=3", "save_model=true")
     record = recorded(*job)
