@@ -12,6 +12,7 @@ from typing import ClassVar
 
 import pytest
 import torch
+from conftest import PROJECT
 from reductions import logits
 from stages import experiment, restored, told
 
@@ -77,6 +78,17 @@ def test_what_is_restored_is_what_was_computed_bit_for_bit(chain, dtype, cache, 
     assert torch.equal(logits(again.model), logits(plain.model))
     assert not any(restored(first)) and all(restored(again))
     assert [stage["seconds"] for stage in again.stages] == [stage["seconds"] for stage in first.stages]
+
+
+@pytest.mark.parametrize("technique", sorted(path.stem for path in (PROJECT / "conf" / "technique").glob("*.yaml")))
+def test_what_any_technique_leaves_is_restored_bit_for_bit(technique, cache, nothing_loads):
+    blocks = "model.shape.num_hidden_layers=8"  # the default range of llm_pruner leaves the first four and last two
+    made = experiment(cache, f"technique={technique}", blocks, "dtype=float32", "ratio=0.25")
+    first = compress(made)
+    nothing_loads()
+    again = compress(made)
+    assert told(again) == told(first) and all(restored(again))
+    assert torch.equal(logits(again.model), logits(first.model))
 
 
 @pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
