@@ -7,12 +7,15 @@ import logging
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
 import torch
 from conftest import PROJECT
+from filelock import FileLock
+from huggingface_hub.errors import StrictDataclassError
 from reductions import logits
 from stages import experiment, restored, told
 
@@ -224,12 +227,16 @@ def rewrite(folder, **changes):
     (folder / ENTRY).write_text(json.dumps({"digest": _digest(content), "content": content}))
 
 
-def replace_manifest(folder):
-    """A consistent entry whose manifest does not fit its config."""
-    manifest = json.loads((folder / "slimsweep.json").read_text())
-    (folder / "slimsweep.json").write_text(json.dumps(manifest | {"channels": 63}))
-    files = json.loads((folder / ENTRY).read_text())["content"]["files"]
-    rewrite(folder, files=files | {"slimsweep.json": stage_entry._file_digest(folder / "slimsweep.json")})
+def replaced(name, **changes):
+    """Make of an entry another that accounts for every byte, with other values in one of its JSON files."""
+
+    def damage(folder):
+        file = folder / name
+        file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+        files = json.loads((folder / ENTRY).read_text())["content"]["files"]
+        rewrite(folder, files=files | {name: stage_entry._file_digest(file)})
+
+    return damage
 
 
 def cut(path):
@@ -252,7 +259,10 @@ DAMAGES = {
     "another format": (lambda folder: rewrite(folder, format=99), "its format is 99, not 1"),
     "weights of another digest": (lambda folder: rewrite(folder, weights_digest="0" * 64), "reads back as other"),
     "another dtype": (lambda folder: rewrite(folder, dtype="bfloat16"), "reads back as other weights"),
-    "a manifest that does not fit": (replace_manifest, "do not fit their slimsweep.json"),
+    "a manifest that does not fit": (replaced("slimsweep.json", channels=63), "do not fit their slimsweep.json"),
+    "a config of an unknown function": (replaced("config.json", hidden_act="none"), "config.json cannot be read"),
+    "a config that is refused": (replaced("config.json", num_attention_heads=5), "config.json cannot be read"),
+    "a config of an unknown family": (replaced("config.json", model_type="none"), "config.json cannot be read"),
 }
 
 
@@ -311,7 +321,34 @@ def test_a_disk_without_room_is_told_once_and_does_no_harm(cache, monkeypatch, c
     assert [path.name for path in (cache / "stages").iterdir()] == ["locks"]
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ValueError("this config cannot be written")])
+@pytest.mark.parametrize("lock", ["leftovers", "eviction", "a stage's own"])
+def test_a_lock_that_cannot_be_made_is_told_once_and_does_no_harm(lock, cache, monkeypatch, caplog):
+    acquire = FileLock.acquire
+
+    def without_room(self, *args, **settings):
+        if Path(self.lock_file).stem == lock or (lock == "a stage's own" and len(Path(self.lock_file).stem) == 64):
+            raise OSError(28, "No space left on device")
+        return acquire(self, *args, **settings)
+
+    made = experiment(cache, "technique=[magnitude,rtn]")
+    plain = compress(made)
+    monkeypatch.setattr(FileLock, "acquire", without_room)
+    found = compress(made)
+    assert told(found) == told(plain) and restored(found) == [False, False]
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert "No space left on device" in warning and "goes on without it" in warning
+    monkeypatch.undo()
+    assert len(list((cache / "stages").glob("?" * 64))) == 2
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        ValueError("this config cannot be written"),
+        StrictDataclassError("this config cannot be written"),
+    ],
+)
 def test_a_write_that_fails_half_way_leaves_nothing_and_does_no_harm(error, cache, monkeypatch, caplog):
     def fail(_model, folder):
         (folder / "model.safetensors").write_text("half")

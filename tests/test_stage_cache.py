@@ -12,6 +12,7 @@ from conftest import PROJECT
 from filelock import FileLock
 from stages import SMALL, experiment, restored, told
 
+from slimsweep import stage_entry
 from slimsweep.compression import compress
 from slimsweep.errors import StoreError
 from slimsweep.keys import StageKey
@@ -66,9 +67,35 @@ def test_a_job_evicts_nothing_that_it_uses(opened, tiny):
     cache = opened(2 * SIZE)
     for name in "ab":
         cache.keep(key(name), tiny, STATE, 9.0)
-    assert "would exceed 0.2 MB" not in cache.keep(key("a"), tiny, STATE, 0.0)
     assert cache.keep(key("c"), tiny, STATE, 9.0) == "not kept: with what is in use the cache would exceed 0.2 MB"
     assert held(cache) == "ab"
+
+
+def test_a_lower_limit_holds_from_the_next_job_on(opened, tiny):
+    for place, name in enumerate("abc"):
+        opened().keep(key(name), tiny, STATE, 9.0)
+        age(opened(), name, 100 - place)
+    with opened().claim(key("b")):
+        assert held(opened(2 * SIZE)) == "bc"
+        assert held(opened(SIZE)) == "b"
+    assert held(opened(SIZE // 2)) == ""
+
+
+def test_what_another_process_wrote_meanwhile_makes_room_too(opened, tiny, monkeypatch):
+    opened().keep(key("a"), tiny, STATE, 9.0)
+    age(opened(), "a", 100)
+    cache, write = opened(2 * SIZE), stage_entry.write
+
+    def overtaken(*arguments):
+        monkeypatch.setattr(stage_entry, "write", write)
+        assert opened(2 * SIZE).keep(key("b"), tiny, STATE, 9.0).startswith("kept")
+        assert held(cache) == "ab"
+        write(*arguments)
+
+    monkeypatch.setattr(stage_entry, "write", overtaken)
+    with cache.claim(key("c")):
+        assert cache.keep(key("c"), tiny, STATE, 9.0).startswith("kept")
+    assert held(cache) == "bc"
 
 
 def test_what_another_process_holds_is_not_evicted(opened, tiny):
@@ -83,7 +110,7 @@ def test_what_another_process_holds_is_not_evicted(opened, tiny):
 
 def test_what_is_larger_than_the_limit_is_not_kept_and_evicts_nothing(opened, tiny):
     opened().keep(key("a"), tiny, STATE, 9.0)
-    cache = opened(50_000)
+    cache = StageCache(opened().folder.parent, 50_000)
     assert cache.keep(key("b"), tiny, STATE, 9.0) == "not kept: its 0.1 MB are more than cache_limit_gb=5e-05"
     assert held(cache) == "a"
 

@@ -1,4 +1,4 @@
-"""A compressed model again from its record: computed once more, compared with what was recorded, and saved."""
+"""A compressed model again from its record: restored or computed anew, compared with what was recorded, and saved."""
 
 import math
 import shutil
@@ -25,7 +25,9 @@ RELATIVE_TOLERANCE = 1e-3
 
 
 def save(store: Store, record: dict[str, Any], folder: Path, data_dir: Path | None) -> bool:
-    """Write the model of a record to `folder`: the one kept beside it, else computed again.
+    """Write the model of a record to `folder`: the one kept beside it, else compressed again.
+
+    Stages that the stage cache holds are restored, not computed.
 
     Returns whether plain `from_pretrained` loads it.
 

@@ -23,7 +23,10 @@ from slimsweep.record import ordered
 
 log = logging.getLogger(__name__)
 
-PACKAGES = ("slimsweep", "torch", "transformers", "datasets", "lm-eval", "numpy", "numba", "hydra-core", "wandb")
+PACKAGES = (
+    *("slimsweep", "torch", "transformers", "bitsandbytes", "compressed-tensors", "datasets", "lm-eval", "numpy"),
+    *("numba", "hydra-core", "wandb"),
+)
 NO_ROOM = "memory has no room for the dense model beside this one"
 SAME_SHAPE = "every layer has its original shape and storage, so dense kernels take the same time"
 META = "depends on data or weights, and only shapes were loaded (model.weights=meta)"
@@ -79,7 +82,7 @@ def compare(experiment: Experiment, model: LanguageModel, outcome: Outcome) -> N
     if not metrics:
         return
     resting = next(model.blocks[0].parameters()).device
-    if not has_room(model.original_parameters, model.module, resting):
+    if not has_room(model.original_parameters, getattr(torch, experiment.resolved_dtype), resting):
         outcome.reasons |= dict.fromkeys(("speedup_prefill", "speedup_decode"), NO_ROOM)
         return
     log.info("speed-up: measuring beside the dense model")

@@ -35,16 +35,20 @@ class StageCache:
         self.folder = cache_dir / "stages"
         self.limit_bytes = limit_bytes
         self._used: set[str] = set()  # by this job: it never evicts them
-        self._is_writable = True
+        self._is_usable = True
 
     def open(self) -> str | None:
-        """Make the folder, remember the limit, remove what killed processes left; returns why it cannot be used."""
+        """Make the folder, remember the limit, remove what killed processes left and what is beyond the limit.
+
+        Returns why it cannot be used, None where it can.
+        """
         try:
             (self.folder / "locks").mkdir(parents=True, exist_ok=True)
             if limit_of(self.folder) != self.limit_bytes:
                 write_text(self.folder / LIMIT, str(self.limit_bytes))
             with self._lock("leftovers"):
                 self._remove_leftovers()
+            self._make_room(0)
         except (OSError, SlimsweepError) as error:
             return str(error.__cause__ or error)
         return None
@@ -54,18 +58,21 @@ class StageCache:
         """Hold an entry while it is read, or computed and written; waits for another process that holds it."""
         lock = self._lock(key.digest)
         try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            log.info("%s: another job is at this stage; waiting for it", key.label)
-            lock.acquire()
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                log.info("%s: another job is at this stage; waiting for it", key.label)
+                lock.acquire()
+        except OSError as error:
+            self._give_up(error)
         try:
             yield
         finally:
             lock.release()
 
     def holds(self, key: StageKey) -> bool:
-        """Whether there is an entry, good or not."""
-        return (self.folder / key.digest).is_dir()
+        """Whether there is an entry, good or not; none once the cache could not be written."""
+        return self._is_usable and (self.folder / key.digest).is_dir()
 
     def read(self, key: StageKey) -> Kept | None:
         """The verified entry of a key, or None; one that is not what it says is removed."""
@@ -98,7 +105,7 @@ class StageCache:
             seconds: What restoring it would save.
         """
         size = sum(tensor.nbytes for tensor in saved_tensors(model.module).values())
-        if not self._is_writable:
+        if not self._is_usable:
             return "not kept"
         if seconds < size / WORTH_BYTES_PER_SECOND:
             return "not kept: computing it is quicker than reading it back"
@@ -108,16 +115,22 @@ class StageCache:
             if not self._make_room(size):
                 return f"not kept: with what is in use the cache would exceed {told(self.limit_bytes)}"
             self._write(key, model, state, size)
+            self._used.add(key.digest)
+            self._make_room(0)  # for what other processes wrote meanwhile
         except _write_errors() as error:
-            self._is_writable = False
+            self._give_up(error)
+            return "not kept"
+        return f"kept, {told(size)}"
+
+    def _give_up(self, error: Exception) -> None:
+        """Use the cache no more, and say so once."""
+        if self._is_usable:
             log.warning(
                 "the stage cache %s cannot be written (%s): this job goes on without it, nothing is lost. Free space, "
                 "or set cache_dir=FOLDER, cache_limit_gb=GB or cache=off",
-                *(self.folder, error),
+                *(self.folder, " ".join(str(error).split())),
             )
-            return "not kept"
-        self._used.add(key.digest)
-        return f"kept, {told(size)}"
+        self._is_usable = False
 
     def _write(self, key: StageKey, model: LanguageModel, state: dict[str, Any], size: int) -> None:
         """An entry that appears whole or not at all."""
@@ -238,6 +251,7 @@ def told(size: int) -> str:
 
 def _write_errors() -> tuple[type[Exception], ...]:
     """What can go wrong with writing a model to a folder: the disk, or a config that transformers refuses to write."""
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
-    return OSError, ValueError, SafetensorError, SlimsweepError
+    return OSError, ValueError, SafetensorError, StrictDataclassError, SlimsweepError

@@ -4,9 +4,11 @@ import pytest
 import torch
 from conftest import meta_model
 from family_shapes import DECODERS, ENCODERS, random_model
+from reductions import loud, uneven
 from safetensors.torch import save_file
 
 from slimsweep.evaluation.size import FORMAT_DTYPES, Size, safetensors_bytes
+from slimsweep.models import reduced
 from slimsweep.models.language_model import matrix
 
 CPU = torch.device("cpu")
@@ -100,6 +102,13 @@ def test_fewer_blocks_compress_the_original(tiny_source):
 def test_checkpoint_bytes_are_those_of_the_file(name, dtype, tmp_path):
     model = random_model(name, str(tmp_path)).load(dtype, CPU)
     model.module.save_pretrained(tmp_path / "saved")
+    assert measure(model)["checkpoint_bytes"] == (tmp_path / "saved" / "model.safetensors").stat().st_size
+
+
+@pytest.mark.parametrize("name", ["gpt_neox", "llama"])
+def test_checkpoint_bytes_of_uneven_models_are_those_of_the_file(name, tmp_path):
+    model = uneven(loud(name, str(tmp_path)))
+    assert not reduced.save(model, tmp_path / "saved")
     assert measure(model)["checkpoint_bytes"] == (tmp_path / "saved" / "model.safetensors").stat().st_size
 
 

@@ -2,7 +2,7 @@ import torch
 from torch import nn
 
 from slimsweep.errors import ModelError
-from slimsweep.models.loading import is_shareable, refuse_non_finite
+from slimsweep.models.loading import has_room, is_shareable, refuse_non_finite
 
 
 def module_with(value):
@@ -39,3 +39,9 @@ def test_only_small_models_are_shared():
     with torch.device("meta"):
         huge = nn.Linear(10**6, 10**6)
     assert not is_shareable(huge, torch.device("cpu"))
+
+
+def test_room_is_counted_in_the_dtype_of_the_model_to_come(monkeypatch):
+    monkeypatch.setattr("slimsweep.models.loading.free_bytes", lambda _device: 100)
+    assert has_room(30, torch.bfloat16, torch.device("cpu"))
+    assert not has_room(30, torch.float32, torch.device("cpu"))

@@ -344,6 +344,14 @@ def test_a_damaged_config_is_refused(uneven_folder):
         slimsweep.load(uneven_folder)
 
 
+@pytest.mark.parametrize("change", [{"hidden_act": "none"}, {"num_attention_heads": 5}, {"model_type": "none"}])
+def test_a_config_of_which_no_model_can_be_built_is_refused(uneven_folder, change):
+    edit(uneven_folder / "config.json", lambda config: config.update(change))
+    for read in (slimsweep.load, lambda folder: reduced.read(folder, "causal_lm", torch.float32, CPU, False)):
+        with pytest.raises(ModelError, match=r"config\.json cannot be read"):
+            read(uneven_folder)
+
+
 def test_settings_of_generation_are_kept(load, folder):
     model = uneven(load("llama"))
     model.module.generation_config.eos_token_id = [7, 8]

@@ -12,6 +12,7 @@ from slimsweep.evaluation.base import Measurement, Metric
 from slimsweep.evaluation.cost import zero_count
 from slimsweep.models import reduced
 from slimsweep.models.language_model import LanguageModel, layer_shape, parameter_count
+from slimsweep.models.plain import plain_config
 from slimsweep.packed import PackedLinear, packed_layers
 
 FORMAT_DTYPES = {  # names of the safetensors format, in the order of its writer, narrow to wide
@@ -106,7 +107,7 @@ def saved_tensors(model: LanguageModel) -> dict[str, Tensor]:
 
     They carry the names of the file, which for some families (GPT-NeoX) are not those of the module.
     """
-    if packed_layers(model.module):
+    if packed_layers(model.module) or plain_config(model) is None:  # saved with a manifest, under the module's names
         return reduced.saved_tensors(model.module)
     from transformers.core_model_loading import revert_weight_conversion
 

@@ -145,7 +145,10 @@ def parameter_count(module: nn.Module) -> int:
 
 
 def weights_digest(model: LanguageModel) -> str:
-    """SHA-256 over names, shapes and bytes of all parameters and buffers, in the order of their names."""
+    """SHA-256 over names, dtypes, shapes and bytes of the state dict, in the order of its names.
+
+    Buffers that are not persistent are not in it: a config decides them.
+    """
     digest = hashlib.sha256()
     for name, tensor in sorted(model.module.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)};".encode())

@@ -92,10 +92,9 @@ def is_shareable(module: nn.Module, device: torch.device) -> bool:
     return sum(parameter.nbytes for parameter in module.parameters()) < SHARED_FRACTION * free_bytes(device)
 
 
-def has_room(original_parameters: int, module: nn.Module, device: torch.device) -> bool:
-    """Whether memory takes the dense form of a module beside it: as many parameters of the same kind once more."""
-    each = next(module.parameters()).element_size()
-    return original_parameters * each < ROOM_FRACTION * free_bytes(device)
+def has_room(parameters: int, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether memory takes one more model of so many parameters."""
+    return parameters * dtype.itemsize < ROOM_FRACTION * free_bytes(device)
 
 
 def free_bytes(device: torch.device) -> int:

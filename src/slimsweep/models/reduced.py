@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 
 from slimsweep.errors import ModelError
@@ -105,10 +106,8 @@ def load(folder: str | Path, dtype: torch.dtype | None = None, device: str | tor
     folder, device = Path(folder), torch.device(device)
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} has no config.json; give a folder that slimsweep saved.")
-    try:
+    with _refusals(folder):
         config = AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{folder / 'config.json'} cannot be read ({error}); save the model again.") from error
     auto_class = auto_class_of_name((config.architectures or [""])[0])
     dtype = dtype or getattr(torch, str(config.dtype).removeprefix("torch."), torch.float32)
     return read(folder, auto_class, dtype, device, remote_code=False).eval().requires_grad_(False)
@@ -118,7 +117,7 @@ def read(folder: Path, auto_class: str, dtype: torch.dtype, device: torch.device
     """The module of a folder, with a manifest or without, on `device`.
 
     Raises:
-        ModelError: config, manifest and weights do not agree.
+        ModelError: config, manifest and weights do not agree, or no model can be built of the config.
     """
     if not (folder / MANIFEST).is_file():
         return loading.read(folder, auto_class, dtype, device, remote_code)
@@ -127,11 +126,12 @@ def read(folder: Path, auto_class: str, dtype: torch.dtype, device: torch.device
     from safetensors.torch import load_file
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=remote_code)
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config  # the manifest says more
-    with init_empty_weights(include_buffers=False):
-        module = loading.build(config, auto_class, dtype, None, remote_code)
+    with _refusals(folder):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=remote_code)
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config  # the manifest says more
+        with init_empty_weights(include_buffers=False):
+            module = loading.build(config, auto_class, dtype, None, remote_code)
     module.tie_weights()  # which making them empty has untied
     resize(module, folder)
     file = folder / (PACKED_FILE if (folder / PACKED_FILE).is_file() else WEIGHTS_FILE)
@@ -161,6 +161,15 @@ def read(folder: Path, auto_class: str, dtype: torch.dtype, device: torch.device
     if (folder / GENERATION).is_file() and getattr(module, "generation_config", None) is not None:
         module.generation_config = type(module.generation_config).from_pretrained(folder)
     return module.to(device)
+
+
+@contextlib.contextmanager
+def _refusals(folder: Path) -> Iterator[None]:
+    """Turn what transformers and torch say about a config they cannot read or build a model of into a ModelError."""
+    try:
+        yield
+    except (OSError, ValueError, LookupError, TypeError, RuntimeError, ArithmeticError, StrictDataclassError) as error:
+        raise ModelError(f"{folder / 'config.json'} cannot be read ({error}); save the model again.") from error
 
 
 def resize(module: nn.Module, folder: Path) -> None:
