@@ -7,6 +7,7 @@ import logging
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
@@ -139,6 +140,40 @@ def test_what_another_process_computes_meanwhile_is_taken_from_it(cache, monkeyp
     assert restored(found) == [False, True, False]
 
 
+def test_an_entry_that_began_with_other_weights_is_not_gone_on_from(cache, monkeypatch, caplog):
+    made = experiment(cache, "technique=[magnitude,wanda]")
+    plain = compress(dataclasses.replace(made, cache=False))
+    apply = compression.apply
+
+    def overtaken(own, stage, token_ids, done):
+        apply(own, stage, token_ids, done)
+        monkeypatch.setattr(compression, "apply", apply)
+        compress(dataclasses.replace(made, cache_dir=cache / "theirs"))
+        first, second = (cache / "theirs" / "stages" / key.digest for key in stage_keys(made))
+        (before, after) = (json.loads((folder / ENTRY).read_text())["content"] for folder in (first, second))
+        assert before["state"]["upstream_digest"] is None
+        assert after["state"]["upstream_digest"] == before["weights_digest"]
+        rewrite(second, state=after["state"] | {"upstream_digest": "0" * 64})
+        second.rename(cache / "stages" / second.name)
+
+    monkeypatch.setattr(compression, "apply", overtaken)
+    found = compress(made)
+    assert restored(found) == [False, False] and told(found) == told(plain)
+    assert "the stage before it left other weights than it began with" in caplog.text
+
+
+def test_each_stage_says_what_it_was_computed_on(cache, monkeypatch):
+    first = compress(experiment(cache, "technique=magnitude")).stages[0]["computed_on"]
+    assert list(first) == ["device", "threads", "git_commit", "torch", "slimsweep"]
+    assert (first["device"], first["threads"], first["torch"]) == ("cpu", torch.get_num_threads(), version("torch"))
+    other = {"device": "another machine"}
+    monkeypatch.setattr(compression, "computed_on", lambda _device: other)
+    longer = experiment(cache, "technique=[magnitude,rtn]")
+    found = compress(longer)
+    assert [stage["computed_on"] for stage in found.stages] == [first, other]
+    assert told(found) == told(compress(dataclasses.replace(longer, cache=False)))
+
+
 def test_a_chain_ends_in_the_middle_of_a_longer_one(cache):
     compress(experiment(cache, "technique=[magnitude,wanda,rtn]"))
     shorter = compress(experiment(cache, "technique=[magnitude,wanda]"))
@@ -256,7 +291,7 @@ DAMAGES = {
     "no account": (lambda folder: (folder / ENTRY).unlink(), "No such file"),
     "an account of nothing": (lambda folder: (folder / ENTRY).write_text("[]"), f"{ENTRY} has other bytes"),
     "an empty folder": (lambda folder: [path.unlink() for path in folder.iterdir()], "No such file"),
-    "another format": (lambda folder: rewrite(folder, format=99), "its format is 99, not 1"),
+    "another format": (lambda folder: rewrite(folder, format=99), "its format is 99, not 2"),
     "weights of another digest": (lambda folder: rewrite(folder, weights_digest="0" * 64), "reads back as other"),
     "another dtype": (lambda folder: rewrite(folder, dtype="bfloat16"), "reads back as other weights"),
     "a manifest that does not fit": (replaced("slimsweep.json", channels=63), "do not fit their slimsweep.json"),

@@ -16,7 +16,9 @@ from slimsweep.evaluation.cost import zero_count
 from slimsweep.experiment import Experiment, Stage
 from slimsweep.keys import StageKey, stage_keys
 from slimsweep.models.language_model import LanguageModel, layer_shape, weights_digest
+from slimsweep.provenance import computed_on
 from slimsweep.stage_cache import StageCache
+from slimsweep.stage_entry import written_digest
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +34,8 @@ class Compressed:
     """The counts of every layer each stage treated."""
     treated: list[set[str]] = field(default_factory=list)
     """The layers that each stage treated, by the names they have now."""
+    weights_digest: str | None = None
+    """Of the model as it is, where the stage cache has it."""
     load_seconds: float = 0.0
     """What it took to read the dense model, or in its place that of a stage."""
     spent_seconds: float = 0.0
@@ -62,9 +66,10 @@ def compress(experiment: Experiment) -> Compressed:
             done = done or load(experiment)
             if token_ids is None and experiment.stages[position].technique.needs_calibration:
                 token_ids = calibrate(experiment, done.model)
+            upstream = done.weights_digest
             apply(experiment, experiment.stages[position], token_ids, done)
             unkept += done.stages[-1]["seconds"]
-            if cache and _keep(cache, keys[position], done, unkept):
+            if cache and _keep(cache, keys[position], done, unkept, upstream):
                 unkept = 0.0
     done = done or load(experiment)
     torch.manual_seed(experiment.seed)
@@ -123,6 +128,10 @@ def _restored(
     if (kept := cache.read(key)) is None:
         return None
     content = kept.content
+    began_with = content["state"].get("upstream_digest")
+    if before and None not in (before.weights_digest, began_with) and before.weights_digest != began_with:
+        cache.refuse(key, "the stage before it left other weights than it began with")
+        return None
     try:
         model = experiment.model.restored(
             kept.folder,
@@ -141,12 +150,12 @@ def _restored(
     stages, layers, treated = _with_names(content["state"], experiment.stages[:position])
     known = before.stages if before else []
     for entry, own in zip(stages, known, strict=False):
-        entry |= {name: own[name] for name in ("restored", "seconds")}
+        entry |= {name: own[name] for name in ("restored", "seconds", "computed_on")}
     for entry in stages[len(known) :]:
         log.info("%s: restored (computed in %.1f s)", entry["name"], entry["seconds"])
     log.info("restoring took %.1f s", seconds)
     load, spent = (before.load_seconds, before.spent_seconds) if before else (0.0, 0.0)
-    return Compressed(model, stages, layers, treated, load + seconds, spent + seconds)
+    return Compressed(model, stages, layers, treated, content["weights_digest"], load + seconds, spent + seconds)
 
 
 def _with_names(state: dict[str, Any], stages: Sequence[Stage]) -> tuple[list[dict], list[dict], list[set[str]]]:
@@ -165,19 +174,22 @@ def _with_names(state: dict[str, Any], stages: Sequence[Stage]) -> tuple[list[di
     return entries, layers, [set(treated) for treated in state["treated"]]
 
 
-def _keep(cache: StageCache, key: StageKey, done: Compressed, unkept: float) -> bool:
-    """Keep what the last stage left; returns whether it is there to be restored."""
+def _keep(cache: StageCache, key: StageKey, done: Compressed, unkept: float, upstream: str | None) -> bool:
+    """Keep what the last stage made of a model of digest `upstream`; returns whether it is there to be restored."""
     started = time.perf_counter()
-    state = {"stages": done.stages, "layers": done.layers, "treated": [sorted(names) for names in done.treated]}
+    state = {"stages": done.stages, "layers": done.layers, "upstream_digest": upstream}
+    state["treated"] = [sorted(names) for names in done.treated]
     outcome = cache.keep(key, done.model, state, unkept)
     done.spent_seconds += time.perf_counter() - started
     log.info("%s: %s", done.stages[-1]["name"], outcome)
+    done.weights_digest = written_digest(cache.folder / key.digest) if cache.holds(key) else None
     return cache.holds(key)
 
 
 def apply(experiment: Experiment, stage: Stage, token_ids: torch.Tensor | None, done: Compressed) -> None:
     """Apply a stage in place; then the sparsity of every stage so far is measured again."""
     log.info("%s: compressing", stage.name)
+    done.weights_digest = None
     started = time.perf_counter()
     torch.manual_seed(experiment.seed)
     before = done.model.targets()
@@ -186,7 +198,7 @@ def apply(experiment: Experiment, stage: Stage, token_ids: torch.Tensor | None, 
     log.info("%s: computed in %.1f s", stage.name, seconds)
     done.spent_seconds += seconds
     done.layers.append({"stage": stage.name, "layers": [asdict(layer) for layer in report.layers]})
-    done.stages.append(_entry(stage, report, seconds))
+    done.stages.append(_entry(stage, report, seconds) | {"computed_on": computed_on(experiment.resolved_device)})
     now = places(before, done.model.targets())
     done.treated.append({layer.name for layer in report.layers})
     done.treated = [{now[name] for name in layers if name in now} for layers in done.treated]

@@ -28,7 +28,7 @@ RESULT_FIELDS_THAT_MAY_DIFFER = frozenset(
     )
 )
 
-STAGE_FIELDS_THAT_MAY_DIFFER = frozenset(("seconds", "restored"))
+STAGE_FIELDS_THAT_MAY_DIFFER = frozenset(("seconds", "restored", "computed_on"))
 """The same of each entry of `stages`."""
 
 

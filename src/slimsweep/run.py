@@ -1,8 +1,6 @@
 """One job: the order of the stages, and nothing else."""
 
-import importlib.metadata
 import logging
-import subprocess
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,7 +16,7 @@ from slimsweep.models.language_model import LanguageModel, parameter_count, weig
 from slimsweep.models.loading import has_room
 from slimsweep.models.reduced import save
 from slimsweep.packed import packed_layers
-from slimsweep.paths import is_checkout, project_root
+from slimsweep.provenance import device_name, git_commit, version
 from slimsweep.record import ordered
 
 log = logging.getLogger(__name__)
@@ -107,7 +105,7 @@ def describe(experiment: Experiment, done: Compressed, outcome: Outcome) -> None
         "pattern": experiment.pattern,
         "ratio": ratios[0] if len(ratios) == 1 else None,
         "seed": experiment.seed if experiment.uses_seed else None,
-        "device": _device_name(experiment.resolved_device),
+        "device": device_name(experiment.resolved_device),
         "dtype": experiment.resolved_dtype,
         "threads": torch.get_num_threads(),
         "load_seconds": done.load_seconds,
@@ -117,7 +115,7 @@ def describe(experiment: Experiment, done: Compressed, outcome: Outcome) -> None
         "git_commit": git_commit(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "sweep": experiment.sweep,
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": {name: version(name) for name in PACKAGES},
         "protocols": outcome.protocols,
         "stages": done.stages,
         "config": experiment.config,
@@ -136,29 +134,3 @@ def describe(experiment: Experiment, done: Compressed, outcome: Outcome) -> None
     for name in ("speedup_prefill", "speedup_decode"):
         if outcome.values.setdefault(name) is None:
             outcome.reasons.setdefault(name, META if model.is_meta else unmeasured)
-
-
-def git_commit() -> str | None:
-    """Commit of the checkout this runs from, `+` appended where files differ from it; None outside one."""
-    if not is_checkout():
-        return None
-    git = ["git", "-C", str(project_root())]
-    try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-        changes = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return commit.stdout.strip() + ("+" if changes.stdout.strip() else "")
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _device_name(device: str) -> str:
-    return torch.cuda.get_device_name(device) if device.startswith("cuda") else device

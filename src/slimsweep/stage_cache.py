@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 
 from slimsweep import stage_entry
 from slimsweep.errors import SlimsweepError, StoreError
@@ -26,6 +28,8 @@ SPARE_BYTES = 256 * 2**20
 """Free disk space that is left for records."""
 WORTH_BYTES_PER_SECOND = 100e6
 """Speed of writing, digesting and reading a result once, low: what takes less to compute is not kept."""
+WRITE_ERRORS = (OSError, ValueError, SafetensorError, StrictDataclassError, SlimsweepError)
+"""Of writing a model to a folder: the disk's, or those of a config that transformers refuses to write."""
 
 
 class StageCache:
@@ -38,10 +42,7 @@ class StageCache:
         self._is_usable = True
 
     def open(self) -> str | None:
-        """Make the folder, remember the limit, remove what killed processes left and what is beyond the limit.
-
-        Returns why it cannot be used, None where it can.
-        """
+        """Make the folder, remember the limit, remove leftovers and what exceeds it; returns why it cannot be used."""
         try:
             (self.folder / "locks").mkdir(parents=True, exist_ok=True)
             if limit_of(self.folder) != self.limit_bytes:
@@ -117,7 +118,7 @@ class StageCache:
             self._write(key, model, state, size)
             self._used.add(key.digest)
             self._make_room(0)  # for what other processes wrote meanwhile
-        except _write_errors() as error:
+        except WRITE_ERRORS as error:
             self._give_up(error)
             return "not kept"
         return f"kept, {told(size)}"
@@ -247,11 +248,3 @@ def lines(cache: StageCache) -> list[str]:
 def told(size: int) -> str:
     """A number of bytes as people read it."""
     return f"{size / 1e9:.1f} GB" if size >= 10**9 else f"{size / 1e6:.1f} MB"
-
-
-def _write_errors() -> tuple[type[Exception], ...]:
-    """What can go wrong with writing a model to a folder: the disk, or a config that transformers refuses to write."""
-    from huggingface_hub.errors import StrictDataclassError
-    from safetensors import SafetensorError
-
-    return OSError, ValueError, SafetensorError, StrictDataclassError, SlimsweepError

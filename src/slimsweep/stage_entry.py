@@ -13,8 +13,8 @@ from slimsweep.keys import StageKey, canonical
 from slimsweep.models.language_model import LanguageModel, weights_digest
 from slimsweep.models.reduced import save_with_manifest
 
-FORMAT = 1
-"""Of entries; one of another format is computed anew."""
+FORMAT = 2
+"""Of entries; one of another format is computed anew. 2: stages say what they were computed on."""
 ENTRY = "entry.json"
 STAMP = "used"
 """Its time is that of the last use."""
@@ -86,6 +86,14 @@ def read(folder: Path, key: StageKey) -> Kept:
         if _file_digest(folder / name) != digest:
             raise ValueError(f"{name} has other bytes than were written")
     return Kept(folder, content)
+
+
+def written_digest(folder: Path) -> str | None:
+    """Of the weights that an entry says it holds; None where it cannot be read."""
+    try:
+        return _content(folder)["weights_digest"]
+    except (OSError, ValueError):
+        return None
 
 
 def listed(folder: Path) -> Listed | None:

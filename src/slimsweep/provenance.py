@@ -1,0 +1,47 @@
+"""Where and by what something was computed."""
+
+import importlib.metadata
+import subprocess
+
+import torch
+
+from slimsweep.paths import is_checkout, project_root
+
+
+def computed_on(device: str) -> dict[str, str | int | None]:
+    """What a time, and the last bits of a result, depend on beside the settings."""
+    return {
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+        "git_commit": git_commit(),
+        "torch": version("torch"),
+        "slimsweep": version("slimsweep"),
+    }
+
+
+def git_commit() -> str | None:
+    """Commit of the checkout this runs from, `+` appended where files differ from it; None outside one."""
+    if not is_checkout():
+        return None
+    git = ["git", "-C", str(project_root())]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+        changes = subprocess.run(
+            [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit.stdout.strip() + ("+" if changes.stdout.strip() else "")
+
+
+def version(package: str) -> str | None:
+    """Installed version of a package; None where there is none."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def device_name(device: str) -> str:
+    """The card of a CUDA device, `cpu` otherwise."""
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
