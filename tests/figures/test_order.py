@@ -68,6 +68,21 @@ def test_one_order_alone_draws_nothing():
     assert draw([record(), *chains("wanda+nf4", r2=12.0), chain("nf4"), chain("wanda", 0.2)]) == {}
 
 
+def with_half(technique, value):
+    made = chain(technique, 0.2, perplexity_wikitext2=value)
+    for stage in made["stages"]:
+        if stage["name"] == "half":
+            stage["fields"] = {"dtype": "bfloat16"}
+    return made
+
+
+def test_only_the_exact_reverse_of_a_chain_is_its_pair():
+    made = [with_half("wanda+half+nf4", 13.0), with_half("half+wanda+nf4", 14.0)]
+    assert draw([*made, with_half("half+nf4+wanda", 15.0)]) == {}
+    upper, _ = draw([*BOTH, *made, with_half("nf4+half+wanda", 16.0)])["order_wikitext2"].axes
+    assert set(lines(upper)) == {"wanda+nf4", "nf4+wanda", "wanda+half+nf4", "nf4+half+wanda"}
+
+
 def test_x_spans_the_ratios_that_were_run():
     _, lower = draw(BOTH)["order_wikitext2"].axes
     assert lower.get_xlim() == pytest.approx((0.15, 0.55)) and list(lower.get_xticks()) == [0.2, 0.5]

@@ -24,6 +24,14 @@ def test_masks_alone_are_said_to_save_no_memory():
     assert any("save no memory" in text.get_text() for text in upper.texts) and not lower.texts
 
 
+def test_records_without_sizes_draw_nothing_and_one_size_is_enough_for_a_legend():
+    sizes = {"weight_bytes": None, "nonzero_parameters": None}
+    with paper_style():
+        assert draw([record(), *curve("wanda", **sizes)]) == {}
+        (figure,) = draw([record(), *curve("wanda", nonzero_parameters=None)]).values()
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["dense", "wanda"]
+
+
 def test_overflowed_points_are_left_out():
     with paper_style():
         figure = draw([record(), record("wanda", 0.5), record("wanda", 0.9, perplexity_wikitext2=None)])[

@@ -71,6 +71,12 @@ def test_nothing_quantized_or_nothing_pruned_makes_no_curve():
     assert draw([record(), chain("nf4")]) == {}
 
 
+def test_chains_of_two_ratios_have_no_place():
+    several = chain("wanda+magnitude+nf4", 0.5) | {"ratio": None}
+    assert several["ratio"] is None and draw([record(), several]) == draw([record(), chain("nf4"), several]) == {}
+    assert "wanda+magnitude+nf4" not in drawn([record(), *pruned("wanda+nf4"), several])
+
+
 def test_two_protocols_never_share_an_axis():
     longer = PROTOCOL.replace("ctx=512", "ctx=2048")
     assert set(draw([*pruned("wanda+nf4"), *pruned("wanda+nf4", protocol=longer)])) == {

@@ -87,5 +87,12 @@ def test_accuracies_of_two_protocols_have_panels_of_their_own():
     assert {"sentiment, limit-200", "sentiment, limit-400"} <= titles and "sentiment" not in titles
 
 
+def test_a_quantity_measured_by_chains_without_a_place_only_has_no_panel():
+    half = chain("half", load_memory_bytes=2**28)
+    half["stages"][0]["fields"] = {}
+    made = [chain(name, 0.5) for name in ("wanda", "wanda+nf4")]
+    assert set(panes([*made, compared(half, 1.5, 1.2)])) == {"perplexity, wikitext2", "sentiment", "weights in memory"}
+
+
 def test_nothing_quantized_draws_nothing():
     assert draw([record(), chain("wanda", 0.5)]) == {}

@@ -1,4 +1,4 @@
-from made_up import curve, record, reduced
+from made_up import chain, curve, record, reduced
 
 from slimsweep.figures.structured_vs_unstructured import draw
 from slimsweep.figures.style import paper_style
@@ -19,3 +19,8 @@ def test_parts_are_dashed_and_zeros_solid_over_ratio_and_over_what_is_left():
 def test_one_kind_alone_makes_no_comparison():
     assert draw([record(), *curve("wanda")]) == {}
     assert draw([record(), reduced(0.5)]) == {}
+
+
+def test_a_kind_that_only_overflowed_or_was_never_pruned_makes_no_comparison():
+    assert draw([record(), *curve("wanda", perplexity_wikitext2=None), reduced(0.5)]) == {}
+    assert draw([record(), chain("nf4"), reduced(0.5)]) == {}

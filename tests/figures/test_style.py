@@ -8,6 +8,7 @@ from slimsweep.figures.style import (
     log_axis,
     log_ticks,
     paper_style,
+    place_legend,
     plain_number,
     save,
 )
@@ -48,6 +49,29 @@ def test_a_log_axis_shows_plain_numbers():
     assert shown == ["10", "20", "50", "100", "200", "500", "1,000"] and axes.get_yscale() == "log"
 
 
+def test_a_log_axis_without_positive_values_stays_as_it_is():
+    axes = Figure().add_subplot()
+    for values in ([], [0.0]):
+        log_axis(axes, values)
+        assert axes.get_yscale() == "linear"
+
+
+def test_a_range_of_hundreds_of_decades_has_ticks():
+    assert log_ticks(10.0, 1e200) == [1e50, 1e100, 1e150, 1e200]
+
+
+def test_a_legend_below_tells_what_only_another_axes_shows():
+    figure = Figure(figsize=(3.4, 4.0))
+    upper, lower = figure.subplots(2, 1)
+    upper.plot([1], [1], label="both")
+    upper.plot([1], [2], label="upper")
+    (own,) = lower.plot([1], [1], label="both", color="red")
+    place_legend(figure, lower, None, is_below=True)
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["both", "upper"]
+    assert legend.get_lines()[0].get_color() == own.get_color()
+
+
 def test_techniques_differ_in_colour_and_marker_and_variants_in_marker():
     magnitude, wanda, pattern = appearances(["magnitude", "wanda", "wanda 2:4"])
     assert magnitude["color"] != wanda["color"] == pattern["color"]
@@ -59,6 +83,7 @@ def test_a_legend_has_as_many_columns_as_its_labels_leave_room_for():
     assert legend_columns(["llm_pruner+nf4, level block", "llm_pruner+nf4, level channel"], 2, width=3.4) == 1
     assert legend_columns(["llm_pruner+nf4, level block", "llm_pruner+nf4, level channel"], 3, width=7.0) == 3
     assert legend_columns(["wanda"] * 40, 4, width=7.0) == 4
+    assert legend_columns([], 4, width=7.0) == 1
 
 
 def test_files_are_equal_byte_for_byte(tmp_path):

@@ -23,7 +23,8 @@ KNOBS = ("bits", "average_bits")
 def draw(records: list[dict[str, Any]]) -> dict[str, Figure]:
     """`bits_curve_<corpus>`: both axes logarithmic, dense model dashed and a star at its own bits.
 
-    Bits are what the treated layers store with scales, zero-points and tables, so 4-bit codes stand right of 4.
+    Bits are what all linear layers of the blocks store, those left dense included, with scales, zero-points and
+    tables: 4-bit codes stand right of 4.
     Pruned chains are left out: zeros are another saving, which `bits_per_weight` does not count.
     """
     figures = {}

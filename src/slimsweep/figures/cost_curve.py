@@ -25,7 +25,7 @@ def draw(records: list[dict[str, Any]]) -> dict[str, Figure]:
 
 def _smaller(panel: Panel) -> list[dict[str, Any]]:
     """Records whose layers changed their shape: the others cost what the dense model does."""
-    full = {record["parameters"] for record in panel.records if record["technique"] == "dense"}
+    full = {record.get("parameters") for record in panel.records if record["technique"] == "dense"}
     return [record for record in panel.records if record.get("parameters") and record["parameters"] not in full]
 
 
@@ -43,8 +43,6 @@ def _draw(axes: Axes, panel: Panel, cost: str, field: str) -> None:
     reduced = [record for record in _smaller(panel) if record.get(field) is not None and record.get(cost)]
     whole = {label: record for label, record in dense(panel.records, field).items() if record.get(cost)}
     measured = [*reduced, *whole.values()]
-    if not measured:
-        return
     divisor, unit = scaled(cost, [record[cost] for record in measured])
     drawn = lines(reduced, cost, field)
     for line, look in zip(drawn, appearances([line.label for line in drawn]), strict=True):

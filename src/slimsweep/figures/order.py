@@ -24,7 +24,7 @@ def draw(records: list[dict[str, Any]]) -> dict[str, Figure]:
     """`order_<corpus>`: a colour per pair of techniques, solid where pruning comes first, dashed where quantizing does.
 
     The lower panel divides the second by the first at each ratio: above 1, quantizing first is worse.
-    Chains whose reverse was not measured are left out.
+    Chains whose exact reverse was not measured are left out: [half, wanda, nf4] pairs with [nf4, wanda, half] only.
     """
     figures = {}
     for field, found in panels(records, "perplexity").items():
@@ -41,9 +41,9 @@ def pairs_of(records: list[Record], field: str) -> list[Pair]:
     for line in lines(both, "ratio", field):
         if line.points:
             record = line.points[0].records[0]
-            stages = sorted(stage["name"] for stage in stages_of(record))
+            stages = [stage["name"] for stage in stages_of(record)]
             settings = line.label.removeprefix(record["technique"])
-            found.setdefault((*stages, settings), {})[prunes_first(record)] = line
+            found.setdefault((*min(stages, stages[::-1]), settings), {})[prunes_first(record)] = line
     return [(orders[True], orders[False]) for _, orders in sorted(found.items()) if len(orders) == 2]
 
 

@@ -19,7 +19,8 @@ def draw(records: list[dict[str, Any]]) -> dict[str, Figure]:
     figures = {}
     for field, found in panels(records, "perplexity").items():
         for panel in found:
-            if any(record["technique"] != "dense" and record.get(field) is not None for record in panel.records):
+            measured = [record for record in panel.records if record.get(field) is not None]
+            if any(record["technique"] != "dense" and any(map(record.get, SIZES)) for record in measured):
                 figures[f"pareto_{panel.name}{panel.suffix}"] = _figure(panel, field)
     return figures
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from slimsweep.figures.kinds import is_pruned, is_quantized, is_structured, prunes, quantizes, stages_of
 from slimsweep.figures.ratio_curve import draw_line, mark_overflow, seeds_note
-from slimsweep.figures.series import Line, Panel, Point, dense, lines, panels, variants
+from slimsweep.figures.series import DENSE, Line, Panel, Point, dense, lines, panels, variants
 from slimsweep.figures.style import COLOURS, Look, log_axis, new_figure, paper_title, place_legend
 from slimsweep.points import Record
 
@@ -25,7 +25,8 @@ def draw(records: list[dict[str, Any]]) -> dict[str, Figure]:
     """`quantized_curve_<corpus>`: colour tells the quantizer, marker and dashes what was removed, stars at 0 are whole.
 
     A chain has the colour of its quantizer and the marker of its pruner, so that a pair of lines of one marker
-    shows what quantization costs and a pair of one colour what pruning costs.
+    shows what quantization costs and a pair of one colour what pruning costs. Left out are chains without a place
+    on the ratio: those whose stages have different ratios, and those that neither prune nor quantize (`half`).
     """
     figures = {}
     for field, found in panels(records, "perplexity").items():
@@ -36,9 +37,23 @@ def draw(records: list[dict[str, Any]]) -> dict[str, Figure]:
 
 
 def is_compared(records: Sequence[Record], field: str) -> bool:
-    """Whether some record tells `field` of a quantized model, and some of a pruned one."""
+    """Whether some record with a place tells `field` of a quantized model, and some of a pruned one."""
+    shown = placed(records, field)
+    return any(map(is_quantized, shown)) and any(map(is_pruned, shown))
+
+
+def placed(records: Sequence[Record], field: str) -> list[Record]:
+    """Records that measured `field` and have a place: pruned by one ratio, or at 0 as dense or quantized only."""
     measured = [record for record in records if record.get(field) is not None]
-    return any(map(is_quantized, measured)) and any(map(is_pruned, measured))
+    return [
+        record
+        for record in measured
+        if (
+            record.get("ratio") is not None
+            if is_pruned(record)
+            else record["technique"] == DENSE or is_quantized(record)
+        )
+    ]
 
 
 def _figure(panel: Panel, field: str) -> Figure:

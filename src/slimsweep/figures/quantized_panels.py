@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from slimsweep.figures.quantized_curve import NOTE, draw_over_ratio, is_compared, looks, ratio_axis
+from slimsweep.figures.quantized_curve import NOTE, draw_over_ratio, is_compared, looks, placed, ratio_axis
 from slimsweep.figures.ratio_curve import seeds_note
 from slimsweep.figures.series import Line, Panel, by_device, panels
 from slimsweep.figures.style import LEGEND_ROW_INCHES, PAGE_INCHES, Look, legend_columns, log_axis, new_figure, scaled
@@ -33,7 +33,10 @@ class Pane:
 
 
 def draw(records: list[dict[str, Any]]) -> dict[str, Figure]:
-    """`quantized_panels_<corpus>`: encoded as `quantized_curve`; a quantity that no record measured has no panel."""
+    """`quantized_panels_<corpus>`: encoded as `quantized_curve`; a quantity that no record shown measured has no panel.
+
+    The same chains are left out.
+    """
     figures = {}
     for field, found in panels(records, "perplexity").items():
         for panel in found:
@@ -50,22 +53,18 @@ def panes_of(panel: Panel, field: str) -> list[Pane]:
     found = [Pane(field, f"perplexity, {panel.name}", "perplexity (log scale)", panel.records)]
     for name, tasks in panels(panel.records, "accuracy").items():
         for task in tasks:
-            measured = _measured(task.records, name)
+            measured = placed(task.records, name)
             found.append(Pane(name, f"{task.name}{_words(task.suffix)}", _accuracy_unit(name, measured), measured))
     for name, title in MEMORY.items():
-        measured = _measured(panel.records, name)
+        measured = placed(panel.records, name)
         divisor, unit = scaled(name, [record[name] for record in measured])
         found.append(Pane(name, title, f"memory{unit}", [one | {name: one[name] / divisor} for one in measured]))
     for name, ways in panels(panel.records, "speedup").items():
         for way in ways:
-            for place, here in by_device(_measured(way.records, name)).items():
+            for place, here in by_device(placed(way.records, name)).items():
                 title = f"{way.name} speed{_words(way.suffix)}{_words(place)}"
                 found.append(Pane(name, title, "times as fast as dense", here))
     return [pane for pane in found if pane.records]
-
-
-def _measured(records: list[Record], field: str) -> list[Record]:
-    return [record for record in records if record.get(field) is not None]
 
 
 def _words(suffix: str) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from slimsweep.figures.kinds import is_structured
+from slimsweep.figures.kinds import is_pruned, is_structured
 from slimsweep.figures.series import Panel, dense, lines, panels
 from slimsweep.figures.style import appearances, log_axis, new_figure, paper_title, place_legend, scaled
 
@@ -17,19 +17,18 @@ def draw(records: list[dict[str, Any]]) -> dict[str, Figure]:
     figures = {}
     for field, found in panels(records, "perplexity").items():
         for panel in found:
-            kinds = {is_structured(record) for record in panel.records if record["technique"] != "dense"}
-            if kinds == {True, False}:
-                figures[f"structured_vs_unstructured_{panel.name}{panel.suffix}"] = _figure(panel, field)
+            measured = [record for record in panel.records if record.get(field) is not None]
+            if {is_structured(record) for record in measured if is_pruned(record)} == {True, False}:
+                figures[f"structured_vs_unstructured_{panel.name}{panel.suffix}"] = _figure(panel, measured, field)
     return figures
 
 
-def _figure(panel: Panel, field: str) -> Figure:
+def _figure(panel: Panel, measured: list[dict[str, Any]], field: str) -> Figure:
     figure = new_figure(height=4.4)
     upper, lower = figure.subplots(2, 1)
-    measured = [record for record in panel.records if record.get(field) is not None]
     _draw(upper, measured, "ratio", field, 1)
     upper.set_xlabel("ratio asked for")
-    divisor, unit = scaled("nonzero_parameters", [record["nonzero_parameters"] for record in measured])
+    divisor, unit = scaled("nonzero_parameters", [record.get("nonzero_parameters") or 0 for record in measured])
     _draw(lower, measured, "nonzero_parameters", field, divisor)
     lower.set_xlabel(f"nonzero parameters left{unit}")
     paper_title(upper, panel.title)
@@ -48,7 +47,7 @@ def _draw(axes: Axes, measured: list[dict[str, Any]], x: str, field: str, diviso
             axes.axhline(
                 record[field], color="black", linestyle=":", linewidth=0.9, label=f"{label} ({record[field]:.4g})"
             )
-        else:
+        elif record.get(x) is not None:
             axes.plot(
                 [record[x] / divisor], [record[field]], "k*", markersize=7, label=f"{label} ({record[field]:.4g})"
             )

@@ -92,16 +92,21 @@ def appearances(labels: Sequence[str]) -> list[Look]:
 
 
 def log_axis(axes: Axes, values: Sequence[float], axis: Axis | None = None) -> None:
-    """Make y (or the given axis) logarithmic with plain numbers as ticks; finer steps where the values span little."""
+    """Make y (or the given axis) logarithmic with plain numbers as ticks; finer steps where the values span little.
+
+    Without a positive value the axis stays as it is.
+    """
     axis = axis or axes.yaxis
     positive = [value for value in values if value > 0]
+    if not positive:
+        return
     low, high = min(positive), max(positive)
     margin = (high / low) ** 0.06 if high > low else 1.1
     set_scale, set_limits = (axes.set_xscale, axes.set_xlim) if axis is axes.xaxis else (axes.set_yscale, axes.set_ylim)
     set_scale("log")
     set_limits(low / margin, high * margin)
     axis.set_major_locator(FixedLocator(log_ticks(low / margin, high * margin)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: plain_number(value)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: plain_number(float(value))))
     axis.set_minor_locator(NullLocator())
     axis.set_minor_formatter(NullFormatter())
 
@@ -117,7 +122,7 @@ def log_ticks(low: float, high: float, most: int = 7) -> list[float]:
         ladders = [[step * i for i in range(math.ceil(low / step), int(high / step) + 1)] for step in steps]
     else:
         decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        ladders = [[10.0**power for power in decades if power % step == 0] for step in (4, 3, 2)]
+        ladders = [[10.0**power for power in decades if power % step == 0] for step in (100, 50, 20, 10, 4, 3, 2)]
         for digits in (
             (1,),
             (1, 3),
@@ -167,9 +172,12 @@ def paper_title(axes: Axes, text: str) -> None:
 def place_legend(figure: Figure, axes: Axes, note: str | None, is_below: bool = False) -> None:
     """A legend where it covers least, or below the axes once it is long; `note` is its heading.
 
-    Below, the figure grows by what the legend takes, so that the axes keep their size.
+    Below, the figure grows by what the legend takes, so that the axes keep their size. What only other axes of the
+    figure show is told too.
     """
-    handles, labels = axes.get_legend_handles_labels()
+    every = [zip(*part.get_legend_handles_labels(), strict=True) for part in (axes, *figure.axes, axes)]
+    entries = {label: handle for part in every for handle, label in part}
+    handles, labels = list(entries.values()), list(entries)
     look = {"title": note, "title_fontsize": 7, "alignment": "left"}
     if len(labels) <= 6 and not is_below:
         axes.legend(handles, labels, loc="best", **look)
@@ -182,6 +190,8 @@ def place_legend(figure: Figure, axes: Axes, note: str | None, is_below: bool = 
 
 def legend_columns(labels: Sequence[str], most: int, width: float) -> int:
     """How many columns of a legend fit beside each other in `width` inches, `most` at best; filled from the top."""
+    if not labels:
+        return 1
     for columns in range(most, 1, -1):
         rows = math.ceil(len(labels) / columns)
         longest = [max(map(len, labels[start : start + rows])) for start in range(0, len(labels), rows)]
