@@ -12,9 +12,9 @@ BITS = (2, 3, 4, 8)
 
 
 def stored(value: float, kind: str) -> float:
-    """A positive number as bf16, or as fp16 for `minimum`: nearest, ties to even; 1 where nothing is left of it."""
+    """A positive number as bf16, or as fp16 for `minimum`: nearest, ties to even; at least the least one, and 1 for 0."""
     if kind == "minimum":
-        found = float(np.float16(value))
+        found = float(np.float16(value)) if value == 0 or value > 2**-24 else 2.0**-24
     elif value == 0:
         found = 0.0
     else:  # bf16: 8 significant bits, subnormal numbers by 2^-133
@@ -202,3 +202,17 @@ def test_the_offset_is_the_code_of_the_minimum_or_of_zero():
     assert fit(weight, "asymmetric", 2, None).offset.tolist() == [[-1.0]]
     assert fit(weight, "symmetric", 2, None).offset.tolist() == [[0.0]]
     assert fit(weight, "minimum", 2, None).offset.tolist() == [[-2.0]]
+
+
+def test_scales_beyond_their_dtype_are_held_at_its_ends():
+    large = fit(torch.tensor([[0.0, 3e6]]), "minimum", 4, None)
+    assert float(large.scale) == 65504
+    small = fit(torch.tensor([[0.0, 3e-9]]), "minimum", 8, None)
+    assert float(small.scale) == 2**-24  # the least of fp16
+
+
+def test_clipping_shrinks_about_zero_or_about_the_middle_where_zero_is_no_level():
+    weight = torch.tensor([[1.0, 2.0, 3.0]])
+    clipped = fit(weight, "minimum", 2, None, clip=0.5)
+    assert float(clipped.minimum) == 1.5
+    assert float(clipped.scale) == pytest.approx(1 / 3, rel=1e-3)

@@ -104,3 +104,8 @@ def test_a_flag_is_true_or_false():
     assert flag_faults("preserve_sparsity", True) == flag_faults("preserve_sparsity", False) == []
     for value in (1, 0, "yes", None):
         assert flag_faults("act_order", value) == [f"act_order={value!r}: give true or false"]
+
+
+@pytest.mark.parametrize("bits", [4.0, True, "4", 5])
+def test_bits_are_whole_numbers_of_the_list(bits):
+    assert grid_faults(bits, None, "asymmetric") == [f"bits={bits!r}: give 2, 3, 4 or 8"]

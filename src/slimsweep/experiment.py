@@ -118,7 +118,8 @@ class Experiment:
         faults = []
         skeleton = self.model.skeleton()
         faults += [
-            f"technique.{stage.name}: gradients need all weights in one place: set offload=false, or another importance"
+            f"technique.{stage.name}: gradients need all weights in one place: set offload=false, or choose a "
+            "technique or setting that needs none"
             for stage in self.stages
             if self.offload and stage.technique.uses_gradients
         ]

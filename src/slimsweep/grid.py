@@ -111,14 +111,17 @@ def fit(
     group_size: int | None,
     clip: float | Float[Tensor, "out group"] = 1.0,
 ) -> Grid:
-    """The grid that spans each group's values, or `clip` times their range.
+    """The grid that spans each group's values, or `clip` times their range, about 0 or about its centre (`minimum`).
 
     Args:
         group_size: neighbouring inputs that share a scale; None: the whole row. Must divide the input width.
     Source: arXiv:2210.17323, sec. 4 (min-max grids of GPTQ and of round to nearest).
     """
     groups = _groups(weight, 1 if group_size is None else weight.shape[1] // group_size)
-    low, high = groups.amin(dim=2) * clip, groups.amax(dim=2) * clip
+    low, high = groups.amin(dim=2), groups.amax(dim=2)
+    centre = (low + high) / 2 if kind == "minimum" else torch.zeros_like(low)  # of the other grids 0 stays a level
+    if not isinstance(clip, float) or clip != 1:
+        low, high = centre + (low - centre) * clip, centre + (high - centre) * clip
     steps, dtype = 2**bits - 1, SCALE_DTYPES[kind]
     if kind == "symmetric":
         reach = torch.maximum(low.abs(), high.abs())
@@ -135,9 +138,10 @@ def fit(
 
 
 def _stored(scale: Float[Tensor, "out group"], dtype: torch.dtype) -> Float[Tensor, "out group"]:
-    """A scale as its dtype holds it, never 0: a group of zeros, or of subnormal numbers, gets a scale of 1."""
-    rounded = scale.to(dtype).float()
-    return torch.where((rounded > 0) & rounded.isfinite(), rounded, 1.0)
+    """A scale as its dtype holds it, never 0 or infinite; a group without range gets a scale of 1."""
+    limits = torch.finfo(dtype)
+    rounded = scale.clamp(min=limits.tiny * limits.eps, max=limits.max).to(dtype).float()
+    return torch.where(scale > 0, rounded, 1.0)
 
 
 def _groups(values: Tensor, count: int) -> Tensor:

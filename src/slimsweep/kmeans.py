@@ -11,6 +11,8 @@ from torch import Tensor
 EXACT_LEVELS = 16
 """Up to so many levels the optimum is found; the search takes time in proportion to them."""
 LEAST_IMPORTANCE = 1e-6
+ANCHOR = 1e6
+"""Importance of all anchored values of a row together; larger, sums would lose the least of the others."""
 ROUNDS = 100
 """Most rounds of Lloyd's algorithm where there are more levels."""
 
@@ -21,10 +23,12 @@ def row_levels(
     counted: Bool[Tensor, "row value"],
     counts: Int[Tensor, " row"],
     most: int,
+    anchored: Bool[Tensor, "row value"] | None = None,
 ) -> Float[Tensor, "row level"]:
     """For each row the levels, ascending, that lose least in sum(importance x (value - nearest level)^2).
 
-    Only the `counted` values matter. Row i gets counts[i] <= `most` levels, repeated from the last one to fill `most`
+    Only the `counted` values matter. Of these the `anchored` ones, all equal, weigh so much that a level lies on them.
+    Row i gets counts[i] <= `most` levels, repeated from the last one to fill `most`
     columns; a row of fewer distinct values gets these, one of none gets zeros. Up to EXACT_LEVELS levels are the
     optimum, more are a local one. An importance below LEAST_IMPORTANCE of its row's mean counts as that much: sums
     cannot hold less, and a level must lie somewhere even among values of importance 0.
@@ -34,9 +38,13 @@ def row_levels(
         later versions. More levels: Lloyd's algorithm from a start of the density that is best for many levels
         (cube root of the weighted density; Panter and Dite, Proc. IRE 39, 1951).
     """
-    weights = importance.double().masked_fill(~counted, 0)
-    mean = weights.sum(dim=1, keepdim=True) / counted.sum(dim=1, keepdim=True)
+    free = counted if anchored is None else counted & ~anchored
+    weights = importance.double().masked_fill(~free, 0)
+    mean = weights.sum(dim=1, keepdim=True) / free.sum(dim=1, keepdim=True)
     weights = torch.where(mean > 0, weights / mean, 1.0).clamp(min=LEAST_IMPORTANCE).masked_fill(~counted, 0)
+    if anchored is not None:
+        anchored = anchored & counted
+        weights = torch.where(anchored, ANCHOR / anchored.sum(dim=1, keepdim=True), weights)
     ascending, order = values.cpu().sort(dim=1)
     found = np.zeros((values.shape[0], most), dtype=np.float32)
     _row_levels(ascending.numpy(), weights.cpu().gather(1, order).numpy(), counts.cpu().numpy(), found, EXACT_LEVELS)

@@ -79,14 +79,18 @@ class UniformQuantizer(Quantizer):
 def grid_faults(bits: Any, group_size: Any, grid: Any) -> list[str]:
     """What is wrong with the knobs of a uniform grid."""
     faults = []
-    if isinstance(bits, bool) or bits not in BITS:
+    if not is_whole_number(bits) or bits not in BITS:
         faults.append(f"bits={bits!r}: give {', '.join(map(str, BITS[:-1]))} or {BITS[-1]}")
-    is_whole = isinstance(group_size, int) and not isinstance(group_size, bool) and group_size > 0
-    if group_size is not None and not is_whole:
+    if group_size is not None and not (is_whole_number(group_size) and group_size > 0):
         faults.append(f"group_size={group_size!r}: give a whole number of inputs, or null for one scale a row")
     if grid not in GRIDS:
         faults.append(f"grid={grid!r}: give {', '.join(GRIDS[:-1])} or {GRIDS[-1]}")
     return faults
+
+
+def is_whole_number(value: Any) -> bool:
+    """Whether a knob holds an integer; 4.0 is none, nor is true."""
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def flag_faults(name: str, value: Any) -> list[str]:

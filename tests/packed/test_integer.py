@@ -156,3 +156,18 @@ def test_a_forward_is_one_through_the_dequantised_weight():
     layer, inputs = packed(3, "asymmetric", (33, 172), 43), torch.randn(2, 5, 172)
     layer.bias = torch.nn.Parameter(torch.randn(33))
     assert torch.allclose(layer(inputs), inputs @ layer.weight.T + layer.bias, atol=1e-4)
+
+
+def test_levels_that_bf16_has_rounded_together_stay_what_they_are():
+    layer = RTN(bits=8).compress_layer(torch.rand(4, 512, generator=torch.Generator().manual_seed(0)) + 2)
+    layer.dtype = torch.bfloat16
+    again = layer.nearest(layer.dequantized().float())
+    assert torch.equal(again.codes(), layer.codes())
+
+
+def test_small_scales_keep_their_precision_in_fp16():
+    weight = torch.randn(4, 64, generator=torch.Generator().manual_seed(0)) * 3e-4
+    layer = RTN(bits=8).compress_layer(weight)
+    layer.dtype = torch.float16
+    exact = (layer.codes().float() - layer.grid.zero) * layer.weight_scale.float()
+    assert torch.equal(layer.dequantized(), exact.half())

@@ -144,3 +144,10 @@ def test_families_keep_their_forward_through_packed_layers(tmp_path):
             holder, _, last = full.rpartition(".")
             setattr(model.module.get_submodule(holder), last, dense)
         assert torch.equal(found, model.logits(model.hidden_states(ids))), name
+
+
+def test_an_error_that_is_not_a_number_is_not_none():
+    wanted = torch.ones(2, 2)
+    assert relative_error(torch.zeros(2, 2), torch.zeros(2, 2)) == 0
+    wanted[0, 0] = torch.nan
+    assert relative_error(torch.ones(2, 2), wanted) != relative_error(torch.ones(2, 2), wanted)  # NaN

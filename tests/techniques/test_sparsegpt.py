@@ -347,3 +347,8 @@ def test_whole_smollm2_on_dense_inputs_agrees_in_perplexity(smollm2, wikitext):
         weight, seen = matrix(layer), inputs.pop(name)
         weight.copy_(sparsegpt_layer(weight, seen.T @ seen, 0.5)[0])
     assert perplexity(model.module, judged) == pytest.approx(perplexity(restated.module, judged), rel=0.005)
+
+
+def test_a_second_pass_over_rounded_weights_is_refused():
+    with pytest.raises(ValueError, match="passes=2 with bits=4: a second pass would round what is rounded already"):
+        SparseGPT(ratio=0.5, bits=4, passes=2)

@@ -212,3 +212,10 @@ def test_layers_of_the_embedded_model_keep_their_outliers_and_come_nearer_than_r
         assert int(kept.sum()) == math.floor(0.004 * weight.numel()) + math.floor(0.0005 * weight.numel())
         rounded = RTN(bits=3).compress_layer(weight).weight
         assert float((found.weight - weight).norm()) < 0.7 * float((rounded - weight).norm())
+
+
+def test_zero_is_one_of_the_clusters_and_not_one_more_beside_them():
+    weight = torch.tensor([[0, 0.001, 1, 2, 3]])
+    technique = SqueezeLLM(bits=2, outlier_fraction=0, sensitive_fraction=0)
+    found = technique.compress_layer(weight, torch.ones(1, 5)).dequantized()
+    assert found.tolist() == [[0, 0, 1, 2, 3]]

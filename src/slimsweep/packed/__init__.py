@@ -122,6 +122,6 @@ def install(module: nn.Module, name: str, packed: PackedLinear) -> None:
 
 
 def relative_error(found: Float[Tensor, "out in"], wanted: Float[Tensor, "out in"]) -> float:
-    """Frobenius norm of the difference over that of what was wanted; 0 where both are zero."""
+    """Frobenius norm of the difference over that of what was wanted; 0 where both are zero, NaN where either is."""
     difference, norm = (found.float() - wanted).norm(), wanted.norm()
-    return float(difference / norm) if norm > 0 else 0.0
+    return 0.0 if norm == 0 and difference == 0 else float(difference / norm)

@@ -96,12 +96,17 @@ class IntegerLinear(PackedLinear):
     def dequantized(self) -> Float[Tensor, "out in"]:
         grid, groups = self.grid, self.weight_scale.shape[1]
         values = self.codes().unflatten(1, (groups, -1))
-        if grid.minimum is None:  # whole numbers to 256 are exact in every dtype: the same as fp32, rounded once
-            values = values.to(self.dtype).sub_(grid.zero.to(self.dtype)[:, :, None])
-            return values.mul_(grid.scale.to(self.dtype)[:, :, None]).flatten(1)
+        if grid.minimum is None:
+            # bf16 holds whole numbers to 256 and the scale exactly: as fp32, rounded once. fp16 lacks the range.
+            dtype = torch.float32 if self.dtype == torch.float16 else self.dtype
+            values = values.to(dtype).sub_(grid.zero.to(dtype)[:, :, None]).mul_(grid.scale.to(dtype)[:, :, None])
+            return values.flatten(1).to(self.dtype)
         values = (values.float() - grid.lowest).mul_(grid.scale[:, :, None]).add_(grid.minimum[:, :, None])
         return values.to(self.dtype).flatten(1)
 
     def nearest(self, weight: Float[Tensor, "out in"]) -> "IntegerLinear":
         grid = self.grid.with_zero(weight == 0)
-        return IntegerLinear.of(grid, grid.codes(weight.float()))
+        codes = grid.codes(weight.float())
+        if grid.minimum is None:  # a level that the dtype has rounded may lie nearer to another: what is there stays
+            codes = torch.where(weight == self.dequantized(), self.codes(), codes)
+        return IntegerLinear.of(grid, codes)

@@ -10,6 +10,7 @@ from slimsweep.backends import bitsandbytes_functional
 from slimsweep.packed import Layout, PackedLinear
 
 HIGHEST = 127
+LEAST = 1e-36  # below, 127 over a magnitude has no finite fp32
 
 
 class LLMInt8Linear(PackedLinear):
@@ -76,6 +77,6 @@ class LLMInt8Linear(PackedLinear):
 
 
 def rounded(values: Float[Tensor, "row column"], absmax: Float[Tensor, " row"]) -> Int8[Tensor, "row column"]:
-    """Each row over its `absmax`, in 127ths; ties go to the even one. A row whose absmax is 0 becomes zeros."""
-    steps = torch.where(absmax > 0, HIGHEST / absmax, 0)
+    """Each row over its `absmax`, in 127ths; ties go to the even one. Below 1e-36 a row becomes zeros."""
+    steps = torch.where(absmax > LEAST, HIGHEST / absmax, 0)
     return (values * steps[:, None]).round_().clamp_(-HIGHEST, HIGHEST).to(torch.int8)

@@ -52,7 +52,7 @@ class Half(Technique):
         dtype, parameters = getattr(torch, self.dtype), _dense_parameters(model.module)
         if all(parameter.element_size() <= dtype.itemsize for parameter in parameters.values()):
             return StageReport(_layers(model), {"warning": self._narrow_already(model)})
-        notes: dict[str, Any] = {} if model.is_meta else self._movement(parameters, dtype)
+        notes: dict[str, Any] = {} if model.is_meta else self._movement(model.module, parameters, dtype)
         for parameter in parameters.values():
             parameter.data = parameter.data.to(dtype)  # .data, so that tied weights stay tied
         for layer in packed_layers(model.module).values():
@@ -67,7 +67,7 @@ class Half(Technique):
             log.warning("%s %s", type(self).__name__, warning)
         return warning
 
-    def _movement(self, parameters: dict[str, nn.Parameter], dtype: torch.dtype) -> dict[str, Any]:
+    def _movement(self, module: nn.Module, parameters: dict[str, nn.Parameter], dtype: torch.dtype) -> dict[str, Any]:
         """How far rounding moves parameters (Frobenius, relative), and which nonzero ones become zero."""
         errors: dict[str, float] = {}
         zeroed: dict[str, int] = {}
@@ -81,6 +81,9 @@ class Half(Technique):
             norm = float(before.norm())
             errors[name] = float((after - before).norm()) / norm if norm else 0.0
             zeroed[name] = int(before.count_nonzero()) - int(after.count_nonzero())
+        for name, layer in packed_layers(module).items():  # they compute in the new dtype from then on
+            if not bool(layer.dequantized().to(dtype).isfinite().all()):
+                too_large.append(name)
         if too_large:
             raise ModelError(
                 f"{self.dtype} holds magnitudes up to {torch.finfo(dtype).max:g}; there are larger ones, or NaN, in "

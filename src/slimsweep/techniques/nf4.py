@@ -10,7 +10,7 @@ from torch import Tensor
 from slimsweep.backends import bitsandbytes_faults
 from slimsweep.packed import PackedLinear
 from slimsweep.packed.nf4 import NF4Linear
-from slimsweep.quantized import Quantizer, flag_faults
+from slimsweep.quantized import Quantizer, flag_faults, is_whole_number
 
 QUANT_TYPES = ("nf4", "fp4")
 BLOCK_SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
@@ -41,7 +41,7 @@ class NF4(Quantizer):
         faults = super()._bad_values()
         if self.quant_type not in QUANT_TYPES:
             faults.append(f"quant_type={self.quant_type!r}: give {' or '.join(QUANT_TYPES)}")
-        if isinstance(self.block_size, bool) or self.block_size not in BLOCK_SIZES:
+        if not is_whole_number(self.block_size) or self.block_size not in BLOCK_SIZES:
             faults.append(f"block_size={self.block_size!r}: bitsandbytes has {', '.join(map(str, BLOCK_SIZES))}")
         faults += flag_faults("double_quantization", self.double_quantization)
         if self.compute_dtype is not None and self.compute_dtype not in COMPUTE_DTYPES:

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from slimsweep import importance
 from slimsweep.cores import side_by_side
+from slimsweep.errors import ModelError
 from slimsweep.fisher import fisher_diagonal, replaced
 from slimsweep.layerwise import LayerReport, progress, replace_weight
 from slimsweep.models.language_model import LanguageModel, layer_shape, matrix
 from slimsweep.packed import PackedLinear, install
 from slimsweep.packed.integer import IntegerLinear
-from slimsweep.quantized import BITS, Quantizer, bits_per_weight, grid_faults, group_faults
+from slimsweep.quantized import BITS, Quantizer, bits_per_weight, grid_faults, group_faults, is_whole_number
 from slimsweep.techniques.base import LayerwiseTechnique, StageReport
 from slimsweep.techniques.rtn import RTN
 
@@ -69,7 +70,7 @@ class Selective(Quantizer):
     def _bad_values(self) -> list[str]:
         faults = super()._bad_values()
         allowed = (*BITS, LEFT)
-        bad = [choice for choice in self.choices if isinstance(choice, bool) or choice not in allowed]
+        bad = [choice for choice in self.choices if not is_whole_number(choice) or choice not in allowed]
         if bad or not any(choice in BITS for choice in self.choices):
             faults.append(f"choices={list(self.choices)}: give some of {list(allowed)}, at least one below {LEFT}")
         average = self.average_bits
@@ -89,6 +90,8 @@ class Selective(Quantizer):
         return self.measure == "fisher"
 
     def faults(self, skeleton: LanguageModel) -> list[str]:
+        if self.measure == "loss" and not skeleton.module.can_generate():
+            return ["measure=loss needs a language model, whose text is its own measure: set measure=fisher"]
         return super().faults(skeleton) or group_faults(self.targets(skeleton), self.group_size)
 
     def form(self, shape: tuple[int, int]) -> tuple[type[PackedLinear], dict[str, Any]]:
@@ -163,6 +166,11 @@ class Selective(Quantizer):
         """Rise of the mean loss with one layer rounded, all others as they are."""
 
         before, found = _mean_loss(model, token_ids), {}
+        if not math.isfinite(before):
+            raise ModelError(
+                f"The loss of the calibration text is {before}, so no layer's part in it can be measured. Choose a "
+                "dtype with more range (dtype=bfloat16 or dtype=float32), or compress less before."
+            )
         for index, block in progress(model.blocks, type(self).__name__):
             layers = {n: layer for n, layer in targets.items() if n.startswith(f"{model.block_names[index]}.")}
             with model.resident(block):

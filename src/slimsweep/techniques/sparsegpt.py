@@ -50,6 +50,11 @@ class SparseGPT(Pruner):
     def _bad_values(self) -> list[str]:
         faults = [*super()._bad_values(), *knob_faults(self.block_columns, self.damping_fraction)]
         if self.bits is not None:
+            if self.passes != 1:
+                faults.append(
+                    f"passes={self.passes} with bits={self.bits}: a second pass would round what is rounded already; "
+                    "set passes=1, or prune in a stage before"
+                )
             return faults + grid_faults(self.bits, self.group_size, self.grid)
         # Without bits they decide nothing, and would give one result two keys.
         given = {"group_size": self.group_size, "grid": self.grid}

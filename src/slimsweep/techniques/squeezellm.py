@@ -11,12 +11,12 @@ from torch import Tensor
 from slimsweep import masks
 from slimsweep.cores import side_by_side
 from slimsweep.fisher import fisher_diagonal
-from slimsweep.kmeans import row_levels
+from slimsweep.kmeans import EXACT_LEVELS, row_levels
 from slimsweep.layerwise import LayerReport, replace_weight
 from slimsweep.models.language_model import LanguageModel, matrix
 from slimsweep.packed import PackedLinear
 from slimsweep.packed.table import TableLinear
-from slimsweep.quantized import BITS, Quantizer
+from slimsweep.quantized import BITS, Quantizer, is_whole_number
 
 FRACTIONS = ("outlier_fraction", "sensitive_fraction")
 
@@ -51,7 +51,7 @@ class SqueezeLLM(Quantizer):
 
     def _bad_values(self) -> list[str]:
         faults = super()._bad_values()
-        if isinstance(self.bits, bool) or self.bits not in BITS:
+        if not is_whole_number(self.bits) or self.bits not in BITS:
             faults.append(f"bits={self.bits!r}: give {', '.join(map(str, BITS[:-1]))} or {BITS[-1]}")
         for name in FRACTIONS:
             value = getattr(self, name)
@@ -84,12 +84,16 @@ class SqueezeLLM(Quantizer):
         outliers = self.outliers(weight, prepared)
         zeros = (weight == 0) & ~outliers & self.preserve_sparsity
         most = 2**self.bits
-        counts = most - zeros.any(dim=1).long()
-        table = row_levels(weight, prepared, ~outliers & ~zeros, counts, most)
-        # bf16 first: what underflows there is a 0 already.
+        holds = zeros.any(dim=1)
+        if most <= EXACT_LEVELS:  # 0 is one of the clusters
+            every = torch.full_like(holds, most, dtype=torch.long)
+            table = row_levels(weight, prepared, ~outliers, every, most, anchored=zeros)
+            at = table.abs().argmin(dim=1, keepdim=True)
+            table = torch.where(holds[:, None], table.scatter(1, at, 0), table)
+        else:  # of 256 levels one is little to lose
+            table = row_levels(weight, prepared, ~outliers & ~zeros, most - holds.long(), most)
+            table[holds & (table != 0).all(dim=1), -1] = 0  # a repetition of the one before
         table = table.to(torch.bfloat16).float()
-        missing = zeros.any(dim=1) & (table != 0).all(dim=1)
-        table[missing, -1] = 0  # a repetition of the one before
         return TableLinear.of(table, weight, outliers)
 
     def outliers(self, weight: Float[Tensor, "out in"], fisher: Float[Tensor, "out in"]) -> Bool[Tensor, "out in"]:
