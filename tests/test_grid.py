@@ -12,7 +12,7 @@ BITS = (2, 3, 4, 8)
 
 
 def stored(value: float, kind: str) -> float:
-    """A positive number as bf16, or as fp16 for `minimum`: nearest, ties to even; at least the least one, and 1 for 0."""
+    """A positive number as bf16, or as fp16 for `minimum`: nearest, ties to even; at least the least, and 1 for 0."""
     if kind == "minimum":
         found = float(np.float16(value)) if value == 0 or value > 2**-24 else 2.0**-24
     elif value == 0:
