@@ -79,6 +79,14 @@ def test_a_sweep_runs_the_union_of_its_grids_and_folds_equal_jobs(slimsweep, tmp
     assert "4 jobs, 4 already recorded" in again.out and "measuring" not in again.out
 
 
+def test_a_knob_on_the_command_line_reaches_the_jobs_that_have_its_technique(slimsweep):
+    sweep = ["-m", "technique=[],magnitude,[wanda,magnitude]", "technique.magnitude.ratio=0.3,0.7", "dry_run=true"]
+    answer = slimsweep(*sweep, *SMALL)
+    assert answer.out.count(" missing ") == 1 + 2 + 2
+    mistyped = slimsweep("-m", "technique=[],magnitude", "technique.magnitud.ratio=0.3", *SMALL)
+    assert mistyped.status == 1 and "magnitud" in mistyped.err
+
+
 def test_a_failing_job_leaves_the_others_alone_and_its_traceback_in_its_log(slimsweep, tmp_path):
     answer = slimsweep(*OWN, "-m", *SMALL, "technique=breaking,magnitude", "sweep=mine")
     assert answer.status == 1 and "broke half-way" in answer.err

@@ -1,6 +1,7 @@
 """`hydra/sweeper: grids`: a sweep is a list of small grids whose union is run, equal jobs folded."""
 
 import copy
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,7 +44,10 @@ class FrozenConfigs:
 
 
 class GridsSweeper(BasicSweeper):
-    """Runs the union of several grids; overrides on the command line replace a grid's keys."""
+    """Runs the union of several grids; overrides on the command line replace a grid's keys.
+
+    A knob of a technique reaches the jobs that have it.
+    """
 
     def __init__(self, grids: list[dict[str, str]], max_batch_size: int | None, params: dict[str, str] | None):
         super().__init__(max_batch_size, params)
@@ -87,4 +91,21 @@ class GridsSweeper(BasicSweeper):
             own = [f"{key}={value}" for key, value in grid.items() if key.lstrip("+~") not in keys]
             for batch in self.split_arguments(parser.parse_overrides([*own, *given]), None):
                 jobs += [tuple(overrides) for overrides in batch]
-        return list(dict.fromkeys(jobs))
+        used = set().union(*map(_techniques, jobs))
+        return list(dict.fromkeys(tuple(_without_idle_knobs(job, used)) for job in jobs))
+
+
+def _techniques(job: Sequence[str]) -> set[str]:
+    """Names in the chain of a job's overrides."""
+    chains = [override.split("=", 1)[1] for override in job if override.startswith("technique=")]
+    return set(re.findall(r"\w+", " ".join(chains)))
+
+
+def _without_idle_knobs(job: Sequence[str], used: set[str]) -> list[str]:
+    """A job's overrides without knobs of techniques that only other jobs of the sweep have.
+
+    A knob of a technique that no job has stays, and is told as the mistake it is.
+    """
+    others = used - _techniques(job)
+    knobs = {override: re.match(r"technique\.(\w+)\.", override) for override in job}
+    return [override for override, knob in knobs.items() if not (knob and knob[1] in others)]
