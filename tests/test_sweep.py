@@ -12,6 +12,12 @@ JOBS = {
     "structured_methods": 26,
     "unstructured": 28,
     "patterns": 10,
+    "quantized": 28,
+    "bits": 17,
+    "order": 23,
+    "twice": 37,
+    "selective": 6,
+    "eight_categories": 18,
     "seeds": 5,  # of 13: chance decides nothing on shapes alone, so three seeds are one experiment
 }
 

@@ -205,7 +205,7 @@ def test_a_saved_model_loads_with_plain_transformers(tiny, tmp_path):
 
 def test_the_plan_needs_no_text_and_has_the_bytes_weights_give(tiny_source, tiny):
     AWQ(bits=3, group_size=16).apply(tiny, IDS, 0)
-    planned = tiny_source.skeleton()
+    planned = tiny_source.skeleton().copy()
     AWQ(bits=3, group_size=16).apply(planned, None, 0)
     found, plan = (
         {name: {key: value.nbytes for key, value in layer.storage.items()} for name, layer in packed.items()}

@@ -32,7 +32,7 @@ def test_every_targeted_layer_is_stored_in_8_bits_and_zeros_stay(tiny):
 
 def test_the_plan_equals_what_weights_give(tiny_source, tiny):
     DynamicInt8().apply(tiny, None, 0)
-    planned = tiny_source.skeleton()
+    planned = tiny_source.skeleton().copy()
     DynamicInt8().apply(planned, None, 0)
     found, plan = (Size().measure(model, None).values for model in (tiny, planned))
     for field in ("parameters", "weight_bytes", "checkpoint_bytes"):

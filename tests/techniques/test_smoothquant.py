@@ -141,7 +141,7 @@ def test_zeros_stay_zeros(tiny):
 
 def test_the_plan_needs_no_text_and_has_the_bytes_weights_give(tiny_source, tiny):
     SmoothQuant().apply(tiny, IDS, 0)
-    planned = tiny_source.skeleton()
+    planned = tiny_source.skeleton().copy()
     SmoothQuant().apply(planned, None, 0)
     found, plan = (
         {name: {key: value.nbytes for key, value in layer.storage.items()} for name, layer in packed.items()}
