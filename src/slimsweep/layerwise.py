@@ -69,7 +69,7 @@ def compress_blocks(
         ModelError: inputs of a layer that are not finite, or that no calibration token reached.
         HessianError: a Hessian that no damping makes factorable; both name the layers.
     """
-    blocks = _targets_by_block(model, targets)
+    blocks = targets_by_block(model, targets)
     last = max((index for index, layers in enumerate(blocks) if layers), default=-1)
     activations = Activations(model, token_ids) if method.needs_calibration else None
     reports: list[LayerReport] = []
@@ -87,7 +87,7 @@ def compress_blocks(
     return reports
 
 
-def _targets_by_block(model: LanguageModel, targets: dict[str, nn.Module]) -> list[dict[str, nn.Module]]:
+def targets_by_block(model: LanguageModel, targets: dict[str, nn.Module]) -> list[dict[str, nn.Module]]:
     """The targeted layers of each block by full name."""
     return [
         {name: targets[name] for part in model.linears(block) if (name := f"{prefix}.{part}") in targets}
@@ -96,16 +96,21 @@ def _targets_by_block(model: LanguageModel, targets: dict[str, nn.Module]) -> li
 
 
 def replace_weight(
-    model: LanguageModel, name: str, found: Tensor | PackedLinear, notes: dict[str, Any] | None = None
+    model: LanguageModel,
+    name: str,
+    found: Tensor | PackedLinear,
+    notes: dict[str, Any] | None = None,
+    wanted: Float[Tensor, "out in"] | None = None,
 ) -> LayerReport:
     """Give a layer a new weight, in place where it is dense; what is packed takes the place of the layer.
 
-    A dense weight for a layer that is packed is packed again, on the levels it has.
+    A dense weight for a layer that is packed is packed again, on the levels it has. The error of what is packed is
+    from `wanted`, or from the weight the layer had.
     """
     layer = model.module.get_submodule(name)
     packed, error = found if isinstance(found, PackedLinear) else None, None
     if packed is not None:
-        wanted = matrix(layer).float()
+        wanted = matrix(layer).float() if wanted is None else wanted
     elif isinstance(layer, PackedLinear):
         packed, wanted = layer.nearest(found), found
     if packed is None:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from slimsweep.activations import Activations
 from slimsweep.cores import side_by_side
 from slimsweep.folding import Place, fold, query_key_rows, survey
-from slimsweep.layerwise import LayerReport, progress, refuse_non_finite
+from slimsweep.layerwise import LayerReport, progress, refuse_non_finite, replace_weight, targets_by_block
 from slimsweep.models.language_model import LanguageModel, matrix
-from slimsweep.packed import PackedLinear, install, packed_layers, relative_error
+from slimsweep.packed import PackedLinear, packed_layers
 from slimsweep.quantized import Quantizer
 
 
@@ -70,10 +70,7 @@ class RescalingQuantizer(Quantizer):
     ) -> list[LayerReport]:
         targets = self.targets(model)
         places, reasons = self.places(model, targets)
-        blocks = [
-            {name: targets[name] for part in model.linears(block) if (name := f"{prefix}.{part}") in targets}
-            for prefix, block in zip(model.block_names, model.blocks, strict=True)
-        ]
+        blocks = targets_by_block(model, targets)
         last = max(index for index, layers in enumerate(blocks) if layers)
         activations, reports = Activations(model, token_ids), []
         for index, block in progress(model.blocks[: last + 1], type(self).__name__):
@@ -136,11 +133,7 @@ class RescalingQuantizer(Quantizer):
         def compress(name: str) -> LayerReport:
             inputs = Inputs(seen[name], divided.get(name), protected.get(name))
             packed = self.compress_layer(weights[name], inputs)
-            install(model.module, name, packed)
-            stored = packed.dequantized()
-            zeros = stored.numel() - int(stored.count_nonzero())
-            error = relative_error(stored, weights[name])
-            return LayerReport(name, stored.numel(), zeros, error, notes.get(name, {}))
+            return replace_weight(model, name, packed, notes.get(name), wanted=weights[name])
 
         order = list(model.targets())
         return side_by_side(compress, sorted(weights, key=order.index), device)

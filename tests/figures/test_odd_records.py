@@ -83,12 +83,14 @@ def test_no_records_draw_nothing(name):
 @pytest.mark.parametrize("odd", ODD)
 @pytest.mark.parametrize("name", known())
 def test_odd_records_alone_and_in_company_break_no_figure(name, odd):
-    for one in ODD[odd]:
-        known()[name].draw([one])
-    rendered(name, ODD[odd])
-    known()[name].draw([*ORDINARY, *ODD[odd]])  # rendered below, with all others: rendering is what takes time
+    drawn = [known()[name].draw([one]) for one in ODD[odd]]
+    drawn.append(rendered(name, ODD[odd]))
+    drawn.append(known()[name].draw([*ORDINARY, *ODD[odd]]))  # rendered below, with all others: that takes time
+    assert all(figure.axes for figures in drawn for figure in figures.values())
+    assert len(drawn[-1]) >= len(known()[name].draw(ORDINARY))  # company takes no figure away
 
 
 @pytest.mark.parametrize("name", known())
 def test_all_odd_records_together_break_no_figure(name):
-    rendered(name, [*ORDINARY, *(one for records in ODD.values() for one in records)])
+    together = rendered(name, [*ORDINARY, *(one for records in ODD.values() for one in records)])
+    assert len(together) >= len(known()[name].draw(ORDINARY))

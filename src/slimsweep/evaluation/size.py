@@ -13,7 +13,7 @@ from slimsweep.evaluation.cost import zero_count
 from slimsweep.models import reduced
 from slimsweep.models.language_model import LanguageModel, layer_shape, parameter_count
 from slimsweep.models.plain import plain_config
-from slimsweep.packed import PackedLinear, packed_layers
+from slimsweep.packed import PackedLinear, dense_parameters, packed_layers
 
 FORMAT_DTYPES = {  # names of the safetensors format, in the order of its writer, narrow to wide
     torch.bool: "BOOL",
@@ -40,7 +40,7 @@ class Size(Metric):
     `compression_factor` is 2 bytes for each parameter of the model as loaded, over `weight_bytes`: 1 for a
     16-bit model, masked or not, and 0.5 for one held in 32 bits. `bitmap_bytes` is what would remain if the
     targeted layers stored one bit for each weight and their nonzero values only; no format of this package.
-    `bits_per_weight` is what the targeted layers store, scales and tables included, for each of their weights.
+    `bits_per_weight` is what the linear layers of all blocks store for each weight, scales and tables included.
     `checkpoint_bytes` is the length of the single safetensors file that holds what saving the model writes.
     """
 
@@ -85,10 +85,8 @@ def nonzero_parameters(model: LanguageModel) -> int:
     """Parameters that are not exactly zero; on the meta device those the plan would leave."""
     if model.is_meta:
         return parameter_count(model.module) - sum(model.zeros.values())
-    packed = packed_layers(model.module).values()
-    storage = {id(tensor) for layer in packed for tensor in layer.storage.values()}
-    dense = [parameter for parameter in model.module.parameters() if id(parameter) not in storage]
-    return sum(int(weight.count_nonzero()) for weight in (*dense, *(layer.dequantized() for layer in packed)))
+    packed = (layer.dequantized() for layer in packed_layers(model.module).values())
+    return sum(int(weight.count_nonzero()) for weight in (*dense_parameters(model.module).values(), *packed))
 
 
 def stored_bits_of(layer: nn.Module) -> int:

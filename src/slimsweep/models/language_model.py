@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from slimsweep.models.families import Family
 from slimsweep.models.offload import Offload
-from slimsweep.packed import PackedLinear, packed_layers
+from slimsweep.packed import PackedLinear, dense_parameters, packed_layers
 
 CPU = torch.device("cpu")
 
@@ -138,10 +138,8 @@ def layer_shape(layer: nn.Module) -> tuple[int, int]:
 
 def parameter_count(module: nn.Module) -> int:
     """Numbers in all parameters, tied ones counted once; a packed layer has as many as the weights it stands for."""
-    packed = packed_layers(module).values()
-    storage = {id(tensor) for layer in packed for tensor in layer.storage.values()}
-    dense = sum(parameter.numel() for parameter in module.parameters() if id(parameter) not in storage)
-    return dense + sum(layer.out_features * layer.in_features for layer in packed)
+    dense = sum(parameter.numel() for parameter in dense_parameters(module).values())
+    return dense + sum(layer.out_features * layer.in_features for layer in packed_layers(module).values())
 
 
 def weights_digest(model: LanguageModel) -> str:

@@ -146,6 +146,14 @@ def read(folder: Path, auto_class: str, dtype: torch.dtype, device: torch.device
         raise ModelError(
             f"Weights in {folder} do not fit their {MANIFEST}, in {loading.some(names)}. Save the model again."
         )
+    _fill(module, tensors, dtype)
+    if (folder / GENERATION).is_file() and getattr(module, "generation_config", None) is not None:
+        module.generation_config = type(module.generation_config).from_pretrained(folder)
+    return module.to(device)
+
+
+def _fill(module: nn.Module, tensors: dict[str, torch.Tensor], dtype: torch.dtype) -> None:
+    """Give an empty module the tensors of a file, in a dtype but for what packed layers store."""
     floating = {name for name, tensor in module.state_dict().items() if tensor.is_floating_point()}
     for name, layer in packed_layers(module).items():
         layer.dtype = dtype
@@ -158,9 +166,6 @@ def read(folder: Path, auto_class: str, dtype: torch.dtype, device: torch.device
         assign=True,
     )
     module.tie_weights()
-    if (folder / GENERATION).is_file() and getattr(module, "generation_config", None) is not None:
-        module.generation_config = type(module.generation_config).from_pretrained(folder)
-    return module.to(device)
 
 
 @contextlib.contextmanager

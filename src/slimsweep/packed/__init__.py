@@ -22,13 +22,11 @@ class PackedLinear(nn.Module):
     """A linear layer that holds its weight as packed tensors and computes with what they stand for.
 
     The tensors are parameters without gradient, so that sizes, digests, copies and moves between devices see all of
-    them. A forward equals that of a dense layer with the weight `dequantized`, unless a kind says otherwise.
+    them. A forward equals that of a dense layer with the weight `dequantized`, unless the kind rounds its inputs too.
     """
 
     kind: ClassVar[str]
     """Its word in manifests and reports."""
-    quantizes_inputs: ClassVar[bool] = False
-    """Whether the forward rounds its inputs too, so that it differs from one through the dequantised weight."""
     file_names: ClassVar[dict[str, str]] = {}
     """Names in a file of tensors that other readers look for under another name than their parameter has."""
 
@@ -110,6 +108,12 @@ def kinds() -> dict[str, type[PackedLinear]]:
 def packed_layers(module: nn.Module) -> dict[str, PackedLinear]:
     """The packed layers of a model by full name."""
     return {name: layer for name, layer in module.named_modules() if isinstance(layer, PackedLinear)}
+
+
+def dense_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """All parameters by name, tied ones once, but for the tensors that packed layers store."""
+    storage = {id(tensor) for layer in packed_layers(module).values() for tensor in layer.storage.values()}
+    return {name: parameter for name, parameter in module.named_parameters() if id(parameter) not in storage}
 
 
 def install(module: nn.Module, name: str, packed: PackedLinear) -> None:

@@ -30,7 +30,6 @@ class DynamicInt8Linear(PackedLinear):
     """
 
     kind = "dynamic_int8"
-    quantizes_inputs = True
     file_names: ClassVar[dict[str, str]] = {"weight_codes": "weight"}
 
     @classmethod

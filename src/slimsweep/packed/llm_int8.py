@@ -25,7 +25,6 @@ class LLMInt8Linear(PackedLinear):
     """
 
     kind = "llm_int8"
-    quantizes_inputs = True
 
     @classmethod
     def of(cls, weight: Float[Tensor, "out in"], settings: dict[str, Any]) -> "LLMInt8Linear":

@@ -1,6 +1,5 @@
-"""What every technique offers, and what layerwise techniques and pruners share."""
+"""What every technique offers, and what layerwise techniques share."""
 
-import hashlib
 import math
 import statistics
 from abc import ABC, abstractmethod
@@ -10,10 +9,9 @@ from fnmatch import fnmatchcase
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from slimsweep import masks
 from slimsweep.layerwise import LayerReport, compress_blocks
 from slimsweep.models.language_model import LanguageModel, layer_shape
 from slimsweep.packed import PackedLinear
@@ -75,7 +73,7 @@ class LayerwiseTechnique(Technique):
 
     def _bad_values(self) -> list[str]:
         """Every field that holds what is not allowed."""
-        return [] if self.inputs in INPUTS else [_choice_fault("inputs", self.inputs, INPUTS)]
+        return [] if self.inputs in INPUTS else [choice_fault("inputs", self.inputs, INPUTS)]
 
     def targets(self, model: LanguageModel) -> dict[str, nn.Module]:
         """The layers this technique changes, by full name, in forward order."""
@@ -116,7 +114,7 @@ class LayerwiseTechnique(Technique):
         """The new weight, or the layer that stores it packed, from an fp32 weight that is not written to."""
 
     def apply(self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int) -> StageReport:
-        if model.is_meta:  # what zeros it would leave only a Pruner plans
+        if model.is_meta:  # what zeros it would leave only a pruner plans
             layers = {name: math.prod(layer_shape(layer)) for name, layer in self.targets(model).items()}
             return StageReport([LayerReport(name, size, model.zeros.get(name, 0)) for name, size in layers.items()])
         return _report(self.walk(model, token_ids, seed))
@@ -126,125 +124,6 @@ class LayerwiseTechnique(Technique):
     ) -> list[LayerReport]:
         """Change the targeted layers in place; a technique that looks at several at once has a walk of its own."""
         return compress_blocks(model, self, self.targets(model), token_ids, seed)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pruner(LayerwiseTechnique):
-    """A technique that sets weights to zero, a requested count of them in every unit it ranks in."""
-
-    ratio: float | int
-    """Fraction of the targeted weights to remove, [0, 1). With a pattern n:m it is set to 1 - n/m."""
-    pattern: str = "unstructured"
-    """`unstructured`, or `n:m`: of every m neighbouring inputs, n are kept."""
-    of: str = "original"
-    """What the ratio is of: the `original` weights (zeros already there count), or those `remaining`."""
-    passes: int = 1
-    """How often the stage is applied, each time to what the pass before left, with statistics and draws of its own.
-
-    A second pass of the original changes nothing; n passes of the remaining leave (1 - ratio)^n."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.group:
-            kept, size = self.group
-            object.__setattr__(self, "ratio", 1 - kept / size)
-        object.__setattr__(self, "ratio", float(self.ratio))
-
-    def _bad_values(self) -> list[str]:
-        faults = super()._bad_values()
-        if self.of not in masks.OF:
-            faults.append(_choice_fault("of", self.of, masks.OF))
-        if isinstance(self.passes, bool) or not isinstance(self.passes, int) or self.passes < 1:
-            faults.append(f"passes={self.passes!r}: give a whole number of at least 1")
-        try:
-            group = masks.parse_pattern(self.pattern)
-        except ValueError as error:
-            return [*faults, f"pattern={error}"]
-        if group and self.of == "remaining":
-            faults.append(f"of=remaining has no meaning with pattern={self.pattern}: the pattern fixes the count")
-        is_number = isinstance(self.ratio, float | int) and not isinstance(self.ratio, bool)
-        if not group and not (is_number and 0 <= self.ratio < 1):
-            faults.append(f"ratio={self.ratio!r}: give a number in [0, 1), the fraction of weights to remove")
-        return faults
-
-    @property
-    def group(self) -> tuple[int, int] | None:
-        """(n, m) of the pattern; None when unstructured."""
-        return masks.parse_pattern(self.pattern)
-
-    def faults(self, skeleton: LanguageModel) -> list[str]:
-        faults = super().faults(skeleton)
-        widths = {name: layer_shape(layer)[1] for name, layer in self.targets(skeleton).items()}
-        if self.group and (odd := {name: width for name, width in widths.items() if width % self.group[1]}):
-            common = math.gcd(*widths.values())
-            faults.append(
-                f"pattern={self.pattern} needs input widths divisible by {self.group[1]}; these are not: "
-                f"{', '.join(f'{name} ({width})' for name, width in odd.items())}. Exclude them with "
-                "exclude=[...]" + (f", or choose an m that divides {common}." if common > 1 else ".")
-            )
-        return faults
-
-    def keep(
-        self, score: Float[Tensor, "out in"], zeros: Bool[Tensor, "out in"], unit: str = "layer"
-    ) -> Bool[Tensor, "out in"]:
-        """Keep-mask of the highest scores by this technique's ratio or pattern; zeros go first at any score.
-
-        `unit` is what an unstructured ratio ranks in: `layer` (everything given) or `row`.
-        """
-        shape = (-1, self.group[1]) if self.group else score.shape if unit == "row" else (1, -1)
-        score, zeros_by_unit = score.masked_fill(zeros, -1).reshape(shape), zeros.reshape(shape)
-        if self.group:
-            dropped = zeros_by_unit.sum(dim=1).clamp(min=self.group[1] - self.group[0])
-        else:
-            dropped = masks.drop_counts(zeros_by_unit, self.ratio, self.of)
-        return masks.keep_highest(score, dropped).view_as(zeros)
-
-    def units(self, rows: int, columns: int) -> list[tuple[int, int]]:
-        """(how many, of how many weights) of the units a layer is ranked in."""
-        return [(1, rows * columns)]
-
-    def apply(self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int) -> StageReport:
-        """Every pass; the report is that of the last."""
-        report, zeros = StageReport([]), []
-        for number in range(self.passes):
-            report = self.one_pass(model, token_ids, _seed_of_pass(seed, number))
-            zeros.append(sum(layer.zeros for layer in report.layers))
-        if self.passes > 1:
-            report.notes["zeros_by_pass"] = zeros
-        return report
-
-    def one_pass(self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int) -> StageReport:
-        """Prune once; on the meta device plan the zeros."""
-        if not model.is_meta:
-            return super().apply(model, token_ids, seed)
-        layers = {name: layer_shape(layer) for name, layer in self.targets(model).items()}
-        model.zeros.update(self.plan(layers, model.zeros))
-        return StageReport([LayerReport(name, math.prod(shape), model.zeros[name]) for name, shape in layers.items()])
-
-    def plan(self, layers: dict[str, tuple[int, int]], zeros: dict[str, int]) -> dict[str, int]:
-        """Zeros of each layer after this stage, from shapes [out in] and the zeros planned before.
-
-        Those of an earlier stage are taken as evenly spread over the units.
-        """
-        return {name: self._planned(shape, zeros.get(name, 0)) for name, shape in layers.items()}
-
-    def _planned(self, shape: tuple[int, int], zeros: int) -> int:
-        if self.group:
-            kept, size = self.group
-            return max(zeros, math.prod(shape) // size * (size - kept))
-        units = self.units(*shape)
-        if self.of == "original":
-            return max(zeros, sum(count * masks.drop_count(self.ratio, size) for count, size in units))
-        sizes = [size for count, size in units for _ in range(count)]
-        remaining = [size - zero for size, zero in zip(sizes, masks.spread(zeros, sizes), strict=True)]
-        return zeros + sum(masks.drop_count(self.ratio, size) for size in remaining)
-
-
-def _seed_of_pass(seed: int, number: int) -> int:
-    """The seed itself for the first pass; later ones draw anew, and not as the first pass of another seed does."""
-    if number == 0:
-        return seed
-    return int.from_bytes(hashlib.sha256(f"{seed} pass {number}".encode()).digest()[:7], "big")
 
 
 def _report(layers: list[LayerReport]) -> StageReport:
@@ -264,5 +143,5 @@ def _matches(name: str, globs: Iterable[str]) -> bool:
     return any(fnmatchcase(name, glob) for glob in globs)
 
 
-def _choice_fault(name: str, given: Any, allowed: Sequence[str]) -> str:
+def choice_fault(name: str, given: Any, allowed: Sequence[str]) -> str:
     return f"{name}={given!r}: give {' or '.join(allowed)}"

@@ -14,7 +14,7 @@ from slimsweep.errors import ModelError
 from slimsweep.layerwise import LayerReport
 from slimsweep.models.language_model import LanguageModel, layer_shape, matrix
 from slimsweep.models.loading import some
-from slimsweep.packed import packed_layers
+from slimsweep.packed import dense_parameters, packed_layers
 from slimsweep.techniques.base import StageReport, Technique
 
 log = logging.getLogger(__name__)
@@ -102,12 +102,7 @@ class Half(Technique):
 
 def _dense_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
     """Floating-point parameters by name, tied ones once; not what packed layers store."""
-    stored = {id(tensor) for layer in packed_layers(module).values() for tensor in layer.storage.values()}
-    return {
-        name: parameter
-        for name, parameter in module.named_parameters()
-        if parameter.is_floating_point() and id(parameter) not in stored
-    }
+    return {name: value for name, value in dense_parameters(module).items() if value.is_floating_point()}
 
 
 def _layers(model: LanguageModel) -> list[LayerReport]:

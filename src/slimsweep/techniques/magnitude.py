@@ -11,7 +11,8 @@ from torch import Tensor
 from slimsweep import masks
 from slimsweep.layerwise import LayerReport, replace_weight
 from slimsweep.models.language_model import LanguageModel, matrix
-from slimsweep.techniques.base import Pruner, StageReport
+from slimsweep.pruning import Pruner
+from slimsweep.techniques.base import StageReport
 
 SCOPES = ("layer", "row", "global")
 

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from slimsweep import masks
-from slimsweep.techniques.base import Pruner
+from slimsweep.pruning import Pruner
 
 
 @dataclass(frozen=True, kw_only=True)

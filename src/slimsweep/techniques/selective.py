@@ -15,7 +15,7 @@ from slimsweep import importance
 from slimsweep.cores import side_by_side
 from slimsweep.errors import ModelError
 from slimsweep.fisher import fisher_diagonal, replaced
-from slimsweep.layerwise import LayerReport, progress, replace_weight
+from slimsweep.layerwise import LayerReport, progress, replace_weight, targets_by_block
 from slimsweep.models.language_model import LanguageModel, layer_shape, matrix
 from slimsweep.packed import PackedLinear, install
 from slimsweep.packed.integer import IntegerLinear
@@ -117,8 +117,7 @@ class Selective(Quantizer):
         sensitivity = measured(model, targets, token_ids)
         chosen = self._chosen(targets, sensitivity)
         reports = []
-        for prefix, block in zip(model.block_names, model.blocks, strict=True):
-            layers = [name for name in targets if name.startswith(f"{prefix}.")]
+        for block, layers in zip(model.blocks, targets_by_block(model, targets), strict=True):
             with model.resident(block):
                 for name in layers:
                     table = {str(bits): float(f"{value:.4g}") for bits, value in sensitivity[name].items()}
@@ -171,10 +170,10 @@ class Selective(Quantizer):
                 f"The loss of the calibration text is {before}, so no layer's part in it can be measured. Choose a "
                 "dtype with more range (dtype=bfloat16 or dtype=float32), or compress less before."
             )
+        blocks = targets_by_block(model, targets)
         for index, block in progress(model.blocks, type(self).__name__):
-            layers = {n: layer for n, layer in targets.items() if n.startswith(f"{model.block_names[index]}.")}
             with model.resident(block):
-                for name, layer in layers.items():
+                for name, layer in blocks[index].items():
                     losses = {bits: self._loss_with(model, name, layer, bits, token_ids) for bits in self._rounded}
                     found[name] = {bits: loss - before for bits, loss in losses.items()}
         return found

@@ -14,8 +14,9 @@ from slimsweep.hessian import InverseFactor, factor_inverse, gram
 from slimsweep.models.language_model import LanguageModel, layer_shape
 from slimsweep.packed import install
 from slimsweep.packed.integer import IntegerLinear
+from slimsweep.pruning import Pruner
 from slimsweep.quantized import bits_per_weight, grid_faults, group_faults
-from slimsweep.techniques.base import Pruner, StageReport
+from slimsweep.techniques.base import StageReport
 
 
 @dataclass(frozen=True, kw_only=True)
