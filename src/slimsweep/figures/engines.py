@@ -1,0 +1,112 @@
+"""The same methods in several engines: perplexity above, the time to compress below, one column per method."""
+
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from slimsweep.figures.kinds import stages_of
+from slimsweep.figures.series import Panel, by_device, dense, panels
+from slimsweep.figures.style import COLOURS, MARKERS, PAGE_INCHES, log_axis, new_figure, place_legend
+from slimsweep.points import Record
+
+SWEEPS = ("engines",)
+
+OURS = "slimsweep"
+PEERS = {
+    "llmcompressor": "llm-compressor",
+    "llmcompressor_quantizer": "llm-compressor",
+    "sparseml": "sparseml",
+}
+"""Engine of each technique that is not ours."""
+ENGINES = (OURS, *dict.fromkeys(PEERS.values()))
+STEP = 0.18
+"""Distance of two engines at one setting; settings are 1 apart."""
+
+Values = dict[tuple[str, str, str], Record]
+"""Records by method, setting and engine."""
+
+
+def draw(records: list[dict[str, Any]]) -> dict[str, Figure]:
+    """`engines_<corpus>`: methods that at least two engines computed; both axes of values logarithmic.
+
+    Only records of one stage, one calibration and one machine are compared; where several have one method, setting
+    and engine, the first stands for all. Times of two places are figures of their own.
+    """
+    figures = {}
+    for place, members in by_device(records).items():
+        for field, found in panels(members, "perplexity").items():
+            for panel in found:
+                values = compared(panel.records)
+                if values:
+                    suffix = panel.suffix + (f"_{place}" if place else "")
+                    figures[f"engines_{panel.name}{suffix}"] = _figure(panel, field, values)
+    return figures
+
+
+def compared(records: list[Record]) -> Values:
+    """What more than one engine computed, in order of methods as first seen and of settings."""
+    found: Values = {}
+    for record in records:
+        stages = stages_of(record)
+        if len(stages) == 1:
+            fields, technique = stages[0].get("fields", {}), record["technique"]
+            method = fields.get("method", "sparsegpt") if technique in PEERS else technique
+            found.setdefault((method, setting(record, fields), PEERS.get(technique, OURS)), record)
+    engines: dict[str, set[str]] = {}
+    for method, _, engine in found:
+        engines.setdefault(method, set()).add(engine)
+    return {key: record for key, record in sorted(found.items()) if len(engines[key[0]]) > 1}
+
+
+def setting(record: Record, fields: dict[str, Any]) -> str:
+    """`0.5`, `2:4` or `4 bits`."""
+    if record.get("pattern") not in (None, "unstructured"):
+        return record["pattern"]
+    return f"{record['ratio']:g}" if record.get("ratio") is not None else f"{fields['bits']} bits"
+
+
+def _figure(panel: Panel, field: str, values: Values) -> Figure:
+    methods = sorted(
+        {method for method, _, _ in values}, key=lambda method: ("bits" in _settings(values, method)[0], method)
+    )
+    settings = [_settings(values, method) for method in methods]
+    figure = new_figure(PAGE_INCHES, 3.6)
+    widths = [len(found) + 0.6 for found in settings]
+    grid = figure.subplots(2, len(methods), sharex="col", sharey="row", squeeze=False, width_ratios=widths)
+    rows = ((field, "perplexity (log scale)"), ("compress_seconds", "seconds to compress\n(log scale)"))
+    for row, (quantity, label) in zip(grid, rows, strict=True):
+        for axes, method, places in zip(row, methods, settings, strict=True):
+            _draw(axes, quantity, values, method, places)
+        shown = [record[quantity] for record in values.values() if record.get(quantity)]
+        log_axis(row[0], shown)
+        row[0].set_ylabel(label)
+    for axes, method, places in zip(grid[0], methods, settings, strict=True):
+        axes.set_title(method)
+        axes.set_xticks(range(len(places)), places)
+        axes.set_xlim(-0.5, len(places) - 0.5)
+    for name, record in dense(panel.records, field).items():
+        for axes in grid[0]:
+            axes.axhline(
+                record[field], color="black", linestyle="--", linewidth=0.8, label=f"{name} ({record[field]:.4g})"
+            )
+    figure.suptitle(panel.title, x=0.01, ha="left", fontsize=7.5)
+    place_legend(figure, grid[0][0], None, is_below=True)
+    return figure
+
+
+def _settings(values: Values, method: str) -> list[str]:
+    """The settings of a method, ratios first."""
+    return sorted({setting for name, setting, _ in values if name == method}, key=lambda word: (":" in word, word))
+
+
+def _draw(axes: Axes, quantity: str, values: Values, method: str, places: list[str]) -> None:
+    for place, engine in enumerate(ENGINES):
+        points = [
+            (at + STEP * (place - (len(ENGINES) - 1) / 2), values[method, word, engine][quantity])
+            for at, word in enumerate(places)
+            if (values.get((method, word, engine)) or {}).get(quantity) is not None
+        ]
+        if points:
+            x, y = zip(*points, strict=True)
+            axes.plot(x, y, linestyle="", color=COLOURS[place], marker=MARKERS[place], label=engine)

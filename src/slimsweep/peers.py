@@ -1,0 +1,60 @@
+"""What pruners of other packages share: they walk the model themselves, and are measured by our evaluator."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from slimsweep.models.language_model import LanguageModel
+from slimsweep.packed import PackedLinear
+from slimsweep.pruning import Pruner
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeerPruner(Pruner):
+    """A pruner of another package, with SparseGPT's knobs."""
+
+    needs_calibration: ClassVar[bool] = True
+    package: ClassVar[str]
+    """Its name in messages."""
+
+    block_columns: int = 128
+    """SparseGPT: columns whose mask is chosen together."""
+    damping_fraction: float | int = 0.01
+    """SparseGPT: fraction of the Hessian's mean diagonal added to its diagonal."""
+
+    def _bad_values(self) -> list[str]:
+        only = {"of": "original", "inputs": "compressed"}
+        return super()._bad_values() + [
+            f"{name}={getattr(self, name)!r}: {self.package} has only {value}"
+            for name, value in only.items()
+            if getattr(self, name) != value
+        ]
+
+    def faults(self, skeleton: LanguageModel) -> list[str]:
+        return [*super().faults(skeleton), *dense_faults(self.targets(skeleton), self.package)]
+
+    def compress_layer(
+        self, weight: Float[Tensor, "out in"], prepared: Any, generator: torch.Generator | None = None
+    ) -> Float[Tensor, "out in"]:
+        raise NotImplementedError(f"{self.package} walks the model itself")
+
+    def units(self, rows: int, columns: int) -> list[tuple[int, int]]:
+        step = self.block_columns
+        return [(1, rows * (min(start + step, columns) - start)) for start in range(0, columns, step)]
+
+    def _planned(self, shape: tuple[int, int], zeros: int) -> int:
+        """SparseGPT's count and one more in every block: both packages drop what equals their threshold, too."""
+        return super()._planned(shape, zeros) + (0 if self.group else len(self.units(*shape)))
+
+
+def dense_faults(targets: dict[str, nn.Module], package: str) -> list[str]:
+    """Layers that another package does not treat: packed ones, and GPT-2's Conv1D."""
+    faults = []
+    if packed := [name for name, layer in targets.items() if isinstance(layer, PackedLinear)]:
+        faults.append(f"{package} cannot work on packed weights: put it before the quantizer ({packed[0]}, ...)")
+    if others := [name for name, layer in targets.items() if not isinstance(layer, nn.Linear | PackedLinear)]:
+        faults.append(f"{package} treats torch's linear layers only; these are none: {others[0]}, ...")
+    return faults

@@ -1,0 +1,77 @@
+"""llm-compressor's pruners, as a peer to compare with."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from jaxtyping import Int
+from torch import Tensor
+
+from slimsweep.layerwise import LayerReport
+from slimsweep.models.language_model import LanguageModel
+from slimsweep.oneshot import package_faults, package_version, run_oneshot
+from slimsweep.peers import PeerPruner
+from slimsweep.techniques.base import StageReport, choice_fault
+
+METHODS = ("sparsegpt", "wanda")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LLMCompressor(PeerPruner):
+    """SparseGPT or Wanda as llm-compressor 0.14 computes them, at its own defaults.
+
+    The weights are pruned by its code, in place, and measured by ours.
+
+    Source: the package's `oneshot` with `SparseGPTModifier` or `WandaPruningModifier`.
+    """
+
+    package: ClassVar[str] = "llm-compressor"
+
+    method: str = "sparsegpt"
+    """`sparsegpt` or `wanda`."""
+
+    def _bad_values(self) -> list[str]:
+        faults = super()._bad_values()
+        if self.method not in METHODS:
+            faults.append(choice_fault("method", self.method, METHODS))
+        if self.method == "wanda":  # they decide nothing there, and would give one result two keys
+            faults += [
+                f"{name}={getattr(self, name)!r} with method=wanda, which has no such knob: leave it out"
+                for name in ("block_columns", "damping_fraction")
+                if getattr(self, name) != getattr(LLMCompressor, name)
+            ]
+        return faults
+
+    def faults(self, skeleton: LanguageModel) -> list[str]:
+        return [*package_faults(), *super().faults(skeleton)]
+
+    def one_pass(self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int) -> StageReport:
+        report = super().one_pass(model, token_ids, seed)
+        report.notes["llmcompressor"] = package_version()
+        return report
+
+    def walk(
+        self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int
+    ) -> list[LayerReport]:
+        targets = self.targets(model)
+        run_oneshot(model, token_ids, self._recipe(list(targets)))
+        return [
+            LayerReport(name, layer.weight.numel(), layer.weight.numel() - int(layer.weight.count_nonzero()))
+            for name, layer in targets.items()
+        ]
+
+    def _recipe(self, names: list[str]) -> Any:
+        from llmcompressor.modifiers.pruning import SparseGPTModifier, WandaPruningModifier
+
+        shared: dict[str, Any] = {"sparsity": self.ratio, "targets": names, "mask_structure": "0:0"}
+        if self.group:
+            shared["mask_structure"] = self.pattern
+        if self.method == "wanda":
+            return WandaPruningModifier(**shared)
+        return SparseGPTModifier(**shared, block_size=self.block_columns, dampening_frac=float(self.damping_fraction))
+
+    def units(self, rows: int, columns: int) -> list[tuple[int, int]]:
+        return [(rows, columns)] if self.method == "wanda" else super().units(rows, columns)
+
+    def _planned(self, shape: tuple[int, int], zeros: int) -> int:
+        more = len(self.units(*shape)) if self.method == "wanda" and not self.group else 0
+        return super()._planned(shape, zeros) - more  # its Wanda drops by rank, as ours does

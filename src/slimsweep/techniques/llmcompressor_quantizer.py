@@ -1,0 +1,89 @@
+"""llm-compressor's quantizers, as a peer to compare with."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from slimsweep.grid import SCALE_DTYPES, Grid
+from slimsweep.layerwise import LayerReport, replace_weight
+from slimsweep.models.language_model import LanguageModel
+from slimsweep.oneshot import package_faults, package_version, run_oneshot
+from slimsweep.packed.integer import IntegerLinear
+from slimsweep.peers import dense_faults
+from slimsweep.quantized import UniformQuantizer
+from slimsweep.techniques.base import StageReport, choice_fault
+
+METHODS = ("gptq", "awq")
+GRIDS = ("symmetric", "asymmetric")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LLMCompressorQuantizer(UniformQuantizer):
+    """GPTQ or AWQ as llm-compressor 0.14 computes them, at its own defaults, stored in our packed layers.
+
+    Its codes, scales and zero-points are taken over; scales are rounded to bf16, which those of a bf16 model are.
+    With `preserve_sparsity`, weights that were zero become the code of 0 again after its run, uncorrected.
+
+    Source: the package's `oneshot` with `GPTQModifier`, or `AWQModifier` and `QuantizationModifier`.
+    """
+
+    needs_calibration: ClassVar[bool] = True
+
+    method: str = "gptq"
+    """`gptq` or `awq`."""
+
+    def _bad_values(self) -> list[str]:
+        faults = super()._bad_values()
+        if self.method not in METHODS:
+            faults.append(choice_fault("method", self.method, METHODS))
+        if self.grid not in GRIDS:
+            faults.append(choice_fault("grid", self.grid, GRIDS))
+        if self.inputs != "compressed":
+            faults.append(f"inputs={self.inputs!r}: llm-compressor has only compressed")
+        return faults
+
+    def faults(self, skeleton: LanguageModel) -> list[str]:
+        return [*package_faults(), *super().faults(skeleton), *dense_faults(self.targets(skeleton), "llm-compressor")]
+
+    def apply(self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int) -> StageReport:
+        report = super().apply(model, token_ids, seed)
+        report.notes["llmcompressor"] = package_version()
+        return report
+
+    @torch.no_grad()
+    def walk(
+        self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int
+    ) -> list[LayerReport]:
+        targets = self.targets(model)
+        zeros = {name: layer.weight == 0 for name, layer in targets.items()} if self.preserve_sparsity else {}
+        run_oneshot(model, token_ids, self._recipe(list(targets)))
+        reports = []
+        for name, layer in targets.items():
+            weight, scale, zero = layer.weight.float(), layer.weight_scale.float(), layer.weight_zero_point.float()
+            codes = Grid(self.grid, self.bits, scale, zero).codes(weight)  # by its own scales, before they are stored
+            stored = Grid(self.grid, self.bits, scale.to(SCALE_DTYPES[self.grid]).float(), zero)
+            if name in zeros:
+                codes = torch.where(zeros[name], stored.columns(weight.shape[1]).zero.to(torch.int8), codes)
+            reports.append(replace_weight(model, name, IntegerLinear.of(stored, codes)))
+        return reports
+
+    def _recipe(self, names: list[str]) -> Any:
+        from llmcompressor.modifiers.quantization import GPTQModifier, QuantizationModifier
+        from llmcompressor.modifiers.transform.awq import AWQModifier
+
+        weights: dict[str, Any] = {"num_bits": self.bits, "type": "int", "symmetric": self.grid == "symmetric"}
+        weights |= {"strategy": "channel"}
+        if self.group_size is not None:
+            weights |= {"strategy": "group", "group_size": self.group_size}
+        groups = {"group_0": {"targets": names, "weights": weights}}
+        if self.method == "gptq":
+            return GPTQModifier(config_groups=groups)
+        return [AWQModifier(), QuantizationModifier(config_groups=groups)]
+
+    def compress_layer(
+        self, weight: Float[Tensor, "out in"], prepared: Any, generator: torch.Generator | None = None
+    ) -> IntegerLinear:
+        raise NotImplementedError("llm-compressor walks the model itself")
