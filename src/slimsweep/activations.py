@@ -1,5 +1,6 @@
 """The inputs of one block at a time, for all calibration sequences."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from slimsweep.errors import ModelError
 from slimsweep.models.language_model import LanguageModel
+from slimsweep.models.scratch import Scratch
 
 BATCH_TOKENS = 4096
 """Tokens of one forward through a block: enough for full speed, few enough for flat memory."""
@@ -45,7 +47,7 @@ class Activations:
         self._blocks = model.blocks
         self._batch = max(1, BATCH_TOKENS // token_ids.shape[1])
         self._calls = _record_calls(model, token_ids[:1])
-        self.hidden = _first_inputs(model, token_ids, self._batch)
+        self.hidden, self._spill = _first_inputs(model, token_ids, self._batch)
 
     def collect(
         self,
@@ -94,6 +96,8 @@ class Activations:
             if recorder:
                 recorder.next_batch()
             yield hidden, output[0] if isinstance(output, tuple) else output
+            if self._spill:
+                self._spill.release()
 
 
 class _Recorder:
@@ -164,13 +168,17 @@ def _record_calls(model: LanguageModel, token_ids: Int[Tensor, "one token"]) -> 
 
 def _first_inputs(
     model: LanguageModel, token_ids: Int[Tensor, "sequence token"], batch: int
-) -> Float[Tensor, "sequence token width"]:
-    """Hidden states of all sequences as they enter the first block."""
+) -> tuple[Float[Tensor, "sequence token width"], Scratch | None]:
+    """Hidden states of all sequences as they enter the first block, and the file that holds them if one does."""
     one = _entering(model, token_ids[:1])
-    hidden = one.new_empty(len(token_ids), *one.shape[1:])
+    shape = (len(token_ids), *one.shape[1:])
+    spill = model.spill(math.prod(shape) * one.element_size())
+    hidden = spill.tensor(shape, one.dtype) if spill else one.new_empty(shape)
     for ids, place in zip(token_ids.split(batch), hidden.split(batch), strict=True):
         place.copy_(_entering(model, ids))
-    return hidden
+        if spill:
+            spill.release()
+    return hidden, spill
 
 
 def _entering(model: LanguageModel, token_ids: Int[Tensor, "batch token"]) -> Float[Tensor, "batch token width"]:

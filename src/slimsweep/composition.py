@@ -11,11 +11,13 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from slimsweep.errors import SlimsweepError
+from slimsweep.memory_plan import parse_budget
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 KEYS = frozenset(
     ("model", "technique", "ratio", "seed", "calibration", "evaluation", "tracker", "device", "dtype", "offload")
     + ("on_error", "dry_run", "save_model", "outputs_dir", "data_dir", "cache", "cache_limit_gb", "cache_dir", "sweep")
+    + ("memory_budget",)
 )
 """The keys of conf/config.yaml."""
 SWITCH = {"on": True, "true": True, "off": False, "false": False}
@@ -71,7 +73,7 @@ def repeated_stages(overrides: list[str]) -> list[str]:
 
 
 def missing_keys(config: DictConfig) -> list[str]:
-    needed = KEYS - {"technique", "sweep", "data_dir"}
+    needed = KEYS - {"technique", "sweep", "data_dir", "memory_budget"}
     return [
         f"{key} is not set: leave it at its default or give a value"
         for key in sorted(needed)
@@ -115,6 +117,10 @@ def bad_scalars(plain: dict[str, Any]) -> list[str]:
         faults.append(
             f"cache_limit_gb={plain['cache_limit_gb']!r}: give a number of GB above 0; cache=off keeps nothing at all"
         )
+    try:
+        parse_budget(plain["memory_budget"])
+    except ValueError as error:
+        faults.append(str(error))
     for name in ("offload", "dry_run", "save_model"):
         if not isinstance(plain[name], bool):
             faults.append(f"{name}={plain[name]!r}: give true or false")
@@ -143,7 +149,7 @@ def device_faults(device: str, offload: bool) -> list[str]:
 def portable(plain: dict[str, Any]) -> dict[str, Any]:
     """Settings as a record keeps them: without this machine's folders and without what decides no result."""
     dropped = {"outputs_dir", "data_dir", "cache_dir", "cache", "cache_limit_gb", "tracker", "sweep"}
-    dropped |= {"on_error", "dry_run", "save_model"}
+    dropped |= {"on_error", "dry_run", "save_model", "memory_budget"}
     config = {key: value for key, value in plain.items() if key not in dropped}
     config["technique"] = config.get("technique") or {}
     config["model"] = {key: value for key, value in plain["model"].items() if key != "cache_dir"}

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from slimsweep import memory_plan
 from slimsweep.errors import ModelError
 from slimsweep.evaluation.cost import zero_count
 from slimsweep.experiment import Experiment, Stage
@@ -79,12 +80,24 @@ def compress(experiment: Experiment) -> Compressed:
 def load(experiment: Experiment) -> Compressed:
     """The dense model; only its shapes for `model.weights=meta`."""
     started = time.perf_counter()
+    if experiment.memory_budget and experiment.model.weights != "meta":
+        return Compressed(_mapped(experiment), load_seconds=time.perf_counter() - started)
     model = experiment.model.load(
         dtype=getattr(torch, experiment.resolved_dtype),
         device=torch.device(experiment.resolved_device),
         offload=experiment.offload,
     )
     return Compressed(model, load_seconds=time.perf_counter() - started)
+
+
+def _mapped(experiment: Experiment) -> LanguageModel:
+    """The dense model in a file, after saying what will be in memory."""
+    log.info("what will be resident at the fullest moment, about:")
+    for line in memory_plan.lines(memory_plan.plan(experiment), experiment.memory_budget):
+        log.info(line)
+    model = experiment.model.load_mapped(getattr(torch, experiment.resolved_dtype), experiment.cache_dir / "scratch")
+    model.activation_bytes = experiment.memory_budget // memory_plan.ACTIVATION_SHARE
+    return model
 
 
 def calibrate(experiment: Experiment, model: LanguageModel) -> torch.Tensor | None:
@@ -99,6 +112,8 @@ def cache_of(experiment: Experiment) -> StageCache | None:
     model = experiment.model
     if not (experiment.cache and experiment.stages) or model.weights == "meta" or model.trust_remote_code:
         return None  # an entry holds no code, so a model that needs its own cannot be read from one
+    if experiment.memory_budget:
+        return None  # it holds whole models
     cache = StageCache(experiment.cache_dir, experiment.cache_limit_bytes)
     if reason := cache.open():
         log.warning(

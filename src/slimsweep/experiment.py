@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from slimsweep import memory_plan
 from slimsweep.composition import (
     SWITCH,
     bad_scalars,
@@ -50,6 +51,8 @@ class Experiment:
     device: str
     dtype: str
     offload: bool
+    memory_budget: int | None
+    """Bytes that may be resident; None: the whole model is held in memory."""
     cache: bool
     """Whether results of stages are kept and restored."""
     cache_limit_bytes: int
@@ -95,6 +98,7 @@ class Experiment:
             metrics=metrics,
             corpora=Corpora(data_dir, Path(plain["cache_dir"])),
             **{name: plain[name] for name in ("seed", "device", "dtype", "offload", "save_model", "sweep")},
+            memory_budget=memory_plan.parse_budget(plain["memory_budget"]),
             cache=SWITCH[str(plain["cache"]).lower()],
             cache_limit_bytes=round(plain["cache_limit_gb"] * 10**9),
             cache_dir=Path(plain["cache_dir"]),
@@ -138,6 +142,8 @@ class Experiment:
                 stage.technique.apply(skeleton, None, self.seed)
         if self.model.weights == "meta":
             return faults
+        if self.memory_budget and not faults:
+            faults += memory_plan.faults(self)
         checks = [("calibration", self.calibration)] if self.needs_calibration else []
         for name, part in [*checks, *((f"evaluation.metrics.{name}", part) for name, part in self.metrics.items())]:
             faults += [f"{name}: {fault}" for fault in part.faults(self.model, self.corpora)]

@@ -17,6 +17,9 @@ GRAM_STRIP = 256
 INVERSE_LEAF = 256
 """Width up to which a triangular inverse is left to LAPACK; wider ones are faster by halves."""
 
+FACTOR_BYTES = 28
+"""For each number of a Hessian while it is factored: two copies in fp64, three in fp32."""
+
 
 @dataclass(frozen=True)
 class InverseFactor:

@@ -79,6 +79,9 @@ def compare(experiment: Experiment, model: LanguageModel, outcome: Outcome) -> N
     metrics = [metric for metric in experiment.metrics.values() if type(metric).compare is not Metric.compare]
     if not metrics:
         return
+    if experiment.memory_budget:
+        outcome.reasons |= dict.fromkeys(("speedup_prefill", "speedup_decode"), NO_ROOM)
+        return
     resting = next(model.blocks[0].parameters()).device
     if not has_room(model.original_parameters, getattr(torch, experiment.resolved_dtype), resting):
         outcome.reasons |= dict.fromkeys(("speedup_prefill", "speedup_decode"), NO_ROOM)

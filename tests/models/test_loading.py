@@ -12,14 +12,14 @@ def module_with(value):
 
 
 def test_finite_weights_pass():
-    refuse_non_finite(module_with(1e30), "m", torch.float32)
+    refuse_non_finite(dict(module_with(1e30).named_parameters()), "m", torch.float32)
 
 
 def test_every_kind_of_non_finite_weight_is_found():
     for value in (float("nan"), float("inf"), -float("inf")):
         for dtype in (torch.float32, torch.bfloat16, torch.float16):
             try:
-                refuse_non_finite(module_with(value).to(dtype), "m", dtype)
+                refuse_non_finite(dict(module_with(value).to(dtype).named_parameters()), "m", dtype)
             except ModelError as error:
                 assert "in weight." in str(error)
             else:
@@ -29,7 +29,7 @@ def test_every_kind_of_non_finite_weight_is_found():
 def test_many_bad_tensors_are_named_in_part():
     module = nn.Sequential(*(module_with(float("nan")) for _ in range(7)))
     try:
-        refuse_non_finite(module, "m", torch.float32)
+        refuse_non_finite(dict(module.named_parameters()), "m", torch.float32)
     except ModelError as error:
         assert "0.weight, 1.weight, 2.weight, 3.weight, 4.weight and 2 more" in str(error)
 

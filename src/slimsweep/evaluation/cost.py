@@ -91,4 +91,6 @@ def zero_count(model: LanguageModel, name: str, layer: nn.Module) -> int:
     if model.is_meta:
         return model.zeros.get(name, 0)
     weight = matrix(layer)
-    return weight.numel() - int(weight.count_nonzero())
+    zeros = weight.numel() - int(weight.count_nonzero())
+    model.release()
+    return zeros

@@ -18,6 +18,8 @@ CLEAR_REFS = Path("/proc/self/clear_refs")
 RESET_PEAK = "5"
 """Written to clear_refs, sets the resident high-water mark to what is resident now (proc(5))."""
 
+IN_A_FILE = "weights rest in a file (memory_budget), so that the peak is that of the budget and not of the model"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Memory(Metric):
@@ -40,6 +42,9 @@ class Memory(Metric):
         loaded = load_memory_bytes(model.module)
         counter = "cuda" if model.compute_device.type == "cuda" else "resident"
         protocols = {"peak_memory_bytes": f"forward:1x{tokens}:{counter}"}
+        if model.scratch:
+            values = {"load_memory_bytes": loaded, "peak_memory_bytes": None}
+            return Measurement(values, {"peak_memory_bytes": IN_A_FILE}, protocols)
         try:
             rise = _rise(model, token_ids)
         except OSError as error:

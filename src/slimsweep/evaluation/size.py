@@ -1,5 +1,6 @@
 """How large a model is: parameters, zeros, and bytes in memory, in a bitmap format and on disk."""
 
+import itertools
 import json
 import math
 from dataclasses import dataclass
@@ -86,7 +87,11 @@ def nonzero_parameters(model: LanguageModel) -> int:
     if model.is_meta:
         return parameter_count(model.module) - sum(model.zeros.values())
     packed = (layer.dequantized() for layer in packed_layers(model.module).values())
-    return sum(int(weight.count_nonzero()) for weight in (*dense_parameters(model.module).values(), *packed))
+    found = 0
+    for weight in itertools.chain(dense_parameters(model.module).values(), packed):
+        found += int(weight.count_nonzero())
+        model.release()
+    return found
 
 
 def stored_bits_of(layer: nn.Module) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from slimsweep.models.families import Family
 from slimsweep.models.offload import Offload
+from slimsweep.models.scratch import PAGE, Scratch
 from slimsweep.packed import PackedLinear, dense_parameters, packed_layers
 
 CPU = torch.device("cpu")
@@ -31,6 +32,10 @@ class LanguageModel:
     """Where forwards run and where `hidden_states` and `logits` return their results."""
     offload: bool = False
     """Blocks rest in host memory and visit `compute_device` one at a time."""
+    scratch: Scratch | None = None
+    """The file that the blocks' weights rest in, where they do not rest in memory."""
+    activation_bytes: int | None = None
+    """Activations of all calibration sequences that take more than this rest in a scratch file too."""
     zeros: dict[str, int] = field(default_factory=dict)
     """Meta device only: zeros a plan would leave, by full name of the linear layer."""
     original_parameters: int = 0
@@ -41,6 +46,9 @@ class LanguageModel:
         self._offload = Offload(self.compute_device)
         if self.offload:
             self._offload.install(self.module, self.blocks)
+        if self.scratch:
+            for block in self.blocks:
+                block.register_forward_hook(lambda *_: self.release(), always_call=True)
 
     @property
     def config(self) -> Any:
@@ -93,10 +101,24 @@ class LanguageModel:
     def resident(self, block: nn.Module) -> Iterator[None]:
         """Hold a block's weights on `compute_device`; what was written to them inside is kept."""
         if not self.offload:
-            yield
+            try:
+                yield
+            finally:
+                self.release()
             return
         with self._offload.resident(block):
             yield
+
+    def release(self) -> None:
+        """Give back the memory of weights that rest in a file; to be called after each layer that was looked at."""
+        if self.scratch:
+            self.scratch.release()
+
+    def spill(self, size: int) -> Scratch | None:
+        """A scratch file for activations of `size` bytes; None where they may stay in memory."""
+        if self.scratch is None or self.activation_bytes is None or size <= self.activation_bytes:
+            return None
+        return Scratch(self.scratch.folder, size + PAGE)
 
     def copy(self) -> "LanguageModel":
         """An independent model with equal weights on the same devices; tied weights stay tied."""
@@ -153,4 +175,5 @@ def weights_digest(model: LanguageModel) -> str:
         whole = tensor.detach().cpu().contiguous()
         # as_strided: one that holds a single number is contiguous whatever its strides say.
         digest.update(whole.as_strided((whole.numel(),), (1,)).view(torch.uint8).numpy())
+        model.release()
     return digest.hexdigest()

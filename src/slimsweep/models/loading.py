@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,14 @@ def build(
     """The module of a config; without weights on the meta device, else with its family's initial ones."""
     with device or contextlib.nullcontext():
         return _auto(auto_class).from_config(config, dtype=dtype, trust_remote_code=remote_code)
+
+
+def build_empty(config: Any, auto_class: str, dtype: torch.dtype, remote_code: bool) -> nn.Module:
+    """The module of a config without weights; its buffers, which no file may hold, are there."""
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(include_buffers=False):
+        return build(config, auto_class, dtype, None, remote_code)
 
 
 def draw(config: Any, auto_class: str, dtype: torch.dtype, seed: int, remote_code: bool) -> nn.Module:
@@ -77,9 +86,9 @@ def _is_another_block(name: str, module: nn.Module) -> bool:
     return bool(found) and first in module.state_dict()
 
 
-def refuse_non_finite(module: nn.Module, name: str, dtype: torch.dtype) -> None:
+def refuse_non_finite(parameters: Mapping[str, torch.Tensor], name: str, dtype: torch.dtype) -> None:
     """Raise ModelError naming the parameters that hold NaN or inf."""
-    bad = [path for path, parameter in module.named_parameters() if not _is_finite(parameter)]
+    bad = [path for path, parameter in parameters.items() if not _is_finite(parameter)]
     if bad:
         raise ModelError(
             f"Weights of {name} hold NaN or inf as {str(dtype).removeprefix('torch.')}, in {some(bad)}. "
@@ -112,7 +121,7 @@ def _auto(auto_class: str) -> Any:
     return getattr(transformers, AUTO_CLASSES[auto_class])
 
 
-def _is_finite(parameter: nn.Parameter) -> bool:
+def _is_finite(parameter: torch.Tensor) -> bool:
     if not parameter.is_floating_point() or parameter.numel() == 0:
         return True
     lowest, highest = parameter.detach().aminmax()  # NaN wins in both

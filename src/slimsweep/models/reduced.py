@@ -121,7 +121,6 @@ def read(folder: Path, auto_class: str, dtype: torch.dtype, device: torch.device
     """
     if not (folder / MANIFEST).is_file():
         return loading.read(folder, auto_class, dtype, device, remote_code)
-    from accelerate import init_empty_weights
     from safetensors import SafetensorError
     from safetensors.torch import load_file
     from transformers import AutoConfig
@@ -130,8 +129,7 @@ def read(folder: Path, auto_class: str, dtype: torch.dtype, device: torch.device
         config = AutoConfig.from_pretrained(folder, trust_remote_code=remote_code)
         if hasattr(config, "quantization_config"):
             del config.quantization_config  # the manifest says more
-        with init_empty_weights(include_buffers=False):
-            module = loading.build(config, auto_class, dtype, None, remote_code)
+        module = loading.build_empty(config, auto_class, dtype, remote_code)
     module.tie_weights()  # which making them empty has untied
     resize(module, folder)
     file = folder / (PACKED_FILE if (folder / PACKED_FILE).is_file() else WEIGHTS_FILE)

@@ -14,6 +14,8 @@ from slimsweep.models import checkpoint, loading, reduced
 from slimsweep.models.byte_tokenizer import VOCABULARY, byte_tokenizer
 from slimsweep.models.families import family_of
 from slimsweep.models.language_model import LanguageModel
+from slimsweep.models.mapped import read_mapped, scratch_bytes
+from slimsweep.models.scratch import Scratch
 
 WEIGHTS = ("trained", "meta", "random")
 CPU = torch.device("cpu")
@@ -147,6 +149,24 @@ class ModelSource:
             )
         return byte_tokenizer()
 
+    def load_mapped(self, dtype: torch.dtype, scratch_dir: Path) -> LanguageModel:
+        """The model on the CPU, its blocks in a scratch file, so that only those in use take memory.
+
+        Raises:
+            ModelError: weights that do not fit the config or are not finite, with the names of the tensors.
+        """
+        if self._manifest():
+            raise ModelError(f"memory_budget reads plain models, and {self.folder()} has a manifest: run it without.")
+        module = loading.build_empty(self.config(), self.auto_class, dtype, self.trust_remote_code)
+        module.tie_weights()  # which making them empty has untied
+        family = family_of(module.config.model_type)
+        in_blocks = {
+            name: tensor for name, tensor in module.state_dict().items() if name.startswith(f"{family.blocks}.")
+        }
+        scratch = Scratch(scratch_dir, scratch_bytes(in_blocks.values(), dtype))
+        read_mapped(module, set(in_blocks), self.folder(), dtype, scratch)
+        return self._wrap(module, CPU, tokenizer=self.tokenizer(), scratch=scratch)
+
     def load(self, dtype: torch.dtype, device: torch.device, offload: bool = False) -> LanguageModel:
         """The model, ready for forwards. Jobs of one process get copies of one load where memory allows.
 
@@ -160,7 +180,7 @@ class ModelSource:
             _pristine.clear()
             resting = CPU if offload else device
             module = self._module(dtype, resting)
-            loading.refuse_non_finite(module, self.name, dtype)
+            loading.refuse_non_finite(dict(module.named_parameters()), self.name, dtype)
             model = self._wrap(module, device, tokenizer=self.tokenizer(), offload=offload)
             if not loading.is_shareable(module, resting):
                 return model

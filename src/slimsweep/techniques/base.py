@@ -40,6 +40,11 @@ class Technique(ABC):
     uses_gradients: ClassVar[bool] = False
     """Whether it runs backward through the model, whose weights must then stay in one place."""
 
+    @property
+    def works_by_block(self) -> bool:
+        """Whether it needs the weights of one block at a time only, and leaves the others where they rest."""
+        return False
+
     def device_faults(self, device: str) -> list[str]:
         """What keeps it from running on a device such as `cpu` or `cuda:0`."""
         return []
@@ -118,6 +123,14 @@ class LayerwiseTechnique(Technique):
             layers = {name: math.prod(layer_shape(layer)) for name, layer in self.targets(model).items()}
             return StageReport([LayerReport(name, size, model.zeros.get(name, 0)) for name, size in layers.items()])
         return _report(self.walk(model, token_ids, seed))
+
+    @property
+    def works_by_block(self) -> bool:
+        return type(self).walk is LayerwiseTechnique.walk and not self.uses_gradients
+
+    def working_bytes(self, shape: tuple[int, int]) -> int:
+        """About what compressing a layer of shape (out, in) takes beside its weight and statistics, in plans."""
+        return 16 * math.prod(shape)  # the weight in fp32, its score, what sorts it, and the result
 
     def walk(
         self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int

@@ -10,7 +10,7 @@ from torch import Tensor
 from slimsweep import grid
 from slimsweep.columns import knob_faults, solve_columns
 from slimsweep.grid import Grid
-from slimsweep.hessian import InverseFactor, factor_inverse, gram
+from slimsweep.hessian import FACTOR_BYTES, InverseFactor, factor_inverse, gram
 from slimsweep.packed.integer import IntegerLinear
 from slimsweep.quantized import UniformQuantizer, flag_faults
 
@@ -68,6 +68,9 @@ class GPTQ(UniformQuantizer):
             order = summed.diagonal().argsort(descending=True, stable=True)
             summed = summed[order][:, order]
         return OrderedFactor(order, factor_inverse(summed, self.damping_fraction))
+
+    def working_bytes(self, shape: tuple[int, int]) -> int:
+        return super().working_bytes(shape) + FACTOR_BYTES * shape[1] ** 2
 
     def notes(self, prepared: OrderedFactor) -> dict[str, Any]:
         damping = prepared.factor.damping_fraction

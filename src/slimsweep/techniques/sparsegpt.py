@@ -10,7 +10,7 @@ from torch import Tensor
 from slimsweep import grid
 from slimsweep.columns import knob_faults, solve_columns
 from slimsweep.grid import Grid
-from slimsweep.hessian import InverseFactor, factor_inverse, gram
+from slimsweep.hessian import FACTOR_BYTES, InverseFactor, factor_inverse, gram
 from slimsweep.models.language_model import LanguageModel, layer_shape
 from slimsweep.packed import install
 from slimsweep.packed.integer import IntegerLinear
@@ -88,6 +88,9 @@ class SparseGPT(Pruner):
 
     def prepare(self, summed: Float[Tensor, "in in"]) -> InverseFactor:
         return factor_inverse(summed, self.damping_fraction)
+
+    def working_bytes(self, shape: tuple[int, int]) -> int:
+        return super().working_bytes(shape) + FACTOR_BYTES * shape[1] ** 2
 
     def notes(self, prepared: InverseFactor) -> dict[str, Any]:
         raised = prepared.damping_fraction > self.damping_fraction

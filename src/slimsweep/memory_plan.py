@@ -1,0 +1,142 @@
+"""What a job under a memory budget will hold at once, told and checked before its weights load."""
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from slimsweep.experiment import Experiment
+
+UNITS = {"GiB": 2**30, "MiB": 2**20, "GB": 10**9, "MB": 10**6}
+PROCESS_BYTES = 900 * 10**6
+"""Python, torch and the libraries around them, measured on a CPU build with a tokenizer loaded."""
+ACTIVATION_SHARE = 8
+"""Activations of all calibration sequences that take more than the budget over this rest in a file."""
+WALK_TOKENS = 4096
+"""Tokens of one forward through a block."""
+LIVE_WIDTHS = 12
+"""Tensors of the residual width alive at once in a forward, about; those of neurons are 3."""
+LOGITS_BYTES = 3 * 64 * 2**20
+"""The logits held at once, their log-softmax and its input."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One line of a plan."""
+
+    what: str
+    bytes: int
+
+
+def parse_budget(given: Any) -> int | None:
+    """Bytes of `6 GiB`, `800MB` and the like; None for null.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if given is None:
+        return None
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(GiB|MiB|GB|MB)\s*", str(given))
+    if not found or float(found[1]) == 0:
+        raise ValueError(
+            f"memory_budget={given!r}: give a number with its unit, such as 6GiB or 800MB (units: {', '.join(UNITS)})"
+        )
+    return round(float(found[1]) * UNITS[found[2]])
+
+
+def plan(experiment: "Experiment") -> list[Part]:
+    """What will be resident at the fullest moment, an estimate from shapes."""
+    import torch
+
+    from slimsweep.models.language_model import layer_shape
+    from slimsweep.packed import packed_layers
+
+    skeleton, dtype = experiment.model.skeleton(), getattr(torch, experiment.resolved_dtype)
+    after = skeleton.copy()
+    for stage in experiment.stages:
+        stage.technique.apply(after, None, experiment.seed)
+    packed = sum(tensor.nbytes for layer in packed_layers(after.module).values() for tensor in layer.storage.values())
+    outside = sum(parameter.numel() for parameter in skeleton.module.parameters())
+    shapes, largest = [], 0
+    for block in skeleton.blocks:
+        size = sum(parameter.numel() for parameter in block.parameters())
+        outside, largest = outside - size, max(largest, size)
+        shapes.append([layer_shape(layer) for layer in skeleton.linears(block).values()])
+    width = skeleton.config.get_text_config().hidden_size
+    neurons = max((out for block in shapes for out, _ in block), default=width)
+    text = experiment.calibration.sequences * experiment.calibration.tokens if experiment.needs_calibration else 0
+    token = (LIVE_WIDTHS * width + 3 * neurons) * dtype.itemsize  # of a forward through a block
+    walking = [_compressing(stage.technique, block) for stage in experiment.stages for block in shapes]
+    walking.append(min(WALK_TOKENS, text) * token)
+    measuring = _measured_tokens(experiment.metrics) * token + LOGITS_BYTES
+    parts = [
+        Part("Python and its libraries", PROCESS_BYTES),
+        Part("weights outside the blocks", outside * dtype.itemsize),
+        Part("one block", largest * dtype.itemsize),
+        Part("packed weights", packed),
+        Part(
+            "activations of the calibration text",
+            min(text * width * dtype.itemsize, experiment.memory_budget // ACTIVATION_SHARE),
+        ),
+        Part("compressing one block" if max(walking) > measuring else "measuring", max(*walking, measuring)),
+    ]
+    return [part for part in parts if part.bytes]
+
+
+def _measured_tokens(metrics: dict[str, Any]) -> int:
+    """The most tokens that a metric sends through the model at once."""
+    knobs = ("batch_tokens", "context_tokens", "tokens", "prompt_tokens")
+    return max(
+        (getattr(metric, knob) for metric in metrics.values() for knob in knobs if hasattr(metric, knob)), default=0
+    )
+
+
+def _compressing(technique: Any, shapes: list[tuple[int, int]]) -> int:
+    """Statistics of a block's inputs, and what the two hungriest layers take while they are worked on."""
+    import torch
+
+    statistics = 0
+    if technique.needs_calibration:
+        statistics = sum(4 * technique.statistic(torch.empty(1, inputs, device="meta")).numel() for _, inputs in shapes)
+    return statistics + sum(sorted(technique.working_bytes(shape) for shape in shapes)[-2:])
+
+
+def faults(experiment: "Experiment") -> list[str]:
+    """Why an experiment cannot run block by block, or not within its budget."""
+    faults = [
+        f"technique.{stage.name}: memory_budget works block by block, and this technique looks at the whole model at "
+        "once: leave one of them out"
+        for stage in experiment.stages
+        if not stage.technique.works_by_block
+    ]
+    if experiment.resolved_device != "cpu":
+        faults.append("memory_budget bounds host memory of runs on the CPU: set device=cpu, or use offload=true")
+    if experiment.model.weights != "trained":
+        faults.append(f"memory_budget reads trained weights from files, and model.weights={experiment.model.weights}")
+    return faults or _room_faults(plan(experiment), experiment.memory_budget)
+
+
+def _room_faults(parts: list[Part], budget: int) -> list[str]:
+    import torch
+
+    from slimsweep.models.loading import free_bytes
+
+    total, free, told = sum(part.bytes for part in parts), free_bytes(torch.device("cpu")), lines(parts, budget)
+    if total > budget:
+        reason = (
+            "memory_budget is less than this experiment holds at once: give more, shorter calibration text, a smaller "
+            "evaluation.batch_tokens, or a technique without Hessians"
+        )
+    elif total > free:
+        reason = f"memory has {free / 2**30:.2f} GiB free, less than this experiment holds at once"
+    else:
+        return []
+    return ["\n".join([reason, *told])]
+
+
+def lines(parts: list[Part], budget: int) -> list[str]:
+    """A plan for people."""
+    total = sum(part.bytes for part in parts)
+    rows = [*((part.what, part.bytes) for part in parts), ("together, about", total), ("memory_budget", budget)]
+    widest = max(len(what) for what, _ in rows)
+    return [f"  {what.ljust(widest)}  {size / 2**30:6.2f} GiB" for what, size in rows]

@@ -1,0 +1,92 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from slimsweep.errors import ModelError
+from slimsweep.evaluation.size import Size
+from slimsweep.models.language_model import weights_digest
+from slimsweep.models.local import LocalModel
+from slimsweep.models.reduced import save
+from slimsweep.techniques.gptq import GPTQ
+from slimsweep.techniques.sparsegpt import SparseGPT
+from slimsweep.techniques.wanda import Wanda
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def folder(tiny, tmp_path):
+    save(tiny, tmp_path / "saved")
+    return tmp_path / "saved"
+
+
+def pair(folder, tmp_path, dtype=torch.float32):
+    source = LocalModel(path=str(folder), cache_dir=str(tmp_path))
+    return source.load(dtype, CPU), source.load_mapped(dtype, tmp_path / "scratch")
+
+
+def token_ids():
+    return torch.randint(258, (6, 32), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_it_is_the_model_that_is_held_in_memory(folder, tmp_path, dtype):
+    held, mapped = pair(folder, tmp_path, dtype)
+    assert weights_digest(held) == weights_digest(mapped)
+    assert torch.equal(held.logits(held.hidden_states(token_ids())), mapped.logits(mapped.hidden_states(token_ids())))
+    head, embeddings = mapped.module.lm_head.weight, mapped.module.model.embed_tokens.weight
+    assert head is embeddings
+    assert Size().measure(held, None) == Size().measure(mapped, None)
+
+
+@pytest.mark.parametrize("technique", [SparseGPT(ratio=0.5), Wanda(ratio=0.5), GPTQ(bits=4, group_size=8)])
+@pytest.mark.parametrize("activation_bytes", [None, 1000])
+def test_it_compresses_to_the_same_bits(folder, tmp_path, technique, activation_bytes):
+    held, mapped = pair(folder, tmp_path)
+    mapped.activation_bytes = activation_bytes
+    for model in (held, mapped):
+        technique.apply(model, token_ids(), 0)
+    assert weights_digest(held) == weights_digest(mapped)
+
+
+def test_every_forward_and_walk_gives_memory_back(folder, tmp_path, monkeypatch):
+    _, mapped = pair(folder, tmp_path)
+    count = []
+    monkeypatch.setattr(mapped.scratch, "release", lambda: count.append(1))
+    mapped.hidden_states(token_ids())
+    assert len(count) == len(mapped.blocks)
+    with mapped.resident(mapped.blocks[0]):
+        pass
+    assert len(count) == len(mapped.blocks) + 1
+
+
+def test_odd_weights_are_named(folder, tmp_path):
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    name = "model.layers.1.mlp.up_proj.weight"
+    save_file({key: tensor for key, tensor in tensors.items() if key != name}, file)
+    with pytest.raises(ModelError, match=f"{name}.*without memory_budget"):
+        pair_mapped(folder, tmp_path)
+    save_file(tensors | {name: tensors[name][:3]}, file)
+    with pytest.raises(ModelError, match=name):
+        pair_mapped(folder, tmp_path)
+    save_file(tensors | {name: tensors[name] * float("nan")}, file)
+    with pytest.raises(ModelError, match=f"NaN or inf.*{name}"):
+        pair_mapped(folder, tmp_path)
+
+
+def pair_mapped(folder, tmp_path):
+    return LocalModel(path=str(folder), cache_dir=str(tmp_path)).load_mapped(torch.float32, tmp_path / "scratch")
+
+
+def test_a_manifest_is_refused(folder, tmp_path):
+    (folder / "slimsweep.json").write_text(json.dumps({}))
+    with pytest.raises(ModelError, match="has a manifest"):
+        pair_mapped(folder, tmp_path)
+
+
+def test_a_trained_model_too(shared, stories260k_source, stories260k, tmp_path):
+    mapped = stories260k_source.load_mapped(torch.float32, tmp_path)
+    assert weights_digest(mapped) == weights_digest(stories260k)
