@@ -1,6 +1,7 @@
 """What tests share: models small enough to run in seconds, and real text where it is at hand."""
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,6 +90,45 @@ def smollm2():
     config = OmegaConf.load(PROJECT / "conf" / "model" / "smollm2_135m.yaml")
     config.cache_dir = str(CACHE)
     return instantiate(config, _convert_="all")
+
+
+SPARSEML = '''
+"""Sets the smallest half of each targeted layer to zero, after it checked what it was given."""
+from pathlib import Path
+import shutil, json
+from safetensors.torch import load_file, save_file
+
+def oneshot(model, tokenizer, dataset, recipe, output_dir, precision, max_seq_length, num_calibration_samples, **rest):
+    modifier = json.loads(recipe)["pruning_stage"]["obcq_modifiers"]["SparseGPTModifier"]
+    if modifier["sparsity"] == 0.9:
+        raise RuntimeError("the stand-in fails at 0.9")
+    assert precision == "float32" and rest["oneshot_device"] == "cpu" and modifier["mask_structure"] == "0:0"
+    assert len(dataset) == num_calibration_samples and len(dataset[0]["input_ids"]) == max_seq_length
+    shutil.copytree(model, output_dir)
+    tensors = load_file(Path(output_dir) / "model.safetensors")
+    for name, weight in tensors.items():
+        if any(name.startswith(target + ".") for target in modifier["targets"]) and weight.ndim == 2:
+            limit = weight.abs().flatten().kthvalue(int(modifier["sparsity"] * weight.numel())).values
+            tensors[name] = weight.masked_fill(weight.abs() <= limit, 0)
+    save_file(tensors, Path(output_dir) / "model.safetensors")
+'''
+
+
+@pytest.fixture
+def sparseml_environment(tmp_path) -> str:
+    """Stands in for the environment of sparseml: this interpreter, with a package of that name that prunes by size."""
+    package = tmp_path / "packages" / "sparseml"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "transformers.py").write_text(SPARSEML)
+    about = tmp_path / "packages" / "sparseml-1.8.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: sparseml\nVersion: 1.8.0\n")
+    python = tmp_path / "environment" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path / "packages"} exec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    return str(python.parents[1])
 
 
 @dataclass(frozen=True)

@@ -85,9 +85,10 @@ def test_what_is_restored_is_what_was_computed_bit_for_bit(chain, dtype, cache, 
 
 
 @pytest.mark.parametrize("technique", sorted(path.stem for path in (PROJECT / "conf" / "technique").glob("*.yaml")))
-def test_what_any_technique_leaves_is_restored_bit_for_bit(technique, cache, nothing_loads):
+def test_what_any_technique_leaves_is_restored_bit_for_bit(technique, cache, nothing_loads, sparseml_environment):
     blocks = "model.shape.num_hidden_layers=8"  # the default range of llm_pruner leaves the first four and last two
-    made = experiment(cache, f"technique={technique}", blocks, "dtype=float32", "ratio=0.25")
+    own = [f"technique.sparseml.path={sparseml_environment}"] if technique == "sparseml" else []
+    made = experiment(cache, f"technique={technique}", blocks, "dtype=float32", "ratio=0.25", *own)
     first = compress(made)
     nothing_loads()
     again = compress(made)

@@ -18,6 +18,7 @@ from slimsweep.experiment import Experiment, Stage
 from slimsweep.keys import StageKey, stage_keys
 from slimsweep.models.language_model import LanguageModel, layer_shape, weights_digest
 from slimsweep.provenance import computed_on
+from slimsweep.shared_sums import SharedSums
 from slimsweep.stage_cache import StageCache
 from slimsweep.stage_entry import written_digest
 
@@ -68,7 +69,9 @@ def compress(experiment: Experiment) -> Compressed:
             if token_ids is None and experiment.stages[position].technique.needs_calibration:
                 token_ids = calibrate(experiment, done.model)
             upstream = done.weights_digest
+            done.model.shared_sums = SharedSums(cache, keys[position]) if cache else None
             apply(experiment, experiment.stages[position], token_ids, done)
+            done.model.shared_sums = None
             unkept += done.stages[-1]["seconds"]
             if cache and _keep(cache, keys[position], done, unkept, upstream):
                 unkept = 0.0

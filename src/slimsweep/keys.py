@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +62,18 @@ def stage_keys(experiment: "Experiment") -> list[StageKey]:
         name = experiment.model.name
         keys.append(StageKey(digest, tuple(parts), name, chain.removeprefix(f"{name} ")))
     return keys
+
+
+def sums_key(asks: StageKey, statistic: str, layers: Sequence[str]) -> StageKey:
+    """The key of what the inputs of some layers sum to before a stage that asks for it.
+
+    Upstream of them are the stages before that one; of the stage itself only text and seed decide anything.
+    """
+    *upstream, own = asks.parts
+    part = {"sums": statistic, "layers": list(layers)} | {name: own[name] for name in ("calibration", "seed")}
+    parts = (*upstream, part)
+    chain = "+".join(stage["stage"]["class"].rsplit(".", 1)[-1].lower() for stage in upstream[1:]) or "dense"
+    return StageKey(_digest(list(parts)), parts, asks.model, f"{statistic} of the inputs of {chain}")
 
 
 def identity(part: Any) -> dict[str, Any]:

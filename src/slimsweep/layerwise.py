@@ -1,8 +1,10 @@
 """The walk over blocks, written once: collect what a technique asks of the inputs, compress, go on."""
 
+import contextlib
 import hashlib
 import math
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -34,6 +36,8 @@ class LayerMethod(Protocol):
     """What the walk asks of a technique; tensors in, tensors out."""
 
     needs_calibration: bool
+    statistic_name: str
+    """What `statistic` computes; equal names mean equal values, which may be shared. Empty: not shared."""
     inputs: str
     """`compressed`: each block sees outputs of the compressed blocks before it; `dense`: of the dense."""
 
@@ -71,20 +75,36 @@ def compress_blocks(
     """
     blocks = targets_by_block(model, targets)
     last = max((index for index, layers in enumerate(blocks) if layers), default=-1)
-    activations = Activations(model, token_ids) if method.needs_calibration else None
     reports: list[LayerReport] = []
-    for index, block in progress(model.blocks[: last + 1], type(method).__name__):
-        layers = blocks[index]
-        with model.resident(block):
-            if activations is None:
-                reports += _compress(model, method, layers, [InputSum(list(layers), None)], seed)
-                continue
-            advances_early = method.inputs == "dense" or not layers
-            sums = activations.collect(index, layers, method.statistic, advance=advances_early and index < last)
-            reports += _compress(model, method, layers, sums, seed)
-            if not advances_early and index < last:
-                activations.advance(index)
+    with _shared(model, method, targets) as (kept, keep):
+        activations = Activations(model, token_ids) if method.needs_calibration and kept is None else None
+        for index, block in progress(model.blocks[: last + 1], type(method).__name__):
+            layers = blocks[index]
+            with model.resident(block):
+                if activations is None:
+                    sums = kept.of(index) if kept else [InputSum(list(layers), None)]
+                    reports += _compress(model, method, layers, sums, seed)
+                    continue
+                advances_early = method.inputs == "dense" or not layers
+                sums = activations.collect(index, layers, method.statistic, advance=advances_early and index < last)
+                keep(index, sums)
+                reports += _compress(model, method, layers, sums, seed)
+                if not advances_early and index < last:
+                    activations.advance(index)
     return reports
+
+
+def _shared(model: LanguageModel, method: LayerMethod, targets: dict[str, nn.Module]) -> AbstractContextManager:
+    """Sums that some job collected before, or what keeps those that this one collects; see SharedSums.kept."""
+    if model.shared_sums is None or not method.statistic_name or method.inputs != "dense":
+        return contextlib.nullcontext((None, lambda index, sums: None))
+    sizes = [statistic_bytes(method, layer_shape(layer)[1]) for layer in targets.values()]
+    return model.shared_sums.kept(method.statistic_name, list(targets), sum(sizes))
+
+
+def statistic_bytes(method: LayerMethod, width: int) -> int:
+    """What the statistic of an input of so many channels takes."""
+    return method.statistic(torch.empty(1, width, device="meta")).nbytes
 
 
 def targets_by_block(model: LanguageModel, targets: dict[str, nn.Module]) -> list[dict[str, nn.Module]]:

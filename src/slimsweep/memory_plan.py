@@ -93,11 +93,11 @@ def _measured_tokens(metrics: dict[str, Any]) -> int:
 
 def _compressing(technique: Any, shapes: list[tuple[int, int]]) -> int:
     """Statistics of a block's inputs, and what the two hungriest layers take while they are worked on."""
-    import torch
+    from slimsweep.layerwise import statistic_bytes
 
     statistics = 0
     if technique.needs_calibration:
-        statistics = sum(4 * technique.statistic(torch.empty(1, inputs, device="meta")).numel() for _, inputs in shapes)
+        statistics = sum(statistic_bytes(technique, inputs) for _, inputs in shapes)
     return statistics + sum(sorted(technique.working_bytes(shape) for shape in shapes)[-2:])
 
 

@@ -65,7 +65,7 @@ class StageCache:
                 log.info("%s: another job is at this stage; waiting for it", key.label)
                 lock.acquire()
         except OSError as error:
-            self._give_up(error)
+            self.give_up(error)
         try:
             yield
         finally:
@@ -106,24 +106,50 @@ class StageCache:
             seconds: What restoring it would save.
         """
         size = sum(tensor.nbytes for tensor in saved_tensors(model.module).values())
-        if not self._is_usable:
-            return "not kept"
-        if seconds < size / WORTH_BYTES_PER_SECOND:
+        if self._is_usable and seconds < size / WORTH_BYTES_PER_SECOND:
             return "not kept: computing it is quicker than reading it back"
-        if size > self.limit_bytes:
-            return f"not kept: its {told(size)} are more than cache_limit_gb={self.limit_bytes / 1e9:g}"
-        try:
-            if not self._make_room(size):
-                return f"not kept: with what is in use the cache would exceed {told(self.limit_bytes)}"
-            self._write(key, model, state, size)
-            self._used.add(key.digest)
-            self._make_room(0)  # for what other processes wrote meanwhile
-        except WRITE_ERRORS as error:
-            self._give_up(error)
-            return "not kept"
-        return f"kept, {told(size)}"
+        with self.writing(key, size) as entry:
+            if entry.folder:
+                with entry.step():
+                    stage_entry.write(entry.folder, key, model, state)
+        return entry.outcome
 
-    def _give_up(self, error: Exception) -> None:
+    @contextmanager
+    def writing(self, key: StageKey, size: int) -> Iterator["Writing"]:
+        """An entry of at most `size` bytes that its user fills by steps; it appears at the end, whole or not at all."""
+        entry = Writing(self)
+        with entry.step():
+            entry.folder = self._partial(key, size, entry)
+        try:
+            yield entry
+            if entry.folder:
+                with entry.step():
+                    entry.folder.replace(self.folder / key.digest)
+                    self._used.add(key.digest)
+                    self._make_room(0)  # for what other processes wrote meanwhile
+                    entry.outcome = f"kept, {told(size)}"
+        finally:
+            if entry.folder:
+                shutil.rmtree(self.folder / f".{key.digest}.partial", ignore_errors=True)
+
+    def _partial(self, key: StageKey, size: int, entry: "Writing") -> Path | None:
+        """An empty folder to write into, once there is room; else None, and the entry says why."""
+        if not self._is_usable:
+            return None
+        if size > self.limit_bytes:
+            entry.outcome = f"not kept: its {told(size)} are more than cache_limit_gb={self.limit_bytes / 1e9:g}"
+            return None
+        if not self._make_room(size):
+            entry.outcome = f"not kept: with what is in use the cache would exceed {told(self.limit_bytes)}"
+            return None
+        if (free := shutil.disk_usage(self.folder).free) < size + SPARE_BYTES:
+            raise OSError(f"{told(size)} to write and {told(free)} free, of which {told(SPARE_BYTES)} stay")
+        partial = self.folder / f".{key.digest}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        return partial
+
+    def give_up(self, error: Exception) -> None:
         """Use the cache no more, and say so once."""
         if self._is_usable:
             log.warning(
@@ -132,19 +158,6 @@ class StageCache:
                 *(self.folder, " ".join(str(error).split())),
             )
         self._is_usable = False
-
-    def _write(self, key: StageKey, model: LanguageModel, state: dict[str, Any], size: int) -> None:
-        """An entry that appears whole or not at all."""
-        if (free := shutil.disk_usage(self.folder).free) < size + SPARE_BYTES:
-            raise OSError(f"{told(size)} to write and {told(free)} free, of which {told(SPARE_BYTES)} stay")
-        partial = self.folder / f".{key.digest}.partial"
-        try:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir()
-            stage_entry.write(partial, key, model, state)
-            partial.replace(self.folder / key.digest)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
 
     def entries(self) -> list[Listed]:
         """All entries, the one used last first. Their files are not verified."""
@@ -215,6 +228,27 @@ class StageCache:
 
     def _lock(self, name: str) -> FileLock:
         return FileLock(self.folder / "locks" / f"{name}.lock")
+
+
+class Writing:
+    """An entry while it is written. `folder` is None where nothing is kept, or no longer."""
+
+    def __init__(self, cache: StageCache):
+        self.folder: Path | None = None
+        self.outcome = "not kept"
+        """What became of it, for the log."""
+        self._cache = cache
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """Write something; where that fails nothing is kept, the cache is used no more, and the job goes on."""
+        try:
+            yield
+        except WRITE_ERRORS as error:
+            self._cache.give_up(error)
+            if self.folder:
+                shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder, self.outcome = None, "not kept"
 
 
 def limit_of(folder: Path) -> int:

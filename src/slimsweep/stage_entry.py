@@ -1,4 +1,4 @@
-"""One kept result of a stage: a folder of weights with their manifest, and a file that accounts for every byte."""
+"""One kept result: a folder of weights with their manifest, or of sums, and a file that accounts for every byte."""
 
 import hashlib
 import json
@@ -49,20 +49,27 @@ def write(folder: Path, key: StageKey, model: LanguageModel, state: dict[str, An
         state: What else a job needs to go on from here, as plain values; `stages` as in a record.
     """
     save_with_manifest(model, folder)
+    own = {
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "original_parameters": model.original_parameters,
+        "weights_digest": weights_digest(model),
+        "state": state,
+    }
+    seal(folder, key, own)
+
+
+def seal(folder: Path, key: StageKey, own: dict[str, Any]) -> None:
+    """Make an entry of a folder's files, with what else it should say; `own["state"]["stages"]` says what it took."""
     content = {
         "format": FORMAT,
         "key": key.parts,
         "model": key.model,
         "chain": key.label,
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "original_parameters": model.original_parameters,
-        "weights_digest": weights_digest(model),
         "files": {path.name: _file_digest(path) for path in sorted(folder.iterdir())},
-        "state": state,
         "threads": torch.get_num_threads(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    content = json.loads(json.dumps(content, default=str))
+    content = json.loads(json.dumps(content | own, default=str))
     (folder / ENTRY).write_text(json.dumps({"digest": _digest(content), "content": content}, indent=1))
     (folder / STAMP).touch()
 

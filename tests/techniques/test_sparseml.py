@@ -4,7 +4,6 @@ The package itself cannot live beside this project's: `make sparseml-env`, then 
 """
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,52 +14,14 @@ from slimsweep.models.language_model import matrix
 from slimsweep.techniques.rtn import RTN
 from slimsweep.techniques.sparseml import SparseML, make_older
 
-STAND_IN = '''
-"""Sets the smallest half of each targeted layer to zero, after it checked what it was given."""
-from pathlib import Path
-import shutil, json
-from safetensors.torch import load_file, save_file
-
-def oneshot(model, tokenizer, dataset, recipe, output_dir, precision, max_seq_length, num_calibration_samples, **rest):
-    modifier = json.loads(recipe)["pruning_stage"]["obcq_modifiers"]["SparseGPTModifier"]
-    if modifier["sparsity"] == 0.9:
-        raise RuntimeError("the stand-in fails at 0.9")
-    assert precision == "float32" and rest["oneshot_device"] == "cpu" and modifier["mask_structure"] == "0:0"
-    assert len(dataset) == num_calibration_samples == 4 and len(dataset[0]["input_ids"]) == max_seq_length == 16
-    shutil.copytree(model, output_dir)
-    tensors = load_file(Path(output_dir) / "model.safetensors")
-    for name, weight in tensors.items():
-        if any(name.startswith(target + ".") for target in modifier["targets"]) and weight.ndim == 2:
-            limit = weight.abs().flatten().kthvalue(int(modifier["sparsity"] * weight.numel())).values
-            tensors[name] = weight.masked_fill(weight.abs() <= limit, 0)
-    save_file(tensors, Path(output_dir) / "model.safetensors")
-'''
-
-
-@pytest.fixture
-def environment(tmp_path) -> str:
-    """A folder whose `bin/python` is this interpreter with the stand-in on its path."""
-    package = tmp_path / "packages" / "sparseml"
-    package.mkdir(parents=True)
-    (package / "__init__.py").touch()
-    (package / "transformers.py").write_text(STAND_IN)
-    about = tmp_path / "packages" / "sparseml-1.8.0.dist-info"
-    about.mkdir()
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: sparseml\nVersion: 1.8.0\n")
-    python = tmp_path / "environment" / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    python.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path / "packages"} exec {sys.executable} "$@"\n')
-    python.chmod(0o755)
-    return str(python.parents[1])
-
 
 def token_ids():
     return torch.randint(258, (4, 16), generator=torch.Generator().manual_seed(0))
 
 
-def test_weights_go_out_and_come_back(tiny, environment):
+def test_weights_go_out_and_come_back(tiny, sparseml_environment):
     before = {name: tensor.clone() for name, tensor in tiny.module.state_dict().items()}
-    technique = SparseML(ratio=0.5, path=environment, include=["model.layers.1.*"])
+    technique = SparseML(ratio=0.5, path=sparseml_environment, include=["model.layers.1.*"])
     assert technique.faults(tiny) == []
     report = technique.apply(tiny, token_ids(), 0)
     assert report.notes["sparseml"] == "1.8.0"
@@ -75,10 +36,10 @@ def test_weights_go_out_and_come_back(tiny, environment):
     assert all(torch.equal(before[name], tiny.module.state_dict()[name]) for name in others)
 
 
-def test_a_failure_shows_what_it_printed_and_leaves_the_model(tiny, environment):
+def test_a_failure_shows_what_it_printed_and_leaves_the_model(tiny, sparseml_environment):
     before = matrix(next(iter(tiny.targets().values()))).clone()
     with pytest.raises(ModelError, match="the stand-in fails at 0.9"):
-        SparseML(ratio=0.9, path=environment).apply(tiny, token_ids(), 0)
+        SparseML(ratio=0.9, path=sparseml_environment).apply(tiny, token_ids(), 0)
     assert torch.equal(before, matrix(next(iter(tiny.targets().values()))))
 
 

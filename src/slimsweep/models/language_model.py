@@ -36,6 +36,8 @@ class LanguageModel:
     """The file that the blocks' weights rest in, where they do not rest in memory."""
     activation_bytes: int | None = None
     """Activations of all calibration sequences that take more than this rest in a scratch file too."""
+    shared_sums: Any = None
+    """A SharedSums: where sums over dense inputs of its layers are kept between jobs; None: nowhere."""
     zeros: dict[str, int] = field(default_factory=dict)
     """Meta device only: zeros a plan would leave, by full name of the linear layer."""
     original_parameters: int = 0

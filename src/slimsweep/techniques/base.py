@@ -62,6 +62,9 @@ class Technique(ABC):
 class LayerwiseTechnique(Technique):
     """A technique that treats linear layers one by one: `compress_layer`, and `statistic` if it needs text."""
 
+    statistic_name: ClassVar[str] = ""
+    """What `statistic` computes, where other techniques may share it: equal names must mean equal values."""
+
     include: Sequence[str] = ("*",)
     """Globs over full layer names, such as `*.mlp.*`; a layer that matches none is left alone."""
     exclude: Sequence[str] = ()

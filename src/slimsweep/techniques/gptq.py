@@ -34,6 +34,7 @@ class GPTQ(UniformQuantizer):
 
     version: ClassVar[int] = 1
     needs_calibration: ClassVar[bool] = True
+    statistic_name: ClassVar[str] = "gram"
 
     act_order: bool = True
     """Solve the columns whose inputs are largest first, while the most others are left to correct for them."""

@@ -31,6 +31,7 @@ class SparseGPT(Pruner):
     """
 
     needs_calibration: ClassVar[bool] = True
+    statistic_name: ClassVar[str] = "gram"
 
     block_columns: int = 128
     """Columns whose mask is chosen together; changes speed and, slightly, the result. A multiple of m in n:m."""

@@ -16,6 +16,7 @@ class Wanda(Pruner):
     """Prune by weight magnitude times input norm, row by row. Source: arXiv:2306.11695, eq. 1."""
 
     needs_calibration: ClassVar[bool] = True
+    statistic_name: ClassVar[str] = "squared_norm"
 
     def statistic(self, inputs: Float[Tensor, "token in"]) -> Float[Tensor, " in"]:
         """Squared norm of each input over all tokens."""
