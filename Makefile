@@ -18,7 +18,7 @@ NAMES := $(basename $(notdir $(wildcard sweeps/*.yaml)))
 .DEFAULT_GOAL := help
 .SUFFIXES:
 .SECONDARY:
-.PHONY: help setup sparseml-env sweep test figures tables lint paper $(NAMES)
+.PHONY: help setup sparseml-env sweep test bench figures tables lint paper $(NAMES)
 
 help:  ## this list
 	@echo "slimsweep: how small can a language model become, by which technique, and what does it cost?"
@@ -59,6 +59,9 @@ sweep: setup  ## the main sweep on the embedded model, its table and figures
 
 test: setup  ## the whole fast test suite (all of it: .venv/bin/python -m pytest -m "not gpu")
 	$(VENV)/bin/python -m pytest -q
+
+bench: setup  ## every benchmark, into benchmarks/RESULTS.md; an hour or two (some: ARGS='solve startup')
+	$(VENV)/bin/python benchmarks/all.py $(ARGS)
 
 lint: setup  ## ruff
 	$(VENV)/bin/ruff check .

@@ -1,0 +1,67 @@
+"""Run every benchmark and write RESULTS.md: `make bench`.
+
+.venv/bin/python benchmarks/all.py [NAME ...]    only these, the others keep what RESULTS.md says of them
+"""
+
+import re
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from slimsweep.provenance import git_commit, version
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "RESULTS.md"
+NAMES = {
+    "solve": "Column solve",
+    "jobs": "Whole jobs beside llm-compressor",
+    "evaluation": "Evaluation beside a bare forward",
+    "sweep": "A whole sweep beside single jobs",
+    "startup": "Until the command answers",
+    "growth": "Growth",
+    "structured_speed": "Half of the blocks' parameters removed",
+    "memory": "A model larger than its memory",
+}
+
+
+def machine() -> str:
+    """Processor, cores and what computes."""
+    names = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text()) or ["unknown processor"]
+    flags = re.findall(r"flags\s*: (.*)", Path("/proc/cpuinfo").read_text())[:1]
+    known = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in " ".join(flags).split()]
+    memory = int(re.findall(r"MemTotal:\s*(\d+)", Path("/proc/meminfo").read_text())[0]) / 2**20
+    cards = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())] or ["no GPU"]
+    return f"{len(names)} cores {names[0].strip()} ({', '.join(known)}), {memory:.0f} GiB, {', '.join(cards)}"
+
+
+def section(name: str) -> str:
+    """What one benchmark printed, with its date and commit."""
+    ran = subprocess.run([sys.executable, HERE / f"{name}.py"], stdout=subprocess.PIPE, text=True)
+    outcome = "" if ran.returncode == 0 else f"\n\n**ended with status {ran.returncode}**"
+    versions = ", ".join(f"{package} {version(package)}" for package in ("torch", "transformers", "llmcompressor"))
+    stamp = f"{datetime.now(UTC):%Y-%m-%d}, commit {(git_commit() or 'unknown')[:12]}, {versions}; {machine()}"
+    return f"## {NAMES[name]}\n\n`benchmarks/{name}.py`, {stamp}\n\n{ran.stdout.strip()}{outcome}\n"
+
+
+def main() -> None:
+    chosen = sys.argv[1:] or list(NAMES)
+    if unknown := [name for name in chosen if name not in NAMES]:
+        sys.exit(f"no such benchmark: {', '.join(unknown)}; there are {', '.join(NAMES)}")
+    kept = {}
+    if RESULTS.is_file():
+        parts = re.split(r"^(?=## )", RESULTS.read_text(), flags=re.MULTILINE)[1:]
+        titles = {title: name for name, title in NAMES.items()}
+        kept = {titles[part[3:].split("\n", 1)[0]]: part.strip() + "\n" for part in parts}
+    for name in chosen:
+        print(f"== {name}", flush=True)
+        kept[name] = section(name)
+        print(kept[name], flush=True)
+        head = "# Benchmarks\n\nWritten by `make bench`. Ratios of medians, measured side by side in one run.\n"
+        RESULTS.write_text("\n".join([head, *(kept[name] for name in NAMES if name in kept)]))
+
+
+if __name__ == "__main__":
+    main()

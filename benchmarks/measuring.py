@@ -1,0 +1,69 @@
+"""What the benchmarks share: alternating runs, medians with their spread, and lines of RESULTS.md."""
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch
+from hydra import compose, initialize_config_dir
+
+import slimsweep.app  # registers the resolvers of conf/config.yaml
+from slimsweep.experiment import Experiment
+from slimsweep.paths import config_root, project_root
+
+assert slimsweep.app
+
+HEAD = "| what | beside it | ours | ratio | goal |\n| --- | ---: | ---: | ---: | ---: |"
+CACHE = project_root() / "outputs" / "cache"
+
+
+def alternate(runs: dict[str, Callable[[], object]], repeats: int, warm_ups: int = 1) -> dict[str, list[float]]:
+    """Seconds of each run, `repeats` times in turn, so that what else the machine does meets all alike."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for round_ in range(-warm_ups, repeats):
+        for name, run in runs.items():
+            started = time.perf_counter()
+            run()
+            if round_ >= 0:
+                seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def told(seconds: list[float]) -> str:
+    """Median and spread: `1.23 s (1.20 to 1.31)`."""
+    median = statistics.median(seconds)
+    scale, unit = (1, "s") if median >= 1 else (1000, "ms")
+    low, middle, high = (scale * value for value in (min(seconds), median, max(seconds)))
+    return f"{middle:.3g} {unit}" + (f" ({low:.3g} to {high:.3g})" if len(seconds) > 1 else "")
+
+
+def line(what: str, beside: list[float], ours: list[float], goal: str) -> str:
+    """One row under HEAD; the ratio is that of the medians, above 1 where ours is faster."""
+    ratio = statistics.median(beside) / statistics.median(ours)
+    return f"| {what} | {told(beside)} | {told(ours)} | {ratio:.1f}x | {goal} |"
+
+
+def experiment(*overrides: str) -> Experiment:
+    """An experiment as the command composes it, with this checkout's cache of converted weights."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    overrides = (f"cache_dir={CACHE}", "cache=off", "tracker=none", *overrides)
+    with initialize_config_dir(str(Path(config_root()) / "conf"), version_base="1.3"):
+        made = Experiment.of(compose("config", list(overrides)), list(overrides))
+    made.check()
+    return made
+
+
+def loaded(made: Experiment):
+    """Its dense model."""
+    return made.model.load(getattr(torch, made.resolved_dtype), torch.device(made.resolved_device))
+
+
+def where(made: Experiment) -> str:
+    """Model, dtype and device, for a heading."""
+    return f"{made.model.name}, {made.resolved_dtype}, {made.resolved_device}, {torch.get_num_threads()} threads"
