@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -59,10 +60,8 @@ def table_of_many(count: int) -> float:
             keys.append(SweepJob(record["key"], f"magnitude {number}", []))
         store.open_sweep("many", keys)
         command = f"import os; os.environ['SLIMSWEEP_OUTPUTS'] = {folder!r}; from slimsweep.slim import app; app()"
-        table = lambda: subprocess.run(
-            [sys.executable, "-c", command, "table", "many"], capture_output=True, check=True
-        )
-        return min(alternate({"table": table}, 3)["table"])
+        words = [sys.executable, "-c", command, "table", "many"]
+        return min(alternate({"table": partial(subprocess.run, words, capture_output=True, check=True)}, 3)["table"])
 
 
 def main() -> None:

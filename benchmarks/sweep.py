@@ -2,8 +2,9 @@
 
     .venv/bin/python benchmarks/sweep.py [--ratios 0.1,0.5,0.9]
 
-In dense mode one collection of statistics serves all ratios. A job on its own is run for the ratios given and stands for
-the others, which take the same time. Only compressing is measured; the second table is the default, compressed inputs.
+In dense mode one collection of statistics serves all ratios. A job on its own is run for the ratios given and stands
+for the others, which take the same time. Only compressing is measured; the second row is the default, where each job
+is calibrated on its own compressed blocks.
 """
 
 import argparse
