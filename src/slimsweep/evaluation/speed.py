@@ -81,6 +81,11 @@ class Speed(Metric):
             },
         )
 
+    @torch.no_grad()
+    def prefill_seconds(self, model: LanguageModel, prompt: Tensor) -> float:
+        """Seconds of one forward over a prompt."""
+        return self._run(model, prompt)[0]
+
     def _run(self, model: LanguageModel, prompt: Tensor) -> tuple[float, float]:
         """Seconds of one forward over the prompt that fills the cache, and of `new_tokens` greedy steps after it."""
         started = _now(model)
