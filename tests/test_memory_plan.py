@@ -64,8 +64,16 @@ def test_what_does_not_fit_or_needs_the_whole_model_is_refused_with_the_plan(sli
     assert answer.status == 1
     assert "memory_budget is less than this experiment holds at once" in answer.err
     assert "weights outside the blocks" in answer.err
-    for technique in ("heads", "smoothquant", "squeezellm", "half"):
-        answer = run(slimsweep, folder, f"technique={technique}", "memory_budget=3GiB")
+    for words in (
+        "heads",
+        "smoothquant",
+        "squeezellm",
+        "half",
+        "llmcompressor",
+        "magnitude technique.magnitude.scope=global",
+    ):
+        technique, *knobs = words.split()
+        answer = run(slimsweep, folder, f"technique={technique}", *knobs, "memory_budget=3GiB")
         assert f"technique.{technique}: memory_budget works block by block" in answer.err, answer.err
     assert "give a number with its unit" in run(slimsweep, folder, "memory_budget=3").err
 

@@ -36,6 +36,10 @@ class PeerPruner(Pruner):
     def faults(self, skeleton: LanguageModel) -> list[str]:
         return [*super().faults(skeleton), *dense_faults(self.targets(skeleton), self.package)]
 
+    @property
+    def works_by_block(self) -> bool:
+        return False
+
     def compress_layer(
         self, weight: Float[Tensor, "out in"], prepared: Any, generator: torch.Generator | None = None
     ) -> Float[Tensor, "out in"]:

@@ -42,6 +42,10 @@ class Magnitude(Pruner):
     def _is_global(self) -> bool:
         return self.scope == "global" and not self.group
 
+    @property
+    def works_by_block(self) -> bool:
+        return not self._is_global
+
     def one_pass(self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int) -> StageReport:
         if not self._is_global:
             return super().one_pass(model, token_ids, seed)
