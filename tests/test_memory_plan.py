@@ -64,14 +64,15 @@ def test_what_does_not_fit_or_needs_the_whole_model_is_refused_with_the_plan(sli
     assert answer.status == 1
     assert "memory_budget is less than this experiment holds at once" in answer.err
     assert "weights outside the blocks" in answer.err
-    for words in (
+    whole = (
         "heads",
         "smoothquant",
         "squeezellm",
         "half",
         "llmcompressor",
         "magnitude technique.magnitude.scope=global",
-    ):
+    )
+    for words in whole:
         technique, *knobs = words.split()
         answer = run(slimsweep, folder, f"technique={technique}", *knobs, "memory_budget=3GiB")
         assert f"technique.{technique}: memory_budget works block by block" in answer.err, answer.err
