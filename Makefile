@@ -48,7 +48,7 @@ sparseml-env: .venv-sparseml/.ready  ## the environment that technique=sparseml 
 # 1.9.0 refuses to install; 1.8.0 needs these older packages, which the rest of the project cannot have.
 .venv-sparseml/.ready:
 	$(PYTHON) -m venv .venv-sparseml
-	.venv-sparseml/bin/pip install --quiet --progress-bar off 'torch==2.13.0'
+	$(if $(TORCH_INDEX),PIP_INDEX_URL=$(TORCH_INDEX)) .venv-sparseml/bin/pip install --quiet --progress-bar off 'torch==2.13.0'
 	.venv-sparseml/bin/pip install --quiet --progress-bar off 'torch==2.13.0' 'sparseml[transformers]==1.8.0' \
 	  'sparsezoo==1.8.1' 'setuptools<81' 'pyarrow<20' 'numpy<2' 'compressed-tensors==0.5.0'
 	@touch $@

@@ -1,6 +1,6 @@
 """A random Llama of 6,738,415,616 parameters pruned block by block under 6 GiB of resident memory.
 
-    .venv/bin/python benchmarks/memory.py [--folder FOLDER] [--technique wanda] [--keep]
+    .venv/bin/python benchmarks/memory.py [--folder FOLDER] [--technique wanda]
 
 Writes the model (13.5 GB of bf16 safetensors, in shards) into FOLDER, then prunes it to 0.5 with 4 x 512 tokens in a
 process of its own, whose peak is what the system counted, mapped files included. Needs 28 GB of disk.

@@ -27,10 +27,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
 
         def run(words: list[str]) -> None:
-            command = [sys.executable, "-m", "slimsweep.app", *words]
-            subprocess.run(
-                [*command] if "--help" in words else [*command, f"outputs_dir={folder}"], capture_output=True
-            )
+            outputs = [] if "--help" in words else [f"outputs_dir={folder}"]
+            ran = subprocess.run([sys.executable, "-m", "slimsweep.app", *words, *outputs], capture_output=True)
+            assert ran.returncode == (0 if "--help" in words else 1), ran.stderr.decode()
 
         seconds = alternate({what: lambda words=words: run(words) for what, words in ANSWERS.items()}, given.repeats)
     print("| what | seconds | goal | met |\n| --- | ---: | ---: | ---: |")

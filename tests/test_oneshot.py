@@ -1,9 +1,13 @@
 """How a run leaves the model is shown in techniques/test_llmcompressor.py."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 
-from slimsweep.oneshot import package_faults, package_version, run_oneshot
+from slimsweep.oneshot import package_faults, package_notes, run_oneshot
+from slimsweep.techniques.llmcompressor import LLMCompressor
 
 
 class Stop(Exception):
@@ -29,8 +33,34 @@ def test_it_hands_over_the_same_sequences_in_order_and_undoes_its_patches_after_
     assert torch.Tensor.pin_memory is pin
 
 
+def test_nothing_keeps_the_model_alive(tiny_source):
+    model = tiny_source.load(torch.float32, torch.device("cpu"))
+    LLMCompressor(ratio=0.5).apply(model, torch.randint(258, (2, 16)), 0)
+    kept = weakref.ref(model.module)
+    del model
+    gc.collect()
+    assert kept() is None
+
+
+def test_its_warnings_are_told_once_and_recorded_and_its_chatter_is_not(tiny, monkeypatch, caplog, capfd):
+    def oneshot(**_):
+        from loguru import logger
+
+        logger.info("a line for every layer")
+        for _ in range(2):
+            logger.warning("Failed to invert hessian")
+        logger.warning("No accelerator available! Compressing model on CPU instead")
+
+    monkeypatch.setattr("llmcompressor.oneshot", oneshot)
+    caplog.set_level("INFO")
+    assert run_oneshot(tiny, torch.arange(12).view(3, 4), "recipe") == ["Failed to invert hessian"]
+    assert [record.getMessage() for record in caplog.records] == ["llm-compressor: Failed to invert hessian"]
+    assert capfd.readouterr() == ("", "")
+    assert package_notes(["one"])["warnings"] == ["one"] and "warnings" not in package_notes([])
+
+
 def test_a_missing_package_says_what_to_install(monkeypatch):
     assert package_faults() == []
-    assert package_version() == "0.14.0.1"
+    assert package_notes([]) == {"llmcompressor": "0.14.0.1"}
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert "[peers]" in package_faults()[0]

@@ -23,6 +23,20 @@ def test_what_only_ours_can_is_refused(peer, knobs):
         peer(ratio=0.5, **knobs)
 
 
+@pytest.mark.parametrize("peer", [LLMCompressor, SparseML])
+def test_patterns_are_told_as_what_goes(peer):
+    assert peer(ratio=0.5).mask_structure == "0:0"
+    assert peer(ratio=0.5, pattern="2:4").mask_structure == "2:4"
+    assert peer(ratio=0.5, pattern="1:4").mask_structure == "3:4"
+
+
+@pytest.mark.parametrize("peer", [LLMCompressor, SparseML])
+@pytest.mark.parametrize("knobs", [{"block_columns": 0}, {"damping_fraction": 2}])
+def test_bad_knobs_are_found_before_anything_loads(peer, knobs):
+    with pytest.raises(ValueError, match=next(iter(knobs))):
+        peer(ratio=0.5, **knobs)
+
+
 def test_their_own_walk_has_no_single_layer():
     with pytest.raises(NotImplementedError, match="llm-compressor"):
         LLMCompressor(ratio=0.5).compress_layer(torch.ones(2, 2), None)

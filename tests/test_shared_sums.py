@@ -81,6 +81,22 @@ def test_compressed_inputs_other_text_layers_and_models_share_nothing(tiny_sourc
         assert len(forwards) == 2 * count
 
 
+@pytest.mark.parametrize("technique", [SparseGPT, Wanda])
+def test_every_pass_has_sums_of_its_own(tiny_source, cache, technique):
+    twice = technique(ratio=0.3, of="remaining", passes=2, inputs="dense")
+    assert compressed(tiny_source, twice, SharedSums(cache, stage())) == compressed(tiny_source, twice, None)
+    assert compressed(tiny_source, twice, SharedSums(cache, stage())) == compressed(tiny_source, twice, None)
+
+
+@pytest.mark.gpu
+def test_sums_come_back_on_the_device_that_asks(tiny_source, cache):
+    technique = SparseGPT(ratio=0.5, inputs="dense")
+    for _ in range(2):
+        model = tiny_source.load(torch.float32, torch.device("cuda:0"))
+        model.shared_sums = SharedSums(cache, stage())
+        technique.apply(model, token_ids(), 0)
+
+
 def test_a_stage_before_is_part_of_the_key():
     first, second = stage("Wanda").parts
     after = StageKey("", (first, second, stage("SparseGPT").parts[1]), "tiny", "wanda+sparsegpt")
@@ -111,7 +127,7 @@ def test_an_error_on_the_way_keeps_nothing(cache):
     def fail():
         with SharedSums(cache, stage()).kept("gram", ["a"], 1000) as (kept, keep):
             assert kept is None
-            keep(0, [InputSum(["a"], torch.ones(2, 2))])
+            keep(0, [InputSum(["a"], torch.ones(2, 2))], 1.0)
             raise RuntimeError("solve")
 
     with pytest.raises(RuntimeError, match="solve"):

@@ -1,5 +1,6 @@
 """The inputs of one block at a time, for all calibration sequences."""
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -68,27 +69,58 @@ class Activations:
         if not layers and not advance:
             return []
         recorder = _Recorder(statistic, merge, expected=None if advance else len(layers))
+        outputs = self._outputs(index, recorder)
+        self._recorded(recorder, layers, self._replacing(outputs) if advance else outputs)
+        return recorder.sums()
+
+    def advance(self, index: int) -> None:
+        """Replace the inputs of a block by its outputs."""
+        for _ in self._replacing(self._outputs(index)):
+            pass
+
+    def _replacing(self, outputs: Iterator[tuple[Tensor, Tensor | None]]) -> Iterator[None]:
+        """Put each batch's outputs in the place of its inputs."""
+        for hidden, output in outputs:
+            hidden.copy_(output)
+            yield
+
+    def groups(self, index: int, layers: dict[str, nn.Module]) -> list[list[str]]:
+        """A block's layers by the input they share, in forward order, as one sequence reaches them.
+
+        Raises:
+            ModelError: a layer that no token reached.
+        """
+        recorder = _Recorder(lambda inputs: inputs.new_zeros(()), Tensor.add_, expected=len(layers))
+        self._recorded(recorder, layers, self._outputs(index, recorder, self.hidden[:1]))
+        return [shared.layers for shared in recorder.sums()]
+
+    def runs(self, index: int) -> list[Callable[[], None]]:
+        """For each batch a function that replaces its inputs of a block by its outputs."""
+
+        def advance(hidden: Tensor) -> None:
+            for _ in self._replacing(self._outputs(index, some=hidden)):
+                pass
+
+        return [functools.partial(advance, hidden) for hidden in self.hidden.split(self._batch)]
+
+    def _recorded(self, recorder: "_Recorder", layers: dict[str, nn.Module], outputs: Iterator) -> None:
+        """Go through outputs with a recorder's hooks on."""
         handles = [layer.register_forward_pre_hook(recorder.hook(name)) for name, layer in layers.items()]
         try:
-            for hidden, output in self._outputs(index, recorder):
-                if advance:
-                    hidden.copy_(output)
+            for _ in outputs:
+                pass
         finally:
             for handle in handles:
                 handle.remove()
         if unreached := [name for name in layers if name not in recorder.leader]:
             raise ModelError(f"No calibration token reached {', '.join(unreached)}; exclude them with exclude=[...].")
-        return recorder.sums()
 
-    def advance(self, index: int) -> None:
-        """Replace the inputs of a block by its outputs."""
-        for hidden, output in self._outputs(index):
-            hidden.copy_(output)
-
-    def _outputs(self, index: int, recorder: "_Recorder | None" = None) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Inputs and output of a block by batches; None where the recorder ended the forward."""
+    def _outputs(
+        self, index: int, recorder: "_Recorder | None" = None, some: Tensor | None = None
+    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Inputs and output of a block by batches, of all sequences or some; None where the recorder ended it."""
         call = self._calls[index]
-        for hidden in self.hidden.split(self._batch):
+        for hidden in (self.hidden if some is None else some).split(self._batch):
             try:
                 output = self._blocks[index](hidden, *call.args, **call.kwargs)
             except _EnoughSeen:

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from slimsweep.experiment import Experiment
 
 
+SUMS_VERSION = 1
+"""Raised by hand when what is collected of the same inputs changes."""
+
+
 @dataclass(frozen=True)
 class StageKey:
     """What decides a stage's result: the weights that were loaded, and every stage to this one."""
@@ -70,7 +74,9 @@ def sums_key(asks: StageKey, statistic: str, layers: Sequence[str]) -> StageKey:
     Upstream of them are the stages before that one; of the stage itself only text and seed decide anything.
     """
     *upstream, own = asks.parts
-    part = {"sums": statistic, "layers": list(layers)} | {name: own[name] for name in ("calibration", "seed")}
+    part = {"sums": statistic, "version": SUMS_VERSION, "layers": list(layers)} | {
+        name: own[name] for name in ("calibration", "seed")
+    }
     parts = (*upstream, part)
     chain = "+".join(stage["stage"]["class"].rsplit(".", 1)[-1].lower() for stage in upstream[1:]) or "dense"
     return StageKey(_digest(list(parts)), parts, asks.model, f"{statistic} of the inputs of {chain}")

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import math
+import time
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from slimsweep.cores import side_by_side
 from slimsweep.errors import HessianError, ModelError
 from slimsweep.models.language_model import LanguageModel, layer_shape, matrix
 from slimsweep.packed import PackedLinear, install, relative_error
+from slimsweep.sequential import by_group
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class LayerMethod(Protocol):
     statistic_name: str
     """What `statistic` computes; equal names mean equal values, which may be shared. Empty: not shared."""
     inputs: str
-    """`compressed`: each block sees outputs of the compressed blocks before it; `dense`: of the dense."""
+    """`compressed`: each block sees outputs of the compressed blocks before it; `dense`: of the dense; `sequential`:
+    each layer sees outputs of all compressed layers before it, those of its own block among them."""
 
     def statistic(self, inputs: Float[Tensor, "token in"]) -> Tensor:
         """What to know of a layer's inputs; additive, the walk sums it over sequences."""
@@ -82,22 +85,44 @@ def compress_blocks(
             layers = blocks[index]
             with model.resident(block):
                 if activations is None:
-                    sums = kept.of(index) if kept else [InputSum(list(layers), None)]
+                    sums = kept.of(index, model.compute_device) if kept else [InputSum(list(layers), None)]
                     reports += _compress(model, method, layers, sums, seed)
                     continue
+                if method.inputs == "sequential" and layers:
+                    reports += _in_sequence(model, method, activations, index, layers, seed, index == last)
+                    continue
                 advances_early = method.inputs == "dense" or not layers
+                started = time.perf_counter()
                 sums = activations.collect(index, layers, method.statistic, advance=advances_early and index < last)
-                keep(index, sums)
+                keep(index, sums, time.perf_counter() - started)
                 reports += _compress(model, method, layers, sums, seed)
                 if not advances_early and index < last:
                     activations.advance(index)
     return reports
 
 
+def _in_sequence(
+    model: LanguageModel,
+    method: LayerMethod,
+    activations: Activations,
+    index: int,
+    layers: dict[str, nn.Module],
+    seed: int,
+    is_last: bool,
+) -> list[LayerReport]:
+    """Compress a block's layers in forward order, each on outputs of all that were compressed before it."""
+    reports: dict[str, LayerReport] = {}
+    replaced = model.module.get_submodule
+    for shared in by_group(activations, index, layers, replaced, method.statistic, is_last):
+        group = {name: layers[name] for name in shared.layers}
+        reports |= {report.name: report for report in _compress(model, method, group, [shared], seed)}
+    return [reports[name] for name in layers]
+
+
 def _shared(model: LanguageModel, method: LayerMethod, targets: dict[str, nn.Module]) -> AbstractContextManager:
     """Sums that some job collected before, or what keeps those that this one collects; see SharedSums.kept."""
     if model.shared_sums is None or not method.statistic_name or method.inputs != "dense":
-        return contextlib.nullcontext((None, lambda index, sums: None))
+        return contextlib.nullcontext((None, lambda *_: None))
     sizes = [statistic_bytes(method, layer_shape(layer)[1]) for layer in targets.values()]
     return model.shared_sums.kept(method.statistic_name, list(targets), sum(sizes))
 

@@ -92,13 +92,16 @@ def _measured_tokens(metrics: dict[str, Any]) -> int:
 
 
 def _compressing(technique: Any, shapes: list[tuple[int, int]]) -> int:
-    """Statistics of a block's inputs, and what the two hungriest layers take while they are worked on."""
+    """Statistics of a block's inputs, and what the hungriest layers take, one for each thread, while worked on."""
+    import torch
+
     from slimsweep.layerwise import statistic_bytes
 
     statistics = 0
     if technique.needs_calibration:
         statistics = sum(statistic_bytes(technique, inputs) for _, inputs in shapes)
-    return statistics + sum(sorted(technique.working_bytes(shape) for shape in shapes)[-2:])
+    at_once = min(torch.get_num_threads(), len(shapes))
+    return statistics + sum(sorted(technique.working_bytes(shape) for shape in shapes)[-at_once:])
 
 
 def faults(experiment: "Experiment") -> list[str]:

@@ -1,9 +1,13 @@
 """llm-compressor's one-shot run on a model in memory, so that its methods can be compared under one evaluator."""
 
 import importlib.util
+import logging
+import os
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,21 +16,28 @@ from torch import Tensor, nn
 
 from slimsweep.models.language_model import LanguageModel
 
+log = logging.getLogger(__name__)
+
 PACKAGE = "llmcompressor"
+USUAL = ("No accelerator available", "Disabling tokenizer parallelism")
+"""Begin warnings that say nothing of the result."""
 
 
-def run_oneshot(model: LanguageModel, token_ids: Int[Tensor, "sequence token"], recipe: Any) -> None:
+def run_oneshot(model: LanguageModel, token_ids: Int[Tensor, "sequence token"], recipe: Any) -> list[str]:
     """Apply llm-compressor modifiers to a model in place, each sequence a batch of its own, as it does by default.
 
     It sees the very sequences that our techniques see, in their order. What it leaves on modules beside parameters
-    (wrapped forwards, states) is taken off again.
+    (containers that offload, wrapped forwards, states) is taken off again. Returns the warnings it logged.
     """
     from datasets import Dataset
     from llmcompressor import oneshot
 
     rows = {"input_ids": token_ids.tolist(), "attention_mask": torch.ones_like(token_ids).tolist()}
-    own = {module: set(vars(module)) for module in model.module.modules()}
-    with _quiet(), _readable_config(model.module), _no_pinning(model.compute_device):
+    with ExitStack() as stack:
+        warnings = stack.enter_context(_warnings())
+        stack.enter_context(_readable_config(model.module))
+        stack.enter_context(_no_pinning(model.compute_device))
+        stack.enter_context(_no_trace(model.module))
         oneshot(
             model=model.module,
             processor=model.tokenizer,
@@ -36,10 +47,10 @@ def run_oneshot(model: LanguageModel, token_ids: Int[Tensor, "sequence token"], 
             num_calibration_samples=len(token_ids),
             shuffle_calibration_samples=False,
         )
-    for module in model.module.modules():
-        for name in set(vars(module)) - own.get(module, set()):
-            delattr(module, name)
     model.module.eval()
+    for warning in warnings:
+        log.warning("llm-compressor: %s", warning)
+    return warnings
 
 
 def package_faults() -> list[str]:
@@ -49,30 +60,60 @@ def package_faults() -> list[str]:
     return []
 
 
-def package_version() -> str:
-    return metadata.version(PACKAGE)
+def package_notes(warnings: list[str]) -> dict[str, Any]:
+    """What a report says of a run: the package's version, and what it warned of."""
+    return {PACKAGE: metadata.version(PACKAGE)} | ({"warnings": warnings} if warnings else {})
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep its log, a line for every layer, out of the job's; warnings and errors come through."""
+def _warnings() -> Iterator[list[str]]:
+    """Collect its warnings and errors, each once, and keep its log, a line for every layer, out of the job's."""
+    from llmcompressor.logger import LoggerConfig, configure_logger
     from loguru import logger
 
-    logger.disable("llmcompressor")
-    logger.disable("compressed_tensors")
+    found: dict[str, None] = {}
+
+    def collect(message: Any) -> None:
+        record = message.record
+        if record["level"].name != "METRIC" and not record["message"].startswith(USUAL):
+            found[record["message"]] = None
+
+    configure_logger(LoggerConfig(console_log_level=None))
+    handler, told = logger.add(collect, level="WARNING"), []
+    try:
+        yield told
+    finally:
+        logger.remove(handler)
+        told += found
+
+
+@contextmanager
+def _no_trace(module: nn.Module) -> Iterator[None]:
+    """Take off the model, and out of this process, what a run leaves there: it would keep every model alive."""
+    from compressed_tensors.offload import remove_dispatch
+    from llmcompressor.core import reset_session
+    from torch.fx import _symbolic_trace
+
+    own = {part: set(vars(part)) for part in module.modules()}
+    patches, environment = _symbolic_trace._wrapped_fns_to_patch, "TOKENIZERS_PARALLELISM"
+    before, parallelism = dict(patches), os.environ.get(environment)
     try:
         yield
     finally:
-        logger.enable("llmcompressor")
-        logger.enable("compressed_tensors")
+        remove_dispatch(module)
+        for part in module.modules():
+            for name in set(vars(part)) - own.get(part, set()):
+                delattr(part, name)
+        reset_session()
+        patches.clear()
+        patches.update(before)
+        if parallelism is None:
+            os.environ.pop(environment, None)
 
 
 @contextmanager
 def _readable_config(module: nn.Module) -> Iterator[None]:
     """It reads the config again from where the model says it came from; a model made in memory has no such place."""
-    import tempfile
-    from pathlib import Path
-
     before = module.config.name_or_path
     with tempfile.TemporaryDirectory() as folder:
         module.config.save_pretrained(Path(folder))

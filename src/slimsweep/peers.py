@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from slimsweep.columns import knob_faults
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.packed import PackedLinear
 from slimsweep.pruning import Pruner
@@ -27,11 +28,20 @@ class PeerPruner(Pruner):
 
     def _bad_values(self) -> list[str]:
         only = {"of": "original", "inputs": "compressed"}
-        return super()._bad_values() + [
+        faults = [*super()._bad_values(), *knob_faults(self.block_columns, self.damping_fraction)]
+        return faults + [
             f"{name}={getattr(self, name)!r}: {self.package} has only {value}"
             for name, value in only.items()
             if getattr(self, name) != value
         ]
+
+    @property
+    def mask_structure(self) -> str:
+        """The pattern as both packages write it: how many of m are removed, where ours says how many stay."""
+        if not self.group:
+            return "0:0"
+        kept, size = self.group
+        return f"{size - kept}:{size}"
 
     def faults(self, skeleton: LanguageModel) -> list[str]:
         return [*super().faults(skeleton), *dense_faults(self.targets(skeleton), self.package)]

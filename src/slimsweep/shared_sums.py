@@ -4,13 +4,13 @@ Only sums over dense inputs can be shared: those over inputs of compressed block
 """
 
 import logging
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -21,8 +21,8 @@ from slimsweep.stage_cache import StageCache
 
 log = logging.getLogger(__name__)
 
-Write = Callable[[int, list[InputSum]], None]
-"""Takes the sums of a block, by its index."""
+Write = Callable[[int, list[InputSum], float], None]
+"""Takes the sums of a block, by its index, and the seconds that collecting them took."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,12 @@ class SharedSums:
 
     @contextmanager
     def _taking(self, key: StageKey, size: int) -> Iterator[Write]:
-        started, blocks = time.perf_counter(), {}
+        blocks: dict[str, list[list[str]]] = {}
+        spent: list[float] = []
         with self.cache.writing(key, size) as entry:
 
-            def write(index: int, sums: list[InputSum]) -> None:
+            def write(index: int, sums: list[InputSum], seconds: float) -> None:
+                spent.append(seconds)
                 if entry.folder:
                     with entry.step():
                         tensors = {str(place): shared.summed for place, shared in enumerate(sums)}
@@ -69,7 +71,7 @@ class SharedSums:
 
             yield write
             if entry.folder:
-                state = {"stages": [{"seconds": time.perf_counter() - started}]}
+                state = {"stages": [{"seconds": sum(spent)}]}
                 with entry.step():
                     stage_entry.seal(entry.folder, key, {"blocks": blocks, "state": state})
         log.info("%s: %s", key.label, entry.outcome)
@@ -82,17 +84,16 @@ class Sums:
         self._blocks = {int(index): layers for index, layers in blocks.items()}
         self._files: dict[int, Any] = {index: safe_open(folder / _file(index), "pt") for index in self._blocks}
 
-    def of(self, index: int) -> list[InputSum]:
-        """The sums of one block, read when asked for."""
+    def of(self, index: int, device: torch.device) -> list[InputSum]:
+        """The sums of one block on a device, read when asked for."""
         layers = self._blocks.get(index, [])
-        return [
-            InputSum(names, self._files[index].get_tensor(str(place)).clone()) for place, names in enumerate(layers)
-        ]
+        tensors = (self._files[index].get_tensor(str(place)).to(device, copy=True) for place in range(len(layers)))
+        return [InputSum(names, tensor) for names, tensor in zip(layers, tensors, strict=True)]
 
 
 def _file(index: int) -> str:
     return f"block_{index}.safetensors"
 
 
-def _ignore(_index: int, _sums: list[InputSum]) -> None:
+def _ignore(_index: int, _sums: list[InputSum], _seconds: float) -> None:
     """They are kept already."""

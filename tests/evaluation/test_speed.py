@@ -51,6 +51,15 @@ def test_more_tokens_than_the_model_takes_is_a_fault(tiny_source):
     assert Speed(prompt_tokens=112, new_tokens=16).faults(tiny_source, None) == []
 
 
+def test_weights_in_a_file_have_no_speed(tiny, tmp_path):
+    from slimsweep.models.scratch import Scratch
+
+    tiny.scratch = Scratch(tmp_path, 4096)
+    found = Speed(prompt_tokens=4, new_tokens=2, repeats=1).measure(tiny, None)
+    assert set(found.values.values()) == {None}
+    assert "memory_budget" in found.reasons["prefill_seconds"]
+
+
 def test_bad_values_are_named():
     with pytest.raises(ValueError, match="evaluation.repeats=0"):
         Speed(repeats=0)

@@ -57,6 +57,14 @@ def test_chains_overflows_and_a_single_engine():
     assert set(points(lower)) == {"slimsweep", "sparseml"}
 
 
+def test_settings_tell_groups_and_techniques_without_any_are_left_out():
+    four = {"bits": 4, "group_size": 64}
+    peer = record("llmcompressor_quantizer", fields=four | {"method": "gptq"})
+    records = [record("gptq", fields=four), record("gptq", fields={"bits": 4}), peer, record("half")]
+    _, lower = draw(records)["engines_wikitext2"].axes
+    assert [tick.get_text() for tick in lower.get_xticklabels()] == ["4 bits", "4 bits,\ngroups of 64"]
+
+
 def test_times_of_two_places_are_two_figures():
     records = [part | {"device": device, "threads": 2} for device in ("cpu", "H100") for part in made()]
     assert set(draw(records)) == {"engines_wikitext2_cpu-2", "engines_wikitext2_H100-2"}

@@ -69,8 +69,13 @@ def test_odd_weights_are_named(folder, tmp_path):
     save_file({key: tensor for key, tensor in tensors.items() if key != name}, file)
     with pytest.raises(ModelError, match=f"{name}.*without memory_budget"):
         pair_mapped(folder, tmp_path)
-    save_file(tensors | {name: tensors[name][:3]}, file)
-    with pytest.raises(ModelError, match=name):
+    for odd in (tensors[name][:3], tensors[name].repeat(9, 1)):
+        save_file(tensors | {name: odd.contiguous()}, file)
+        with pytest.raises(ModelError, match=name):
+            pair_mapped(folder, tmp_path)
+    beyond = name.replace(".1.", ".2.")
+    save_file(tensors | {beyond: tensors[name].clone()}, file)
+    with pytest.raises(ModelError, match=beyond):
         pair_mapped(folder, tmp_path)
     save_file(tensors | {name: tensors[name] * float("nan")}, file)
     with pytest.raises(ModelError, match=f"NaN or inf.*{name}"):
@@ -79,6 +84,30 @@ def test_odd_weights_are_named(folder, tmp_path):
 
 def pair_mapped(folder, tmp_path):
     return LocalModel(path=str(folder), cache_dir=str(tmp_path)).load_mapped(torch.float32, tmp_path / "scratch")
+
+
+def test_what_other_readers_pass_over_is_passed_over(folder, tmp_path, tiny):
+    """Buffers that older versions saved, and names without the prefix of the base model."""
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    extra = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}
+    save_file(tensors | extra, file)
+    assert weights_digest(pair_mapped(folder, tmp_path)) == weights_digest(tiny)
+    save_file({name.removeprefix("model."): tensor for name, tensor in tensors.items()}, file)
+    assert weights_digest(pair_mapped(folder, tmp_path)) == weights_digest(tiny)
+
+
+def test_it_is_saved_in_shards_that_plain_transformers_reads(folder, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    (folder / "generation_config.json").write_text(json.dumps({"top_k": 7}))
+    mapped = pair_mapped(folder, tmp_path)
+    SparseGPT(ratio=0.5).apply(mapped, token_ids(), 0)
+    assert save(mapped, tmp_path / "again")
+    assert len(list((tmp_path / "again").glob("*.safetensors"))) == len(mapped.blocks) + 1
+    read = AutoModelForCausalLM.from_pretrained(tmp_path / "again", dtype=torch.float32)
+    assert torch.equal(read(token_ids()).logits, mapped.module(token_ids()).logits)
+    assert read.generation_config.top_k == 7
 
 
 def test_a_manifest_is_refused(folder, tmp_path):

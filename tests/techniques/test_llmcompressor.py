@@ -20,6 +20,8 @@ def token_ids(model, text: str | None = None, sequences: int = 8, tokens: int = 
         ({"method": "wanda", "ratio": 0.5}, Wanda(ratio=0.5)),
         ({"method": "sparsegpt", "ratio": 0.3}, SparseGPT(ratio=0.3)),
         ({"method": "sparsegpt", "ratio": 0.5, "pattern": "2:4"}, SparseGPT(ratio=0.5, pattern="2:4")),
+        ({"method": "sparsegpt", "ratio": 0.5, "pattern": "1:4"}, SparseGPT(ratio=0.5, pattern="1:4")),
+        ({"method": "wanda", "ratio": 0.5, "pattern": "3:4"}, Wanda(ratio=0.5, pattern="3:4")),
     ],
 )
 def test_it_leaves_as_many_zeros_as_planned_and_nothing_else_changes(tiny, knobs, ours):
@@ -33,6 +35,7 @@ def test_it_leaves_as_many_zeros_as_planned_and_nothing_else_changes(tiny, knobs
     assert {layer.name: layer.zeros for layer in report.layers} == planned
     assert {name: int((matrix(layer) == 0).sum()) for name, layer in tiny.targets().items()} == planned
     assert {name: set(vars(module)) for name, module in tiny.module.named_modules()} == attributes
+    assert all(type(module._parameters) is dict for module in tiny.module.modules()), "no container that offloads"
     assert list(tiny.module.state_dict()) == list(before)
     untouched = [name for name in before if name.removesuffix(".weight") not in planned]
     assert all(torch.equal(before[name], tiny.module.state_dict()[name]) for name in untouched)

@@ -52,6 +52,17 @@ def test_faults_come_before_anything_runs(tiny):
     assert "before the quantizer" in SparseML(ratio=0.5, path="/nowhere").faults(tiny)[0]
 
 
+def test_what_older_readers_would_misread_is_refused(tiny):
+    from conftest import meta_model
+
+    def faults(model):
+        return " ".join(SparseML(ratio=0.5, path="/nowhere").faults(model))
+
+    assert "does not know gemma3_text" in faults(meta_model("gemma_3_270m"))
+    assert "rotary scaling 'llama3'" in faults(meta_model("llama_3_2_1b"))
+    assert "does not know" not in faults(tiny) and "rotary" not in faults(tiny)
+
+
 def test_files_become_those_of_older_readers(tmp_path):
     config = {"dtype": "bfloat16", "rope_parameters": {"rope_theta": 5.0, "rope_type": "default"}}
     (tmp_path / "config.json").write_text(json.dumps(config))

@@ -11,6 +11,8 @@ from torch import Tensor
 from slimsweep.evaluation.base import Measurement, Metric, longest_context
 from slimsweep.models.language_model import LanguageModel
 
+IN_A_FILE = "weights rest in a file (memory_budget), so that this would be the speed of reading them"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Speed(Metric):
@@ -44,6 +46,8 @@ class Speed(Metric):
     @torch.no_grad()
     def measure(self, model: LanguageModel, corpora: Any) -> Measurement:
         """`prefill_seconds` and `decode_tokens_per_second`; the latter null for a model that does not generate."""
+        if model.scratch:
+            return Measurement(dict.fromkeys(self.fields()), dict.fromkeys(self.fields(), IN_A_FILE))
         prompt = torch.zeros(1, self.prompt_tokens, dtype=torch.long, device=model.compute_device)
         runs = [self._run(model, prompt) for _ in range(self.repeats + 1)][1:]  # the first one warms up
         prefill, decode = (statistics.median(seconds) for seconds in zip(*runs, strict=True))

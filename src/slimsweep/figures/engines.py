@@ -49,21 +49,26 @@ def compared(records: list[Record]) -> Values:
     found: Values = {}
     for record in records:
         stages = stages_of(record)
-        if len(stages) == 1:
+        if len(stages) == 1 and setting(record):
             fields, technique = stages[0].get("fields", {}), record["technique"]
             method = fields.get("method", "sparsegpt") if technique in PEERS else technique
-            found.setdefault((method, setting(record, fields), PEERS.get(technique, OURS)), record)
+            found.setdefault((method, setting(record), PEERS.get(technique, OURS)), record)
     engines: dict[str, set[str]] = {}
     for method, _, engine in found:
         engines.setdefault(method, set()).add(engine)
     return {key: record for key, record in sorted(found.items()) if len(engines[key[0]]) > 1}
 
 
-def setting(record: Record, fields: dict[str, Any]) -> str:
-    """`0.5`, `2:4` or `4 bits`."""
+def setting(record: Record) -> str | None:
+    """`0.5`, `2:4`, `4 bits` or `4 bits, groups of 64`; None where a technique has none of them."""
     if record.get("pattern") not in (None, "unstructured"):
         return record["pattern"]
-    return f"{record['ratio']:g}" if record.get("ratio") is not None else f"{fields['bits']} bits"
+    if record.get("ratio") is not None:
+        return f"{record['ratio']:g}"
+    fields = stages_of(record)[0].get("fields", {})
+    if fields.get("bits") is None:
+        return None
+    return f"{fields['bits']} bits" + (f",\ngroups of {fields['group_size']}" if fields.get("group_size") else "")
 
 
 def _figure(panel: Panel, field: str, values: Values) -> Figure:

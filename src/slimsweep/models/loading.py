@@ -15,6 +15,7 @@ AUTO_CLASSES = {
     "causal_lm": "AutoModelForCausalLM",
     "sequence_classification": "AutoModelForSequenceClassification",
 }
+GENERATION = "generation_config.json"
 ROOM_FRACTION = 0.8  # of free memory: what a second model may take
 SHARED_FRACTION = 0.25  # of free memory: a smaller model may be kept once more, to be copied for each job
 
@@ -72,7 +73,7 @@ def read(folder: Path, auto_class: str, dtype: torch.dtype, device: torch.device
             f"Weights in {folder} do not fit their config.json: missing or of another shape are "
             f"{some(absent)}. Copy config and weights again from one source."
         )
-    if extra := [name for name in info["unexpected_keys"] if _is_another_block(name, module)]:
+    if extra := [name for name in info["unexpected_keys"] if is_another_block(name, module)]:
         raise ModelError(
             f"Weights in {folder} have more blocks than their config.json says, such as {some(sorted(extra), 1)}. "
             "Copy config and weights again from one source."
@@ -80,7 +81,13 @@ def read(folder: Path, auto_class: str, dtype: torch.dtype, device: torch.device
     return module
 
 
-def _is_another_block(name: str, module: nn.Module) -> bool:
+def read_generation_settings(module: nn.Module, folder: Path) -> None:
+    """Take over a folder's generation_config.json, where there is one and the module generates."""
+    if (folder / GENERATION).is_file() and getattr(module, "generation_config", None) is not None:
+        module.generation_config = type(module.generation_config).from_pretrained(folder)
+
+
+def is_another_block(name: str, module: nn.Module) -> bool:
     """Whether a tensor that found no place has one in the first block: it belongs to a block beyond the last."""
     first, found = re.subn(r"\.\d+\.", ".0.", name, count=1)
     return bool(found) and first in module.state_dict()

@@ -1,6 +1,7 @@
 """A model whose blocks rest in a scratch file, read there from safetensors tensor by tensor."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -26,34 +27,48 @@ def read_mapped(module: nn.Module, in_blocks: set[str], folder: Path, dtype: tor
     Raises:
         ModelError: weights that are missing, or of other shapes or names than the module's, all by name; or not finite.
     """
-    wanted = saved_tensors(module)
-    known, read = module.state_dict().keys(), {}
-    odd = []
-    for name, tensor in _tensors(folder):
-        if name not in wanted:
-            odd += [] if name in known else [name]  # a tied weight may be in the file twice
-            continue
-        kind = dtype if tensor.is_floating_point() else tensor.dtype
-        shape = tuple(tensor.shape)
-        read[name] = scratch.tensor(shape, kind) if name in in_blocks else torch.empty(shape, dtype=kind)
-        read[name].copy_(tensor)
-        loading.refuse_non_finite({name: read[name]}, str(folder), dtype)
-        scratch.release()
-    odd += [name for name, tensor in wanted.items() if name not in read or read[name].shape != tensor.shape]
+    wanted, filed = saved_tensors(module), _filed(folder)
+    prefix = f"{module.base_model_prefix}."
+    names = {own: own if own in filed else own.removeprefix(prefix) for own in wanted}  # without it in older files
+    odd = [own for own, name in names.items() if name not in filed or filed[name].shape != tuple(wanted[own].shape)]
+    odd += [name for name in filed.keys() - set(names.values()) if loading.is_another_block(name, module)]
     if odd:
         raise ModelError(
-            f"memory_budget reads weights under the names they have in {folder}, and the model has no such tensor, or "
-            f"of another shape, as {loading.some(sorted(odd))}: run this model without memory_budget."
+            f"memory_budget reads weights under the names they have in {folder}, and {loading.some(sorted(odd))} are "
+            "missing there, have another shape or belong to no block of the model: run it without memory_budget."
         )
+    read = {}
+    for own, name in names.items():
+        tensor = _tensor(filed[name].file, name)
+        kind = dtype if tensor.is_floating_point() else tensor.dtype
+        shape = tuple(tensor.shape)
+        read[own] = scratch.tensor(shape, kind) if own in in_blocks else torch.empty(shape, dtype=kind)
+        read[own].copy_(tensor)
+        loading.refuse_non_finite({own: read[own]}, str(folder), dtype)
+        scratch.release()
     module.load_state_dict(read, strict=False, assign=True)
     module.tie_weights()
+    loading.read_generation_settings(module, folder)
 
 
-def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """Tensors of a folder's files; each file is opened anew for each tensor, so that its pages are given back."""
+@dataclass(frozen=True)
+class _Filed:
+    """Where a tensor lies, and its shape."""
+
+    file: Path
+    shape: tuple[int, ...]
+
+
+def _filed(folder: Path) -> dict[str, _Filed]:
+    """Every tensor of a folder's files, from their headers."""
+    found = {}
     for file in checkpoint.weight_files(folder):
         with safe_open(file, framework="pt") as opened:
-            names = list(opened.keys())
-        for name in names:
-            with safe_open(file, framework="pt") as opened:
-                yield name, opened.get_tensor(name)
+            found |= {name: _Filed(file, tuple(opened.get_slice(name).get_shape())) for name in list(opened.keys())}
+    return found
+
+
+def _tensor(file: Path, name: str) -> Tensor:
+    """One tensor; its file is opened anew for each, so that its pages are given back."""
+    with safe_open(file, framework="pt") as opened:
+        return opened.get_tensor(name)

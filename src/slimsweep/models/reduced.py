@@ -16,7 +16,7 @@ from torch import nn
 from slimsweep.errors import ModelError
 from slimsweep.models import anatomy, loading, removal
 from slimsweep.models.anatomy import BlockShape, Shape
-from slimsweep.models.checkpoint import MANIFEST
+from slimsweep.models.checkpoint import INDEX, MANIFEST
 from slimsweep.models.families import family_of
 from slimsweep.models.language_model import LanguageModel, layer_shape
 from slimsweep.models.plain import auto_class_of_name, plain_config
@@ -28,7 +28,6 @@ FORMAT = 2
 WEIGHTS_FILE = "model.safetensors"
 PACKED_FILE = "packed.safetensors"
 """Of packed weights that only the manifest describes; where it found them, `from_pretrained` would draw random ones."""
-GENERATION = "generation_config.json"
 
 
 def save(model: LanguageModel, folder: Path) -> bool:
@@ -145,8 +144,7 @@ def read(folder: Path, auto_class: str, dtype: torch.dtype, device: torch.device
             f"Weights in {folder} do not fit their {MANIFEST}, in {loading.some(names)}. Save the model again."
         )
     _fill(module, tensors, dtype)
-    if (folder / GENERATION).is_file() and getattr(module, "generation_config", None) is not None:
-        module.generation_config = type(module.generation_config).from_pretrained(folder)
+    loading.read_generation_settings(module, folder)
     return module.to(device)
 
 
@@ -221,7 +219,10 @@ def _save_plain(model: LanguageModel, config: Any, folder: Path) -> None:
         module.config = config
         if settings is not None:
             module.generation_config = type(settings)()
-        module.save_pretrained(folder)
+        if model.scratch:
+            _save_sharded(model, folder)
+        else:
+            module.save_pretrained(folder)
     finally:
         module.config = own
         if settings is not None:
@@ -229,11 +230,27 @@ def _save_plain(model: LanguageModel, config: Any, folder: Path) -> None:
     _save_generation_settings(module, folder)
 
 
+def _save_sharded(model: LanguageModel, folder: Path) -> None:
+    """Config and weights of a model that rests in a file, a shard for each block and one for the rest."""
+    from safetensors.torch import save_file
+
+    model.module.config.save_pretrained(folder)
+    shards: dict[str, dict[str, torch.Tensor]] = {}
+    for name, tensor in saved_tensors(model.module).items():
+        block = next((block for block in model.block_names if name.startswith(f"{block}.")), "rest")
+        shards.setdefault(f"{block}.safetensors", {})[name] = tensor
+    for file, tensors in shards.items():
+        save_file(tensors, folder / file, {"format": "pt"})
+        model.release()
+    names = {name: file for file, tensors in shards.items() for name in tensors}
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": names}))
+
+
 def _save_generation_settings(module: nn.Module, folder: Path) -> None:
     """As they are: transformers refuses to write some that published models have, such as Llama 2's temperature."""
     settings = getattr(module, "generation_config", None)
     if settings is not None:
-        (folder / GENERATION).write_text(settings.to_json_string())
+        (folder / loading.GENERATION).write_text(settings.to_json_string())
 
 
 def save_with_manifest(model: LanguageModel, folder: Path, config: Any = None) -> None:

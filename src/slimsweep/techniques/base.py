@@ -16,7 +16,7 @@ from slimsweep.layerwise import LayerReport, compress_blocks
 from slimsweep.models.language_model import LanguageModel, layer_shape
 from slimsweep.packed import PackedLinear
 
-INPUTS = ("compressed", "dense")
+INPUTS = ("compressed", "dense", "sequential")
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,8 @@ class LayerwiseTechnique(Technique):
     exclude: Sequence[str] = ()
     """Globs of layers to leave alone all the same."""
     inputs: str = "compressed"
-    """What a block is calibrated on: outputs of the `compressed` blocks before it, or of the `dense` ones."""
+    """What a block is calibrated on: outputs of the `compressed` blocks before it, or of the `dense` ones; or, layer by
+    layer, outputs of all compressed layers before it (`sequential`): one forward a block instead of two."""
 
     def __post_init__(self) -> None:
         for name in ("include", "exclude"):
@@ -81,7 +82,8 @@ class LayerwiseTechnique(Technique):
 
     def _bad_values(self) -> list[str]:
         """Every field that holds what is not allowed."""
-        return [] if self.inputs in INPUTS else [choice_fault("inputs", self.inputs, INPUTS)]
+        allowed = INPUTS if type(self).walk is LayerwiseTechnique.walk else INPUTS[:2]  # another walk, other halts
+        return [] if self.inputs in allowed else [choice_fault("inputs", self.inputs, allowed)]
 
     def targets(self, model: LanguageModel) -> dict[str, nn.Module]:
         """The layers this technique changes, by full name, in forward order."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from slimsweep.layerwise import LayerReport
 from slimsweep.models.language_model import LanguageModel
-from slimsweep.oneshot import package_faults, package_version, run_oneshot
+from slimsweep.oneshot import package_faults, package_notes, run_oneshot
 from slimsweep.peers import PeerPruner
 from slimsweep.techniques.base import StageReport, choice_fault
 
@@ -45,26 +45,20 @@ class LLMCompressor(PeerPruner):
         return [*package_faults(), *super().faults(skeleton)]
 
     def one_pass(self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int) -> StageReport:
-        report = super().one_pass(model, token_ids, seed)
-        report.notes["llmcompressor"] = package_version()
-        return report
-
-    def walk(
-        self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int
-    ) -> list[LayerReport]:
+        if model.is_meta:
+            return super().one_pass(model, token_ids, seed)
         targets = self.targets(model)
-        run_oneshot(model, token_ids, self._recipe(list(targets)))
-        return [
+        warnings = run_oneshot(model, token_ids, self._recipe(list(targets)))
+        layers = [
             LayerReport(name, layer.weight.numel(), layer.weight.numel() - int(layer.weight.count_nonzero()))
             for name, layer in targets.items()
         ]
+        return StageReport(layers, package_notes(warnings))
 
     def _recipe(self, names: list[str]) -> Any:
         from llmcompressor.modifiers.pruning import SparseGPTModifier, WandaPruningModifier
 
-        shared: dict[str, Any] = {"sparsity": self.ratio, "targets": names, "mask_structure": "0:0"}
-        if self.group:
-            shared["mask_structure"] = self.pattern
+        shared: dict[str, Any] = {"sparsity": self.ratio, "targets": names, "mask_structure": self.mask_structure}
         if self.method == "wanda":
             return WandaPruningModifier(**shared)
         return SparseGPTModifier(**shared, block_size=self.block_columns, dampening_frac=float(self.damping_fraction))

@@ -10,7 +10,7 @@ from torch import Tensor
 from slimsweep.grid import SCALE_DTYPES, Grid
 from slimsweep.layerwise import LayerReport, replace_weight
 from slimsweep.models.language_model import LanguageModel
-from slimsweep.oneshot import package_faults, package_version, run_oneshot
+from slimsweep.oneshot import package_faults, package_notes, run_oneshot
 from slimsweep.packed.integer import IntegerLinear
 from slimsweep.peers import dense_faults
 from slimsweep.quantized import UniformQuantizer
@@ -24,7 +24,8 @@ GRIDS = ("symmetric", "asymmetric")
 class LLMCompressorQuantizer(UniformQuantizer):
     """GPTQ or AWQ as llm-compressor 0.14 computes them, at its own defaults, stored in our packed layers.
 
-    Its codes, scales and zero-points are taken over; scales are rounded to bf16, which those of a bf16 model are.
+    Its scales and zero-points are taken over, scales rounded to bf16, which those of a bf16 model are; codes are those
+    of the weights it leaves, which a 16-bit model has rounded: with 8 bits about 1 % of the codes move by one.
     With `preserve_sparsity`, weights that were zero become the code of 0 again after its run, uncorrected.
 
     Source: the package's `oneshot` with `GPTQModifier`, or `AWQModifier` and `QuantizationModifier`.
@@ -50,7 +51,7 @@ class LLMCompressorQuantizer(UniformQuantizer):
 
     def apply(self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int) -> StageReport:
         report = super().apply(model, token_ids, seed)
-        report.notes["llmcompressor"] = package_version()
+        report.notes.update(package_notes([]))  # what it warned of is in the job's log
         return report
 
     @torch.no_grad()

@@ -17,13 +17,16 @@ import slimsweep.sparseml_run
 from slimsweep.errors import ModelError
 from slimsweep.layerwise import LayerReport, replace_weight
 from slimsweep.models.language_model import LanguageModel
-from slimsweep.models.reduced import is_plain, save
+from slimsweep.models.plain import plain_config
+from slimsweep.models.reduced import save
 from slimsweep.paths import project_root
 from slimsweep.peers import PeerPruner
 from slimsweep.techniques.base import StageReport
 
 ENVIRONMENT = ".venv-sparseml"
 """Folder beside the project's own environment; `make sparseml-env` makes it."""
+KNOWN = ("llama", "mistral", "qwen2", "opt", "gpt_neox")
+"""Families that both we and transformers 4.40 know, and whose layers are torch's linear ones."""
 LOG_CHARACTERS = 2000
 """Of its output, what an error shows."""
 
@@ -52,6 +55,7 @@ class SparseML(PeerPruner):
         faults = super().faults(skeleton)
         if part := [name for name, whole in self._blocks(skeleton).items() if not whole]:
             faults.append(f"sparseml prunes whole blocks: include and exclude take only a part of {part[0]}")
+        faults += readable_faults(skeleton)
         if not self.python.is_file():
             faults.append(f"sparseml has no environment at {self.python.parents[1]}: make sparseml-env")
         return faults
@@ -65,19 +69,13 @@ class SparseML(PeerPruner):
             return StageReport(self._read(model, Path(folder)), done)
 
     def _write(self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"], folder: Path) -> None:
-        """Model, tokens and job as files that transformers 4.40 reads.
-
-        Raises:
-            ModelError: the model has a form that only a manifest of ours describes.
-        """
+        """Model, tokens and job as files that transformers 4.40 reads."""
         save(model, folder / "model")
-        if not is_plain(folder / "model"):
-            raise ModelError("sparseml reads plain models only, and this one has layers of other widths: leave it out")
         make_older(folder / "model")
         save_file({"token_ids": token_ids.contiguous()}, folder / "token_ids.safetensors")
         modifier = {
             "sparsity": self.ratio,
-            "mask_structure": self.pattern if self.group else "0:0",
+            "mask_structure": self.mask_structure,
             "block_size": self.block_columns,
             "dampening_frac": float(self.damping_fraction),
             "sequential_update": True,
@@ -93,7 +91,8 @@ class SparseML(PeerPruner):
         Raises:
             ModelError: it failed, with the end of what it printed.
         """
-        command = [str(self.python), slimsweep.sparseml_run.__file__, str(folder)]
+        # -P: the script's own folder, ours, would come before the packages of its environment.
+        command = [str(self.python), "-P", slimsweep.sparseml_run.__file__, str(folder)]
         # In the folder, since it writes logs where it runs.
         ran = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         if ran.returncode or not (folder / "done.json").is_file():
@@ -124,6 +123,21 @@ class SparseML(PeerPruner):
             if any(chosen):
                 blocks[prefix] = all(chosen)
         return blocks
+
+
+def readable_faults(skeleton: LanguageModel) -> list[str]:
+    """Why transformers 4.40 would not read this model, or would read another one."""
+    config, faults = skeleton.config, []
+    if config.model_type not in KNOWN:
+        faults.append(f"sparseml's transformers 4.40 does not know {config.model_type}: it has {', '.join(KNOWN)}")
+    if not skeleton.module.can_generate():
+        faults.append("sparseml is run on language models only")
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type", "default") != "default":
+        faults.append(f"rotary scaling {rope['rope_type']!r} is written otherwise in transformers 4.40: leave it out")
+    if plain_config(skeleton) is None:
+        faults.append("sparseml reads plain models only, and this one has layers of other widths")
+    return faults
 
 
 def make_older(folder: Path) -> None:
