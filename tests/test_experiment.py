@@ -114,9 +114,19 @@ def test_what_the_model_or_texts_cannot_do_is_found_before_weights_load(override
         experiment(*overrides).check()
 
 
-@pytest.mark.parametrize(("amx", "dots", "dtype"), [(0, 0, "float32"), (0, 1, "bfloat16"), (1, 0, "bfloat16")])
-def test_auto_takes_bfloat16_where_the_processor_multiplies_it(amx, dots, dtype, monkeypatch):
+@pytest.mark.parametrize(
+    ("amx", "dots", "vendor", "dtype"),
+    [
+        (0, 0, "AuthenticAMD", "float32"),
+        (0, 1, "AuthenticAMD", "bfloat16"),
+        (0, 1, "GenuineIntel", "float32"),
+        (0, 1, None, "float32"),
+        (1, 1, "GenuineIntel", "bfloat16"),
+    ],
+)
+def test_auto_takes_bfloat16_where_the_processor_is_fast_at_it(amx, dots, vendor, dtype, monkeypatch):
     monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: bool(amx))
     monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: bool(dots))
+    monkeypatch.setattr("slimsweep.provenance.processor_vendor", lambda: vendor)
     assert experiment("technique=magnitude", "device=cpu").resolved_dtype == dtype
     assert experiment("technique=magnitude", "device=cpu", "dtype=float16").resolved_dtype == "float16"

@@ -27,3 +27,13 @@ def test_a_time_says_its_device_threads_and_versions():
     found = provenance.computed_on("cpu")
     assert (found["device"], found["threads"], found["torch"]) == ("cpu", torch.get_num_threads(), torch.__version__)
     assert provenance.version("no-such-package") is None
+
+
+def test_the_vendor_of_the_processor(tmp_path, monkeypatch):
+    file = tmp_path / "cpuinfo"
+    monkeypatch.setattr("slimsweep.provenance.CPU_FILE", file)
+    assert provenance.processor_vendor() is None
+    file.write_text("processor\t: 0\nvendor_id\t: AuthenticAMD\ncpu family\t: 26\n")
+    assert provenance.processor_vendor() == "AuthenticAMD"
+    file.write_text("CPU implementer\t: 0x41\n")
+    assert provenance.processor_vendor() is None

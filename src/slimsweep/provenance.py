@@ -1,11 +1,15 @@
 """Where and by what something was computed."""
 
 import importlib.metadata
+import re
 import subprocess
+from pathlib import Path
 
 import torch
 
 from slimsweep.paths import is_checkout, project_root
+
+CPU_FILE = Path("/proc/cpuinfo")
 
 
 def computed_on(device: str) -> dict[str, str | int | None]:
@@ -40,6 +44,15 @@ def version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def processor_vendor() -> str | None:
+    """Such as `GenuineIntel` or `AuthenticAMD`; None where the system does not say."""
+    try:
+        found = re.search(r"^vendor_id\s*:\s*(\S+)", CPU_FILE.read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return found[1] if found else None
 
 
 def device_name(device: str) -> str:
