@@ -205,8 +205,8 @@ class Experiment:
             return self.dtype
         if self.resolved_device != "cpu":
             return "bfloat16"
-        # AMX tiles; or dot products of AVX512-BF16 on AMD, measured 4 times as fast as fp32 on a Zen 5 (2 cores). Intel's
-        # take as long as two of fp32: on a Xeon of 2023 without AMX a forward of SmolLM2 took 1.5 times that of fp32.
+        # AMX tiles; or dot products of AVX512-BF16 on AMD, measured 4 times as fast as fp32 on a Zen 5 (2 cores). On a
+        # Xeon with them but without AMX a forward of SmolLM2 took 1.5 times as long in bf16 as in fp32.
         has_fast_dots = torch.cpu._is_avx512_bf16_supported() and processor_vendor() == "AuthenticAMD"
         return "bfloat16" if torch.cpu._is_amx_tile_supported() or has_fast_dots else "float32"
 
