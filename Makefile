@@ -57,8 +57,9 @@ sweep: setup  ## the main sweep on the embedded model, its table and figures
 	$(SLIMSWEEP) +sweeps=unstructured $(ARGS)
 	@echo "records: $(OUTPUTS)/records   table: $(OUTPUTS)/tables   figures: $(FIGURES)"
 
+# One process for each core, at most four, each with one thread: most tests are small and wait for nothing but Python.
 test: setup  ## the whole fast test suite (all of it: .venv/bin/python -m pytest -m "not gpu")
-	$(VENV)/bin/python -m pytest -q
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist worksteal
 
 bench: setup  ## every benchmark, into benchmarks/RESULTS.md; an hour or two (some: ARGS='solve startup')
 	$(VENV)/bin/python benchmarks/all.py $(ARGS)

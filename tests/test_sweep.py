@@ -18,6 +18,7 @@ JOBS = {
     "twice": 37,
     "selective": 6,
     "eight_categories": 18,
+    "engines": 25,
     "seeds": 5,  # of 13: chance decides nothing on shapes alone, so three seeds are one experiment
 }
 
@@ -27,8 +28,11 @@ def test_every_sweep_file_is_planned_here():
 
 
 @pytest.mark.parametrize(("name", "jobs"), JOBS.items())
-def test_a_sweep_plans_its_distinct_experiments_from_any_folder(slimsweep, name, jobs, tmp_path, monkeypatch):
+def test_a_sweep_plans_its_distinct_experiments_from_any_folder(
+    slimsweep, name, jobs, tmp_path, monkeypatch, sparseml_environment
+):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("slimsweep.techniques.sparseml.ENVIRONMENT", sparseml_environment)
     answer = slimsweep(*SHAPES, f"+sweeps={name}")
     assert f"{name}: {jobs} jobs, 0 done, {jobs} to run" in answer.out, answer.err
 

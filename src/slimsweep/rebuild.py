@@ -76,7 +76,7 @@ def experiment_of(store: Store, record: dict[str, Any], data_dir: Path | None) -
     settings["evaluation"] = {"metrics": record["config"]["evaluation"]["metrics"]}
     settings |= {"outputs_dir": str(store.outputs_dir), "data_dir": str(data_dir) if data_dir else None}
     settings |= {"tracker": {"_target_": "slimsweep.tracker.NoTracker"}, "on_error": "stop", "dry_run": False}
-    settings |= {"cache": True, "cache_limit_gb": limit}
+    settings |= {"cache": True, "cache_limit_gb": limit, "memory_budget": None}
     settings |= {"sweep": None, "save_model": False, "model": record["config"]["model"] | {"cache_dir": cache}}
     experiment = Experiment.of(OmegaConf.create(settings), [])
     experiment.check()

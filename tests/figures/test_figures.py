@@ -20,7 +20,7 @@ def test_every_file_with_a_draw_is_a_figure():
     assert set(known()) == {
         *("accuracy_curve", "pareto", "ratio_curve", "ratio_zoom", "cost_curve"),
         *("structured_vs_unstructured", "time_curve", "method"),
-        *("quantized_curve", "quantized_panels", "bits_curve", "twice_curve", "order", "bubble"),
+        *("quantized_curve", "quantized_panels", "bits_curve", "twice_curve", "order", "bubble", "engines"),
     }
     assert all(isinstance(module.SWEEPS, tuple) and module.SWEEPS for module in known().values())
 
