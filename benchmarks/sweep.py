@@ -20,6 +20,7 @@ from slimsweep.compression import compress
 from slimsweep.run import run
 
 TECHNIQUES = ("magnitude", "wanda", "sparsegpt")
+GOALS = {"dense": "<= 1/5", "compressed": "reported"}
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
@@ -68,11 +69,13 @@ def warm_overhead(folder: Path) -> tuple[float, dict[str, float]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ratios", default="0.5", help="of the jobs on their own")
+    parser.add_argument("--inputs", default="dense,compressed")
     given = parser.parse_args()
     ratios = [float(ratio) for ratio in given.ratios.split(",")]
     compress(job("sparsegpt", 0.5, "dense"))  # what a process does once: converted weights, compiled kernels
     print(f"{where(job('magnitude', 0.5, 'dense'))}, calibration of 16 x 512 tokens\n\n{HEAD}")
-    for inputs, goal in (("dense", "<= 1/5"), ("compressed", "reported")):
+    for inputs in given.inputs.split(","):
+        goal = GOALS[inputs]
         with tempfile.TemporaryDirectory() as folder:
             sweep, alone = whole_sweep(inputs, Path(folder)), on_their_own(inputs, ratios)
         together = sum(map(sum, sweep.values()))
