@@ -50,6 +50,7 @@ def main() -> None:
     words = {kind: name.split(" ", 1)[1].replace(" ", " in batches of ") for kind, name in fastest.items()}
     what = f"perplexity of {given.windows} windows of 512 tokens ({words['ours']}; bare: {words['bare']})"
     print(line(what, best[fastest["bare"]], best[fastest["ours"]], ">= 0.95x"))
+    print()
     for name, seconds in best.items():
         print(f"<!-- {name}: {given.windows * 512 / statistics.median(seconds):.0f} tokens/s -->")
 

@@ -34,8 +34,8 @@ ENGINES = ("theirs", "ours")
 CORPUS = "movie_reviews"
 
 
-def row(method: str, given: argparse.Namespace) -> str:
-    """A row of the table, and below it what was measured in every dtype."""
+def row(method: str, given: argparse.Namespace) -> tuple[str, list[str]]:
+    """A row of the table, and comments on what was measured in every dtype."""
     ours, theirs, goal = METHODS[method]
     perplexity = Perplexity(corpora=CORPUS, context_tokens=512, max_windows=8, batch_tokens=2048)
     seconds: dict[tuple[str, str], list[float]] = {}
@@ -60,9 +60,9 @@ def row(method: str, given: argparse.Namespace) -> str:
             once(*key)
     what = f"{method}, {given.model}, {' and '.join(dict.fromkeys(dtype for _, dtype in best))}"
     told_row = line(what, seconds[best[0]], seconds[best[1]], goal)
-    rest = [f"<!-- {engine} {dtype}: {told(seconds[engine, dtype])}, perplexity {found[engine, dtype]:.3f} -->"
+    rest = [f"<!-- {method}, {engine} {dtype}: {told(seconds[engine, dtype])}, perplexity {found[engine, dtype]:.3f} -->"
             for engine, dtype in sorted(seconds)]  # fmt: skip
-    return "\n".join([f"{told_row} {found[best[0]]:.2f}, {found[best[1]]:.2f} |", *rest])
+    return f"{told_row} {found[best[0]]:.2f}, {found[best[1]]:.2f} |", rest
 
 
 def main() -> None:
@@ -76,8 +76,12 @@ def main() -> None:
     given = parser.parse_args()
     print("| what | llm-compressor | ours | ratio | goal | perplexity, theirs and ours |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    comments = []
     for method in given.methods.split(";"):
-        print(row(method, given), flush=True)
+        told_row, rest = row(method, given)
+        print(told_row, flush=True)
+        comments += rest
+    print("\n".join(["", *comments]))
 
 
 if __name__ == "__main__":

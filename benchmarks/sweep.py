@@ -74,6 +74,7 @@ def main() -> None:
     ratios = [float(ratio) for ratio in given.ratios.split(",")]
     compress(job("sparsegpt", 0.5, "dense"))  # what a process does once: converted weights, compiled kernels
     print(f"{where(job('magnitude', 0.5, 'dense'))}, calibration of 16 x 512 tokens\n\n{HEAD}")
+    comments = []
     for inputs in given.inputs.split(","):
         goal = GOALS[inputs]
         with tempfile.TemporaryDirectory() as folder:
@@ -86,15 +87,15 @@ def main() -> None:
         )
         for name in TECHNIQUES:
             first, rest = sweep[name][0], statistics.median(sweep[name][1:])
-            print(
+            comments.append(
                 f"<!-- {inputs} {name}: {statistics.mean(alone[name]):.2f} s alone; in the sweep {first:.2f} s first, "
-                f"then {rest:.2f} s -->",
-                flush=True,
+                f"then {rest:.2f} s -->"
             )
     with tempfile.TemporaryDirectory() as folder:
         rest, parts = warm_overhead(Path(folder))
     told = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in parts.items())
     print(f"| a warm job beyond compressing and measuring ({told}) | | {rest:.2f} s | | <= 1 s |")
+    print("\n".join(["", *comments]))
 
 
 if __name__ == "__main__":
