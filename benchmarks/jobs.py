@@ -60,8 +60,10 @@ def row(method: str, given: argparse.Namespace) -> tuple[str, list[str]]:
             once(*key)
     what = f"{method}, {given.model}, {' and '.join(dict.fromkeys(dtype for _, dtype in best))}"
     told_row = line(what, seconds[best[0]], seconds[best[1]], goal)
-    rest = [f"<!-- {method}, {engine} {dtype}: {told(seconds[engine, dtype])}, perplexity {found[engine, dtype]:.3f} -->"
-            for engine, dtype in sorted(seconds)]  # fmt: skip
+    rest = [
+        f"<!-- {method}, {' '.join(key)}: {told(seconds[key])}, perplexity {found[key]:.3f} -->"
+        for key in sorted(seconds)
+    ]
     return f"{told_row} {found[best[0]]:.2f}, {found[best[1]]:.2f} |", rest
 
 
