@@ -1,8 +1,8 @@
 """Whole compression jobs beside llm-compressor's: same model, same sequences, same evaluator, alternating.
 
-    .venv/bin/python benchmarks/jobs.py [--dtypes float32,bfloat16] [--repeats 3] [--methods "sparsegpt;gptq"]
+    .venv/bin/python benchmarks/jobs.py [--dtypes auto] [--repeats 3] [--methods "sparsegpt;gptq"]
 
-Each engine runs once in every dtype given, then again in the one it is fastest in, in turn with the other. Perplexities
+Each engine runs once in every dtype given (`auto`: the one this machine is fastest in), then again in the one it is fastest in, in turn with the other. Perplexities
 of both engines in every dtype stand in comments below the table: compare those of one dtype.
 """
 
@@ -70,11 +70,11 @@ def row(method: str, given: argparse.Namespace) -> tuple[str, list[str]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2_135m", help="a choice of conf/model")
-    parser.add_argument("--dtypes", default="float32,bfloat16")
+    parser.add_argument("--dtypes", default="auto")
     parser.add_argument("--methods", default=";".join(METHODS), help="separated by semicolons")
     parser.add_argument("--sequences", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=512)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=2)
     given = parser.parse_args()
     print("| what | llm-compressor | ours | ratio | goal | perplexity, theirs and ours |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")

@@ -100,7 +100,9 @@ def prune(folder: Path, technique: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", help="where the model is, or is to be written; by default a temporary one")
+    parser.add_argument(
+        "--folder", help="where the model is, or is to be written; by default a temporary one, or BENCH_FOLDER"
+    )
     parser.add_argument("--technique", default="wanda")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -108,7 +110,7 @@ def main() -> None:
         prune(Path(given.folder), given.technique)
         return
     with tempfile.TemporaryDirectory(prefix="slimsweep-memory-") as temporary:
-        folder = Path(given.folder or temporary) / "llama"
+        folder = Path(given.folder or os.environ.get("BENCH_FOLDER") or temporary) / "llama"
         if not (folder / "model.safetensors.index.json").is_file():
             write_model(folder)
         command = [sys.executable, __file__, "--child", "--folder", str(folder), "--technique", given.technique]

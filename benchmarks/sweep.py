@@ -69,7 +69,7 @@ def warm_overhead(folder: Path) -> tuple[float, dict[str, float]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ratios", default="0.5", help="of the jobs on their own")
-    parser.add_argument("--inputs", default="dense,compressed")
+    parser.add_argument("--inputs", default="dense")
     given = parser.parse_args()
     ratios = [float(ratio) for ratio in given.ratios.split(",")]
     compress(job("sparsegpt", 0.5, "dense"))  # what a process does once: converted weights, compiled kernels
