@@ -3,8 +3,7 @@
     .venv/bin/python benchmarks/jobs.py [--dtypes auto] [--repeats 3] [--methods "sparsegpt;gptq"]
 
 Each engine runs once in every dtype given (`auto`: the one this machine is fastest in), then again in the one it is
-fastest in, in turn with the other. Perplexities of both engines in every dtype stand in comments below the table: compare
-those of one dtype.
+fastest in, in turn with the other. Perplexities of both engines in every dtype stand in comments below the table.
 """
 
 import argparse
