@@ -44,7 +44,7 @@ def told(seconds: list[float]) -> str:
 def line(what: str, beside: list[float], ours: list[float], goal: str) -> str:
     """One row under HEAD; the ratio is that of the medians, above 1 where ours is faster."""
     ratio = statistics.median(beside) / statistics.median(ours)
-    return f"| {what} | {told(beside)} | {told(ours)} | {ratio:.1f}x | {goal} |"
+    return f"| {what} | {told(beside)} | {told(ours)} | {ratio:.{1 if ratio >= 2 else 2}f}x | {goal} |"
 
 
 def experiment(*overrides: str) -> Experiment:
