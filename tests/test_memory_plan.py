@@ -76,6 +76,7 @@ def test_what_does_not_fit_or_needs_the_whole_model_is_refused_with_the_plan(sli
         technique, *knobs = words.split()
         answer = run(slimsweep, folder, f"technique={technique}", *knobs, "memory_budget=3GiB")
         assert f"technique.{technique}: memory_budget works block by block" in answer.err, answer.err
+    assert "model.weights=meta" in run(slimsweep, folder, "model.weights=meta", "memory_budget=3GiB").err
     assert "give a number with its unit" in run(slimsweep, folder, "memory_budget=3").err
 
 

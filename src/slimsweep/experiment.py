@@ -140,10 +140,10 @@ class Experiment:
             if position + 1 < len(self.stages):  # later stages see what earlier ones leave
                 skeleton = skeleton.copy()
                 stage.technique.apply(skeleton, None, self.seed)
-        if self.model.weights == "meta":
-            return faults
         if self.memory_budget and not faults:
             faults += memory_plan.faults(self)
+        if self.model.weights == "meta":
+            return faults
         checks = [("calibration", self.calibration)] if self.needs_calibration else []
         for name, part in [*checks, *((f"evaluation.metrics.{name}", part) for name, part in self.metrics.items())]:
             faults += [f"{name}: {fault}" for fault in part.faults(self.model, self.corpora)]

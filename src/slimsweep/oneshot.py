@@ -3,10 +3,11 @@
 import importlib.util
 import logging
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from slimsweep.models.language_model import LanguageModel
 log = logging.getLogger(__name__)
 
 PACKAGE = "llmcompressor"
+LOG_DISABLED = "LLM_COMPRESSOR_LOG_DISABLED"
+"""Its setting, which wins over those of its code."""
 USUAL = ("No accelerator available", "Disabling tokenizer parallelism")
 """Begin warnings that say nothing of the result."""
 
@@ -30,6 +33,8 @@ def run_oneshot(model: LanguageModel, token_ids: Int[Tensor, "sequence token"], 
     (containers that offload, wrapped forwards, states) is taken off again. Returns the warnings it logged.
     """
     from datasets import Dataset
+
+    import_quietly()
     from llmcompressor import oneshot
 
     rows = {"input_ids": token_ids.tolist(), "attention_mask": torch.ones_like(token_ids).tolist()}
@@ -63,6 +68,17 @@ def package_faults() -> list[str]:
 def package_notes(warnings: list[str]) -> dict[str, Any]:
     """What a report says of a run: the package's version, and what it warned of."""
     return {PACKAGE: metadata.version(PACKAGE)} | ({"warnings": warnings} if warnings else {})
+
+
+def import_quietly() -> None:
+    """Its first import says on standard output that there is no accelerator, among what a command prints."""
+    if PACKAGE in sys.modules:
+        return
+    os.environ[LOG_DISABLED] = "true"
+    try:
+        import_module(PACKAGE)
+    finally:
+        del os.environ[LOG_DISABLED]
 
 
 @contextmanager

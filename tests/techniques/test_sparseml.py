@@ -47,7 +47,7 @@ def test_faults_come_before_anything_runs(tiny):
     technique = SparseML(ratio=0.5, path="/nowhere", include=["*.mlp.*"])
     part, missing = technique.faults(tiny)
     assert "whole blocks" in part
-    assert "make sparseml-env" in missing
+    assert "sparseml-env" in missing
     RTN(bits=4).apply(tiny, None, 0)
     assert "before the quantizer" in SparseML(ratio=0.5, path="/nowhere").faults(tiny)[0]
 

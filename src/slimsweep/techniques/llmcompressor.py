@@ -8,7 +8,7 @@ from torch import Tensor
 
 from slimsweep.layerwise import LayerReport
 from slimsweep.models.language_model import LanguageModel
-from slimsweep.oneshot import package_faults, package_notes, run_oneshot
+from slimsweep.oneshot import import_quietly, package_faults, package_notes, run_oneshot
 from slimsweep.peers import PeerPruner
 from slimsweep.techniques.base import StageReport, choice_fault
 
@@ -56,6 +56,7 @@ class LLMCompressor(PeerPruner):
         return StageReport(layers, package_notes(warnings))
 
     def _recipe(self, names: list[str]) -> Any:
+        import_quietly()
         from llmcompressor.modifiers.pruning import SparseGPTModifier, WandaPruningModifier
 
         shared: dict[str, Any] = {"sparsity": self.ratio, "targets": names, "mask_structure": self.mask_structure}

@@ -10,7 +10,7 @@ from torch import Tensor
 from slimsweep.grid import SCALE_DTYPES, Grid
 from slimsweep.layerwise import LayerReport, replace_weight
 from slimsweep.models.language_model import LanguageModel
-from slimsweep.oneshot import package_faults, package_notes, run_oneshot
+from slimsweep.oneshot import import_quietly, package_faults, package_notes, run_oneshot
 from slimsweep.packed.integer import IntegerLinear
 from slimsweep.peers import dense_faults
 from slimsweep.quantized import UniformQuantizer
@@ -72,6 +72,7 @@ class LLMCompressorQuantizer(UniformQuantizer):
         return reports
 
     def _recipe(self, names: list[str]) -> Any:
+        import_quietly()
         from llmcompressor.modifiers.quantization import GPTQModifier, QuantizationModifier
         from llmcompressor.modifiers.transform.awq import AWQModifier
 

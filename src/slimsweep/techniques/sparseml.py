@@ -57,7 +57,9 @@ class SparseML(PeerPruner):
             faults.append(f"sparseml prunes whole blocks: include and exclude take only a part of {part[0]}")
         faults += readable_faults(skeleton)
         if not self.python.is_file():
-            faults.append(f"sparseml has no environment at {self.python.parents[1]}: make sparseml-env")
+            faults.append(
+                f"sparseml has no environment at {self.python.parents[1]}: make -C {project_root()} sparseml-env"
+            )
         return faults
 
     def one_pass(self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int) -> StageReport:
