@@ -80,6 +80,13 @@ def test_what_does_not_fit_or_needs_the_whole_model_is_refused_with_the_plan(sli
     assert "give a number with its unit" in run(slimsweep, folder, "memory_budget=3").err
 
 
+def test_halted_forwards_are_planned_for_all_sequences(slimsweep, folder):
+    words = ["technique=wanda", "calibration.sequences=8000", "memory_budget=1500MB"]
+    assert "is less than" not in run(slimsweep, folder, *words, "dry_run=true").err
+    refused = run(slimsweep, folder, *words, "dry_run=true", "technique.wanda.inputs=sequential").err
+    assert "memory_budget is less than this experiment holds at once" in refused
+
+
 def test_a_plan_counts_what_a_llama_7b_holds():
     """By hand: 2 x 32000 x 4096 numbers and a norm outside; a block of 4 x 4096^2 + 3 x 4096 x 11008 and 2 norms."""
     from types import SimpleNamespace

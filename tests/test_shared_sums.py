@@ -90,11 +90,13 @@ def test_every_pass_has_sums_of_its_own(tiny_source, cache, technique):
 
 @pytest.mark.gpu
 def test_sums_come_back_on_the_device_that_asks(tiny_source, cache):
-    technique = SparseGPT(ratio=0.5, inputs="dense")
+    technique, digests = SparseGPT(ratio=0.5, inputs="dense"), set()
     for _ in range(2):
         model = tiny_source.load(torch.float32, torch.device("cuda:0"))
         model.shared_sums = SharedSums(cache, stage())
         technique.apply(model, token_ids(), 0)
+        digests.add(weights_digest(model))
+    assert len(digests) == 1
 
 
 def test_a_stage_before_is_part_of_the_key():

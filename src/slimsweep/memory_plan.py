@@ -67,7 +67,8 @@ def plan(experiment: "Experiment") -> list[Part]:
     text = experiment.calibration.sequences * experiment.calibration.tokens if experiment.needs_calibration else 0
     token = (LIVE_WIDTHS * width + 3 * neurons) * dtype.itemsize  # of a forward through a block
     walking = [_compressing(stage.technique, block) for stage in experiment.stages for block in shapes]
-    walking.append(min(WALK_TOKENS, text) * token)
+    halts = any(getattr(stage.technique, "inputs", None) == "sequential" for stage in experiment.stages)
+    walking.append((text if halts else min(WALK_TOKENS, text)) * token)  # halted forwards are alive all at once
     measuring = _measured_tokens(experiment.metrics) * token + LOGITS_BYTES
     parts = [
         Part("Python and its libraries", PROCESS_BYTES),

@@ -59,9 +59,13 @@ class PeerPruner(Pruner):
         step = self.block_columns
         return [(1, rows * (min(start + step, columns) - start)) for start in range(0, columns, step)]
 
+    @property
+    def drops_threshold(self) -> bool:
+        """Whether what equals the threshold goes too, one weight more in every unit: so does SparseGPT of both."""
+        return not self.group
+
     def _planned(self, shape: tuple[int, int], zeros: int) -> int:
-        """SparseGPT's count and one more in every block: both packages drop what equals their threshold, too."""
-        return super()._planned(shape, zeros) + (0 if self.group else len(self.units(*shape)))
+        return super()._planned(shape, zeros) + (len(self.units(*shape)) if self.drops_threshold else 0)
 
 
 def dense_faults(targets: dict[str, nn.Module], package: str) -> list[str]:

@@ -30,8 +30,8 @@ Values = dict[tuple[str, str, str], Record]
 def draw(records: list[dict[str, Any]]) -> dict[str, Figure]:
     """`engines_<corpus>`: methods that at least two engines computed; both axes of values logarithmic.
 
-    Only records of one stage, one calibration and one machine are compared; where several have one method, setting
-    and engine, the first stands for all. Times of two places are figures of their own.
+    Only records of one stage are compared; where several have one method, setting and engine, and differ in calibration
+    or another knob, the first stands for all. Times of two places are figures of their own.
     """
     figures = {}
     for place, members in by_device(records).items():

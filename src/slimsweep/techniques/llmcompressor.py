@@ -67,6 +67,6 @@ class LLMCompressor(PeerPruner):
     def units(self, rows: int, columns: int) -> list[tuple[int, int]]:
         return [(rows, columns)] if self.method == "wanda" else super().units(rows, columns)
 
-    def _planned(self, shape: tuple[int, int], zeros: int) -> int:
-        more = len(self.units(*shape)) if self.method == "wanda" and not self.group else 0
-        return super()._planned(shape, zeros) - more  # its Wanda drops by rank, as ours does
+    @property
+    def drops_threshold(self) -> bool:
+        return super().drops_threshold and self.method == "sparsegpt"  # its Wanda drops by rank, as ours does
