@@ -64,9 +64,10 @@ def plain_gptq(weight: Tensor, upper: Tensor, levels: Grid) -> Tensor:
 
 def solve_gptq(weight: Tensor, prepared: InverseFactor, levels: Grid) -> Tensor:
     """Ours, as GPTQ calls it without act-order."""
-    solve = Solve(weight, torch.zeros_like(weight, dtype=torch.bool), prepared, BLOCK)
-    solve.columns(slice(0, weight.shape[1]), levels, levels.group_of(weight.shape[1]))
-    return solve.solved
+    columns = weight.T.contiguous()
+    solve = Solve(columns, torch.zeros_like(columns, dtype=torch.bool), prepared, BLOCK)
+    solve.columns(slice(0, len(columns)), levels, levels.group_of(len(columns)))
+    return solve.solved.T.contiguous()
 
 
 def at(threads: int, run: Callable[[], object]) -> Callable[[], object]:

@@ -12,46 +12,55 @@ from torch import Tensor
 
 from slimsweep.grid import Grid
 
+LANES = 64
+"""Rows that go through the columns together: lanes of vector instructions, few enough for a near cache."""
+ROWS_PER_THREAD = 1024
+"""Of one block of columns; fewer are solved in the time that it takes to wake another thread."""
+
 
 def solve_columns(
-    weight: Float[Tensor, "out column"],
-    keep: Bool[Tensor, "out column"],
+    weight: Float[Tensor, "column out"],
+    keep: Bool[Tensor, "column out"],
     upper: Float[Tensor, "column column"],
     scale: Float[Tensor, " column"],
     pattern: tuple[int, int] | None = None,
     grid: Grid | None = None,
     groups: Int[Tensor, " column"] | None = None,
-) -> Float[Tensor, "out column"]:
+) -> Float[Tensor, "column out"]:
     """Remove the weights that `keep` leaves out, in place, and spread each error over the columns after it.
 
+    A layer's columns are the rows of what is given: all that is done to one of them lies side by side in memory.
     With a grid the weights that stay are rounded to it when reached; `groups`: which of its groups a column is in.
 
     `upper` is the block of the inverse Hessian's factor that belongs to these columns. With a pattern (n, m)
     the mask of every m columns is chosen when the first of them is reached, by |weight| x `scale` of weights
     corrected so far; `keep` then holds what is eligible (False: zero already) and is overwritten with the choice.
     Returns the error of each removed or rounded weight in units of its column's diagonal, so that
-    errors @ upper[these, later] is what later columns must lose.
+    upper[these, later].T @ errors is what later columns must lose.
 
     Source: arXiv:2301.00774, alg. 1, inner loop, and sec. 3.5; arXiv:2210.17323, alg. 1, is the same without removal.
-        Rows are independent: threads do not change the result.
+        Rows of a layer are independent: threads do not change the result.
     """
     if weight.device.type != "cpu":
         return _solve_by_column(weight, keep, upper, scale, pattern, grid, groups)
-    errors = torch.zeros_like(weight)
-    factors, threads = upper.contiguous().numpy(), torch.get_num_threads()
-    levels = torch.empty(weight.shape[0], 3, 0) if grid is None else _levels(grid)
+    errors = torch.empty_like(weight)
+    arrays = (weight.numpy(), keep.numpy(), upper.contiguous().numpy(), scale.numpy(), errors.numpy())
+    levels = torch.empty(3, 0, weight.shape[1]) if grid is None else _levels(grid)
     groups = torch.empty(0, dtype=torch.int64) if groups is None else groups.contiguous()
     ends = (0, 0) if grid is None else (grid.lowest, grid.highest)
 
-    def solve(rows: slice) -> None:
-        parts = (weight[rows].numpy(), keep[rows].numpy(), factors, scale.numpy(), errors[rows].numpy())
-        _solve_rows(*parts, *(pattern or (0, 0)), levels[rows].numpy(), groups.numpy(), *map(np.float32, ends))
+    def solve(first: int, last: int) -> None:
+        rounding = (levels.numpy(), groups.numpy(), *map(np.float32, ends))
+        _solve_rows(first, last, *arrays, *(pattern or (0, 0)), *rounding)
 
-    bounds = [weight.shape[0] * part // threads for part in range(threads + 1)]
-    if threads == 1:  # a worker of cores.side_by_side: the shared pool would make its neighbours wait for it
-        solve(slice(None))
+    rows = weight.shape[1]
+    threads = min(torch.get_num_threads(), rows // ROWS_PER_THREAD)
+    if threads <= 1:
+        solve(0, rows)
     else:
-        list(_workers(threads).map(solve, map(slice, bounds, bounds[1:])))
+        tiles = -(-rows // LANES)
+        bounds = [min(tiles * part // threads * LANES, rows) for part in range(threads + 1)]
+        list(_workers(threads).map(solve, bounds, bounds[1:]))
     return errors
 
 
@@ -61,87 +70,127 @@ def _workers(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads)
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"contract"})
+def _levels(grid: Grid) -> Float[Tensor, "3 group out"]:
+    """A grid's scales, offsets and minima (0 where it has none), those of all rows side by side."""
+    minimum = torch.zeros_like(grid.scale) if grid.minimum is None else grid.minimum
+    return torch.stack([grid.scale.T, grid.offset.T, minimum.T])
+
+
+# Loops over LANES are innermost and of constant length: that is what the compiler turns into vectors.
+@numba.njit(nogil=True, cache=True, error_model="numpy")
 @no_type_check
-def _solve_rows(weight, keep, upper, scale, errors, kept, group, levels, groups, lowest, highest):
-    rows, columns = weight.shape
-    is_rounded = levels.shape[2] > 0
-    for row in range(rows):
-        # One-dimensional views, without which the innermost loop is not vectorised.
-        weights, stays, lost = weight[row], keep[row], errors[row]
+def _solve_rows(first, last, weight, keep, upper, scale, errors, kept, group, levels, groups, lowest, highest):
+    columns = weight.shape[0]
+    # Lanes beyond the last row are solved too, and thrown away.
+    tile, lost = np.zeros((columns, LANES), np.float32), np.zeros((columns, LANES), np.float32)
+    stays, own, rank = np.ones((columns, LANES), np.bool_), np.ones((3, LANES), np.float32), np.zeros(LANES, np.int32)
+    for start in range(first, last, LANES):
+        rows = min(LANES, last - start)
+        for column in range(columns):
+            for row in range(rows):
+                tile[column, row] = weight[column, start + row]
+            for row in range(rows):
+                stays[column, row] = keep[column, start + row]
+        current = -1
         for column in range(columns):
             if group > 0 and column % group == 0:
-                _choose(weights, stays, scale, column, min(column + group, columns), group - kept)
-            if stays[column] and not is_rounded:
-                continue
-            goal = np.float32(0)
-            if stays[column]:
-                goal = _nearest(weights[column], levels[row], groups[column], lowest, highest)
-            factors = upper[column]
-            error = (weights[column] - goal) / factors[column]
-            weights[column] = goal
-            lost[column] = error
-            for later in range(columns - column - 1):
-                weights[column + 1 + later] -= error * factors[column + 1 + later]
+                _choose(tile, stays, scale, column, min(column + group, columns), group - kept, lost, rank)
+            if levels.shape[1] == 0:
+                _remove(tile[column], stays[column], lost[column], upper[column, column])
+            else:
+                if groups[column] != current:
+                    current = groups[column]
+                    for row in range(rows):
+                        for part in range(3):
+                            own[part, row] = levels[part, current, start + row]
+                _round(tile[column], stays[column], lost[column], upper[column, column], own, lowest, highest)
+            _correct(tile, lost[column], upper[column], column + 1)
+        for column in range(columns):
+            for row in range(rows):
+                weight[column, start + row] = tile[column, row]
+            for row in range(rows):
+                errors[column, start + row] = lost[column, row]
+            if group > 0:
+                for row in range(rows):
+                    keep[column, start + row] = stays[column, row]
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+@no_type_check
+def _remove(weights, stays, lost, diagonal):
+    for row in range(LANES):
+        goal = weights[row] if stays[row] else np.float32(0)
+        lost[row] = (weights[row] - goal) / diagonal
+        weights[row] = goal
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+@no_type_check
+def _round(weights, stays, lost, diagonal, levels, lowest, highest):
+    """What Grid.codes and Grid.values make of weights, to the last bit; of two levels equally near the even one."""
+    scales, offsets, minima = levels[0], levels[1], levels[2]
+    for row in range(LANES):
+        code = np.rint((weights[row] - minima[row]) / scales[row]) + offsets[row]
+        level = (min(max(code, lowest), highest) - offsets[row]) * scales[row] + minima[row]
+        goal = level if stays[row] else np.float32(0)
+        lost[row] = (weights[row] - goal) / diagonal
+        weights[row] = goal
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"contract"})
+@no_type_check
+def _correct(tile, error, factors, start):
+    """Carry the errors of a column to those from `start` on."""
+    for later in range(start, tile.shape[0]):
+        weights, factor = tile[later], factors[later]
+        for row in range(LANES):
+            weights[row] -= error[row] * factor
 
 
 @numba.njit(nogil=True, cache=True)
 @no_type_check
-def _nearest(weight, levels, group, lowest, highest):
-    """What Grid.codes and Grid.values make of a weight, to the last bit; of two levels equally near the even one."""
-    scale, offset, minimum = levels[0, group], levels[1, group], levels[2, group]
-    code = np.float32(np.rint((weight - minimum) / scale)) + offset
-    return (min(max(code, lowest), highest) - offset) * scale + minimum
-
-
-def _levels(grid: Grid) -> Float[Tensor, "out 3 group"]:
-    """A grid's scales, offsets and minima (0 where it has none), row by row."""
-    minimum = torch.zeros_like(grid.scale) if grid.minimum is None else grid.minimum
-    return torch.stack([grid.scale, grid.offset, minimum], dim=1)
-
-
-@numba.njit(nogil=True, cache=True)
-@no_type_check
-def _choose(weights, stays, scale, start, stop, dropped):
-    """Drop the lowest of a group, the first of equals first, until `dropped` are gone."""
-    gone = 0
+def _choose(tile, stays, scale, start, stop, dropped, scores, rank):
+    """Drop the `dropped` lowest of a group: zeros before all, the first of equals first. `scores`: overwritten."""
     for column in range(start, stop):
-        if not stays[column]:
-            gone += 1
-    while gone < dropped:
-        lowest, at = np.inf, -1
-        for column in range(start, stop):
-            score = abs(weights[column]) * scale[column]
-            if stays[column] and (at < 0 or score < lowest):
-                lowest, at = score, column
-        stays[at] = False
-        gone += 1
+        score, weights, stay, factor = scores[column], tile[column], stays[column], scale[column]
+        for row in range(LANES):
+            score[row] = abs(weights[row]) * factor if stay[row] else np.float32(-1)
+    for column in range(start, stop):
+        rank[:] = 0
+        score, stay = scores[column], stays[column]
+        for other in range(start, stop):
+            beside, first = scores[other], other < column
+            for row in range(LANES):
+                rank[row] += beside[row] < score[row] or (first and beside[row] == score[row])
+        for row in range(LANES):
+            stay[row] = stay[row] and rank[row] >= dropped
 
 
 def _solve_by_column(
-    weight: Float[Tensor, "out column"],
-    keep: Bool[Tensor, "out column"],
+    weight: Float[Tensor, "column out"],
+    keep: Bool[Tensor, "column out"],
     upper: Float[Tensor, "column column"],
     scale: Float[Tensor, " column"],
     pattern: tuple[int, int] | None,
     grid: Grid | None = None,
     groups: Int[Tensor, " column"] | None = None,
-) -> Float[Tensor, "out column"]:
+) -> Float[Tensor, "column out"]:
     """The same in torch, for devices that numba's CPU kernel does not reach."""
     errors = torch.zeros_like(weight)
     kept, group = pattern or (0, 0)
-    for column in range(weight.shape[1]):
+    for column in range(weight.shape[0]):
         if group and column % group == 0:
             these = slice(column, column + group)
-            score = (weight[:, these].abs() * scale[these]).masked_fill(~keep[:, these], -1)
-            gone = (~keep[:, these]).sum(dim=1, keepdim=True).clamp(min=group - kept)
-            keep[:, these] = score.argsort(dim=1, stable=True).argsort(dim=1) >= gone
-        this = slice(column, column + 1)
-        level = weight[:, this] if grid is None else grid.part(groups[this]).nearest(weight[:, this])
-        goal = torch.where(keep[:, this], level, 0)
-        errors[:, this] = (weight[:, this] - goal) / upper[column, column]
-        weight[:, this] = goal
-        weight[:, column + 1 :].addr_(errors[:, column], upper[column, column + 1 :], alpha=-1)
+            score = (weight[these].abs() * scale[these, None]).masked_fill(~keep[these], -1)
+            gone = (~keep[these]).sum(dim=0).clamp(min=group - kept)
+            keep[these] = score.argsort(dim=0, stable=True).argsort(dim=0) >= gone
+        goal = weight[column]
+        if grid is not None:
+            goal = grid.part(groups[column : column + 1]).nearest(weight[column, :, None])[:, 0]
+        goal = torch.where(keep[column], goal, 0)
+        errors[column] = (weight[column] - goal) / upper[column, column]
+        weight[column] = goal
+        weight[column + 1 :].addr_(upper[column, column + 1 :], errors[column], alpha=-1)
     return errors
 
 

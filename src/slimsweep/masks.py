@@ -34,16 +34,15 @@ def parse_pattern(pattern: str) -> tuple[int, int] | None:
     raise ValueError(f"{pattern!r} is no pattern: give unstructured, or n:m with 1 <= n < m, such as 2:4")
 
 
-def drop_counts(zeros: Bool[Tensor, "unit weight"], ratio: float, of: str) -> Int[Tensor, " unit"]:
-    """How many weights each unit loses in all, those that are zero already among them.
+def drop_counts(present: Int[Tensor, " unit"], size: int, ratio: float, of: str) -> Int[Tensor, " unit"]:
+    """How many of its `size` weights each unit loses in all, the zeros `present` already among them.
 
     A zero never comes back: a unit with more zeros than the ratio asks for keeps them all.
     """
-    size, present = zeros.shape[1], zeros.sum(dim=1)
     if of == "original":
         return present.clamp(min=drop_count(ratio, size))
     more = [drop_count(ratio, size - count) for count in present.tolist()]
-    return present + torch.tensor(more, device=zeros.device)
+    return present + torch.tensor(more, device=present.device)
 
 
 def keep_highest(score: Float[Tensor, "unit weight"], dropped: Int[Tensor, " unit"]) -> Bool[Tensor, "unit weight"]:
@@ -51,12 +50,13 @@ def keep_highest(score: Float[Tensor, "unit weight"], dropped: Int[Tensor, " uni
 
     Dropped by rank, not by threshold, so ties cannot drop more than was asked; of equals the first go first.
     """
-    threshold = _lowest(score, dropped)
-    below, tied = score < threshold, score == threshold
-    room = dropped[:, None] - below.sum(dim=1, keepdim=True)
-    if bool((tied.sum(dim=1, keepdim=True) > room).any()):
-        tied &= tied.cumsum(dim=1) <= room
-    return ~(below | tied)
+    threshold, following = _about(score, dropped)
+    keep = ~(score <= threshold)
+    if bool((following == threshold).any()):
+        tied = score == threshold
+        room = dropped[:, None] - (score < threshold).sum(dim=1, keepdim=True)
+        keep |= tied & (tied.cumsum(dim=1) > room)
+    return keep
 
 
 def remove(weight: Float[Tensor, "*shape"], keep: Bool[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -101,13 +101,18 @@ def _bin_of(histogram: Int[Tensor, " bin"], rank: int) -> tuple[int, int]:
     return index, int(total[index] - histogram[index])
 
 
-def _lowest(score: Float[Tensor, "unit weight"], rank: Int[Tensor, " unit"]) -> Float[Tensor, "unit 1"]:
-    """Each unit's rank-th lowest score, counted from 1; -inf for rank 0."""
+def _about(
+    score: Float[Tensor, "unit weight"], rank: Int[Tensor, " unit"]
+) -> tuple[Float[Tensor, "unit 1"], Float[Tensor, "unit 1"]]:
+    """Each unit's rank-th lowest score, counted from 1, and the next; -inf and inf where there is none."""
     first = int(rank[0])
     if score.device.type == "cpu" and score.shape[1] >= SHORT_UNIT and bool((rank == first).all()):
         # numpy partitions an order of magnitude faster than torch.kthvalue.
-        partition = torch.from_numpy(np.partition(score.numpy(), max(first - 1, 0), axis=1))
-        lowest = partition[:, max(first - 1, 0), None]
+        parts = np.partition(score.numpy(), max(first - 1, 0), axis=1)
+        at, rest = max(first - 1, 0), parts[:, first:]
+        lowest = torch.from_numpy(parts[:, at : at + 1])
+        following = torch.from_numpy(rest.min(axis=1, keepdims=True, initial=np.inf))
     else:
-        lowest = score.sort(dim=1).values.gather(1, (rank[:, None] - 1).clamp(min=0))
-    return lowest.masked_fill(rank[:, None] == 0, -math.inf)
+        ordered = torch.nn.functional.pad(score.sort(dim=1).values, (0, 1), value=math.inf)
+        lowest, following = ordered.gather(1, (rank[:, None] - 1).clamp(min=0)), ordered.gather(1, rank[:, None])
+    return lowest.masked_fill(rank[:, None] == 0, -math.inf), following

@@ -4,6 +4,7 @@ import hashlib
 import math
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -77,11 +78,13 @@ class Pruner(LayerwiseTechnique):
         `unit` is what an unstructured ratio ranks in: `layer` (everything given) or `row`.
         """
         shape = (-1, self.group[1]) if self.group else score.shape if unit == "row" else (1, -1)
-        score, zeros_by_unit = score.masked_fill(zeros, -1).reshape(shape), zeros.reshape(shape)
+        if bool(zeros.view(torch.uint8).max()):  # many times faster than any()
+            score = score.masked_fill(zeros, -1)
+        score, present = score.reshape(shape), zeros.reshape(shape).sum(dim=1)
         if self.group:
-            dropped = zeros_by_unit.sum(dim=1).clamp(min=self.group[1] - self.group[0])
+            dropped = present.clamp(min=self.group[1] - self.group[0])
         else:
-            dropped = masks.drop_counts(zeros_by_unit, self.ratio, self.of)
+            dropped = masks.drop_counts(present, score.shape[1], self.ratio, self.of)
         return masks.keep_highest(score, dropped).view_as(zeros)
 
     def units(self, rows: int, columns: int) -> list[tuple[int, int]]:

@@ -86,53 +86,54 @@ class GPTQ(UniformQuantizer):
         if not self.static_groups:
             return self._by_group(weight, prepared.factor)
         levels = grid.fit(weight, self.grid, self.bits, self.group_size).with_zero(self._zeros(weight))
-        ordered = weight.index_select(1, prepared.order)  # several times faster than weight[:, order]
+        ordered = weight.T.index_select(0, prepared.order)
         solve = Solve(ordered, self._zeros(ordered), prepared.factor, self.block_columns)
-        solve.columns(slice(0, weight.shape[1]), levels, levels.group_of(weight.shape[1])[prepared.order])
-        solved = solve.solved.index_select(1, prepared.order.argsort())
+        solve.columns(slice(0, len(ordered)), levels, levels.group_of(len(ordered))[prepared.order])
+        solved = solve.solved.index_select(0, prepared.order.argsort()).T.contiguous()
         return IntegerLinear.of(levels, levels.codes(solved))
 
-    def _zeros(self, weight: Float[Tensor, "out in"]) -> Bool[Tensor, "out in"]:
+    def _zeros(self, weight: Float[Tensor, "*shape"]) -> Bool[Tensor, "*shape"]:
         """Weights that stay zero."""
         return weight == 0 if self.preserve_sparsity else torch.zeros_like(weight, dtype=torch.bool)
 
     def _by_group(self, weight: Float[Tensor, "out in"], factor: InverseFactor) -> IntegerLinear:
         """Solve one group after the other, each on a grid of its weights as they are when it is reached."""
-        zeros, width, found = self._zeros(weight), weight.shape[1], []
-        solve, step = Solve(weight, zeros, factor, self.block_columns), self.group_size or width
-        for start in range(0, width, step):
+        columns, found = weight.T.contiguous(), []
+        zeros = self._zeros(columns)
+        solve, step = Solve(columns, zeros, factor, self.block_columns), self.group_size or len(columns)
+        for start in range(0, len(columns), step):
             these = slice(start, start + step)
-            part = zeros[:, these]
-            levels = grid.fit(solve.corrected(these).masked_fill(part, 0), self.grid, self.bits, None).with_zero(part)
+            part = zeros[these].T
+            own = solve.corrected(these).T.masked_fill(part, 0)
+            levels = grid.fit(own, self.grid, self.bits, None).with_zero(part)
             solve.columns(these, levels, levels.group_of(step))
             found.append(levels)
         levels = Grid.beside(found)
-        return IntegerLinear.of(levels, levels.codes(solve.solved))
+        return IntegerLinear.of(levels, levels.codes(solve.solved.T.contiguous()))
 
 
 class Solve:
-    """A weight whose columns become levels from left to right."""
+    """A layer whose columns, here the rows of what is given, become levels one after the other."""
 
     def __init__(
         self,
-        weight: Float[Tensor, "out in"],
-        zeros: Bool[Tensor, "out in"],
+        columns: Float[Tensor, "in out"],
+        zeros: Bool[Tensor, "in out"],
         factor: InverseFactor,
         block_columns: int,
     ):
-        self.weight, self.keep, self.factor, self.block_columns = weight, ~zeros, factor, block_columns
-        self.solved, self.errors = torch.empty_like(weight), torch.empty_like(weight)
+        self.weight, self.keep, self.factor, self.block_columns = columns, ~zeros, factor, block_columns
+        self.solved, self.errors = torch.empty_like(columns), torch.empty_like(columns)
 
-    def corrected(self, these: slice) -> Float[Tensor, "out column"]:
-        """Columns corrected for all that were solved before the first of them."""
-        before = slice(0, these.start)
-        return torch.addmm(self.weight[:, these], self.errors[:, before], self.factor.upper[before, these], alpha=-1)
+    def corrected(self, these: slice) -> Float[Tensor, "column out"]:
+        """Columns corrected for all that were solved before the first of them; they lie in `solved`."""
+        owed, before = self.factor.upper[: these.start, these].T, self.errors[: these.start]
+        return torch.addmm(self.weight[these], owed, before, alpha=-1, out=self.solved[these])
 
     def columns(self, these: slice, levels: Grid, groups: Int[Tensor, " column"]) -> None:
         """Solve the next columns; `groups` says which group of the grid each of them belongs to."""
         for start in range(these.start, these.stop, self.block_columns):
             own = slice(start, min(start + self.block_columns, these.stop))
             block, upper, scale = self.corrected(own), self.factor.upper[own, own], self.factor.scale[own]
-            keep, part = self.keep[:, own].contiguous(), groups[own.start - these.start : own.stop - these.start]
-            self.errors[:, own] = solve_columns(block, keep, upper, scale, grid=levels, groups=part)
-            self.solved[:, own] = block
+            part = groups[own.start - these.start : own.stop - these.start]
+            self.errors[own] = solve_columns(block, self.keep[own], upper, scale, grid=levels, groups=part)

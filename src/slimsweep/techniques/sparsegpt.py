@@ -103,22 +103,25 @@ class SparseGPT(Pruner):
         prepared: InverseFactor,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "out in"] | IntegerLinear:
-        upper, zeros = prepared.upper, weight == 0
+        columns, upper = weight.T.contiguous(), prepared.upper
+        zeros = columns == 0
         levels = None if self.bits is None else self._levels(weight)
         groups = None if levels is None else levels.group_of(weight.shape[1])
-        solved, errors = torch.empty_like(weight), torch.empty_like(weight)
+        solved, errors = torch.empty_like(columns), torch.empty_like(columns)
         for start, stop in self._blocks(weight.shape[1]):
             these = slice(start, stop)
             # All corrections that earlier blocks owe this one, in one product.
-            block = torch.addmm(weight[:, these], errors[:, :start], upper[:start, these], alpha=-1)
-            scale, dead = prepared.scale[these], zeros[:, these]
-            keep = ~dead if self.group else self.keep(block.abs() * scale, dead)  # groups are chosen on the way
+            block = torch.addmm(columns[these], upper[:start, these].T, errors[:start], alpha=-1, out=solved[these])
+            scale, dead = prepared.scale[these], zeros[these]
+            # Groups are chosen on the way.
+            keep = ~dead if self.group else self.keep(block.abs().mul_(scale[:, None]), dead)
             own = None if groups is None else groups[these]
-            errors[:, these] = solve_columns(block, keep, upper[these, these], scale, self.group, levels, own)
-            solved[:, these] = block
+            errors[these] = solve_columns(block, keep, upper[these, these], scale, self.group, levels, own)
         if levels is not None:
-            return IntegerLinear.of(levels, levels.codes(solved))
-        return torch.where(zeros, weight, solved)
+            return IntegerLinear.of(levels, levels.codes(solved.T.contiguous()))
+        if bool(zeros.view(torch.uint8).max()):  # among them negative zeros, which keep their sign
+            solved = torch.where(zeros, columns, solved)
+        return solved.T.contiguous()
 
     def _levels(self, weight: Float[Tensor, "out in"]) -> Grid:
         """Grids of the weights before the solve; all have 0 among their levels, since any weight may go."""
