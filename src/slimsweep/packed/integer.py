@@ -4,12 +4,12 @@ import math
 from typing import Any
 
 import torch
-from compressed_tensors.compressors.pack_quantized import pack_to_int32, unpack_from_int32
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from slimsweep.grid import SCALE_DTYPES, Grid
 from slimsweep.packed import Layout, PackedLinear
+from slimsweep.packed.words import pack, unpack
 
 
 class IntegerLinear(PackedLinear):
@@ -29,12 +29,12 @@ class IntegerLinear(PackedLinear):
         groups, bits = grid.scale.shape[1], grid.bits
         settings = {"bits": bits, "group_size": columns // groups if groups > 1 else None, "grid": grid.kind}
         tensors = {
-            "weight_packed": pack_to_int32(codes, bits),
+            "weight_packed": pack(codes, bits),
             "weight_scale": grid.scale.to(SCALE_DTYPES[grid.kind]),
             "weight_shape": torch.tensor([rows, columns], device=codes.device),
         }
         if grid.kind == "asymmetric":
-            tensors["weight_zero_point"] = pack_to_int32(grid.zero.to(torch.int8), bits, packed_dim=0)
+            tensors["weight_zero_point"] = pack(grid.zero, bits, along=0)
         if grid.minimum is not None:
             tensors["weight_minimum"] = grid.minimum
         return cls((rows, columns), settings, tensors)
@@ -77,7 +77,7 @@ class IntegerLinear(PackedLinear):
         scale, bits = self.weight_scale.float(), self.settings["bits"]
         zero, minimum = torch.zeros_like(scale), None
         if self.settings["grid"] == "asymmetric":
-            zero = unpack_from_int32(self.weight_zero_point.data, bits, scale.shape, packed_dim=0).float()
+            zero = unpack(self.weight_zero_point.data, bits, scale.shape, along=0).float()
         if self.settings["grid"] == "minimum":
             minimum = self.weight_minimum.data
         return Grid(self.settings["grid"], bits, scale, zero, minimum)
@@ -86,7 +86,7 @@ class IntegerLinear(PackedLinear):
         """The packed integers, each in a byte of its own."""
         bits, shape = self.settings["bits"], (self.out_features, self.in_features)
         if bits == 3:  # 3 bits cross the borders of bytes
-            return unpack_from_int32(self.weight_packed.data, bits, shape)
+            return unpack(self.weight_packed.data, bits, shape)
         # Bytes in order hold the codes in order, lowest bits first, each moved up by half the range.
         packed = self.weight_packed.data.view(torch.uint8)
         parts = [(packed >> shift) & (2**bits - 1) for shift in range(0, 8, bits)]

@@ -6,11 +6,11 @@ from typing import Any, no_type_check
 import numba
 import numpy as np
 import torch
-from compressed_tensors.compressors.pack_quantized import pack_to_int32, unpack_from_int32
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from slimsweep.packed import Layout, PackedLinear
+from slimsweep.packed.words import pack, unpack
 
 INTEGERS = {torch.bfloat16: torch.int16, torch.float16: torch.int16, torch.float32: torch.int32}
 """What numba moves in the place of a float: it has no bf16."""
@@ -43,7 +43,7 @@ class TableLinear(PackedLinear):
         codes = nearest_levels(table, weight)
         if outliers is not None:
             codes.masked_fill_(outliers, 0)
-        tensors = {"codes": pack_to_int32((codes - 2 ** (bits - 1)).to(torch.int8), bits), "table": table}
+        tensors = {"codes": pack(codes - 2 ** (bits - 1), bits), "table": table}
         count = 0 if outliers is None else int(outliers.sum())
         if count:
             starts = torch.zeros(len(weight) + 1, dtype=torch.int32, device=weight.device)
@@ -94,7 +94,7 @@ class TableLinear(PackedLinear):
                 weight.view(as_integers).numpy(),
             )
         else:
-            codes = unpack_from_int32(self.codes.data, bits, (self.out_features, self.in_features))
+            codes = unpack(self.codes.data, bits, (self.out_features, self.in_features))
             weight = table.gather(1, codes.long() + 2 ** (bits - 1))
         if self.settings["outliers"]:
             weight[self.outliers()] = self.outlier_values.data.to(self.dtype)
