@@ -270,7 +270,7 @@ def replaced(name, **changes):
         file = folder / name
         file.write_text(json.dumps(json.loads(file.read_text()) | changes))
         files = json.loads((folder / ENTRY).read_text())["content"]["files"]
-        rewrite(folder, files=files | {name: stage_entry._file_digest(file)})
+        rewrite(folder, files=files | stage_entry._file_digests([file]))
 
     return damage
 

@@ -114,7 +114,7 @@ def describe(experiment: Experiment, done: Compressed, outcome: Outcome) -> None
         "load_seconds": done.load_seconds,
         "compress_seconds": done.compress_seconds,
         "compress_spent_seconds": done.spent_seconds,
-        "weights_digest": None if model.is_meta else weights_digest(model),
+        "weights_digest": None if model.is_meta else done.weights_digest or weights_digest(model),
         "git_commit": git_commit(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "sweep": experiment.sweep,

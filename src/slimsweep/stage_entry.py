@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 
+from slimsweep.cores import side_by_side
 from slimsweep.keys import StageKey, canonical
-from slimsweep.models.language_model import LanguageModel, weights_digest
+from slimsweep.models.language_model import CPU, LanguageModel, weights_digest
 from slimsweep.models.reduced import save_with_manifest
 
-FORMAT = 2
-"""Of entries; one of another format is computed anew. 2: stages say what they were computed on."""
+FORMAT = 3
+"""Of entries; one of another format is computed anew. 3: the digest of weights is of their tensors' digests."""
 ENTRY = "entry.json"
 STAMP = "used"
 """Its time is that of the last use."""
@@ -65,7 +66,7 @@ def seal(folder: Path, key: StageKey, own: dict[str, Any]) -> None:
         "key": key.parts,
         "model": key.model,
         "chain": key.label,
-        "files": {path.name: _file_digest(path) for path in sorted(folder.iterdir())},
+        "files": _file_digests(sorted(folder.iterdir())),
         "threads": torch.get_num_threads(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -89,9 +90,9 @@ def read(folder: Path, key: StageKey) -> Kept:
     found = {path.name for path in folder.iterdir()} - {ENTRY, STAMP}
     if odd := sorted(found ^ set(content["files"])):
         raise ValueError(f"files missing or added: {', '.join(odd)}")
-    for name, digest in content["files"].items():
-        if _file_digest(folder / name) != digest:
-            raise ValueError(f"{name} has other bytes than were written")
+    digests = _file_digests([folder / name for name in content["files"]])
+    if other := [name for name, digest in content["files"].items() if digests[name] != digest]:
+        raise ValueError(f"{other[0]} has other bytes than were written")
     return Kept(folder, content)
 
 
@@ -126,9 +127,14 @@ def _content(folder: Path) -> dict[str, Any]:
     return entry["content"]
 
 
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def _file_digests(paths: list[Path]) -> dict[str, str]:
+    """SHA-256 of files by name."""
+
+    def of_file(path: Path) -> str:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+
+    return {path.name: digest for path, digest in zip(paths, side_by_side(of_file, paths, CPU), strict=True)}
 
 
 def _digest(content: Any) -> str:

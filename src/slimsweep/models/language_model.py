@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from slimsweep.cores import side_by_side
 from slimsweep.models.families import Family
 from slimsweep.models.offload import Offload
 from slimsweep.models.scratch import PAGE, Scratch
@@ -167,15 +168,21 @@ def parameter_count(module: nn.Module) -> int:
 
 
 def weights_digest(model: LanguageModel) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes of the state dict, in the order of its names.
+    """SHA-256 over names, dtypes, shapes and SHA-256 of the bytes of the state dict, in the order of its names.
 
-    Buffers that are not persistent are not in it: a config decides them.
+    Buffers that are not persistent are not in it: a config decides them. Tied tensors are read once.
     """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.module.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)};".encode())
+
+    def of_bytes(tensor: Tensor) -> str:
         whole = tensor.detach().cpu().contiguous()
         # as_strided: one that holds a single number is contiguous whatever its strides say.
-        digest.update(whole.as_strided((whole.numel(),), (1,)).view(torch.uint8).numpy())
+        found = hashlib.sha256(whole.as_strided((whole.numel(),), (1,)).view(torch.uint8).numpy()).hexdigest()
         model.release()
-    return digest.hexdigest()
+        return found
+
+    state = dict(sorted(model.module.state_dict().items()))
+    places = {name: (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()) for name, tensor in state.items()}
+    apart = {places[name]: tensor for name, tensor in state.items()}
+    digests = dict(zip(apart, side_by_side(of_bytes, apart.values(), CPU), strict=True))
+    parts = [f"{name} {tensor.dtype} {list(tensor.shape)} {digests[places[name]]};" for name, tensor in state.items()]
+    return hashlib.sha256("".join(parts).encode()).hexdigest()

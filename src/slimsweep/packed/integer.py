@@ -34,7 +34,7 @@ class IntegerLinear(PackedLinear):
             "weight_shape": torch.tensor([rows, columns], device=codes.device),
         }
         if grid.kind == "asymmetric":
-            tensors["weight_zero_point"] = pack(grid.zero, bits, along=0)
+            tensors["weight_zero_point"] = pack(grid.zero.to(torch.int8), bits, along=0)
         if grid.minimum is not None:
             tensors["weight_minimum"] = grid.minimum
         return cls((rows, columns), settings, tensors)

@@ -43,7 +43,7 @@ class TableLinear(PackedLinear):
         codes = nearest_levels(table, weight)
         if outliers is not None:
             codes.masked_fill_(outliers, 0)
-        tensors = {"codes": pack(codes - 2 ** (bits - 1), bits), "table": table}
+        tensors = {"codes": pack((codes - 2 ** (bits - 1)).to(torch.int8), bits), "table": table}
         count = 0 if outliers is None else int(outliers.sum())
         if count:
             starts = torch.zeros(len(weight) + 1, dtype=torch.int32, device=weight.device)

@@ -1,6 +1,5 @@
 """Small integers in 32-bit words, as compressed-tensors lays them. Importing it takes seconds: the first use does."""
 
-import torch
 from jaxtyping import Int
 from torch import Tensor
 
@@ -9,7 +8,7 @@ def pack(codes: Int[Tensor, "row column"], bits: int, along: int = 1) -> Int[Ten
     """Signed codes without gaps in words, the codes of a word being neighbours `along` a dimension."""
     from compressed_tensors.compressors.pack_quantized import pack_to_int32
 
-    return pack_to_int32(codes.to(torch.int8), bits, packed_dim=along)
+    return pack_to_int32(codes, bits, packed_dim=along)
 
 
 def unpack(words: Int[Tensor, "..."], bits: int, shape: tuple[int, int], along: int = 1) -> Int[Tensor, "row column"]:
