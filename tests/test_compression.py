@@ -292,7 +292,7 @@ DAMAGES = {
     "no account": (lambda folder: (folder / ENTRY).unlink(), "No such file"),
     "an account of nothing": (lambda folder: (folder / ENTRY).write_text("[]"), f"{ENTRY} has other bytes"),
     "an empty folder": (lambda folder: [path.unlink() for path in folder.iterdir()], "No such file"),
-    "another format": (lambda folder: rewrite(folder, format=99), "its format is 99, not 2"),
+    "another format": (lambda folder: rewrite(folder, format=99), "its format is 99, not 3"),
     "weights of another digest": (lambda folder: rewrite(folder, weights_digest="0" * 64), "reads back as other"),
     "another dtype": (lambda folder: rewrite(folder, dtype="bfloat16"), "reads back as other weights"),
     "a manifest that does not fit": (replaced("slimsweep.json", channels=63), "do not fit their slimsweep.json"),
