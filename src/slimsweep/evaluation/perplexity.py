@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,10 @@ from slimsweep.errors import TooFewTokensError
 from slimsweep.evaluation.base import Measurement, Metric, longest_context
 from slimsweep.models.language_model import LanguageModel
 
-HEAD_NUMBERS = 2**24
-"""Logits held at once (64 MiB in fp32), whatever the vocabulary."""
+HEAD_NUMBERS = 2**25
+"""Logits held at once (128 MiB in fp32), whatever the vocabulary."""
+LOSS_NUMBERS = 2**21
+"""Logits whose loss is computed at once: what lies between them and the loss then stays in a cache."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,10 +171,16 @@ def mean_nll(model: LanguageModel, windows: Int[Tensor, "window token"], batch_t
     for batch in track(batches, label, console=console, transient=True, disable=not console.is_terminal):
         hidden = model.hidden_states(batch)[:, :-1].flatten(0, 1)
         targets = batch[:, 1:].flatten().to(hidden.device)
-        rows = max(1, HEAD_NUMBERS // model.config.get_text_config().vocab_size)
-        for part, target in zip(hidden.split(rows), targets.split(rows), strict=True):
-            total += cross_entropy(model.logits(part).float(), target, reduction="none").double().sum()
+        vocabulary = model.config.get_text_config().vocab_size
+        for part, wanted in _by_rows(hidden, targets, HEAD_NUMBERS // vocabulary):
+            for logits, target in _by_rows(model.logits(part), wanted, LOSS_NUMBERS // vocabulary):
+                total += cross_entropy(logits.float(), target, reduction="none").double().sum()
     return total.item() / (windows.shape[0] * (windows.shape[1] - 1))
+
+
+def _by_rows(values: Tensor, targets: Tensor, rows: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Parts of so many rows, at least one, with their targets."""
+    return zip(values.split(max(1, rows)), targets.split(max(1, rows)), strict=True)
 
 
 def exp(nll: float) -> float:
