@@ -116,6 +116,27 @@ def test_a_hessian_that_cannot_be_factored_names_the_layers(tiny, monkeypatch):
         SparseGPT(ratio=0.5).apply(tiny, ids(), 0)
 
 
+@pytest.mark.parametrize("wide", [1, 2048**2])
+@pytest.mark.parametrize("threads", [1, 4])
+def test_what_layers_share_is_prepared_once_and_threads_do_not_matter(wide, threads, tiny, tiny_source, monkeypatch):
+    monkeypatch.setattr("slimsweep.layerwise.WIDE_NUMBERS", wide)
+    prepared, prepare = [], SparseGPT.prepare
+    monkeypatch.setattr(SparseGPT, "prepare", lambda self, summed: prepared.append(1) or prepare(self, summed))
+    plain = tiny_source.load(torch.float32, torch.device("cpu"))
+    SparseGPT(ratio=0.5).apply(plain, ids(), 0)
+    prepared.clear()
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        SparseGPT(ratio=0.5).apply(tiny, ids(), 0)
+    finally:
+        torch.set_num_threads(before)
+    assert len(prepared) == 4 * len(tiny.blocks)  # q, k and v; o; gate and up; down
+    for name, layer in tiny.targets().items():
+        other = matrix(plain.targets()[name])
+        assert torch.equal(matrix(layer) == 0, other == 0) and torch.allclose(matrix(layer), other, atol=1e-5)
+
+
 @pytest.fixture
 def stories(shared, stories260k):
     """Token windows of real stories: 16 to calibrate, 16 others to judge."""

@@ -69,9 +69,7 @@ class Grid:
 
     def codes(self, weight: Float[Tensor, "out in"]) -> Int[Tensor, "out in"]:
         """Code of the level nearest to each weight, `lowest` to `highest`; of two equally near the even one."""
-        own = self.columns(weight.shape[1])
-        shifted = weight if own.minimum is None else weight - own.minimum
-        return ((shifted / own.scale).round() + own.offset).clamp(self.lowest, self.highest).to(torch.int8)
+        return self._steps(weight).to(torch.int8).flatten(1)
 
     def values(self, codes: Int[Tensor, "out in"]) -> Float[Tensor, "out in"]:
         """The levels of codes, in fp32."""
@@ -81,11 +79,15 @@ class Grid:
 
     def nearest(self, weight: Float[Tensor, "out in"]) -> Float[Tensor, "out in"]:
         """Each weight's nearest level, in fp32: the values of its codes, bit for bit, in fewer passes."""
-        scale, offset = self.scale[:, :, None], self.offset[:, :, None]
+        steps = self._steps(weight).sub_(self.offset[:, :, None]).mul_(self.scale[:, :, None])
+        return (steps if self.minimum is None else steps.add_(self.minimum[:, :, None])).flatten(1)
+
+    def _steps(self, weight: Float[Tensor, "out in"]) -> Float[Tensor, "out group in_group"]:
+        """Codes as fp32, by groups."""
         groups = _groups(weight, self.scale.shape[1])
         shifted = groups if self.minimum is None else groups - self.minimum[:, :, None]
-        steps = (shifted / scale).round_().add_(offset).clamp_(self.lowest, self.highest).sub_(offset).mul_(scale)
-        return (steps if self.minimum is None else steps.add_(self.minimum[:, :, None])).flatten(1)
+        steps = (shifted / self.scale[:, :, None]).round_().add_(self.offset[:, :, None])
+        return steps.clamp_(self.lowest, self.highest)
 
     def with_zero(self, zeros: Bool[Tensor, "out in"]) -> "Grid":
         """A grid that has 0 among its levels wherever a group holds zeros; only `minimum` ever has not.

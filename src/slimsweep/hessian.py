@@ -102,7 +102,7 @@ def _try_factor(hessian: Float[Tensor, "in in"], added: Float[Tensor, " in"]) ->
     if int(failed):
         return None
     upper = _invert_lower(lower.float()).flip(0, 1)
-    return upper if bool(upper.isfinite().all()) else None
+    return upper if bool(upper.sum(dtype=torch.float64).isfinite()) else None  # faster than isfinite().all()
 
 
 def _invert_lower(lower: Float[Tensor, "in in"]) -> Float[Tensor, "in in"]:

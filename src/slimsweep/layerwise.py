@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import math
+import threading
 import time
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
@@ -19,6 +20,9 @@ from slimsweep.errors import HessianError, ModelError
 from slimsweep.models.language_model import LanguageModel, layer_shape, matrix
 from slimsweep.packed import PackedLinear, install, relative_error
 from slimsweep.sequential import by_group
+
+WIDE_NUMBERS = 2048**2
+"""Numbers of a statistic whose factor keeps all cores busy by itself; smaller ones are prepared side by side."""
 
 
 @dataclass(frozen=True)
@@ -171,30 +175,49 @@ def replace_weight(
 def _compress(
     model: LanguageModel, method: LayerMethod, layers: dict[str, nn.Module], sums: list[InputSum], seed: int
 ) -> list[LayerReport]:
-    """Compress layers in place, the largest first so that no core is left with it at the end."""
+    """Compress layers in place, those that have most to prepare and the largest first: no core waits at the end."""
     if not layers:
         return []
     for shared in sums:
         refuse_non_finite(shared)
-    sums = sorted(sums, key=lambda shared: 0 if shared.summed is None else -shared.summed.numel())
-    sizes = {name: math.prod(layer_shape(layer)) for name, layer in layers.items()}
     device = next(next(iter(layers.values())).parameters()).device
+    wide = [shared for shared in sums if shared.summed is not None and shared.summed.numel() >= WIDE_NUMBERS]
+    common = {id(shared): _Prepared(method, shared) for shared in sums}
+    for shared in wide:
+        common[id(shared)]()
 
-    def solve(job: tuple[str, Any]) -> LayerReport:
-        name, prepared = job
+    def solve(job: tuple[str, _Prepared]) -> LayerReport:
+        name, prepare = job
+        prepared = prepare()
         found = method.compress_layer(matrix(layers[name]).float(), prepared, _generator(seed, name))
         return replace_weight(model, name, found, method.notes(prepared))
 
-    prepared = side_by_side(lambda shared: _prepare(method, shared), sums, device)
-    jobs = [(name, common) for shared, common in zip(sums, prepared, strict=True) for name in shared.layers]
-    jobs.sort(key=lambda job: -sizes[job[0]])
+    sums = sorted(sums, key=lambda shared: 0 if shared.summed is None else -shared.summed.numel())
+    sizes = {name: math.prod(layer_shape(layer)) for name, layer in layers.items()}
+    by_size = [(name, shared) for shared in sums for name in sorted(shared.layers, key=lambda name: -sizes[name])]
+    jobs = [(name, common[id(shared)]) for name, shared in by_size]
     reports = {report.name: report for report in side_by_side(solve, jobs, device)}
     return [reports[name] for name in layers]
 
 
+class _Prepared:
+    """What the layers of one input share, prepared by whichever of them is compressed first."""
+
+    def __init__(self, method: LayerMethod, shared: InputSum):
+        self._method, self._shared = method, shared
+        self._lock, self._is_there, self._found = threading.Lock(), False, None
+
+    def __call__(self) -> Any:
+        with self._lock:
+            if not self._is_there:
+                self._found, self._is_there = _prepare(self._method, self._shared), True
+        return self._found
+
+
 def refuse_non_finite(shared: InputSum) -> None:
     """Raise ModelError where what was collected of some inputs is not finite."""
-    if shared.summed is not None and not bool(shared.summed.isfinite().all()):
+    # In fp64 no sum of finite numbers overflows, and a sum takes a fraction of isfinite().all().
+    if shared.summed is not None and not bool(shared.summed.sum(dtype=torch.float64).isfinite()):
         raise ModelError(
             f"The calibration inputs of {', '.join(shared.layers)} are not finite. Choose a dtype with more range "
             "(dtype=bfloat16 or dtype=float32), or compress less."
@@ -202,12 +225,13 @@ def refuse_non_finite(shared: InputSum) -> None:
 
 
 def _prepare(method: LayerMethod, shared: InputSum) -> Any:
-    """What the layers of one input share; takes the sum out of `shared`, so that it can be freed."""
-    summed, shared.summed = shared.summed, None
-    if summed is None:
+    """What the layers of one input share; the sum is taken out of `shared`, so that it can be freed."""
+    if shared.summed is None:
         return None
     try:
-        return method.prepare(summed)
+        prepared = method.prepare(shared.summed)
+        shared.summed = None
+        return prepared
     except HessianError as error:
         names = ", ".join(shared.layers)
         raise HessianError(
