@@ -17,7 +17,7 @@ from torch import Tensor
 from slimsweep import grid
 from slimsweep.grid import Grid
 from slimsweep.hessian import InverseFactor, factor_inverse, gram
-from slimsweep.techniques.gptq import Solve
+from slimsweep.techniques.gptq import GPTQ, OrderedFactor
 from slimsweep.techniques.sparsegpt import SparseGPT
 
 SHAPES = ((1536, 576), (576, 1536))
@@ -62,14 +62,6 @@ def plain_gptq(weight: Tensor, upper: Tensor, levels: Grid) -> Tensor:
     return weight
 
 
-def solve_gptq(weight: Tensor, prepared: InverseFactor, levels: Grid) -> Tensor:
-    """Ours, as GPTQ calls it without act-order."""
-    columns = weight.T.contiguous()
-    solve = Solve(columns, torch.zeros_like(columns, dtype=torch.bool), prepared, BLOCK)
-    solve.columns(slice(0, len(columns)), levels, levels.group_of(len(columns)))
-    return solve.solved.T.contiguous()
-
-
 def at(threads: int, run: Callable[[], object]) -> Callable[[], object]:
     """A run with so many threads, which are set back after it."""
 
@@ -84,9 +76,15 @@ def at(threads: int, run: Callable[[], object]) -> Callable[[], object]:
     return wrapped
 
 
-def compare(what: str, plain: Callable[[], Tensor], ours: Callable[[], Tensor], repeats: int) -> str:
-    """A row of the table; the results must agree first."""
-    expected, found = plain(), ours()
+def compare(
+    what: str,
+    plain: Callable[[], Tensor],
+    ours: Callable[[], Tensor],
+    repeats: int,
+    weight_of: Callable[[Tensor], Tensor],
+) -> str:
+    """A row of the table; the results must agree first. `weight_of`: the weight that ours stands for."""
+    expected, found = plain(), weight_of(ours())
     same = ((expected == 0) == (found == 0)).float().mean()
     assert same > 0.999, f"masks agree in {same:.4%} only"
     distance = float((expected - found).norm() / expected.norm())
@@ -111,18 +109,21 @@ def main() -> None:
         weight = torch.randn(rows, columns, generator=chance).to(given.device)
         prepared = factor_inverse(gram(inputs.to(given.device)), 0.01)
         levels = grid.fit(weight, "asymmetric", 4, 64)
+        ordered = OrderedFactor(torch.arange(columns, device=given.device), prepared)  # not by activations, as plain
         pairs = {
             f"SparseGPT at 0.5, {rows}x{columns}": (
                 partial(plain_sparsegpt, weight, prepared, 0.5),
                 partial(SparseGPT(ratio=0.5).compress_layer, weight, prepared),
+                lambda solved: solved,
             ),
             f"GPTQ at 4 bits, {rows}x{columns}": (
                 partial(plain_gptq, weight, prepared.upper, levels),
-                partial(solve_gptq, weight, prepared, levels),
+                partial(GPTQ(bits=4, group_size=64).codes, weight, ordered, levels),
+                levels.values,
             ),
         }
-        for what, (plain, ours) in pairs.items():
-            print(compare(what, plain, ours, given.repeats), flush=True)
+        for what, (plain, ours, weight_of) in pairs.items():
+            print(compare(what, plain, ours, given.repeats, weight_of), flush=True)
 
 
 if __name__ == "__main__":

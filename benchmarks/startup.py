@@ -15,7 +15,7 @@ ANSWERS = {
     "slimsweep --help": ["--help"],
     "a mistyped setting": ["technique=wanda", "technique.wanda.ration=0.5"],
     "a value that cannot be": ["technique=wanda", "ratio=1.5"],
-    "the same of a quantizer": ["technique=gptq", "technique.gptq.bits=5"],
+    "a quantizer's value that cannot be": ["technique=gptq", "technique.gptq.bits=5"],
     "a technique that does not exist": ["technique=wonder"],
 }
 GOAL_SECONDS = 2

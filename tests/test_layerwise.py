@@ -2,8 +2,11 @@ import pytest
 import torch
 from restatements import layer_inputs, perplexity, wanda_layer
 
+from slimsweep.activations import InputSum
 from slimsweep.errors import HessianError, ModelError
+from slimsweep.layerwise import _in_turn
 from slimsweep.models.language_model import LanguageModel, matrix
+from slimsweep.shared_inputs import Prepared
 from slimsweep.techniques.magnitude import Magnitude
 from slimsweep.techniques.random import Random
 from slimsweep.techniques.sparsegpt import SparseGPT
@@ -118,16 +121,18 @@ def test_a_hessian_that_cannot_be_factored_names_the_layers(tiny, monkeypatch):
 
 @pytest.mark.parametrize("wide", [1, 2048**2])
 @pytest.mark.parametrize("threads", [1, 4])
-def test_what_layers_share_is_prepared_once_and_threads_do_not_matter(wide, threads, tiny, tiny_source, monkeypatch):
-    monkeypatch.setattr("slimsweep.layerwise.WIDE_NUMBERS", wide)
-    prepared, prepare = [], SparseGPT.prepare
-    monkeypatch.setattr(SparseGPT, "prepare", lambda self, summed: prepared.append(1) or prepare(self, summed))
-    plain = tiny_source.load(torch.float32, torch.device("cpu"))
-    SparseGPT(ratio=0.5).apply(plain, ids(), 0)
-    prepared.clear()
+def test_what_layers_share_is_prepared_once_and_order_and_threads_do_not_matter(
+    wide, threads, tiny, tiny_source, monkeypatch
+):
     before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+    plain = tiny_source.load(torch.float32, torch.device("cpu"))
     try:
+        torch.set_num_threads(1)
+        SparseGPT(ratio=0.5).apply(plain, ids(), 0)
+        prepared, prepare = [], SparseGPT.prepare
+        monkeypatch.setattr("slimsweep.layerwise.WIDE_NUMBERS", wide)
+        monkeypatch.setattr(SparseGPT, "prepare", lambda self, summed: prepared.append(1) or prepare(self, summed))
+        torch.set_num_threads(threads)
         SparseGPT(ratio=0.5).apply(tiny, ids(), 0)
     finally:
         torch.set_num_threads(before)
@@ -135,6 +140,31 @@ def test_what_layers_share_is_prepared_once_and_threads_do_not_matter(wide, thre
     for name, layer in tiny.targets().items():
         other = matrix(plain.targets()[name])
         assert torch.equal(matrix(layer) == 0, other == 0) and torch.allclose(matrix(layer), other, atol=1e-5)
+
+
+def test_a_hessian_that_fails_is_tried_once_whoever_asks(monkeypatch):
+    tried = []
+
+    def prepare(_self, summed):
+        tried.append(summed)
+        raise HessianError("no")
+
+    monkeypatch.setattr(SparseGPT, "prepare", prepare)
+    prepared = Prepared(SparseGPT(ratio=0.5), InputSum(["q", "k"], torch.eye(2)))
+    for _ in range(2):
+        with pytest.raises(HessianError, match="Hessian of q, k: no. Use more calibration text"):
+            prepared()
+    assert len(tried) == 1
+
+
+def test_one_layer_of_each_input_comes_first_then_the_largest():
+    layers = {name: torch.nn.Linear(4, out) for name, out in (("q", 4), ("k", 2), ("o", 4), ("up", 9), ("gate", 8))}
+    layers["down"] = torch.nn.Linear(9, 4)
+    method, sizes = SparseGPT(ratio=0.5), {"q k": 4, "o": 4, "up gate": 4, "down": 9}
+    every = [Prepared(method, InputSum(names.split(), torch.eye(size))) for names, size in sizes.items()]
+    for prepared in every[2:3]:
+        prepared()  # what is prepared already keeps its place
+    assert [name for name, _ in _in_turn(every, layers)] == ["down", "up", "q", "o", "gate", "k"]
 
 
 @pytest.fixture

@@ -44,6 +44,23 @@ def test_each_unit_has_its_own_count():
     assert keep.tolist() == [[True, True, True], [True, False, True], [False, False, False]]
 
 
+def test_a_score_that_is_no_number_stays_and_ties_still_drop_no_more_than_asked():
+    score = torch.ones(1, 101)
+    score[0, 50] = math.nan
+    for keep in (masks.keep_highest(score, torch.tensor([3]))[0], masks.keep_highest_of_all(score[0][None], 3)[0]):
+        assert torch.nonzero(~keep).flatten().tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("levels", [3, 10**6])
+@pytest.mark.parametrize("dropped", [0, 1, 70, 130])
+def test_a_whole_tensor_is_one_unit_however_it_lies_in_memory(turned, levels, dropped):
+    score = torch.randint(levels, (13, 10), generator=torch.Generator().manual_seed(0)).float()
+    expected = masks.keep_highest(score.reshape(1, -1), torch.tensor([dropped])).view(13, 10)
+    given = score.T.contiguous().T if turned else score
+    assert torch.equal(masks.keep_highest_of_all(given, dropped), expected)
+
+
 @pytest.mark.parametrize("shape", [(1, 5000), (7, 129), (300, 4), (2, 64)])
 @pytest.mark.parametrize("levels", [3, 10**6])  # nearly all tied; nearly none
 @pytest.mark.parametrize("uniform", [True, False])

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from slimsweep.activations import Activations
 from slimsweep.errors import HessianError, ModelError
+from slimsweep.finite import all_finite
 from slimsweep.hessian import gram
 from slimsweep.layerwise import progress
 from slimsweep.models import anatomy
@@ -103,7 +104,7 @@ def _collect(activations: Activations, index: int, units: Units) -> Float[Tensor
     """Mean of x x^T over the calibration tokens, x the inputs of the units' reader."""
     reader = units.reader
     (shared,) = activations.collect(index, {reader.name: reader.module}, gram, advance=False)
-    if not bool(shared.summed.isfinite().all()):
+    if not all_finite(shared.summed):
         raise ModelError(
             f"The calibration inputs of {reader.name} are not finite. Choose a dtype with more range "
             "(dtype=bfloat16 or dtype=float32), or remove less."

@@ -14,38 +14,39 @@ from slimsweep.grid import Grid
 
 LANES = 64
 """Rows that go through the columns together: lanes of vector instructions, few enough for a near cache."""
-ROWS_PER_THREAD = 1024
-"""Of one block of columns; fewer are solved in the time that it takes to wake another thread."""
+WORK_PER_THREAD = 2**24
+"""Rows x columns^2 that a thread gets at least; less is done in the time that it takes to wake another."""
 
 
 def solve_columns(
-    weight: Float[Tensor, "column out"],
+    turned: Float[Tensor, "column out"],
     keep: Bool[Tensor, "column out"],
+    errors: Float[Tensor, "column out"],
     upper: Float[Tensor, "column column"],
     scale: Float[Tensor, " column"],
     pattern: tuple[int, int] | None = None,
     grid: Grid | None = None,
     groups: Int[Tensor, " column"] | None = None,
-) -> Float[Tensor, "column out"]:
+) -> None:
     """Remove the weights that `keep` leaves out, in place, and spread each error over the columns after it.
 
-    A layer's columns are the rows of what is given: all that is done to one of them lies side by side in memory.
+    A layer's columns are the rows of `turned`: all that is done to one of them lies side by side in memory.
     With a grid the weights that stay are rounded to it when reached; `groups`: which of its groups a column is in.
 
     `upper` is the block of the inverse Hessian's factor that belongs to these columns. With a pattern (n, m)
     the mask of every m columns is chosen when the first of them is reached, by |weight| x `scale` of weights
     corrected so far; `keep` then holds what is eligible (False: zero already) and is overwritten with the choice.
-    Returns the error of each removed or rounded weight in units of its column's diagonal, so that
+    Written to `errors` is that of each removed or rounded weight in units of its column's diagonal, so that
     upper[these, later].T @ errors is what later columns must lose.
 
     Source: arXiv:2301.00774, alg. 1, inner loop, and sec. 3.5; arXiv:2210.17323, alg. 1, is the same without removal.
         Rows of a layer are independent: threads do not change the result.
     """
-    if weight.device.type != "cpu":
-        return _solve_by_column(weight, keep, upper, scale, pattern, grid, groups)
-    errors = torch.empty_like(weight)
-    arrays = (weight.numpy(), keep.numpy(), upper.contiguous().numpy(), scale.numpy(), errors.numpy())
-    levels = torch.empty(3, 0, weight.shape[1]) if grid is None else _levels(grid)
+    if turned.device.type != "cpu":
+        _solve_by_column(turned, keep, errors, upper, scale, pattern, grid, groups)
+        return
+    arrays = (turned.numpy(), keep.numpy(), upper.contiguous().numpy(), scale.numpy(), errors.numpy())
+    levels = torch.empty(3, 0, turned.shape[1]) if grid is None else _levels(grid)
     groups = torch.empty(0, dtype=torch.int64) if groups is None else groups.contiguous()
     ends = (0, 0) if grid is None else (grid.lowest, grid.highest)
 
@@ -53,15 +54,14 @@ def solve_columns(
         rounding = (levels.numpy(), groups.numpy(), *map(np.float32, ends))
         _solve_rows(first, last, *arrays, *(pattern or (0, 0)), *rounding)
 
-    rows = weight.shape[1]
-    threads = min(torch.get_num_threads(), rows // ROWS_PER_THREAD)
+    columns, rows = turned.shape
+    threads = min(torch.get_num_threads(), rows * columns**2 // WORK_PER_THREAD)
     if threads <= 1:
         solve(0, rows)
     else:
         tiles = -(-rows // LANES)
         bounds = [min(tiles * part // threads * LANES, rows) for part in range(threads + 1)]
         list(_workers(threads).map(solve, bounds, bounds[1:]))
-    return errors
 
 
 @functools.cache
@@ -119,9 +119,8 @@ def _solve_rows(first, last, weight, keep, upper, scale, errors, kept, group, le
 @no_type_check
 def _remove(weights, stays, lost, diagonal):
     for row in range(LANES):
-        goal = weights[row] if stays[row] else np.float32(0)
-        lost[row] = (weights[row] - goal) / diagonal
-        weights[row] = goal
+        lost[row] = np.float32(0) if stays[row] else weights[row] / diagonal  # not inf - inf of one that stays
+        weights[row] = weights[row] if stays[row] else np.float32(0)
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
@@ -154,7 +153,9 @@ def _choose(tile, stays, scale, start, stop, dropped, scores, rank):
     for column in range(start, stop):
         score, weights, stay, factor = scores[column], tile[column], stays[column], scale[column]
         for row in range(LANES):
-            score[row] = abs(weights[row]) * factor if stay[row] else np.float32(-1)
+            value = abs(weights[row]) * factor
+            value = np.float32(np.inf) if value != value else value  # NaN stays, as in an order of torch
+            score[row] = value if stay[row] else np.float32(-1)
     for column in range(start, stop):
         rank[:] = 0
         score, stay = scores[column], stays[column]
@@ -167,31 +168,32 @@ def _choose(tile, stays, scale, start, stop, dropped, scores, rank):
 
 
 def _solve_by_column(
-    weight: Float[Tensor, "column out"],
+    turned: Float[Tensor, "column out"],
     keep: Bool[Tensor, "column out"],
+    errors: Float[Tensor, "column out"],
     upper: Float[Tensor, "column column"],
     scale: Float[Tensor, " column"],
-    pattern: tuple[int, int] | None,
+    pattern: tuple[int, int] | None = None,
     grid: Grid | None = None,
     groups: Int[Tensor, " column"] | None = None,
-) -> Float[Tensor, "column out"]:
+) -> None:
     """The same in torch, for devices that numba's CPU kernel does not reach."""
-    errors = torch.zeros_like(weight)
     kept, group = pattern or (0, 0)
-    for column in range(weight.shape[0]):
+    for column in range(turned.shape[0]):
         if group and column % group == 0:
             these = slice(column, column + group)
-            score = (weight[these].abs() * scale[these, None]).masked_fill(~keep[these], -1)
+            score = (turned[these].abs() * scale[these, None]).masked_fill(~keep[these], -1)
             gone = (~keep[these]).sum(dim=0).clamp(min=group - kept)
             keep[these] = score.argsort(dim=0, stable=True).argsort(dim=0) >= gone
-        goal = weight[column]
-        if grid is not None:
-            goal = grid.part(groups[column : column + 1]).nearest(weight[column, :, None])[:, 0]
-        goal = torch.where(keep[column], goal, 0)
-        errors[column] = (weight[column] - goal) / upper[column, column]
-        weight[column] = goal
-        weight[column + 1 :].addr_(upper[column, column + 1 :], errors[column], alpha=-1)
-    return errors
+        if grid is None:
+            goal = torch.where(keep[column], turned[column], 0)
+            lost = torch.where(keep[column], 0, turned[column] / upper[column, column])
+        else:
+            level = grid.part(groups[column : column + 1]).nearest(turned[column, :, None])[:, 0]
+            goal = torch.where(keep[column], level, 0)
+            lost = (turned[column] - goal) / upper[column, column]
+        errors[column], turned[column] = lost, goal
+        turned[column + 1 :].addr_(upper[column, column + 1 :], lost, alpha=-1)
 
 
 def knob_faults(block_columns: Any, damping_fraction: Any) -> list[str]:

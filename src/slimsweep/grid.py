@@ -59,6 +59,11 @@ class Grid:
         minimum = None if self.minimum is None else self.minimum[:, columns]
         return Grid(self.kind, self.bits, self.scale[:, columns], self.zero[:, columns], minimum)
 
+    def rows(self, rows: slice) -> "Grid":
+        """The grids of some rows."""
+        minimum = None if self.minimum is None else self.minimum[rows]
+        return Grid(self.kind, self.bits, self.scale[rows], self.zero[rows], minimum)
+
     @classmethod
     def beside(cls, grids: "list[Grid]") -> "Grid":
         """Grids of neighbouring groups as one."""

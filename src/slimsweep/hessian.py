@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from slimsweep.errors import HessianError
+from slimsweep.finite import all_finite
 
 WHOLE_GRAM = 1024
 """Width up to which a Gram matrix is one product; a wider one is computed by strips of its upper half."""
@@ -102,7 +103,7 @@ def _try_factor(hessian: Float[Tensor, "in in"], added: Float[Tensor, " in"]) ->
     if int(failed):
         return None
     upper = _invert_lower(lower.float()).flip(0, 1)
-    return upper if bool(upper.sum(dtype=torch.float64).isfinite()) else None  # faster than isfinite().all()
+    return upper if all_finite(upper) else None
 
 
 def _invert_lower(lower: Float[Tensor, "in in"]) -> Float[Tensor, "in in"]:

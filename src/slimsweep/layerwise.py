@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import math
-import threading
 import time
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
@@ -16,10 +15,10 @@ from torch import Tensor, nn
 
 from slimsweep.activations import Activations, InputSum
 from slimsweep.cores import side_by_side
-from slimsweep.errors import HessianError, ModelError
 from slimsweep.models.language_model import LanguageModel, layer_shape, matrix
 from slimsweep.packed import PackedLinear, install, relative_error
 from slimsweep.sequential import by_group
+from slimsweep.shared_inputs import Prepared, refuse_non_finite
 
 WIDE_NUMBERS = 2048**2
 """Numbers of a statistic whose factor keeps all cores busy by itself; smaller ones are prepared side by side."""
@@ -175,68 +174,37 @@ def replace_weight(
 def _compress(
     model: LanguageModel, method: LayerMethod, layers: dict[str, nn.Module], sums: list[InputSum], seed: int
 ) -> list[LayerReport]:
-    """Compress layers in place, those that have most to prepare and the largest first: no core waits at the end."""
+    """Compress layers in place, side by side: those that have most to prepare first, then the largest."""
     if not layers:
         return []
     for shared in sums:
         refuse_non_finite(shared)
     device = next(next(iter(layers.values())).parameters()).device
-    wide = [shared for shared in sums if shared.summed is not None and shared.summed.numel() >= WIDE_NUMBERS]
-    common = {id(shared): _Prepared(method, shared) for shared in sums}
-    for shared in wide:
-        common[id(shared)]()
+    every = [Prepared(method, shared) for shared in sums]
+    for prepared in every:
+        if len(every) == 1 or prepared.numbers >= WIDE_NUMBERS:
+            prepared()
 
-    def solve(job: tuple[str, _Prepared]) -> LayerReport:
-        name, prepare = job
-        prepared = prepare()
-        found = method.compress_layer(matrix(layers[name]).float(), prepared, _generator(seed, name))
-        return replace_weight(model, name, found, method.notes(prepared))
+    def solve(job: tuple[str, Prepared]) -> LayerReport:
+        name, prepared = job
+        common = prepared()
+        found = method.compress_layer(matrix(layers[name]).float(), common, _generator(seed, name))
+        return replace_weight(model, name, found, method.notes(common))
 
-    sums = sorted(sums, key=lambda shared: 0 if shared.summed is None else -shared.summed.numel())
-    sizes = {name: math.prod(layer_shape(layer)) for name, layer in layers.items()}
-    by_size = [(name, shared) for shared in sums for name in sorted(shared.layers, key=lambda name: -sizes[name])]
-    jobs = [(name, common[id(shared)]) for name, shared in by_size]
-    reports = {report.name: report for report in side_by_side(solve, jobs, device)}
+    reports = {report.name: report for report in side_by_side(solve, _in_turn(every, layers), device)}
     return [reports[name] for name in layers]
 
 
-class _Prepared:
-    """What the layers of one input share, prepared by whichever of them is compressed first."""
-
-    def __init__(self, method: LayerMethod, shared: InputSum):
-        self._method, self._shared = method, shared
-        self._lock, self._is_there, self._found = threading.Lock(), False, None
-
-    def __call__(self) -> Any:
-        with self._lock:
-            if not self._is_there:
-                self._found, self._is_there = _prepare(self._method, self._shared), True
-        return self._found
-
-
-def refuse_non_finite(shared: InputSum) -> None:
-    """Raise ModelError where what was collected of some inputs is not finite."""
-    # In fp64 no sum of finite numbers overflows, and a sum takes a fraction of isfinite().all().
-    if shared.summed is not None and not bool(shared.summed.sum(dtype=torch.float64).isfinite()):
-        raise ModelError(
-            f"The calibration inputs of {', '.join(shared.layers)} are not finite. Choose a dtype with more range "
-            "(dtype=bfloat16 or dtype=float32), or compress less."
-        )
-
-
-def _prepare(method: LayerMethod, shared: InputSum) -> Any:
-    """What the layers of one input share; the sum is taken out of `shared`, so that it can be freed."""
-    if shared.summed is None:
-        return None
-    try:
-        prepared = method.prepare(shared.summed)
-        shared.summed = None
-        return prepared
-    except HessianError as error:
-        names = ", ".join(shared.layers)
-        raise HessianError(
-            f"Hessian of {names}: {error}. Use more calibration text or exclude these layers."
-        ) from error
+def _in_turn(every: list[Prepared], layers: dict[str, nn.Module]) -> list[tuple[str, Prepared]]:
+    """Layers with what they share, one of each input first: nobody waits for what another layer prepares."""
+    sizes = {name: math.prod(layer_shape(layer)) for name, layer in layers.items()}
+    firsts, others = [], []
+    for prepared in sorted(every, key=lambda prepared: -prepared.numbers):
+        first, *rest = sorted(prepared.layers, key=lambda name: -sizes[name])
+        firsts.append((first, prepared))
+        others += [(name, prepared) for name in rest]
+    firsts.sort(key=lambda job: (-job[1].numbers, -sizes[job[0]]))
+    return firsts + sorted(others, key=lambda job: -sizes[job[0]])
 
 
 def _generator(seed: int, name: str) -> torch.Generator:

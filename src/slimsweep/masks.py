@@ -1,5 +1,6 @@
 """Which weights stay: exact counts by rank, ties included."""
 
+import functools
 import math
 from collections.abc import Callable, Iterable
 from fractions import Fraction
@@ -15,6 +16,7 @@ SHORT_UNIT = 64
 """Weights of a unit below which sorting it beats partitioning it."""
 
 
+@functools.cache
 def drop_count(ratio: float, size: int) -> int:
     """floor(ratio x size) for the ratio as written: 0.29 x 100 is 29, not the 28.999... of binary floats."""
     return math.floor(Fraction(repr(float(ratio))) * size)
@@ -34,6 +36,11 @@ def parse_pattern(pattern: str) -> tuple[int, int] | None:
     raise ValueError(f"{pattern!r} is no pattern: give unstructured, or n:m with 1 <= n < m, such as 2:4")
 
 
+def any_of(mask: Bool[Tensor, "*shape"]) -> bool:
+    """Whether a mask is anywhere True; torch's any() takes forty times as long on a CPU."""
+    return mask.numel() > 0 and bool(mask.view(torch.uint8).max())
+
+
 def drop_counts(present: Int[Tensor, " unit"], size: int, ratio: float, of: str) -> Int[Tensor, " unit"]:
     """How many of its `size` weights each unit loses in all, the zeros `present` already among them.
 
@@ -50,12 +57,24 @@ def keep_highest(score: Float[Tensor, "unit weight"], dropped: Int[Tensor, " uni
 
     Dropped by rank, not by threshold, so ties cannot drop more than was asked; of equals the first go first.
     """
-    threshold, following = _about(score, dropped)
+    threshold, following = _threshold_and_next(score, dropped)
     keep = ~(score <= threshold)
-    if bool((following == threshold).any()):
+    if bool((~(following > threshold)).any()):  # a NaN, which stays, hides what follows
         tied = score == threshold
         room = dropped[:, None] - (score < threshold).sum(dim=1, keepdim=True)
         keep |= tied & (tied.cumsum(dim=1) > room)
+    return keep
+
+
+def keep_highest_of_all(score: Float[Tensor, "*shape"], dropped: int) -> Bool[Tensor, "*shape"]:
+    """The same of a whole tensor as one unit, in the order of its indices; one that lies turned need not be moved."""
+    flat = (score.T if score.T.is_contiguous() else score).reshape(1, -1)  # a threshold has no order
+    threshold, following = (float(value) for value in _threshold_and_next(flat, torch.tensor([dropped])))
+    keep = ~(score <= threshold)
+    if not following > threshold:
+        tied = score == threshold
+        room = dropped - int((score < threshold).sum())
+        keep |= tied & (tied.flatten().cumsum(dim=0).view(score.shape) > room)
     return keep
 
 
@@ -101,7 +120,7 @@ def _bin_of(histogram: Int[Tensor, " bin"], rank: int) -> tuple[int, int]:
     return index, int(total[index] - histogram[index])
 
 
-def _about(
+def _threshold_and_next(
     score: Float[Tensor, "unit weight"], rank: Int[Tensor, " unit"]
 ) -> tuple[Float[Tensor, "unit 1"], Float[Tensor, "unit 1"]]:
     """Each unit's rank-th lowest score, counted from 1, and the next; -inf and inf where there is none."""

@@ -12,12 +12,8 @@ PROCESS_BYTES = 900 * 10**6
 """Python, torch and the libraries around them, measured on a CPU build with a tokenizer loaded."""
 ACTIVATION_SHARE = 8
 """Activations of all calibration sequences that take more than the budget over this rest in a file."""
-WALK_TOKENS = 4096
-"""Tokens of one forward through a block."""
 LIVE_WIDTHS = 12
 """Tensors of the residual width alive at once in a forward, about; those of neurons are 3."""
-LOGITS_BYTES = 3 * 64 * 2**20
-"""The logits held at once, their log-softmax and its input."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +44,8 @@ def plan(experiment: "Experiment") -> list[Part]:
     """What will be resident at the fullest moment, an estimate from shapes."""
     import torch
 
+    from slimsweep.activations import BATCH_TOKENS
+    from slimsweep.evaluation.perplexity import HEAD_NUMBERS, LOSS_NUMBERS
     from slimsweep.models.language_model import layer_shape
     from slimsweep.packed import packed_layers
 
@@ -64,12 +62,16 @@ def plan(experiment: "Experiment") -> list[Part]:
         shapes.append([layer_shape(layer) for layer in skeleton.linears(block).values()])
     width = skeleton.config.get_text_config().hidden_size
     neurons = max((out for block in shapes for out, _ in block), default=width)
-    text = experiment.calibration.sequences * experiment.calibration.tokens if experiment.needs_calibration else 0
+    text = batch = 0
+    if experiment.needs_calibration:
+        text = experiment.calibration.sequences * experiment.calibration.tokens
+        halts = any(getattr(stage.technique, "inputs", None) == "sequential" for stage in experiment.stages)
+        # Halted forwards are alive all at once.
+        batch = text if halts else min(max(BATCH_TOKENS, experiment.calibration.tokens), text)
     token = (LIVE_WIDTHS * width + 3 * neurons) * dtype.itemsize  # of a forward through a block
     walking = [_compressing(stage.technique, block) for stage in experiment.stages for block in shapes]
-    halts = any(getattr(stage.technique, "inputs", None) == "sequential" for stage in experiment.stages)
-    walking.append((text if halts else min(WALK_TOKENS, text)) * token)  # halted forwards are alive all at once
-    measuring = _measured_tokens(experiment.metrics) * token + LOGITS_BYTES
+    walking.append(batch * token)
+    measuring = _measured_tokens(experiment.metrics) * token + 4 * (HEAD_NUMBERS + 3 * LOSS_NUMBERS)
     parts = [
         Part("Python and its libraries", PROCESS_BYTES),
         Part("weights outside the blocks", outside * dtype.itemsize),

@@ -77,10 +77,14 @@ class Pruner(LayerwiseTechnique):
 
         `unit` is what an unstructured ratio ranks in: `layer` (everything given) or `row`.
         """
-        shape = (-1, self.group[1]) if self.group else score.shape if unit == "row" else (1, -1)
-        if bool(zeros.view(torch.uint8).max()):  # many times faster than any()
+        if any_zeros := masks.any_of(zeros):
             score = score.masked_fill(zeros, -1)
-        score, present = score.reshape(shape), zeros.reshape(shape).sum(dim=1)
+        if not self.group and unit == "layer":
+            present = zeros.sum()[None] if any_zeros else torch.zeros(1, dtype=torch.int64)
+            (dropped,) = masks.drop_counts(present, score.numel(), self.ratio, self.of).tolist()
+            return masks.keep_highest_of_all(score, dropped)
+        score = score.reshape((-1, self.group[1]) if self.group else score.shape)
+        present = zeros.reshape(score.shape).sum(dim=1)
         if self.group:
             dropped = present.clamp(min=self.group[1] - self.group[0])
         else:

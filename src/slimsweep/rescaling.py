@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from slimsweep.activations import Activations
 from slimsweep.cores import side_by_side
 from slimsweep.folding import Place, fold, query_key_rows, survey
-from slimsweep.layerwise import LayerReport, progress, refuse_non_finite, replace_weight, targets_by_block
+from slimsweep.layerwise import LayerReport, progress, replace_weight, targets_by_block
 from slimsweep.models.language_model import LanguageModel, matrix
 from slimsweep.packed import PackedLinear, packed_layers
 from slimsweep.quantized import Quantizer
+from slimsweep.shared_inputs import refuse_non_finite
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
 import math
+import weakref
 
 import pytest
 import torch
@@ -96,10 +97,18 @@ def test_batches_and_chunks_do_not_matter(stories260k, monkeypatch):
 
 
 def test_logits_held_at_once_are_bounded_whatever_the_vocabulary(stories260k, monkeypatch):
-    seen = []
-    logits = stories260k.logits
-    monkeypatch.setattr(stories260k, "logits", lambda part: seen.append(part.shape[0]) or logits(part))
+    seen, alive, logits = [], [], stories260k.logits
+
+    def watched(part):
+        assert not any(earlier() is not None for earlier in alive)
+        seen.append(part.shape[0])
+        made = logits(part)
+        alive.append(weakref.ref(made))
+        return made
+
+    monkeypatch.setattr(stories260k, "logits", watched)
     monkeypatch.setattr("slimsweep.evaluation.perplexity.HEAD_NUMBERS", 100 * 512)
+    monkeypatch.setattr("slimsweep.evaluation.perplexity.LOSS_NUMBERS", 30 * 512)
     mean_nll(stories260k, torch.zeros(2, 200, dtype=torch.long), 10**6)
     assert seen == [100, 100, 100, 98]
     assert (HEAD_NUMBERS + LOSS_NUMBERS) * 4 < 140 * 2**20  # bytes in fp32, with what the loss makes of a part

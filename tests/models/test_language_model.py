@@ -1,3 +1,5 @@
+import hashlib
+
 import torch
 from torch import nn
 
@@ -70,3 +72,21 @@ def test_a_digest_sees_names_dtypes_shapes_and_bytes_and_no_strides(tiny):
     assert weights_digest(tiny) != before
     layer.weight.data = whole.view(torch.int32)
     assert weights_digest(tiny) != before
+
+
+def test_the_digest_is_one_whether_equal_tensors_are_tied_or_not_and_tied_ones_are_read_once(tiny, monkeypatch):
+    read, plain = [], hashlib.sha256
+    embeddings = tiny.module.get_submodule(tiny.family.embeddings)
+    apart = torch.nn.Linear(*embeddings.weight.T.shape, bias=False)
+    apart.weight.data = embeddings.weight.data.clone()
+    tied = torch.nn.Linear(*embeddings.weight.T.shape, bias=False)
+    tied.weight = embeddings.weight
+    digests, reads = [], []
+    for head in (apart, tied):
+        tiny.module.lm_head = head
+        with monkeypatch.context() as patch:
+            patch.setattr(hashlib, "sha256", lambda data=b"": read.append(1) or plain(data))
+            digests.append(weights_digest(tiny))
+        reads.append(len(read))
+        read.clear()
+    assert digests[0] == digests[1] and reads == [reads[1] + 1, reads[1]]

@@ -29,9 +29,11 @@ def error(weight: torch.Tensor, dense: torch.Tensor, inputs: torch.Tensor) -> fl
     return float(((weight - dense).double() @ inputs.double().T).square().sum())
 
 
+@pytest.mark.parametrize("is_tied", [False, True])
 @pytest.mark.parametrize("ratio", [0.25, 0.5, 0.9])
-def test_an_identity_hessian_is_magnitude_in_each_block_of_columns(ratio):
+def test_an_identity_hessian_is_magnitude_in_each_block_of_columns(ratio, is_tied):
     weight = torch.randn(7, 20, generator=torch.Generator().manual_seed(0))
+    weight = weight.sign() if is_tied else weight
     technique = SparseGPT(ratio=ratio, block_columns=8)  # blocks of 8, 8 and 4
     found = technique.compress_layer(weight, technique.prepare(torch.eye(20)))
     blocks = [Magnitude(ratio=ratio).compress_layer(weight[:, start : start + 8]) for start in (0, 8, 16)]

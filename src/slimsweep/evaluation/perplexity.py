@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -19,7 +19,7 @@ from slimsweep.models.language_model import LanguageModel
 HEAD_NUMBERS = 2**25
 """Logits held at once (128 MiB in fp32), whatever the vocabulary."""
 LOSS_NUMBERS = 2**21
-"""Logits whose loss is computed at once: what lies between them and the loss then stays in a cache."""
+"""Logits whose loss a CPU computes at once: what lies between them and the loss then stays in a cache."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,9 +173,15 @@ def mean_nll(model: LanguageModel, windows: Int[Tensor, "window token"], batch_t
         targets = batch[:, 1:].flatten().to(hidden.device)
         vocabulary = model.config.get_text_config().vocab_size
         for part, wanted in _by_rows(hidden, targets, HEAD_NUMBERS // vocabulary):
-            for logits, target in _by_rows(model.logits(part), wanted, LOSS_NUMBERS // vocabulary):
-                total += cross_entropy(logits.float(), target, reduction="none").double().sum()
+            total += _nll(model.logits(part), wanted)
     return total.item() / (windows.shape[0] * (windows.shape[1] - 1))
+
+
+def _nll(logits: Float[Tensor, "token vocabulary"], targets: Int[Tensor, " token"]) -> Float[Tensor, ""]:
+    """Sum of the negative log-likelihoods, in fp64."""
+    rows = LOSS_NUMBERS // logits.shape[1] if logits.is_cpu else len(logits)
+    parts = _by_rows(logits, targets, rows)
+    return sum(cross_entropy(part.float(), wanted, reduction="none").double().sum() for part, wanted in parts)
 
 
 def _by_rows(values: Tensor, targets: Tensor, rows: int) -> Iterator[tuple[Tensor, Tensor]]:

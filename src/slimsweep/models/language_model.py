@@ -176,13 +176,16 @@ def weights_digest(model: LanguageModel) -> str:
     def of_bytes(tensor: Tensor) -> str:
         whole = tensor.detach().cpu().contiguous()
         # as_strided: one that holds a single number is contiguous whatever its strides say.
-        found = hashlib.sha256(whole.as_strided((whole.numel(),), (1,)).view(torch.uint8).numpy()).hexdigest()
+        digest = hashlib.sha256(whole.as_strided((whole.numel(),), (1,)).view(torch.uint8).numpy()).hexdigest()
         model.release()
-        return found
+        return digest
 
     state = dict(sorted(model.module.state_dict().items()))
     places = {name: (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()) for name, tensor in state.items()}
     apart = {places[name]: tensor for name, tensor in state.items()}
-    digests = dict(zip(apart, side_by_side(of_bytes, apart.values(), CPU), strict=True))
+    # Tensors that rest in a file or on a GPU visit memory one at a time.
+    is_in_memory = model.scratch is None and all(tensor.is_cpu for tensor in apart.values())
+    found = side_by_side(of_bytes, apart.values(), CPU) if is_in_memory else map(of_bytes, apart.values())
+    digests = dict(zip(apart, found, strict=True))
     parts = [f"{name} {tensor.dtype} {list(tensor.shape)} {digests[places[name]]};" for name, tensor in state.items()]
     return hashlib.sha256("".join(parts).encode()).hexdigest()

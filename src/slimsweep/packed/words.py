@@ -1,4 +1,4 @@
-"""Small integers in 32-bit words, as compressed-tensors lays them. Importing it takes seconds: the first use does."""
+"""Small integers in 32-bit words, as compressed-tensors lays them; it is imported at first use, which takes seconds."""
 
 from jaxtyping import Int
 from torch import Tensor

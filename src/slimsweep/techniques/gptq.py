@@ -8,11 +8,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from slimsweep import grid
-from slimsweep.columns import knob_faults, solve_columns
+from slimsweep.columns import LANES, knob_faults, solve_columns
+from slimsweep.cores import side_by_side
 from slimsweep.grid import Grid
 from slimsweep.hessian import FACTOR_BYTES, InverseFactor, factor_inverse, gram
 from slimsweep.packed.integer import IntegerLinear
 from slimsweep.quantized import UniformQuantizer, flag_faults
+
+ROWS_PER_PART = 256
+"""Of a layer, at least, that a core solves by itself."""
 
 
 @dataclass(frozen=True)
@@ -86,11 +90,21 @@ class GPTQ(UniformQuantizer):
         if not self.static_groups:
             return self._by_group(weight, prepared.factor)
         levels = grid.fit(weight, self.grid, self.bits, self.group_size).with_zero(self._zeros(weight))
-        ordered = weight.T.index_select(0, prepared.order)
-        solve = Solve(ordered, self._zeros(ordered), prepared.factor, self.block_columns)
-        solve.columns(slice(0, len(ordered)), levels, levels.group_of(len(ordered))[prepared.order])
-        solved = solve.solved.index_select(0, prepared.order.argsort()).T.contiguous()
-        return IntegerLinear.of(levels, levels.codes(solved))
+        return IntegerLinear.of(levels, self.codes(weight, prepared, levels))
+
+    def codes(self, weight: Float[Tensor, "out in"], prepared: OrderedFactor, levels: Grid) -> Int[Tensor, "out in"]:
+        """The solution as codes of a grid. Rows are independent: each core solves its own."""
+        groups, back = levels.group_of(weight.shape[1])[prepared.order], prepared.order.argsort()
+
+        def solved(rows: slice) -> Int[Tensor, "part in"]:
+            own, turned = levels.rows(rows), weight[rows].T.contiguous().index_select(0, prepared.order)
+            solve = Solve(turned, self._zeros(turned), prepared.factor, self.block_columns)
+            solve.columns(slice(0, len(turned)), own, groups)
+            return own.codes(solve.solved.index_select(0, back).T.contiguous())
+
+        parts = max(1, min(torch.get_num_threads(), len(weight) // ROWS_PER_PART)) if weight.is_cpu else 1
+        bounds = [len(weight) * part // parts // LANES * LANES for part in range(parts)] + [len(weight)]
+        return torch.cat(side_by_side(solved, map(slice, bounds, bounds[1:]), weight.device))
 
     def _zeros(self, weight: Float[Tensor, "*shape"]) -> Bool[Tensor, "*shape"]:
         """Weights that stay zero."""
@@ -98,10 +112,10 @@ class GPTQ(UniformQuantizer):
 
     def _by_group(self, weight: Float[Tensor, "out in"], factor: InverseFactor) -> IntegerLinear:
         """Solve one group after the other, each on a grid of its weights as they are when it is reached."""
-        columns, found = weight.T.contiguous(), []
-        zeros = self._zeros(columns)
-        solve, step = Solve(columns, zeros, factor, self.block_columns), self.group_size or len(columns)
-        for start in range(0, len(columns), step):
+        turned, found = weight.T.contiguous(), []
+        zeros = self._zeros(turned)
+        solve, step = Solve(turned, zeros, factor, self.block_columns), self.group_size or len(turned)
+        for start in range(0, len(turned), step):
             these = slice(start, start + step)
             part = zeros[these].T
             own = solve.corrected(these).T.masked_fill(part, 0)
@@ -113,22 +127,22 @@ class GPTQ(UniformQuantizer):
 
 
 class Solve:
-    """A layer whose columns, here the rows of what is given, become levels one after the other."""
+    """A layer whose columns, the rows of `turned`, become levels one after the other."""
 
     def __init__(
         self,
-        columns: Float[Tensor, "in out"],
+        turned: Float[Tensor, "in out"],
         zeros: Bool[Tensor, "in out"],
         factor: InverseFactor,
         block_columns: int,
     ):
-        self.weight, self.keep, self.factor, self.block_columns = columns, ~zeros, factor, block_columns
-        self.solved, self.errors = torch.empty_like(columns), torch.empty_like(columns)
+        self.turned, self.keep, self.factor, self.block_columns = turned, ~zeros, factor, block_columns
+        self.solved, self.errors = torch.empty_like(turned), torch.empty_like(turned)
 
     def corrected(self, these: slice) -> Float[Tensor, "column out"]:
         """Columns corrected for all that were solved before the first of them; they lie in `solved`."""
         owed, before = self.factor.upper[: these.start, these].T, self.errors[: these.start]
-        return torch.addmm(self.weight[these], owed, before, alpha=-1, out=self.solved[these])
+        return torch.addmm(self.turned[these], owed, before, alpha=-1, out=self.solved[these])
 
     def columns(self, these: slice, levels: Grid, groups: Int[Tensor, " column"]) -> None:
         """Solve the next columns; `groups` says which group of the grid each of them belongs to."""
@@ -136,4 +150,4 @@ class Solve:
             own = slice(start, min(start + self.block_columns, these.stop))
             block, upper, scale = self.corrected(own), self.factor.upper[own, own], self.factor.scale[own]
             part = groups[own.start - these.start : own.stop - these.start]
-            self.errors[own] = solve_columns(block, self.keep[own], upper, scale, grid=levels, groups=part)
+            solve_columns(block, self.keep[own], self.errors[own], upper, scale, grid=levels, groups=part)

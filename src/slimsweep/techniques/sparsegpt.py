@@ -11,6 +11,7 @@ from slimsweep import grid
 from slimsweep.columns import knob_faults, solve_columns
 from slimsweep.grid import Grid
 from slimsweep.hessian import FACTOR_BYTES, InverseFactor, factor_inverse, gram
+from slimsweep.masks import any_of
 from slimsweep.models.language_model import LanguageModel, layer_shape
 from slimsweep.packed import install
 from slimsweep.packed.integer import IntegerLinear
@@ -103,24 +104,24 @@ class SparseGPT(Pruner):
         prepared: InverseFactor,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "out in"] | IntegerLinear:
-        columns, upper = weight.T.contiguous(), prepared.upper
-        zeros = columns == 0
+        turned, upper = weight.T.contiguous(), prepared.upper  # a column's weights side by side, see solve_columns
+        zeros = turned == 0
         levels = None if self.bits is None else self._levels(weight)
         groups = None if levels is None else levels.group_of(weight.shape[1])
-        solved, errors = torch.empty_like(columns), torch.empty_like(columns)
+        solved, errors = torch.empty_like(turned), torch.empty_like(turned)
         for start, stop in self._blocks(weight.shape[1]):
             these = slice(start, stop)
             # All corrections that earlier blocks owe this one, in one product.
-            block = torch.addmm(columns[these], upper[:start, these].T, errors[:start], alpha=-1, out=solved[these])
+            block = torch.addmm(turned[these], upper[:start, these].T, errors[:start], alpha=-1, out=solved[these])
             scale, dead = prepared.scale[these], zeros[these]
             # Groups are chosen on the way.
-            keep = ~dead if self.group else self.keep(block.abs().mul_(scale[:, None]), dead)
+            keep = ~dead if self.group else self.keep(block.abs().mul_(scale[:, None]).T, dead.T).T
             own = None if groups is None else groups[these]
-            errors[these] = solve_columns(block, keep, upper[these, these], scale, self.group, levels, own)
+            solve_columns(block, keep, errors[these], upper[these, these], scale, self.group, levels, own)
         if levels is not None:
             return IntegerLinear.of(levels, levels.codes(solved.T.contiguous()))
-        if bool(zeros.view(torch.uint8).max()):  # among them negative zeros, which keep their sign
-            solved = torch.where(zeros, columns, solved)
+        if any_of(zeros):  # among them negative zeros, which keep their sign
+            solved = torch.where(zeros, turned, solved)
         return solved.T.contiguous()
 
     def _levels(self, weight: Float[Tensor, "out in"]) -> Grid:
