@@ -125,7 +125,9 @@ def test_shapes_alone_give_counts_and_reasons(slimsweep):
         (["technique=spargpt"], "Did you mean: sparsegpt"),
         (["+sweeps=unstrctured"], "Did you mean: unstructured"),
         (["-m", "technique=wanda,wnda"], "wanda"),
-        (["ratoi=0.5"], "ratoi"),
+        (["ratoi=0.5"], "Did you mean: ratio"),
+        (["technique=gptq", "technique.gptq.bitz=3"], "Did you mean: bits?"),
+        (["technique=gptq", "technique.gptq.bitz=3"], "there are: act_order, bits, block_columns"),
     ],
 )
 def test_a_mistyped_choice_is_answered_with_near_misses_and_the_list(slimsweep, arguments, message):

@@ -54,8 +54,10 @@ def explain(error: Exception) -> str:
     message = str(error).split("Config search path:")[0].strip()
     lines = [line for line in message.splitlines() if not line.startswith("To append to your config use")]
     cause = error.__cause__
-    if isinstance(cause, OmegaConfBaseException) and str(cause).splitlines()[0] not in message:
-        lines.append(str(cause).strip())
+    if isinstance(cause, OmegaConfBaseException):
+        lines += _settings_beside(cause) or [
+            line for line in [str(cause).strip()] if line.splitlines()[0] not in message
+        ]
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         wanted = Path(error.missing_cfg_file)
         options = list(error.options or ())
@@ -65,6 +67,17 @@ def explain(error: Exception) -> str:
         near = difflib.get_close_matches(wanted.name, options, n=3, cutoff=0.5)
         lines += [f"Did you mean: {' or '.join(near)}?"] if near else []
     return "\n".join(line for line in lines if line.strip())
+
+
+def _settings_beside(error: OmegaConfBaseException) -> list[str]:
+    """What a setting that does not exist may have meant; nothing for other errors."""
+    parent, key = error.parent_node, str(error.key)
+    if not isinstance(parent, DictConfig) or key in parent:
+        return []
+    options = sorted(name for name in map(str, parent) if name not in ("_target_", "hydra"))
+    near = difflib.get_close_matches(key, options, n=3, cutoff=0.5)
+    lines = [f"There is no '{error.full_key}'; there are: {', '.join(options)}"]
+    return lines + ([f"Did you mean: {' or '.join(near)}?"] if near else [])
 
 
 def choices(group: Path) -> list[str]:

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from slimsweep import masks
+from slimsweep.folded import folded
 from slimsweep.layerwise import LayerReport
 from slimsweep.models.language_model import LanguageModel, layer_shape
 from slimsweep.techniques.base import LayerwiseTechnique, StageReport, choice_fault
@@ -65,7 +66,7 @@ class Pruner(LayerwiseTechnique):
             common = math.gcd(*widths.values())
             faults.append(
                 f"pattern={self.pattern} needs input widths divisible by {self.group[1]}; these are not: "
-                f"{', '.join(f'{name} ({width})' for name, width in odd.items())}. Exclude them with "
+                f"{folded(odd)}. Exclude them with "
                 "exclude=[...]" + (f", or choose an m that divides {common}." if common > 1 else ".")
             )
         return faults

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from slimsweep.folded import folded
 from slimsweep.grid import GRIDS
 from slimsweep.models.language_model import LanguageModel, layer_shape
 from slimsweep.packed import PackedLinear, install
@@ -108,7 +109,7 @@ def group_faults(layers: dict[str, nn.Module], group_size: int | None, knob: str
     common = math.gcd(*widths.values())
     fitting = [size for size in (16, 32, 64, 128, 256) if common % size == 0] or [common]
     return [
-        f"{knob}={group_size} does not divide the input width of {', '.join(f'{n} ({w})' for n, w in odd.items())}. "
+        f"{knob}={group_size} does not divide the input width of {folded(odd)}. "
         f"Sizes that divide every width: {', '.join(map(str, fitting))}; or exclude these layers with exclude=[...]."
     ]
 
