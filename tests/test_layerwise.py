@@ -142,21 +142,6 @@ def test_what_layers_share_is_prepared_once_and_order_and_threads_do_not_matter(
         assert torch.equal(matrix(layer) == 0, other == 0) and torch.allclose(matrix(layer), other, atol=1e-5)
 
 
-def test_a_hessian_that_fails_is_tried_once_whoever_asks(monkeypatch):
-    tried = []
-
-    def prepare(_self, summed):
-        tried.append(summed)
-        raise HessianError("no")
-
-    monkeypatch.setattr(SparseGPT, "prepare", prepare)
-    prepared = Prepared(SparseGPT(ratio=0.5), InputSum(["q", "k"], torch.eye(2)))
-    for _ in range(2):
-        with pytest.raises(HessianError, match="Hessian of q, k: no. Use more calibration text"):
-            prepared()
-    assert len(tried) == 1
-
-
 def test_one_layer_of_each_input_comes_first_then_the_largest():
     layers = {name: torch.nn.Linear(4, out) for name, out in (("q", 4), ("k", 2), ("o", 4), ("up", 9), ("gate", 8))}
     layers["down"] = torch.nn.Linear(9, 4)
