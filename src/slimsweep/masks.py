@@ -69,7 +69,8 @@ def keep_highest(score: Float[Tensor, "unit weight"], dropped: Int[Tensor, " uni
 def keep_highest_of_all(score: Float[Tensor, "*shape"], dropped: int) -> Bool[Tensor, "*shape"]:
     """The same of a whole tensor as one unit, in the order of its indices; one that lies turned need not be moved."""
     flat = (score.T if score.T.is_contiguous() else score).reshape(1, -1)  # a threshold has no order
-    threshold, following = (float(value) for value in _threshold_and_next(flat, torch.tensor([dropped])))
+    rank = torch.tensor([dropped], device=score.device)
+    threshold, following = (float(value) for value in _threshold_and_next(flat, rank))
     keep = ~(score <= threshold)
     if not following > threshold:
         tied = score == threshold

@@ -115,7 +115,7 @@ class SparseGPT(Pruner):
             block = torch.addmm(turned[these], upper[:start, these].T, errors[:start], alpha=-1, out=solved[these])
             scale, dead = prepared.scale[these], zeros[these]
             # Groups are chosen on the way.
-            keep = ~dead if self.group else self.keep(block.abs().mul_(scale[:, None]).T, dead.T).T
+            keep = ~dead if self.group else self.keep(block.abs().mul_(scale[:, None]).T, dead.T).T.contiguous()
             own = None if groups is None else groups[these]
             solve_columns(block, keep, errors[these], upper[these, these], scale, self.group, levels, own)
         if levels is not None:
