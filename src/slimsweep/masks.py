@@ -66,7 +66,7 @@ def keep_highest(score: Float[Tensor, "unit weight"], dropped: Int[Tensor, " uni
     return keep
 
 
-def keep_highest_of_all(score: Float[Tensor, "*shape"], dropped: int) -> Bool[Tensor, "*shape"]:
+def keep_highest_of_all(score: Float[Tensor, "out in"], dropped: int) -> Bool[Tensor, "out in"]:
     """The same of a whole tensor as one unit, in the order of its indices; one that lies turned need not be moved."""
     flat = (score.T if score.T.is_contiguous() else score).reshape(1, -1)  # a threshold has no order
     rank = torch.tensor([dropped], device=score.device)
