@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from slimsweep import columns as solver
+from slimsweep import gpu_columns
 from slimsweep.columns import knob_faults
 from slimsweep.grid import GRIDS, Grid, fit
 
@@ -22,7 +23,7 @@ def solve_columns(*given, **named) -> torch.Tensor:
 
 
 def solve_by_column(*given, **named) -> torch.Tensor:
-    return by_rows(solver._solve_by_column, *given, **named)
+    return by_rows(gpu_columns.solve_by_column, *given, **named)
 
 
 def upper(width: int) -> torch.Tensor:

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from slimsweep.gpu_columns import gpu_solve
 from slimsweep.grid import Grid
 
 LANES = 64
@@ -43,10 +44,10 @@ def solve_columns(
         Rows of a layer are independent: threads do not change the result.
     """
     if turned.device.type != "cpu":
-        _solve_by_column(turned, keep, errors, upper, scale, pattern, grid, groups)
+        gpu_solve(turned.device)(turned, keep, errors, upper, scale, pattern, grid, groups)
         return
     arrays = (turned.numpy(), keep.numpy(), upper.contiguous().numpy(), scale.numpy(), errors.numpy())
-    levels = torch.empty(3, 0, turned.shape[1]) if grid is None else _levels(grid)
+    levels = torch.empty(3, 0, turned.shape[1]) if grid is None else grid.planes
     groups = torch.empty(0, dtype=torch.int64) if groups is None else groups.contiguous()
     ends = (0, 0) if grid is None else (grid.lowest, grid.highest)
 
@@ -68,12 +69,6 @@ def solve_columns(
 def _workers(threads: int) -> ThreadPoolExecutor:
     """Threads that sleep between calls: numba's own, which spin, fight those of torch for the same cores."""
     return ThreadPoolExecutor(threads)
-
-
-def _levels(grid: Grid) -> Float[Tensor, "3 group out"]:
-    """A grid's scales, offsets and minima (0 where it has none), those of all rows side by side."""
-    minimum = torch.zeros_like(grid.scale) if grid.minimum is None else grid.minimum
-    return torch.stack([grid.scale.T, grid.offset.T, minimum.T])
 
 
 # Loops over LANES are innermost and of constant length: that is what the compiler turns into vectors.
@@ -165,35 +160,6 @@ def _choose(tile, stays, scale, start, stop, dropped, scores, rank):
                 rank[row] += beside[row] < score[row] or (first and beside[row] == score[row])
         for row in range(LANES):
             stay[row] = stay[row] and rank[row] >= dropped
-
-
-def _solve_by_column(
-    turned: Float[Tensor, "column out"],
-    keep: Bool[Tensor, "column out"],
-    errors: Float[Tensor, "column out"],
-    upper: Float[Tensor, "column column"],
-    scale: Float[Tensor, " column"],
-    pattern: tuple[int, int] | None = None,
-    grid: Grid | None = None,
-    groups: Int[Tensor, " column"] | None = None,
-) -> None:
-    """The same in torch, for devices that numba's CPU kernel does not reach."""
-    kept, group = pattern or (0, 0)
-    for column in range(turned.shape[0]):
-        if group and column % group == 0:
-            these = slice(column, column + group)
-            score = (turned[these].abs() * scale[these, None]).masked_fill(~keep[these], -1)
-            gone = (~keep[these]).sum(dim=0).clamp(min=group - kept)
-            keep[these] = score.argsort(dim=0, stable=True).argsort(dim=0) >= gone
-        if grid is None:
-            goal = torch.where(keep[column], turned[column], 0)
-            lost = torch.where(keep[column], 0, turned[column] / upper[column, column])
-        else:
-            level = grid.part(groups[column : column + 1]).nearest(turned[column, :, None])[:, 0]
-            goal = torch.where(keep[column], level, 0)
-            lost = (turned[column] - goal) / upper[column, column]
-        errors[column], turned[column] = lost, goal
-        turned[column + 1 :].addr_(upper[column, column + 1 :], lost, alpha=-1)
 
 
 def knob_faults(block_columns: Any, damping_fraction: Any) -> list[str]:

@@ -40,6 +40,12 @@ class Grid:
         """Code of the level that is `minimum`, or 0 where there is none."""
         return self.zero if self.minimum is None else torch.full_like(self.zero, self.lowest)
 
+    @property
+    def planes(self) -> Float[Tensor, "3 group out"]:
+        """Scales, offsets and minima (0 where there is none), those of all rows side by side in memory."""
+        minimum = torch.zeros_like(self.scale) if self.minimum is None else self.minimum
+        return torch.stack([self.scale.T, self.offset.T, minimum.T])
+
     def group_of(self, width: int) -> Int[Tensor, " in"]:
         """Which group each of `width` inputs belongs to."""
         groups = self.scale.shape[1]

@@ -1,0 +1,141 @@
+"""The column solve inside a block as one Triton kernel, for GPUs. Its import needs triton, which torch for CUDA has."""
+
+from typing import no_type_check
+
+import torch
+import triton
+import triton.language as tl
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+WIDTH = 128
+"""Columns of one launch: their errors lie in registers, where no thread waits for another's."""
+ROWS = 16
+"""Rows of one program."""
+
+
+def solve(
+    turned: Float[Tensor, "column out"],
+    keep: Bool[Tensor, "column out"],
+    errors: Float[Tensor, "column out"],
+    upper: Float[Tensor, "column column"],
+    scale: Float[Tensor, " column"],
+    pattern: tuple[int, int] | None = None,
+    levels: Float[Tensor, "3 group out"] | None = None,
+    groups: Int[Tensor, " column"] | None = None,
+    ends: tuple[int, int] = (0, 0),
+) -> None:
+    """What columns.solve_columns does; `levels`, `groups` and `ends` are of its grid.
+
+    Raises:
+        ValueError: tensors that do not lie as they must, or groups wider than one launch.
+    """
+    if not (turned.is_contiguous() and keep.is_contiguous() and errors.is_contiguous()):
+        raise ValueError("turned, keep and errors must be contiguous")
+    kept, group = pattern or (0, 0)
+    if group > WIDTH:
+        raise ValueError(f"groups of {group} columns; a launch takes {WIDTH}")
+    columns, rows = turned.shape
+    step = WIDTH // group * group if group else WIDTH
+    nothing = turned.new_empty(3, 0, 0)
+    for start in range(0, columns, step):
+        stop = min(start + step, columns)
+        these = slice(start, stop)
+        own = groups[these].contiguous() if levels is not None else torch.empty(0, dtype=torch.int64)
+        _solve[(triton.cdiv(rows, ROWS),)](
+            turned[these],
+            keep[these].view(torch.uint8),
+            errors[these],
+            upper[these, these].contiguous(),
+            scale[these].contiguous(),
+            nothing if levels is None else levels,
+            own.to(turned.device),
+            stop - start,
+            rows,
+            0 if levels is None else levels.shape[1],
+            *map(float, ends),
+            group - kept,
+            GROUP=group,
+            GROUP_WIDTH=triton.next_power_of_2(max(group, 1)),
+            ROUNDS=levels is not None,
+            WIDTH=WIDTH,
+            ROWS=ROWS,
+        )
+        if stop < columns:
+            turned[stop:].addmm_(upper[these, stop:].T, errors[these], alpha=-1)
+
+
+@triton.jit
+@no_type_check
+def _corrected(turned, upper, lost, place, column, before, columns, rows, row, inside):
+    """A column of the weight less what the errors of the columns before `before` take from it."""
+    factors = tl.load(upper + place * columns + column, mask=place < before, other=0.0)
+    weight = tl.load(turned + column * rows + row, mask=inside, other=0.0)
+    return weight - tl.sum(lost * factors[:, None], axis=0)
+
+
+@triton.jit
+@no_type_check
+def _solve(
+    turned,
+    keep,
+    errors,
+    upper,
+    scale,
+    levels,
+    groups,
+    columns,
+    rows,
+    group_count,
+    lowest,
+    highest,
+    dropped,
+    GROUP: tl.constexpr,
+    GROUP_WIDTH: tl.constexpr,
+    ROUNDS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    inside = row < rows
+    place, member = tl.arange(0, WIDTH), tl.arange(0, GROUP_WIDTH)
+    lost = tl.zeros((WIDTH, ROWS), tl.float32)
+    scores = tl.zeros((GROUP_WIDTH, ROWS), tl.float32)
+    for column in range(columns):
+        stays = tl.load(keep + column * rows + row, mask=inside, other=1) != 0
+        if GROUP > 0:
+            if column % GROUP == 0:
+                scores = tl.full((GROUP_WIDTH, ROWS), float("inf"), tl.float32)
+                for index in range(GROUP):
+                    if column + index < columns:
+                        other = column + index
+                        weight = _corrected(turned, upper, lost, place, other, column, columns, rows, row, inside)
+                        score = tl.abs(weight) * tl.load(scale + other)
+                        score = tl.where(score == score, score, float("inf"))  # NaN stays
+                        eligible = tl.load(keep + other * rows + row, mask=inside, other=1) != 0
+                        score = tl.where(eligible, score, -1.0)
+                        scores = tl.where(member[:, None] == index, score[None, :], scores)
+            own = column % GROUP
+            score = tl.sum(tl.where(member[:, None] == own, scores, 0.0), axis=0)
+            is_lower = (scores < score[None, :]) | ((scores == score[None, :]) & (member[:, None] < own))
+            stays = stays & (tl.sum(is_lower.to(tl.int32), axis=0) >= dropped)
+            tl.store(keep + column * rows + row, stays.to(tl.uint8), mask=inside)
+        weight = _corrected(turned, upper, lost, place, column, column, columns, rows, row, inside)
+        diagonal = tl.load(upper + column * columns + column)
+        if ROUNDS:
+            level = levels + tl.load(groups + column) * rows + row
+            step = tl.load(level, mask=inside, other=1.0)
+            offset = tl.load(level + group_count * rows, mask=inside, other=0.0)
+            minimum = tl.load(level + 2 * group_count * rows, mask=inside, other=0.0)
+            ratio = (weight - minimum) / step
+            # To the nearest, of two the even one: what fp32 does to numbers that have no room for a fraction.
+            whole = tl.where(tl.abs(ratio) < 4194304.0, (ratio + 12582912.0) - 12582912.0, ratio)
+            code = tl.minimum(tl.maximum(whole + offset, lowest), highest)
+            goal = tl.where(stays, (code - offset) * step + minimum, 0.0)
+            error = (weight - goal) / diagonal
+        else:
+            goal = tl.where(stays, weight, 0.0)
+            error = tl.where(stays, 0.0, weight / diagonal)
+        tl.store(turned + column * rows + row, goal, mask=inside)
+        tl.store(errors + column * rows + row, error, mask=inside)
+        lost = tl.where(place[:, None] == column, error[None, :], lost)
