@@ -5,7 +5,8 @@ import os
 import pytest
 import torch
 
-from slimsweep import gpu_columns
+from slimsweep.columns import ColumnBlock
+from slimsweep.gpu_columns import agree, solve_by_column, solved
 from slimsweep.grid import GRIDS, fit
 
 pytestmark = pytest.mark.gpu
@@ -19,10 +20,17 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+@pytest.fixture
+def solve(device):
+    from slimsweep import column_kernel  # needs triton
+
+    return column_kernel.solve
+
+
 @pytest.mark.parametrize("shape", [(50, 40), (20, 130)])
 @pytest.mark.parametrize("pattern", [None, (2, 4), (2, 5), (1, 16)])
 @pytest.mark.parametrize("kind", [None, *GRIDS])
-def test_the_kernel_solves_as_the_loop_over_columns(shape, pattern, kind, device):
+def test_the_kernel_solves_as_the_loop_over_columns(shape, pattern, kind, device, solve):
     chance, (rows, width) = torch.Generator().manual_seed(1), shape
     weight, keep = torch.randn(shape, generator=chance), torch.rand(shape, generator=chance) < 0.6
     weight[~keep] *= pattern is None
@@ -30,28 +38,32 @@ def test_the_kernel_solves_as_the_loop_over_columns(shape, pattern, kind, device
     upper += torch.diag(torch.rand(width, generator=chance) + 0.5)
     grid = None if kind is None else fit(weight.to(device), kind, 3, 10)
     groups = None if grid is None else grid.group_of(width)
-    results = []
-    for solve in (gpu_columns.solve_in_kernel, gpu_columns.solve_by_column):
-        turned, stays = weight.T.contiguous().to(device), keep.T.contiguous().to(device)
-        errors = torch.full_like(turned, 7)
-        solve(turned, stays, errors, upper.to(device), (1 / upper.diagonal()).to(device), pattern, grid, groups)
-        results.append((turned, stays, errors))
-    (turned, stays, errors), (its_turned, its_stays, its_errors) = results
-    same = (stays == its_stays).all(dim=0) & torch.isclose(turned, its_turned, atol=1e-4).all(dim=0)
+    turned, stays = weight.T.contiguous().to(device), keep.T.contiguous().to(device)
+    scale = (1 / upper.diagonal()).to(device)
+    block = ColumnBlock(turned, stays, torch.full_like(turned, 7), upper.to(device), scale, pattern, grid, groups)
+    found, expected = solved(solve, block), solved(solve_by_column, block)
+    same = (found.keep == expected.keep).all(dim=0)
+    same &= torch.isclose(found.turned, expected.turned, atol=1e-4).all(dim=0)
     assert int(same.sum()) >= rows - 1  # a tie that falls otherwise takes its row along
-    assert torch.allclose(errors[:, same], its_errors[:, same], atol=1e-4)
+    assert torch.allclose(found.errors[:, same], expected.errors[:, same], atol=1e-4)
 
 
-def test_what_stays_may_be_infinite_and_scores_may_be_no_numbers(device):
-    turned, stays = (
-        torch.tensor([[float("inf")], [1.0], [2.0], [3.0]], device=device),
-        torch.ones(4, 1).bool().to(device),
-    )
-    scale = torch.tensor([0.0, 1, 1, 1], device=device)
-    gpu_columns.solve_in_kernel(turned, stays, torch.zeros_like(turned), torch.eye(4, device=device), scale, (2, 4))
+def test_what_stays_may_be_infinite_and_scores_may_be_no_numbers(device, solve):
+    turned = torch.tensor([[float("inf")], [1.0], [2.0], [3.0]], device=device)
+    stays, scale = torch.ones_like(turned, dtype=torch.bool), torch.tensor([0.0, 1, 1, 1], device=device)
+    solve(ColumnBlock(turned, stays, torch.zeros_like(turned), torch.eye(4).to(device), scale, (2, 4)))
     assert stays.flatten().tolist() == [True, False, False, True]
     assert turned.flatten().tolist() == [float("inf"), 0.0, 0.0, 3.0]
 
 
-def test_the_small_layer_that_decides_agrees(device):
-    assert gpu_columns.agree(gpu_columns.solve_in_kernel, gpu_columns.solve_by_column, device)
+def test_the_small_layer_that_decides_agrees(device, solve):
+    assert agree(solve, solve_by_column, device)
+
+
+def test_a_group_wider_than_a_launch_is_solved_in_one(device, solve):
+    turned = torch.randn(300, 3, generator=torch.Generator().manual_seed(0)).to(device)
+    upper = torch.eye(300, device=device) + 0.01 * torch.ones(300, 300, device=device).triu(1)
+    keep = torch.ones_like(turned, dtype=torch.bool)
+    block = ColumnBlock(turned, keep, torch.zeros_like(turned), upper, upper.diagonal(), (50, 150))
+    found, expected = solved(solve, block), solved(solve_by_column, block)
+    assert torch.equal(found.keep, expected.keep) and torch.allclose(found.turned, expected.turned, atol=1e-4)

@@ -5,14 +5,14 @@ import torch
 
 from slimsweep import columns as solver
 from slimsweep import gpu_columns
-from slimsweep.columns import knob_faults
+from slimsweep.columns import ColumnBlock, knob_faults
 from slimsweep.grid import GRIDS, Grid, fit
 
 
 def by_rows(solve, weight: torch.Tensor, keep: torch.Tensor, *more, **named) -> torch.Tensor:
     """Solve a weight [out column], in place, with what takes and returns [column out]."""
     turned, kept, errors = weight.T.contiguous(), keep.T.contiguous(), torch.full_like(weight.T.contiguous(), 7)
-    solve(turned, kept, errors, *more, **named)
+    solve(ColumnBlock(turned, kept, errors, *more, **named))
     weight.copy_(turned.T)
     keep.copy_(kept.T)
     return errors.T

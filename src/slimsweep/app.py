@@ -55,9 +55,8 @@ def explain(error: Exception) -> str:
     lines = [line for line in message.splitlines() if not line.startswith("To append to your config use")]
     cause = error.__cause__
     if isinstance(cause, OmegaConfBaseException):
-        lines += _settings_beside(cause) or [
-            line for line in [str(cause).strip()] if line.splitlines()[0] not in message
-        ]
+        reason = str(cause).strip()
+        lines += _settings_beside(cause) or ([] if reason.splitlines()[0] in message else [reason])
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         wanted = Path(error.missing_cfg_file)
         options = list(error.options or ())

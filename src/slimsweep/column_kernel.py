@@ -5,8 +5,8 @@ from typing import no_type_check
 import torch
 import triton
 import triton.language as tl
-from jaxtyping import Bool, Float, Int
-from torch import Tensor
+
+from slimsweep.columns import ColumnBlock
 
 WIDTH = 128
 """Columns of one launch: their errors lie in registers, where no thread waits for another's."""
@@ -14,55 +14,45 @@ ROWS = 16
 """Rows of one program."""
 
 
-def solve(
-    turned: Float[Tensor, "column out"],
-    keep: Bool[Tensor, "column out"],
-    errors: Float[Tensor, "column out"],
-    upper: Float[Tensor, "column column"],
-    scale: Float[Tensor, " column"],
-    pattern: tuple[int, int] | None = None,
-    levels: Float[Tensor, "3 group out"] | None = None,
-    groups: Int[Tensor, " column"] | None = None,
-    ends: tuple[int, int] = (0, 0),
-) -> None:
-    """What columns.solve_columns does; `levels`, `groups` and `ends` are of its grid.
+def solve(block: ColumnBlock) -> None:
+    """What columns.solve_columns does, WIDTH columns a launch or as many as a group has.
 
     Raises:
-        ValueError: tensors that do not lie as they must, or groups wider than one launch.
+        ValueError: `turned`, `keep` or `errors` is not contiguous.
     """
-    if not (turned.is_contiguous() and keep.is_contiguous() and errors.is_contiguous()):
+    if not all(tensor.is_contiguous() for tensor in (block.turned, block.keep, block.errors)):
         raise ValueError("turned, keep and errors must be contiguous")
-    kept, group = pattern or (0, 0)
-    if group > WIDTH:
-        raise ValueError(f"groups of {group} columns; a launch takes {WIDTH}")
-    columns, rows = turned.shape
-    step = WIDTH // group * group if group else WIDTH
-    nothing = turned.new_empty(3, 0, 0)
+    kept, group = block.pattern or (0, 0)
+    columns, rows = block.turned.shape
+    width = max(WIDTH, triton.next_power_of_2(group))
+    step = width // group * group if group else width
+    levels = block.turned.new_empty(3, 0, 0) if block.grid is None else block.grid.planes
+    groups = torch.zeros(columns, dtype=torch.int64, device=levels.device) if block.grid is None else block.groups
+    ends = (0, 0) if block.grid is None else (block.grid.lowest, block.grid.highest)
     for start in range(0, columns, step):
         stop = min(start + step, columns)
         these = slice(start, stop)
-        own = groups[these].contiguous() if levels is not None else torch.empty(0, dtype=torch.int64)
         _solve[(triton.cdiv(rows, ROWS),)](
-            turned[these],
-            keep[these].view(torch.uint8),
-            errors[these],
-            upper[these, these].contiguous(),
-            scale[these].contiguous(),
-            nothing if levels is None else levels,
-            own.to(turned.device),
+            block.turned[these],
+            block.keep[these].view(torch.uint8),
+            block.errors[these],
+            block.upper[these, these].contiguous(),
+            block.scale[these].contiguous(),
+            levels,
+            groups[these].contiguous(),
             stop - start,
             rows,
-            0 if levels is None else levels.shape[1],
+            levels.shape[1],
             *map(float, ends),
             group - kept,
             GROUP=group,
             GROUP_WIDTH=triton.next_power_of_2(max(group, 1)),
-            ROUNDS=levels is not None,
-            WIDTH=WIDTH,
+            ROUNDS=block.grid is not None,
+            WIDTH=width,
             ROWS=ROWS,
         )
         if stop < columns:
-            turned[stop:].addmm_(upper[these, stop:].T, errors[these], alpha=-1)
+            block.turned[stop:].addmm_(block.upper[these, stop:].T, block.errors[these], alpha=-1)
 
 
 @triton.jit

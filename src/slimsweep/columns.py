@@ -2,6 +2,7 @@
 
 import functools
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, no_type_check
 
 import numba
@@ -10,7 +11,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from slimsweep.gpu_columns import gpu_solve
 from slimsweep.grid import Grid
 
 LANES = 64
@@ -19,50 +19,59 @@ WORK_PER_THREAD = 2**24
 """Rows x columns^2 that a thread gets at least; less is done in the time that it takes to wake another."""
 
 
-def solve_columns(
-    turned: Float[Tensor, "column out"],
-    keep: Bool[Tensor, "column out"],
-    errors: Float[Tensor, "column out"],
-    upper: Float[Tensor, "column column"],
-    scale: Float[Tensor, " column"],
-    pattern: tuple[int, int] | None = None,
-    grid: Grid | None = None,
-    groups: Int[Tensor, " column"] | None = None,
-) -> None:
-    """Remove the weights that `keep` leaves out, in place, and spread each error over the columns after it.
+@dataclass(frozen=True)
+class ColumnBlock:
+    """The weights of some columns, corrected for all columns before them, and what it takes to solve them.
 
     A layer's columns are the rows of `turned`: all that is done to one of them lies side by side in memory.
-    With a grid the weights that stay are rounded to it when reached; `groups`: which of its groups a column is in.
+    """
 
-    `upper` is the block of the inverse Hessian's factor that belongs to these columns. With a pattern (n, m)
-    the mask of every m columns is chosen when the first of them is reached, by |weight| x `scale` of weights
-    corrected so far; `keep` then holds what is eligible (False: zero already) and is overwritten with the choice.
-    Written to `errors` is that of each removed or rounded weight in units of its column's diagonal, so that
-    upper[these, later].T @ errors is what later columns must lose.
+    turned: Float[Tensor, "column out"]
+    """Weights; overwritten with the solution."""
+    keep: Bool[Tensor, "column out"]
+    """False: to be removed. With a pattern what is eligible (False: zero already), overwritten with the choice."""
+    errors: Float[Tensor, "column out"]
+    """Overwritten with the error of each removed or rounded weight in units of its column's diagonal, so that
+    upper[these, later].T @ errors is what later columns must lose."""
+    upper: Float[Tensor, "column column"]
+    """The block of the inverse Hessian's factor that belongs to these columns."""
+    scale: Float[Tensor, " column"]
+    """Of scores: |weight| x scale, of weights corrected so far."""
+    pattern: tuple[int, int] | None = None
+    """(n, m): which n of every m columns stay is chosen when the first of them is reached."""
+    grid: Grid | None = None
+    """Levels that weights which stay are rounded to when they are reached; None: they are not."""
+    groups: Int[Tensor, " column"] | None = None
+    """Which of the grid's groups each column is in."""
+
+
+def solve_columns(block: ColumnBlock) -> None:
+    """Remove the weights that a block does not keep, and spread each error over the columns after it, in place.
+
+    With a grid the weights that stay are rounded, which has errors too.
 
     Source: arXiv:2301.00774, alg. 1, inner loop, and sec. 3.5; arXiv:2210.17323, alg. 1, is the same without removal.
         Rows of a layer are independent: threads do not change the result.
     """
-    if turned.device.type != "cpu":
-        gpu_solve(turned.device)(turned, keep, errors, upper, scale, pattern, grid, groups)
+    if not block.turned.is_cpu:
+        from slimsweep.gpu_columns import gpu_solve
+
+        gpu_solve(block.turned.device)(block)
         return
-    arrays = (turned.numpy(), keep.numpy(), upper.contiguous().numpy(), scale.numpy(), errors.numpy())
-    levels = torch.empty(3, 0, turned.shape[1]) if grid is None else grid.planes
-    groups = torch.empty(0, dtype=torch.int64) if groups is None else groups.contiguous()
-    ends = (0, 0) if grid is None else (grid.lowest, grid.highest)
-
-    def solve(first: int, last: int) -> None:
-        rounding = (levels.numpy(), groups.numpy(), *map(np.float32, ends))
-        _solve_rows(first, last, *arrays, *(pattern or (0, 0)), *rounding)
-
-    columns, rows = turned.shape
+    columns, rows = block.turned.shape
+    tensors = (block.turned, block.keep, block.upper.contiguous(), block.scale, block.errors)
+    levels = torch.empty(3, 0, rows) if block.grid is None else block.grid.planes
+    groups = torch.empty(0, dtype=torch.int64) if block.groups is None else block.groups.contiguous()
+    ends = (0, 0) if block.grid is None else (block.grid.lowest, block.grid.highest)
+    rounding = (levels.numpy(), groups.numpy(), *map(np.float32, ends))
+    given = (*(tensor.numpy() for tensor in tensors), *(block.pattern or (0, 0)), *rounding)
     threads = min(torch.get_num_threads(), rows * columns**2 // WORK_PER_THREAD)
     if threads <= 1:
-        solve(0, rows)
+        _solve_rows(0, rows, *given)
     else:
         tiles = -(-rows // LANES)
         bounds = [min(tiles * part // threads * LANES, rows) for part in range(threads + 1)]
-        list(_workers(threads).map(solve, bounds, bounds[1:]))
+        list(_workers(threads).map(lambda first, last: _solve_rows(first, last, *given), bounds, bounds[1:]))
 
 
 @functools.cache

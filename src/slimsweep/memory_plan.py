@@ -71,7 +71,8 @@ def plan(experiment: "Experiment") -> list[Part]:
     token = (LIVE_WIDTHS * width + 3 * neurons) * dtype.itemsize  # of a forward through a block
     walking = [_compressing(stage.technique, block) for stage in experiment.stages for block in shapes]
     walking.append(batch * token)
-    measuring = _measured_tokens(experiment.metrics) * token + 4 * (HEAD_NUMBERS + 3 * LOSS_NUMBERS)
+    logits = 4 * (HEAD_NUMBERS + 3 * LOSS_NUMBERS)  # of a part what the loss reads, makes and returns
+    measuring = _measured_tokens(experiment.metrics) * token + logits
     parts = [
         Part("Python and its libraries", PROCESS_BYTES),
         Part("weights outside the blocks", outside * dtype.itemsize),

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from slimsweep import grid
-from slimsweep.columns import LANES, knob_faults, solve_columns
+from slimsweep.columns import LANES, ColumnBlock, knob_faults, solve_columns
 from slimsweep.cores import side_by_side
 from slimsweep.grid import Grid
 from slimsweep.hessian import FACTOR_BYTES, InverseFactor, factor_inverse, gram
@@ -148,6 +148,7 @@ class Solve:
         """Solve the next columns; `groups` says which group of the grid each of them belongs to."""
         for start in range(these.start, these.stop, self.block_columns):
             own = slice(start, min(start + self.block_columns, these.stop))
-            block, upper, scale = self.corrected(own), self.factor.upper[own, own], self.factor.scale[own]
-            part = groups[own.start - these.start : own.stop - these.start]
-            solve_columns(block, self.keep[own], self.errors[own], upper, scale, grid=levels, groups=part)
+            upper, scale = self.factor.upper[own, own], self.factor.scale[own]
+            places = groups[own.start - these.start : own.stop - these.start]
+            tensors = (self.corrected(own), self.keep[own], self.errors[own], upper, scale)
+            solve_columns(ColumnBlock(*tensors, grid=levels, groups=places))

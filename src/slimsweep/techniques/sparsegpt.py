@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from slimsweep import grid
-from slimsweep.columns import knob_faults, solve_columns
+from slimsweep.columns import ColumnBlock, knob_faults, solve_columns
 from slimsweep.grid import Grid
 from slimsweep.hessian import FACTOR_BYTES, InverseFactor, factor_inverse, gram
 from slimsweep.masks import any_of
@@ -112,12 +112,13 @@ class SparseGPT(Pruner):
         for start, stop in self._blocks(weight.shape[1]):
             these = slice(start, stop)
             # All corrections that earlier blocks owe this one, in one product.
-            block = torch.addmm(turned[these], upper[:start, these].T, errors[:start], alpha=-1, out=solved[these])
+            own = torch.addmm(turned[these], upper[:start, these].T, errors[:start], alpha=-1, out=solved[these])
             scale, dead = prepared.scale[these], zeros[these]
             # Groups are chosen on the way.
-            keep = ~dead if self.group else self.keep(block.abs().mul_(scale[:, None]).T, dead.T).T.contiguous()
-            own = None if groups is None else groups[these]
-            solve_columns(block, keep, errors[these], upper[these, these], scale, self.group, levels, own)
+            keep = ~dead if self.group else self.keep(own.abs().mul_(scale[:, None]).T, dead.T).T.contiguous()
+            places = None if groups is None else groups[these]
+            block = (own, keep, errors[these], upper[these, these], scale, self.group, levels, places)
+            solve_columns(ColumnBlock(*block))
         if levels is not None:
             return IntegerLinear.of(levels, levels.codes(solved.T.contiguous()))
         if any_of(zeros):  # among them negative zeros, which keep their sign
