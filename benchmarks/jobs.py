@@ -10,7 +10,7 @@ import argparse
 import time
 
 import torch
-from measuring import experiment, line, loaded, told
+from measuring import experiment, line, loaded, told, wait
 
 from slimsweep.evaluation.perplexity import Perplexity
 from slimsweep.techniques.gptq import GPTQ
@@ -52,6 +52,7 @@ def row(method: str, given: argparse.Namespace) -> tuple[str, list[str]]:
         token_ids, model = made.calibration.sample(made.model.tokenizer(), made.corpora, 0), loaded(made)
         started = time.perf_counter()
         (ours if engine == "ours" else theirs).apply(model, token_ids, 0)
+        wait()
         seconds.setdefault((engine, dtype), []).append(time.perf_counter() - started)
         if (engine, dtype) not in found:
             found[engine, dtype] = perplexity.measure(model, made.corpora).values[f"perplexity_{CORPUS}"]

@@ -21,6 +21,12 @@ HEAD = "| what | beside it | ours | ratio | goal |\n| --- | ---: | ---: | ---: |
 CACHE = project_root() / "outputs" / "cache"
 
 
+def wait() -> None:
+    """Until a GPU, if there is one, has done what it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
 def alternate(runs: dict[str, Callable[[], object]], repeats: int, warm_ups: int = 1) -> dict[str, list[float]]:
     """Seconds of each run, `repeats` times in turn, so that what else the machine does meets all alike."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
@@ -28,6 +34,7 @@ def alternate(runs: dict[str, Callable[[], object]], repeats: int, warm_ups: int
         for name, run in runs.items():
             started = time.perf_counter()
             run()
+            wait()
             if round_ >= 0:
                 seconds[name].append(time.perf_counter() - started)
     return seconds

@@ -1,28 +1,25 @@
-"""Prefill and decode of a model with half of its blocks' parameters removed, beside the dense one, in one process.
+"""Prefill and decode of smaller dense shapes, and prefill of 2:4 zeros in sparse kernels, beside the dense model.
 
     .venv/bin/python benchmarks/structured_speed.py [--model smollm2_135m] [--tokens 512] [--repeats 7]
 
-Prints, for three ways to remove half, what is left and by which factor the reduced model is faster. Which units go
-does not matter for speed, so the last ones do.
+Which units go does not matter for speed, so the last ones do. 2:4 kernels need a GPU; they are measured on a model of
+Llama-7B's widths too, since small layers gain nothing.
 """
 
 import argparse
-import os
 import statistics
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
+from measuring import experiment, loaded, where
 
-import slimsweep.app  # registers the resolvers of conf/config.yaml
+from slimsweep.evaluation.semi_structured import FIELD, SemiStructured
 from slimsweep.evaluation.speed import Speed
 from slimsweep.models import anatomy, removal
 from slimsweep.models.language_model import LanguageModel, parameter_count
-from slimsweep.paths import config_root
+from slimsweep.techniques.magnitude import Magnitude
 
-assert slimsweep.app
+WIDE = "{model_type: llama, hidden_size: 4096, intermediate_size: 11008, num_attention_heads: 32, "
+WIDE += "num_key_value_heads: 32, num_hidden_layers: 4, vocab_size: 258, tie_word_embeddings: true}"
 
 
 def block_parameters(model: LanguageModel) -> int:
@@ -31,16 +28,10 @@ def block_parameters(model: LanguageModel) -> int:
 
 
 def half_of_each_block(model: LanguageModel) -> None:
-    """Half of the key/value groups, rounded down, and as many neurons as make up for the rest."""
-    for index, block in enumerate(model.blocks):
-        goal = parameter_count(block) / 2
-        heads = anatomy.heads(model, index)
-        removal.remove(model, heads, range(len(heads) - len(heads) // 2, len(heads)))
-        neurons = anatomy.neurons(model, index)
-        layers = {slot.module for slot in neurons.slots}
-        each = sum(layer.weight.numel() for layer in layers) / len(neurons)
-        count = round((parameter_count(block) - goal) / each)
-        removal.remove(model, neurons, range(len(neurons) - count, len(neurons)))
+    """Half of the heads and half of the neurons of every block."""
+    for kind in (anatomy.heads, anatomy.neurons):
+        for units in kind(model):
+            removal.remove(model, units, range(len(units) - len(units) // 2, len(units)))
 
 
 def half_of_the_blocks(model: LanguageModel) -> None:
@@ -61,24 +52,33 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--dtype", default="auto", help="auto, bfloat16 or float32")
     given = parser.parse_args()
-    with initialize_config_dir(str(config_root() / "conf"), version_base="1.3"):
-        config = compose("config", [f"model={given.model}", f"dtype={given.dtype}"])
-    experiment = slimsweep.app.Experiment.of(config, [])
-    source = instantiate(config.model, _convert_="all")
-    device, dtype = torch.device(experiment.resolved_device), getattr(torch, experiment.resolved_dtype)
+    made = experiment(f"model={given.model}", f"dtype={given.dtype}")
     speed = Speed(prompt_tokens=given.tokens, new_tokens=16, repeats=given.repeats)
-    dense = source.load(dtype, device)
-    print(f"{given.model}, {dtype}, {device}, {torch.get_num_threads()} threads, prompt of {given.tokens} tokens")
+    dense = loaded(made)
+    print(f"{where(made)}, prompt of {given.tokens} tokens\n")
     print("| removed | blocks' parameters left | prefill, times as fast | decode, times as fast |")
     print("| --- | ---: | ---: | ---: |")
     for reduce in (half_of_each_block, half_of_the_blocks, half_of_the_channels):
-        model = source.load(dtype, device)
+        model = loaded(made)
         reduce(model)
         rounds = [speed.compare(dense, model).values for _ in range(3)]
         prefill, decode = (statistics.median(values[name] for values in rounds) for name in rounds[0])
         left = block_parameters(model) / block_parameters(dense)
         print(f"| {reduce.__name__.replace('_', ' ')} | {left:.1%} | {prefill:.2f} | {decode:.2f} |", flush=True)
+    if not SemiStructured.has_kernels(dense.compute_device):
+        print(f"\n2:4 zeros: {SemiStructured(repeats=1).measure(dense, None).reasons[FIELD]}.")
+        return
+    print("\n| 2:4 zeros of | prompt tokens | prefill in sparse kernels, times as fast |\n| --- | ---: | ---: |")
+    wide = experiment("model=random", f"model.shape={WIDE}", f"dtype={given.dtype}")
+    for name, source, prompts in ((given.model, made, (512, 8192)), ("4 blocks of Llama-7B's widths", wide, (512, 4096))):
+        model = loaded(source)
+        Magnitude(ratio=0.5, pattern="2:4").apply(model, None, 0)
+        for tokens in prompts:
+            found = SemiStructured(prompt_tokens=tokens, repeats=given.repeats).measure(model, None)
+            told = found.reasons[FIELD] if found.values[FIELD] is None else f"{found.values[FIELD]:.2f}"
+            print(f"| {name} | {tokens} | {told} |", flush=True)
 
 
 if __name__ == "__main__":
+    torch.set_grad_enabled(False)
     main()

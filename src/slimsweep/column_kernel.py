@@ -12,6 +12,8 @@ WIDTH = 128
 """Columns of one launch: their errors lie in registers, where no thread waits for another's."""
 ROWS = 16
 """Rows of one program."""
+WARPS = 4
+"""Groups of 32 threads that share one program."""
 
 
 def solve(block: ColumnBlock) -> None:
@@ -36,7 +38,7 @@ def solve(block: ColumnBlock) -> None:
             block.turned[these],
             block.keep[these].view(torch.uint8),
             block.errors[these],
-            block.upper[these, these].contiguous(),
+            block.upper[these, these].T.contiguous(),  # what one column needs lies side by side
             block.scale[these].contiguous(),
             levels,
             groups[these].contiguous(),
@@ -50,6 +52,7 @@ def solve(block: ColumnBlock) -> None:
             ROUNDS=block.grid is not None,
             WIDTH=width,
             ROWS=ROWS,
+            num_warps=WARPS,
         )
         if stop < columns:
             block.turned[stop:].addmm_(block.upper[these, stop:].T, block.errors[these], alpha=-1)
@@ -59,7 +62,7 @@ def solve(block: ColumnBlock) -> None:
 @no_type_check
 def _corrected(turned, upper, lost, place, column, before, columns, rows, row, inside):
     """A column of the weight less what the errors of the columns before `before` take from it."""
-    factors = tl.load(upper + place * columns + column, mask=place < before, other=0.0)
+    factors = tl.load(upper + column * columns + place, mask=place < before, other=0.0)
     weight = tl.load(turned + column * rows + row, mask=inside, other=0.0)
     return weight - tl.sum(lost * factors[:, None], axis=0)
 
