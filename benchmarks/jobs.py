@@ -8,6 +8,7 @@ fastest in, in turn with the other. Perplexities of both engines in every dtype 
 
 import argparse
 import time
+from functools import partial
 
 import torch
 from measuring import experiment, line, loaded, told, wait
@@ -19,29 +20,20 @@ from slimsweep.techniques.llmcompressor_quantizer import LLMCompressorQuantizer
 from slimsweep.techniques.sparsegpt import SparseGPT
 from slimsweep.techniques.wanda import Wanda
 
+GPTQ4 = {"bits": 4, "group_size": 64}
 METHODS = {
-    "sparsegpt": (SparseGPT(ratio=0.5), LLMCompressor(ratio=0.5), ">= 4x"),
-    "sparsegpt, inputs=sequential": (SparseGPT(ratio=0.5, inputs="sequential"), LLMCompressor(ratio=0.5), ">= 4x"),
-    "wanda": (Wanda(ratio=0.5), LLMCompressor(ratio=0.5, method="wanda"), ">= 2x"),
-    "wanda, inputs=sequential": (
-        Wanda(ratio=0.5, inputs="sequential"),
-        LLMCompressor(ratio=0.5, method="wanda"),
-        ">= 2x",
-    ),
-    "gptq": (GPTQ(bits=4, group_size=64), LLMCompressorQuantizer(method="gptq", bits=4, group_size=64), ">= 3x"),
-    "gptq, inputs=sequential": (
-        GPTQ(bits=4, group_size=64, inputs="sequential"),
-        LLMCompressorQuantizer(method="gptq", bits=4, group_size=64),
-        ">= 3x",
-    ),
+    "sparsegpt": (LLMCompressor(ratio=0.5), partial(SparseGPT, ratio=0.5), ">= 4x"),
+    "wanda": (LLMCompressor(ratio=0.5, method="wanda"), partial(Wanda, ratio=0.5), ">= 2x"),
+    "gptq": (LLMCompressorQuantizer(method="gptq", **GPTQ4), partial(GPTQ, **GPTQ4), ">= 3x"),
 }
-ENGINES = ("theirs", "ours")
+THEIRS, OURS = "theirs", ("ours", "ours, inputs=sequential")
 CORPUS = "movie_reviews"
 
 
-def row(method: str, given: argparse.Namespace) -> tuple[str, list[str]]:
-    """A row of the table, and comments on what was measured in every dtype."""
-    ours, theirs, goal = METHODS[method]
+def rows(method: str, given: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """Rows of the table, and comments on what was measured in every dtype."""
+    theirs, ours, goal = METHODS[method]
+    engines = {THEIRS: theirs, OURS[0]: ours(), OURS[1]: ours(inputs="sequential")}
     perplexity = Perplexity(corpora=CORPUS, context_tokens=512, max_windows=8, batch_tokens=2048)
     seconds: dict[tuple[str, str], list[float]] = {}
     found: dict[tuple[str, str], float] = {}
@@ -51,7 +43,7 @@ def row(method: str, given: argparse.Namespace) -> tuple[str, list[str]]:
         made = experiment(f"model={given.model}", f"dtype={dtype}", *text)
         token_ids, model = made.calibration.sample(made.model.tokenizer(), made.corpora, 0), loaded(made)
         started = time.perf_counter()
-        (ours if engine == "ours" else theirs).apply(model, token_ids, 0)
+        engines[engine].apply(model, token_ids, 0)
         wait()
         seconds.setdefault((engine, dtype), []).append(time.perf_counter() - started)
         if (engine, dtype) not in found:
@@ -61,19 +53,26 @@ def row(method: str, given: argparse.Namespace) -> tuple[str, list[str]]:
         experiment(f"model={given.model}", f"dtype={dtype}").resolved_dtype for dtype in given.dtypes.split(",")
     ]
     for dtype in dict.fromkeys(resolved):
-        for engine in ENGINES:
+        for engine in engines:
             once(engine, dtype)
-    best = [min((key for key in seconds if key[0] == engine), key=lambda key: seconds[key][0]) for engine in ENGINES]
+    best = {
+        engine: min((key for key in seconds if key[0] == engine), key=lambda key: seconds[key][0]) for engine in engines
+    }
     for _ in range(given.repeats - 1):
-        for key in best:
+        for key in best.values():
             once(*key)
-    what = f"{method}, {given.model}, {' and '.join(dict.fromkeys(dtype for _, dtype in best))}"
-    told_row = line(what, seconds[best[0]], seconds[best[1]], goal)
+    lines = []
+    for engine in OURS:
+        pair = best[THEIRS], best[engine]
+        dtypes = " and ".join(dict.fromkeys(dtype for _, dtype in pair))
+        what = f"{engine.replace('ours', method)}, {given.model}, {dtypes}"
+        told_row = line(what, *(seconds[key] for key in pair), goal)
+        lines.append(f"{told_row} {', '.join(f'{found[key]:.2f}' for key in pair)} |")
     rest = [
         f"<!-- {method}, {' '.join(key)}: {told(seconds[key])}, perplexity {found[key]:.3f} -->"
         for key in sorted(seconds)
     ]
-    return f"{told_row} {found[best[0]]:.2f}, {found[best[1]]:.2f} |", rest
+    return lines, rest
 
 
 def main() -> None:
@@ -89,8 +88,8 @@ def main() -> None:
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
     comments = []
     for method in given.methods.split(";"):
-        told_row, rest = row(method, given)
-        print(told_row, flush=True)
+        lines, rest = rows(method, given)
+        print("\n".join(lines), flush=True)
         comments += rest
     print("\n".join(["", *comments]))
 

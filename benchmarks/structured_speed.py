@@ -70,7 +70,10 @@ def main() -> None:
         return
     print("\n| 2:4 zeros of | prompt tokens | prefill in sparse kernels, times as fast |\n| --- | ---: | ---: |")
     wide = experiment("model=random", f"model.shape={WIDE}", f"dtype={given.dtype}")
-    for name, source, prompts in ((given.model, made, (512, 8192)), ("4 blocks of Llama-7B's widths", wide, (512, 4096))):
+    for name, source, prompts in (
+        (given.model, made, (512, 8192)),
+        ("4 blocks of Llama-7B's widths", wide, (512, 4096)),
+    ):
         model = loaded(source)
         Magnitude(ratio=0.5, pattern="2:4").apply(model, None, 0)
         for tokens in prompts:

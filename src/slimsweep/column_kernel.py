@@ -12,8 +12,6 @@ WIDTH = 128
 """Columns of one launch: their errors lie in registers, where no thread waits for another's."""
 ROWS = 16
 """Rows of one program."""
-WARPS = 4
-"""Groups of 32 threads that share one program."""
 
 
 def solve(block: ColumnBlock) -> None:
@@ -28,8 +26,8 @@ def solve(block: ColumnBlock) -> None:
     columns, rows = block.turned.shape
     width = max(WIDTH, triton.next_power_of_2(group))
     step = width // group * group if group else width
-    levels = block.turned.new_empty(3, 0, 0) if block.grid is None else block.grid.planes
-    groups = torch.zeros(columns, dtype=torch.int64, device=levels.device) if block.grid is None else block.groups
+    # Without a grid the kernel reads neither of the two.
+    levels, groups = (block.turned, block.turned) if block.grid is None else (block.grid.planes, block.groups)
     ends = (0, 0) if block.grid is None else (block.grid.lowest, block.grid.highest)
     for start in range(0, columns, step):
         stop = min(start + step, columns)
@@ -52,7 +50,6 @@ def solve(block: ColumnBlock) -> None:
             ROUNDS=block.grid is not None,
             WIDTH=width,
             ROWS=ROWS,
-            num_warps=WARPS,
         )
         if stop < columns:
             block.turned[stop:].addmm_(block.upper[these, stop:].T, block.errors[these], alpha=-1)

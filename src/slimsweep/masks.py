@@ -69,8 +69,7 @@ def keep_highest(score: Float[Tensor, "unit weight"], dropped: Int[Tensor, " uni
 def keep_highest_of_all(score: Float[Tensor, "out in"], dropped: int) -> Bool[Tensor, "out in"]:
     """The same of a whole tensor as one unit, in the order of its indices; one that lies turned need not be moved."""
     flat = (score.T if score.T.is_contiguous() else score).reshape(1, -1)  # a threshold has no order
-    rank = torch.tensor([dropped], device=score.device)
-    threshold, following = (float(value) for value in _threshold_and_next(flat, rank))
+    threshold, following = torch.cat(_around(flat, dropped)).flatten().tolist()  # a GPU is waited for once
     keep = ~(score <= threshold)
     if not following > threshold:
         tied = score == threshold
@@ -125,14 +124,21 @@ def _threshold_and_next(
     score: Float[Tensor, "unit weight"], rank: Int[Tensor, " unit"]
 ) -> tuple[Float[Tensor, "unit 1"], Float[Tensor, "unit 1"]]:
     """Each unit's rank-th lowest score, counted from 1, and the next; -inf and inf where there is none."""
-    first = int(rank[0])
-    if score.device.type == "cpu" and score.shape[1] >= SHORT_UNIT and bool((rank == first).all()):
-        # numpy partitions an order of magnitude faster than torch.kthvalue.
-        parts = np.partition(score.numpy(), max(first - 1, 0), axis=1)
-        at, rest = max(first - 1, 0), parts[:, first:]
-        lowest = torch.from_numpy(parts[:, at : at + 1])
-        following = torch.from_numpy(rest.min(axis=1, keepdims=True, initial=np.inf))
-    else:
-        ordered = torch.nn.functional.pad(score.sort(dim=1).values, (0, 1), value=math.inf)
-        lowest, following = ordered.gather(1, (rank[:, None] - 1).clamp(min=0)), ordered.gather(1, rank[:, None])
+    if score.is_cpu and score.shape[1] >= SHORT_UNIT and bool((rank == rank[0]).all()):
+        return _around(score, int(rank[0]))
+    ordered = torch.nn.functional.pad(score.sort(dim=1).values, (0, 1), value=math.inf)
+    lowest, following = ordered.gather(1, (rank[:, None] - 1).clamp(min=0)), ordered.gather(1, rank[:, None])
     return lowest.masked_fill(rank[:, None] == 0, -math.inf), following
+
+
+def _around(score: Float[Tensor, "unit weight"], rank: int) -> tuple[Float[Tensor, "unit 1"], Float[Tensor, "unit 1"]]:
+    """The same for units of one rank."""
+    none = score.new_full((len(score), 1), math.inf)
+    if score.is_cpu and score.shape[1] >= SHORT_UNIT:
+        # numpy partitions an order of magnitude faster than torch.kthvalue.
+        parts = np.partition(score.numpy(), max(rank - 1, 0), axis=1)
+        following = torch.from_numpy(parts[:, rank:].min(axis=1, keepdims=True, initial=np.inf))
+    else:
+        parts = score.sort(dim=1).values
+        following = parts[:, rank : rank + 1] if rank < score.shape[1] else none
+    return torch.as_tensor(parts[:, rank - 1 : rank]) if rank else -none, following

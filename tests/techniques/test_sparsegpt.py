@@ -332,7 +332,7 @@ def test_the_whole_walk_through_smollm2_agrees_layer_by_layer_with_plain_forward
         for name, inputs in layer_inputs(model.module, names, calibration).items():
             hessian, found = inputs.T @ inputs, walked[name]
             expected, gap = sparsegpt_layer(dense[name], hessian, 0.5, dtype=torch.float64, follow=found != 0)
-            # A Gram matrix summed in fp32 and not fp64 alone moves scores of down_proj by 2e-5; wrong inputs by 3 and more.
+            # A Gram matrix summed in fp32 and not fp64 alone moves scores by 2e-5; wrong inputs do by 3 and more.
             assert gap < 1e-4, name
             assert float((found - expected).norm() / expected.norm()) < 1e-4, name
             matrix(targets[name]).copy_(found)
