@@ -29,8 +29,8 @@ def block_parameters(model: LanguageModel) -> int:
 
 def half_of_each_block(model: LanguageModel) -> None:
     """Half of the heads and half of the neurons of every block."""
-    for kind in (anatomy.heads, anatomy.neurons):
-        for units in kind(model):
+    for index in range(len(model.blocks)):
+        for units in (anatomy.heads(model, index), anatomy.neurons(model, index)):
             removal.remove(model, units, range(len(units) - len(units) // 2, len(units)))
 
 

@@ -19,7 +19,7 @@ from measuring import HEAD, experiment, where
 from slimsweep.compression import compress
 from slimsweep.run import run
 
-TECHNIQUES = ("magnitude", "wanda", "sparsegpt")
+TECHNIQUES = ("magnitude", "sparsegpt", "wanda")
 GOALS = {"dense": "<= 1/5", "compressed": "reported"}
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 

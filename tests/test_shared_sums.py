@@ -1,11 +1,14 @@
 import pytest
 import torch
 
+from slimsweep import hessian
 from slimsweep.activations import Activations, InputSum
 from slimsweep.keys import StageKey, sums_key
 from slimsweep.models.language_model import weights_digest
 from slimsweep.shared_sums import SharedSums
 from slimsweep.stage_cache import StageCache, lines
+from slimsweep.techniques import gptq as gptq_module
+from slimsweep.techniques import sparsegpt as sparsegpt_module
 from slimsweep.techniques.gptq import GPTQ
 from slimsweep.techniques.sparsegpt import SparseGPT
 from slimsweep.techniques.wanda import Wanda
@@ -63,8 +66,81 @@ def test_ratios_and_techniques_share_one_collection(tiny_source, cache, forwards
         assert len(forwards) == 2
         assert found == compressed(tiny_source, technique, None)
         forwards[2:] = []
-    compressed(tiny_source, Wanda(ratio=0.5, inputs="dense"), SharedSums(cache, stage("Wanda")))
-    assert len(forwards) == 4, "Wanda asks for another statistic"
+    wanda = Wanda(ratio=0.5, inputs="dense")
+    found = compressed(tiny_source, wanda, SharedSums(cache, stage("Wanda")))
+    assert len(forwards) == 2, "norms were summed along with Gram matrices"
+    assert found == compressed(tiny_source, wanda, None)
+
+
+def test_gram_matrices_are_collected_though_norms_are_known(tiny_source, cache, forwards):
+    wanda, sparsegpt = (technique(ratio=0.5, inputs="dense") for technique in (Wanda, SparseGPT))
+    compressed(tiny_source, wanda, SharedSums(cache, stage("Wanda")))
+    found = compressed(tiny_source, sparsegpt, SharedSums(cache, stage()))
+    assert len(forwards) == 4
+    assert found == compressed(tiny_source, sparsegpt, None)
+
+
+@pytest.fixture
+def factorings(monkeypatch):
+    """How often a Hessian was factored."""
+    count, factor = [], hessian.factor_inverse
+
+    def counted(*args):
+        count.append(1)
+        return factor(*args)
+
+    for module in (sparsegpt_module, gptq_module):
+        monkeypatch.setattr(module, "factor_inverse", counted)
+    return count
+
+
+def test_one_factorization_serves_every_technique_and_ratio_at_its_damping(tiny_source, cache, factorings):
+    def jobs():
+        yield from (SparseGPT(ratio=ratio, inputs="dense") for ratio in (0.3, 0.5))
+        yield from (SparseGPT(ratio=0.5, pattern="2:4", inputs="dense"), GPTQ(bits=4, inputs="dense", act_order=False))
+
+    for technique in jobs():
+        shared = SharedSums(cache, stage(type(technique).__name__))
+        found = compressed(tiny_source, technique, shared)
+        assert len(factorings) == 8  # of each of two blocks: q, k and v; o; gate and up; down
+        assert found == compressed(tiny_source, technique, None)
+        factorings[8:] = []
+    others = [
+        SparseGPT(ratio=0.5, inputs="dense", damping_fraction=0.1),
+        GPTQ(bits=4, inputs="dense"),
+        GPTQ(bits=4, inputs="dense", damping_fraction=0.1),
+    ]
+    for count, technique in enumerate(others, 2):
+        for _ in range(2):
+            found = compressed(tiny_source, technique, SharedSums(cache, stage(type(technique).__name__)))
+            assert len(factorings) == 8 * count
+        assert found == compressed(tiny_source, technique, None)
+        factorings[8 * count :] = []
+
+
+def test_a_raised_damping_is_told_by_those_who_read_it_too(tiny_source, cache, monkeypatch):
+    monkeypatch.setattr(Activations, "collect", _nearly_singular(Activations.collect))
+    notes = []
+    for _ in range(2):
+        model = tiny_source.load(torch.float32, torch.device("cpu"))
+        model.shared_sums = SharedSums(cache, stage())
+        report = SparseGPT(ratio=0.5, inputs="dense", damping_fraction=1e-6).apply(model, token_ids(), 0)
+        notes.append(report.notes)
+    assert notes[0] == notes[1] and set(notes[0]["damping_raised"].values()) != {1e-6}
+
+
+def _nearly_singular(collect):
+    """Gram matrices that are positive definite only when much is added to their diagonal."""
+
+    def collected(*args):
+        sums = collect(*args)
+        for shared in sums:
+            gram = shared.summed[0] if isinstance(shared.summed, tuple) else shared.summed
+            gram.fill_diagonal_(float(gram.diagonal().max()))
+            gram[0, 1] = gram[1, 0] = 1.001 * gram[0, 0]
+        return sums
+
+    return collected
 
 
 def test_compressed_inputs_other_text_layers_and_models_share_nothing(tiny_source, cache, forwards):
@@ -109,27 +185,29 @@ def test_a_stage_before_is_part_of_the_key():
 
 def test_the_list_of_the_cache_names_them(tiny_source, cache):
     compressed(tiny_source, SparseGPT(ratio=0.5, inputs="dense"), SharedSums(cache, stage()))
-    (entry,) = cache.entries()
-    assert entry.chain == "gram of the inputs of dense"
-    assert "gram of the inputs of dense" in "\n".join(lines(cache))
+    chains = {entry.chain for entry in cache.entries()}
+    assert chains == {
+        f"{name} of the inputs of dense" for name in ("gram", "squared_norm", "factor of gram at damping 0.01")
+    }
+    assert all(chain in "\n".join(lines(cache)) for chain in chains)
 
 
 def test_a_flipped_byte_is_found_and_collected_anew(tiny_source, cache, forwards):
     technique = SparseGPT(ratio=0.5, inputs="dense")
     alone = compressed(tiny_source, technique, SharedSums(cache, stage()))
-    (file,) = [path for path in cache.folder.glob("*/block_1.safetensors") if not path.parent.name.startswith(".")]
-    content = bytearray(file.read_bytes())
-    content[-5] ^= 1
-    file.write_bytes(content)
+    for file in cache.folder.glob("*/block_1.safetensors"):
+        content = bytearray(file.read_bytes())
+        content[-5] ^= 1
+        file.write_bytes(content)
     assert compressed(tiny_source, technique, SharedSums(cache, stage())) == alone
     assert len(forwards) == 4
 
 
 def test_an_error_on_the_way_keeps_nothing(cache):
     def fail():
-        with SharedSums(cache, stage()).kept("gram", ["a"], 1000) as (kept, keep):
-            assert kept is None
-            keep(0, [InputSum(["a"], torch.ones(2, 2))], 1.0)
+        with SharedSums(cache, stage()).of(SparseGPT(ratio=0.5, inputs="dense"), ["a"], 1000) as shared:
+            assert not shared.is_known
+            shared.sum(0, lambda *_: ([InputSum(["a"], (torch.eye(2), torch.ones(2)))], 1.0))
             raise RuntimeError("solve")
 
     with pytest.raises(RuntimeError, match="solve"):

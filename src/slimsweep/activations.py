@@ -17,12 +17,16 @@ BATCH_TOKENS = 2048
 """Tokens of one forward through a block: enough for full speed; twice as many are slower on a CPU, by 7 %."""
 
 
+Statistic = Tensor | tuple[Tensor, ...]
+"""One, or several that are summed in one pass."""
+
+
 @dataclass
 class InputSum:
     """A statistic summed over everything that entered some layers, and the layers that share this input."""
 
     layers: list[str]
-    summed: Tensor | None
+    summed: Statistic | None
 
 
 @dataclass(frozen=True)
@@ -54,9 +58,9 @@ class Activations:
         self,
         index: int,
         layers: dict[str, nn.Module],
-        statistic: Callable[[Tensor], Tensor],
+        statistic: Callable[[Tensor], Statistic],
         advance: bool,
-        merge: Callable[[Tensor, Tensor], Tensor] = Tensor.add_,
+        merge: Callable[[Statistic, Statistic], Statistic] = Tensor.add_,
     ) -> list[InputSum]:
         """Sum a statistic over the inputs of a block's layers, once per input that several of them share.
 
@@ -137,15 +141,15 @@ class _Recorder:
 
     def __init__(
         self,
-        statistic: Callable[[Tensor], Tensor],
-        merge: Callable[[Tensor, Tensor], Tensor],
+        statistic: Callable[[Tensor], Statistic],
+        merge: Callable[[Statistic, Statistic], Statistic],
         expected: int | None,
     ):
         self.leader: dict[str, str] = {}
         self._statistic = statistic
         self._merge = merge
         self._expected = expected
-        self._summed: dict[str, Tensor] = {}
+        self._summed: dict[str, Statistic] = {}
         self._seen: dict[str, Tensor] = {}
         self._reached: set[str] = set()
 
@@ -172,7 +176,7 @@ class _Recorder:
             for first, summed in self._summed.items()
         ]
 
-    def _add(self, name: str, value: Tensor) -> None:
+    def _add(self, name: str, value: Statistic) -> None:
         self._summed[name] = self._merge(self._summed[name], value) if name in self._summed else value
 
 

@@ -32,6 +32,16 @@ class InverseFactor:
     damping_fraction: float
     """Fraction of the mean diagonal that was added; above the requested one where that failed."""
 
+    def to_tensors(self) -> dict[str, Tensor]:
+        """For a file."""
+        damping = torch.tensor(self.damping_fraction, dtype=torch.float64)
+        return {"upper": self.upper.contiguous(), "scale": self.scale, "damping_fraction": damping}
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> "InverseFactor":
+        """As `to_tensors` gave them."""
+        return cls(tensors["upper"], tensors["scale"], float(tensors["damping_fraction"]))
+
 
 def gram(inputs: Float[Tensor, "token in"]) -> Float[Tensor, "in in"]:
     """inputs^T inputs, summed in fp32; bf16 inputs are multiplied as bf16, which loses nothing.
@@ -48,6 +58,11 @@ def gram(inputs: Float[Tensor, "token in"]) -> Float[Tensor, "in in"]:
             torch.mm(values[:, start:stop].T, values[:, start:], out=result[start:stop, start:])
             result[stop:, start:stop] = result[start:stop, stop:].T
     return result
+
+
+def squared_norm(inputs: Float[Tensor, "token in"]) -> Float[Tensor, " in"]:
+    """Squared norm of each input over all tokens, in fp32: the diagonal of its Gram matrix, but for rounding."""
+    return inputs.float().square().sum(dim=0)
 
 
 @contextlib.contextmanager
@@ -93,6 +108,11 @@ def factor_inverse(hessian: Float[Tensor, "in in"], damping_fraction: float) -> 
             )
         fraction = min(10 * fraction, 1.0)
     return InverseFactor(upper, (1 / upper.diagonal()).masked_fill(dead, 0), fraction)
+
+
+def factor_name(damping_fraction: float) -> str:
+    """What factors of Gram matrices at this damping are called where they are kept."""
+    return f"factor of gram at damping {damping_fraction:g}"
 
 
 def _try_factor(hessian: Float[Tensor, "in in"], added: Float[Tensor, " in"]) -> Float[Tensor, "in in"] | None:

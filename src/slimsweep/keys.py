@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from slimsweep.experiment import Experiment
 
 
-SUMS_VERSION = 1
+SUMS_VERSION = 2
 """Raised by hand when what is collected of the same inputs changes."""
 
 

@@ -1,10 +1,11 @@
 """The walk over blocks, written once: collect what a technique asks of the inputs, compress, go on."""
 
 import contextlib
+import functools
 import hashlib
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -18,7 +19,8 @@ from slimsweep.cores import side_by_side
 from slimsweep.models.language_model import LanguageModel, layer_shape, matrix
 from slimsweep.packed import PackedLinear, install, relative_error
 from slimsweep.sequential import by_group
-from slimsweep.shared_inputs import Prepared, refuse_non_finite
+from slimsweep.shared_inputs import Prepared
+from slimsweep.shared_sums import Shared
 
 WIDE_NUMBERS = 2048**2
 """Numbers of a statistic whose factor keeps all cores busy by itself; smaller ones are prepared side by side."""
@@ -53,6 +55,13 @@ class LayerMethod(Protocol):
     def prepare(self, summed: Tensor) -> Any:
         """What layers that share an input share: computed once from the summed statistic."""
 
+    prepared_name: str
+    """What `prepare` computes; as statistic_name. Where it is not empty, the next two take it to a file and back."""
+
+    def to_tensors(self, prepared: Any) -> dict[str, Tensor]: ...
+
+    def from_tensors(self, tensors: dict[str, Tensor]) -> Any: ...
+
     def compress_layer(
         self, weight: Float[Tensor, "out in"], prepared: Any, generator: torch.Generator | None
     ) -> Float[Tensor, "out in"] | PackedLinear:
@@ -82,26 +91,46 @@ def compress_blocks(
     blocks = targets_by_block(model, targets)
     last = max((index for index, layers in enumerate(blocks) if layers), default=-1)
     reports: list[LayerReport] = []
-    with _shared(model, method, targets) as (kept, keep):
-        activations = Activations(model, token_ids) if method.needs_calibration and kept is None else None
+    with _shared(model, method, targets) as shared:
+        activations = Activations(model, token_ids) if method.needs_calibration and not shared.is_known else None
         for index, block in progress(model.blocks[: last + 1], type(method).__name__):
             layers = blocks[index]
             with model.resident(block):
                 if activations is None:
-                    sums = kept.of(index, model.compute_device) if kept else [InputSum(list(layers), None)]
-                    reports += _compress(model, method, layers, sums, seed)
+                    known = shared.is_known
+                    every = shared.read(index, model.compute_device) if known else [_unasked(method, layers)]
+                    reports += _compress(model, method, layers, every, seed)
+                    shared.keep(index, every)
                     continue
                 if method.inputs == "sequential" and layers:
                     reports += _in_sequence(model, method, activations, index, layers, seed, index == last)
                     continue
                 advances_early = method.inputs == "dense" or not layers
-                started = time.perf_counter()
-                sums = activations.collect(index, layers, method.statistic, advance=advances_early and index < last)
-                keep(index, sums, time.perf_counter() - started)
-                reports += _compress(model, method, layers, sums, seed)
+                collect = functools.partial(_timed, activations.collect, index, layers, advances_early and index < last)
+                every = shared.sum(index, collect)
+                reports += _compress(model, method, layers, every, seed)
+                shared.keep(index, every)
                 if not advances_early and index < last:
                     activations.advance(index)
     return reports
+
+
+def _timed(
+    collect: Callable[..., list[InputSum]],
+    index: int,
+    layers: dict[str, nn.Module],
+    advance: bool,
+    statistic: Callable[[Tensor], Any],
+    merge: Callable[[Any, Any], Any],
+) -> tuple[list[InputSum], float]:
+    """A block's sums, and the seconds they took."""
+    started = time.perf_counter()
+    return collect(index, layers, statistic, advance, merge), time.perf_counter() - started
+
+
+def _unasked(method: LayerMethod, layers: dict[str, nn.Module]) -> Prepared:
+    """For a method that asks nothing of inputs."""
+    return Prepared(method, InputSum(list(layers), None))
 
 
 def _in_sequence(
@@ -118,16 +147,17 @@ def _in_sequence(
     replaced = model.module.get_submodule
     for shared in by_group(activations, index, layers, replaced, method.statistic, is_last):
         group = {name: layers[name] for name in shared.layers}
-        reports |= {report.name: report for report in _compress(model, method, group, [shared], seed)}
+        every = [Prepared(method, shared)]
+        reports |= {report.name: report for report in _compress(model, method, group, every, seed)}
     return [reports[name] for name in layers]
 
 
-def _shared(model: LanguageModel, method: LayerMethod, targets: dict[str, nn.Module]) -> AbstractContextManager:
-    """Sums that some job collected before, or what keeps those that this one collects; see SharedSums.kept."""
+def _shared(model: LanguageModel, method: LayerMethod, targets: dict[str, nn.Module]) -> AbstractContextManager[Shared]:
+    """What the jobs before this one know of its inputs, and what keeps that which it finds; see SharedSums.of."""
     if model.shared_sums is None or not method.statistic_name or method.inputs != "dense":
-        return contextlib.nullcontext((None, lambda *_: None))
+        return contextlib.nullcontext(Shared(method))
     sizes = [statistic_bytes(method, layer_shape(layer)[1]) for layer in targets.values()]
-    return model.shared_sums.kept(method.statistic_name, list(targets), sum(sizes))
+    return model.shared_sums.of(method, list(targets), sum(sizes))
 
 
 def statistic_bytes(method: LayerMethod, width: int) -> int:
@@ -172,15 +202,12 @@ def replace_weight(
 
 
 def _compress(
-    model: LanguageModel, method: LayerMethod, layers: dict[str, nn.Module], sums: list[InputSum], seed: int
+    model: LanguageModel, method: LayerMethod, layers: dict[str, nn.Module], every: list[Prepared], seed: int
 ) -> list[LayerReport]:
     """Compress layers in place, side by side: those that have most to prepare first, then the largest."""
     if not layers:
         return []
-    for shared in sums:
-        refuse_non_finite(shared)
     device = next(next(iter(layers.values())).parameters()).device
-    every = [Prepared(method, shared) for shared in sums]
     for prepared in every:
         if len(every) == 1 or prepared.numbers >= WIDE_NUMBERS:
             prepared()

@@ -1,6 +1,7 @@
 """What layers that share an input share: prepared once, by whichever of them is compressed first."""
 
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 from slimsweep.activations import InputSum
@@ -15,12 +16,25 @@ class Prepared:
     """What a method prepares of the sum over one input; layers compressed side by side may ask for it at once."""
 
     def __init__(self, method: "LayerMethod", shared: InputSum):
+        """Raises ModelError where what was collected is not finite."""
+        refuse_non_finite(shared)
         self.layers = shared.layers
+        self.seconds = 0.0
+        """What preparing took."""
         self.numbers = 0 if shared.summed is None else shared.summed.numel()
         """Of the sum; how long preparing takes grows with them."""
         self._method, self._summed = method, shared.summed
         shared.summed = None  # so that it can be freed when it is prepared
         self._lock, self._found, self._failed = threading.Lock(), None, None
+
+    @classmethod
+    def ready(cls, layers: list[str], found: Any) -> "Prepared":
+        """What was prepared before."""
+        made = cls.__new__(cls)
+        made.layers, made.seconds, made.numbers = layers, 0.0, 0
+        made._method, made._summed, made._lock = None, None, threading.Lock()
+        made._found, made._failed = found, None
+        return made
 
     def __call__(self) -> Any:
         """None where there is no sum.
@@ -32,6 +46,7 @@ class Prepared:
             if self._failed:
                 raise self._failed
             if self._summed is not None:
+                started = time.perf_counter()
                 try:
                     self._found, self._summed = self._method.prepare(self._summed), None
                 except HessianError as error:
@@ -40,6 +55,7 @@ class Prepared:
                         "layers."
                     )
                     raise self._failed from error
+                self.seconds = time.perf_counter() - started
             return self._found
 
 

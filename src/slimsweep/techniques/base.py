@@ -113,6 +113,19 @@ class LayerwiseTechnique(Technique):
         """What layers with one shared input share, from the summed statistic."""
         return summed
 
+    @property
+    def prepared_name(self) -> str:
+        """What `prepare` computes, where jobs may share it: equal names must mean equal values of equal sums."""
+        return ""
+
+    def to_tensors(self, prepared: Any) -> dict[str, Tensor]:
+        """What `prepare` computed, for a file. Only with a prepared_name."""
+        raise NotImplementedError
+
+    def from_tensors(self, tensors: dict[str, Tensor]) -> Any:
+        """What `prepare` computed, from `to_tensors`. Only with a prepared_name."""
+        raise NotImplementedError
+
     def notes(self, prepared: Any) -> dict[str, Any]:
         """What the report should say of a layer, if anything."""
         return {}

@@ -11,7 +11,7 @@ from slimsweep import grid
 from slimsweep.columns import LANES, ColumnBlock, knob_faults, solve_columns
 from slimsweep.cores import side_by_side
 from slimsweep.grid import Grid
-from slimsweep.hessian import FACTOR_BYTES, InverseFactor, factor_inverse, gram
+from slimsweep.hessian import FACTOR_BYTES, InverseFactor, factor_inverse, factor_name, gram
 from slimsweep.packed.integer import IntegerLinear
 from slimsweep.quantized import UniformQuantizer, flag_faults
 
@@ -73,6 +73,18 @@ class GPTQ(UniformQuantizer):
             order = summed.diagonal().argsort(descending=True, stable=True)
             summed = summed[order][:, order]
         return OrderedFactor(order, factor_inverse(summed, self.damping_fraction))
+
+    @property
+    def prepared_name(self) -> str:
+        return factor_name(self.damping_fraction) + (" by activations" if self.act_order else "")
+
+    def to_tensors(self, prepared: OrderedFactor) -> dict[str, Tensor]:
+        return prepared.factor.to_tensors() | ({"order": prepared.order} if self.act_order else {})
+
+    def from_tensors(self, tensors: dict[str, Tensor]) -> OrderedFactor:
+        factor = InverseFactor.from_tensors(tensors)
+        order = tensors["order"] if self.act_order else torch.arange(len(factor.upper), device=factor.upper.device)
+        return OrderedFactor(order, factor)
 
     def working_bytes(self, shape: tuple[int, int]) -> int:
         return super().working_bytes(shape) + FACTOR_BYTES * shape[1] ** 2

@@ -10,7 +10,7 @@ from torch import Tensor
 from slimsweep import grid
 from slimsweep.columns import ColumnBlock, knob_faults, solve_columns
 from slimsweep.grid import Grid
-from slimsweep.hessian import FACTOR_BYTES, InverseFactor, factor_inverse, gram
+from slimsweep.hessian import FACTOR_BYTES, InverseFactor, factor_inverse, factor_name, gram
 from slimsweep.masks import any_of
 from slimsweep.models.language_model import LanguageModel, layer_shape
 from slimsweep.packed import install
@@ -90,6 +90,16 @@ class SparseGPT(Pruner):
 
     def prepare(self, summed: Float[Tensor, "in in"]) -> InverseFactor:
         return factor_inverse(summed, self.damping_fraction)
+
+    @property
+    def prepared_name(self) -> str:
+        return factor_name(self.damping_fraction)
+
+    def to_tensors(self, prepared: InverseFactor) -> dict[str, Tensor]:
+        return prepared.to_tensors()
+
+    def from_tensors(self, tensors: dict[str, Tensor]) -> InverseFactor:
+        return InverseFactor.from_tensors(tensors)
 
     def working_bytes(self, shape: tuple[int, int]) -> int:
         return super().working_bytes(shape) + FACTOR_BYTES * shape[1] ** 2

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from slimsweep import masks
+from slimsweep.hessian import squared_norm
 from slimsweep.pruning import Pruner
 
 
@@ -20,7 +21,7 @@ class Wanda(Pruner):
 
     def statistic(self, inputs: Float[Tensor, "token in"]) -> Float[Tensor, " in"]:
         """Squared norm of each input over all tokens."""
-        return inputs.float().square().sum(dim=0)
+        return squared_norm(inputs)
 
     def compress_layer(
         self,
