@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from slimsweep import selection
+
 OF = ("original", "remaining")
 """What a ratio is of: all targeted weights, or those that are not zero yet."""
 SHORT_UNIT = 64
@@ -69,7 +71,12 @@ def keep_highest(score: Float[Tensor, "unit weight"], dropped: Int[Tensor, " uni
 def keep_highest_of_all(score: Float[Tensor, "out in"], dropped: int) -> Bool[Tensor, "out in"]:
     """The same of a whole tensor as one unit, in the order of its indices; one that lies turned need not be moved."""
     flat = (score.T if score.T.is_contiguous() else score).reshape(1, -1)  # a threshold has no order
-    threshold, following = torch.cat(_around(flat, dropped)).flatten().tolist()  # a GPU is waited for once
+    if not dropped:
+        return torch.ones_like(score, dtype=torch.bool)
+    if flat.is_cpu and flat.dtype == torch.float32 and flat.numel() >= selection.WORTH:
+        threshold, following = selection.around(flat[0].numpy(), dropped)
+    else:
+        threshold, following = torch.cat(_around(flat, dropped)).flatten().tolist()  # a GPU is waited for once
     keep = ~(score <= threshold)
     if not following > threshold:
         tied = score == threshold
