@@ -81,7 +81,7 @@ class Pruner(LayerwiseTechnique):
         if any_zeros := masks.any_of(zeros):
             score = score.masked_fill(zeros, -1)
         if not self.group and unit == "layer":
-            present = zeros.sum()[None] if any_zeros else torch.zeros(1, dtype=torch.int64)
+            present = zeros.count_nonzero()[None] if any_zeros else torch.zeros(1, dtype=torch.int64)
             (dropped,) = masks.drop_counts(present, score.numel(), self.ratio, self.of).tolist()
             return masks.keep_highest_of_all(score, dropped)
         score = score.reshape((-1, self.group[1]) if self.group else score.shape)
