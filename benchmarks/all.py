@@ -42,7 +42,9 @@ def section(name: str) -> str:
     ran = subprocess.run([sys.executable, HERE / f"{name}.py"], stdout=subprocess.PIPE, text=True)
     outcome = "" if ran.returncode == 0 else f"\n\n**ended with status {ran.returncode}**"
     versions = ", ".join(f"{package} {version(package)}" for package in ("torch", "transformers", "llmcompressor"))
-    stamp = f"{datetime.now(UTC):%Y-%m-%d}, commit {(git_commit() or 'unknown')[:12]}, {versions}; {machine()}"
+    commit = git_commit() or "unknown"
+    commit = commit[:12] + ("+" if commit.endswith("+") else "")
+    stamp = f"{datetime.now(UTC):%Y-%m-%d}, commit {commit}, {versions}; {machine()}"
     return f"## {NAMES[name]}\n\n`benchmarks/{name}.py`, {stamp}\n\n{ran.stdout.strip()}{outcome}\n"
 
 

@@ -9,8 +9,8 @@ in larger batches.
 import argparse
 import statistics
 
+import measuring
 import torch
-from measuring import HEAD, alternate, experiment, line, loaded
 
 from slimsweep.evaluation.perplexity import cut, mean_nll
 
@@ -30,8 +30,8 @@ def main() -> None:
     count, batches = given.windows or WINDOWS[device], BATCHES[device]
     best: dict[str, list[float]] = {}
     for dtype in given.dtypes.split(","):
-        made = experiment(f"model={given.model}", f"dtype={dtype}")
-        model = loaded(made)
+        made = measuring.experiment(f"model={given.model}", f"dtype={dtype}")
+        model = measuring.loaded(made)
         windows = cut(made.corpora.token_ids("movie_reviews", model.tokenizer), 512)[:count]
 
         def bare(tokens: int, model=model, windows=windows) -> None:
@@ -45,15 +45,15 @@ def main() -> None:
             )
             for tokens in batches
         }
-        best |= alternate(runs, given.repeats)
+        best |= measuring.alternate(runs, given.repeats)
     fastest = {
         kind: min((name for name in best if name.startswith(kind)), key=lambda name: statistics.median(best[name]))
         for kind in ("bare", "ours")
     }
-    print(HEAD)
+    print(measuring.HEAD)
     words = {kind: name.split(" ", 1)[1].replace(" ", " in batches of ") for kind, name in fastest.items()}
     what = f"perplexity of {count} windows of 512 tokens ({words['ours']}; bare: {words['bare']})"
-    print(line(what, best[fastest["bare"]], best[fastest["ours"]], ">= 0.95x"))
+    print(measuring.line(what, best[fastest["bare"]], best[fastest["ours"]], ">= 0.95x"))
     print()
     for name, seconds in best.items():
         print(f"<!-- {name}: {count * 512 / statistics.median(seconds):.0f} tokens/s -->")

@@ -15,8 +15,8 @@ import time
 from functools import partial
 from pathlib import Path
 
+import measuring
 import torch
-from measuring import alternate, experiment, loaded
 
 from slimsweep.run import run
 from slimsweep.store import Store, SweepJob
@@ -33,7 +33,7 @@ def seconds_of(made, repeats: int) -> float:
     token_ids = made.calibration.sample(made.model.tokenizer(), made.corpora, 0)
     best = float("inf")
     for _ in range(repeats):
-        model = loaded(made)
+        model = measuring.loaded(made)
         started = time.perf_counter()
         made.stages[0].technique.apply(model, token_ids, 0)
         best = min(best, time.perf_counter() - started)
@@ -51,7 +51,7 @@ def table_of_many(count: int) -> float:
     """Seconds of `slim table` on so many records, each a real one under another key."""
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder))
-        made, _ = run(experiment("model=random", "technique=magnitude", "evaluation=cost"))
+        made, _ = run(measuring.experiment("model=random", "technique=magnitude", "evaluation=cost"))
         keys = []
         for number in range(count):
             record = copy.deepcopy(made)
@@ -61,7 +61,9 @@ def table_of_many(count: int) -> float:
         store.open_sweep("many", keys)
         command = f"import os; os.environ['SLIMSWEEP_OUTPUTS'] = {folder!r}; from slimsweep.slim import app; app()"
         words = [sys.executable, "-c", command, "table", "many"]
-        return min(alternate({"table": partial(subprocess.run, words, capture_output=True, check=True)}, 3)["table"])
+        return min(
+            measuring.alternate({"table": partial(subprocess.run, words, capture_output=True, check=True)}, 3)["table"]
+        )
 
 
 def main() -> None:
@@ -71,10 +73,12 @@ def main() -> None:
     given = parser.parse_args()
     words = ["model=random", "technique=sparsegpt", "evaluation=cost", "calibration.tokens=512"]
     by_tokens = [
-        seconds_of(experiment(*words, SHAPE % 4, f"calibration.sequences={count}"), given.repeats) for count in TOKENS
+        seconds_of(measuring.experiment(*words, SHAPE % 4, f"calibration.sequences={count}"), given.repeats)
+        for count in TOKENS
     ]
     by_blocks = [
-        seconds_of(experiment(*words, SHAPE % count, "calibration.sequences=8"), given.repeats) for count in BLOCKS
+        seconds_of(measuring.experiment(*words, SHAPE % count, "calibration.sequences=8"), given.repeats)
+        for count in BLOCKS
     ]
     print("| what | seconds | off a line |\n| --- | --- | ---: |")
     print(row("SparseGPT by sequences of 512 tokens, 4 blocks of SmolLM2's shape", TOKENS, by_tokens))

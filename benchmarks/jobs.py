@@ -10,8 +10,8 @@ import argparse
 import time
 from functools import partial
 
+import measuring
 import torch
-from measuring import experiment, line, loaded, told, wait
 
 from slimsweep.evaluation.perplexity import Perplexity
 from slimsweep.techniques.gptq import GPTQ
@@ -40,17 +40,18 @@ def rows(method: str, given: argparse.Namespace) -> tuple[list[str], list[str]]:
 
     def once(engine: str, dtype: str) -> None:
         text = [f"calibration.sequences={given.sequences}", f"calibration.tokens={given.tokens}"]
-        made = experiment(f"model={given.model}", f"dtype={dtype}", *text)
-        token_ids, model = made.calibration.sample(made.model.tokenizer(), made.corpora, 0), loaded(made)
+        made = measuring.experiment(f"model={given.model}", f"dtype={dtype}", *text)
+        token_ids, model = made.calibration.sample(made.model.tokenizer(), made.corpora, 0), measuring.loaded(made)
         started = time.perf_counter()
         engines[engine].apply(model, token_ids, 0)
-        wait()
+        measuring.wait()
         seconds.setdefault((engine, dtype), []).append(time.perf_counter() - started)
         if (engine, dtype) not in found:
             found[engine, dtype] = perplexity.measure(model, made.corpora).values[f"perplexity_{CORPUS}"]
 
     resolved = [
-        experiment(f"model={given.model}", f"dtype={dtype}").resolved_dtype for dtype in given.dtypes.split(",")
+        measuring.experiment(f"model={given.model}", f"dtype={dtype}").resolved_dtype
+        for dtype in given.dtypes.split(",")
     ]
     for dtype in dict.fromkeys(resolved):
         for engine in engines:
@@ -66,10 +67,10 @@ def rows(method: str, given: argparse.Namespace) -> tuple[list[str], list[str]]:
         pair = best[THEIRS], best[engine]
         dtypes = " and ".join(dict.fromkeys(dtype for _, dtype in pair))
         what = f"{engine.replace('ours', method)}, {given.model}, {dtypes}"
-        told_row = line(what, *(seconds[key] for key in pair), goal)
+        told_row = measuring.line(what, *(seconds[key] for key in pair), goal)
         lines.append(f"{told_row} {', '.join(f'{found[key]:.2f}' for key in pair)} |")
     rest = [
-        f"<!-- {method}, {' '.join(key)}: {told(seconds[key])}, perplexity {found[key]:.3f} -->"
+        f"<!-- {method}, {' '.join(key)}: {measuring.told(seconds[key])}, perplexity {found[key]:.3f} -->"
         for key in sorted(seconds)
     ]
     return lines, rest

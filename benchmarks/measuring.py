@@ -1,4 +1,7 @@
-"""What the benchmarks share: alternating runs, medians with their spread, and lines of RESULTS.md."""
+"""What the benchmarks share: alternating runs, medians with their spread, and lines of RESULTS.md.
+
+Imported before torch, since OpenMP reads how its threads wait when it is loaded: as slimsweep's commands have them.
+"""
 
 import os
 import statistics
@@ -27,16 +30,22 @@ def wait() -> None:
         torch.cuda.synchronize()
 
 
-def alternate(runs: dict[str, Callable[[], object]], repeats: int, warm_ups: int = 1) -> dict[str, list[float]]:
-    """Seconds of each run, `repeats` times in turn, so that what else the machine does meets all alike."""
+def alternate(
+    runs: dict[str, Callable[[], object]], repeats: int, warm_ups: int = 1, in_a_row: int = 1
+) -> dict[str, list[float]]:
+    """Seconds of each run, `repeats` times in turn, so that what else the machine does meets all alike.
+
+    With `in_a_row` each turn is so many runs, and their mean is what it took: for what a job does again and again.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for round_ in range(-warm_ups, repeats):
         for name, run in runs.items():
             started = time.perf_counter()
-            run()
+            for _ in range(in_a_row):
+                run()
             wait()
             if round_ >= 0:
-                seconds[name].append(time.perf_counter() - started)
+                seconds[name].append((time.perf_counter() - started) / in_a_row)
     return seconds
 
 

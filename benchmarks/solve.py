@@ -10,8 +10,8 @@ import argparse
 from collections.abc import Callable
 from functools import partial
 
+import measuring
 import torch
-from measuring import HEAD, alternate, line
 from torch import Tensor
 
 from slimsweep import grid
@@ -22,6 +22,8 @@ from slimsweep.techniques.sparsegpt import SparseGPT
 
 SHAPES = ((1536, 576), (576, 1536))
 BLOCK = 128
+IN_A_ROW = 5
+"""Solves of one turn; a job solves hundreds of layers one after another."""
 
 
 def plain_sparsegpt(weight: Tensor, prepared: InverseFactor, ratio: float) -> Tensor:
@@ -90,9 +92,11 @@ def compare(
     distance = float((expected - found).norm() / expected.norm())
     assert distance < 0.02, f"{distance} apart"  # one tie that falls the other way moves its row
     threads = torch.get_num_threads()
-    seconds = alternate({"one": at(1, plain), "all": plain, "ours": ours}, repeats)
+    seconds = measuring.alternate({"one": at(1, plain), "all": plain, "ours": ours}, repeats, in_a_row=IN_A_ROW)
     beside = min(seconds["one"], seconds["all"], key=lambda values: sorted(values)[len(values) // 2])
-    return line(f"{what}, plain loop at the better of 1 and {threads} threads", beside, seconds["ours"], ">= 10x")
+    return measuring.line(
+        f"{what}, plain loop at the better of 1 and {threads} threads", beside, seconds["ours"], ">= 10x"
+    )
 
 
 def main() -> None:
@@ -101,7 +105,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     given = parser.parse_args()
     torch.set_grad_enabled(False)
-    print(HEAD)
+    print(measuring.HEAD)
     for rows, columns in SHAPES:
         chance = torch.Generator().manual_seed(0)
         mixed = torch.randn(columns, columns, generator=chance) / columns**0.5

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 
-from measuring import alternate, told
+import measuring
 
 ANSWERS = {
     "slimsweep --help": ["--help"],
@@ -32,11 +32,13 @@ def main() -> None:
             ran = subprocess.run([sys.executable, "-m", "slimsweep.app", *words, *outputs], capture_output=True)
             assert ran.returncode == (0 if "--help" in words else 1), ran.stderr.decode()
 
-        seconds = alternate({what: lambda words=words: run(words) for what, words in ANSWERS.items()}, given.repeats)
+        seconds = measuring.alternate(
+            {what: lambda words=words: run(words) for what, words in ANSWERS.items()}, given.repeats
+        )
     print("| what | seconds | goal | met |\n| --- | ---: | ---: | ---: |")
     for what, values in seconds.items():
         met = "yes" if statistics.median(values) < GOAL_SECONDS else "no"
-        print(f"| {what} | {told(values)} | < {GOAL_SECONDS} s | {met} |")
+        print(f"| {what} | {measuring.told(values)} | < {GOAL_SECONDS} s | {met} |")
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ Llama-7B's widths too, since small layers gain nothing.
 import argparse
 import statistics
 
+import measuring
 import torch
-from measuring import experiment, loaded, where
 
 from slimsweep.evaluation.semi_structured import FIELD, SemiStructured
 from slimsweep.evaluation.speed import Speed
@@ -52,14 +52,14 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--dtype", default="auto", help="auto, bfloat16 or float32")
     given = parser.parse_args()
-    made = experiment(f"model={given.model}", f"dtype={given.dtype}")
+    made = measuring.experiment(f"model={given.model}", f"dtype={given.dtype}")
     speed = Speed(prompt_tokens=given.tokens, new_tokens=16, repeats=given.repeats)
-    dense = loaded(made)
-    print(f"{where(made)}, prompt of {given.tokens} tokens\n")
+    dense = measuring.loaded(made)
+    print(f"{measuring.where(made)}, prompt of {given.tokens} tokens\n")
     print("| removed | blocks' parameters left | prefill, times as fast | decode, times as fast |")
     print("| --- | ---: | ---: | ---: |")
     for reduce in (half_of_each_block, half_of_the_blocks, half_of_the_channels):
-        model = loaded(made)
+        model = measuring.loaded(made)
         reduce(model)
         rounds = [speed.compare(dense, model).values for _ in range(3)]
         prefill, decode = (statistics.median(values[name] for values in rounds) for name in rounds[0])
@@ -69,12 +69,12 @@ def main() -> None:
         print(f"\n2:4 zeros: {SemiStructured(repeats=1).measure(dense, None).reasons[FIELD]}.")
         return
     print("\n| 2:4 zeros of | prompt tokens | prefill in sparse kernels, times as fast |\n| --- | ---: | ---: |")
-    wide = experiment("model=random", f"model.shape={WIDE}", f"dtype={given.dtype}")
+    wide = measuring.experiment("model=random", f"model.shape={WIDE}", f"dtype={given.dtype}")
     for name, source, prompts in (
         (given.model, made, (512, 8192)),
         ("4 blocks of Llama-7B's widths", wide, (512, 4096)),
     ):
-        model = loaded(source)
+        model = measuring.loaded(source)
         Magnitude(ratio=0.5, pattern="2:4").apply(model, None, 0)
         for tokens in prompts:
             found = SemiStructured(prompt_tokens=tokens, repeats=given.repeats).measure(model, None)

@@ -13,8 +13,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import measuring
 import torch
-from measuring import HEAD, experiment, where
 
 from slimsweep.compression import compress
 from slimsweep.run import run
@@ -28,7 +28,7 @@ def job(technique: str, ratio: float, inputs: str, *more: str):
     words = [f"technique={technique}", f"ratio={ratio}", "evaluation=cost", *more]
     if technique != "magnitude":
         words.append(f"technique.{technique}.inputs={inputs}")
-    return experiment(*words)
+    return measuring.experiment(*words)
 
 
 def whole_sweep(inputs: str, folder: Path) -> dict[str, list[float]]:
@@ -55,9 +55,9 @@ def warm_overhead(folder: Path) -> tuple[float, dict[str, float]]:
         "evaluation.max_windows=2",
         "evaluation.task_limit=8",
     ]
-    run(experiment(*words, "ratio=0.15"))
+    run(measuring.experiment(*words, "ratio=0.15"))
     started = time.perf_counter()
-    made = experiment(*words, "ratio=0.25")
+    made = measuring.experiment(*words, "ratio=0.25")
     composed = time.perf_counter() - started
     record, _ = run(made)
     total = time.perf_counter() - started
@@ -73,7 +73,7 @@ def main() -> None:
     given = parser.parse_args()
     ratios = [float(ratio) for ratio in given.ratios.split(",")]
     compress(job("sparsegpt", 0.5, "dense"))  # what a process does once: converted weights, compiled kernels
-    print(f"{where(job('magnitude', 0.5, 'dense'))}, calibration of 16 x 512 tokens\n\n{HEAD}")
+    print(f"{measuring.where(job('magnitude', 0.5, 'dense'))}, calibration of 16 x 512 tokens\n\n{measuring.HEAD}")
     comments = []
     for inputs in given.inputs.split(","):
         goal = GOALS[inputs]

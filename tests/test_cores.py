@@ -1,3 +1,4 @@
+import os
 import threading
 
 import pytest
@@ -27,8 +28,9 @@ def test_results_come_in_order_and_threads_are_as_before(threads):
 
 
 def test_workers_share_the_threads(threads):
-    shares = side_by_side(lambda _item: torch.get_num_threads(), range(2), CPU)
-    assert shares == [max(threads // 2, 1)] * 2
+    for _ in range(2):  # new workers, then the same again
+        shares = side_by_side(lambda _item: torch.get_num_threads(), range(2), CPU)
+        assert shares == [max(threads // 2, 1)] * 2
 
 
 def test_workers_build_no_graph(threads):
@@ -41,6 +43,32 @@ def test_an_error_is_raised_and_nothing_left_running(threads):
     with pytest.raises(ZeroDivisionError):
         side_by_side(lambda item: 1 / item, [2, 0, 1], CPU)
     assert torch.get_num_threads() == threads
+
+
+def test_workers_stay_and_belong_to_whoever_asks():
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        own = {tuple(side_by_side(lambda _: threading.get_ident(), range(2), CPU)) for _ in range(20)}
+        assert len({ident for pair in own for ident in pair}) <= 2
+        meeting = threading.Barrier(4)  # of those that two workers employ
+
+        def inner(_item):
+            return side_by_side(lambda _: meeting.wait(timeout=60), range(2), CPU)
+
+        first, second = side_by_side(inner, range(2), CPU)
+        assert sorted(first + second) == [0, 1, 2, 3]
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_process_has_workers_of_its_own(threads):
+    side_by_side(abs, range(4), CPU)
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if side_by_side(abs, [-1, -2], CPU) == [1, 2] else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_nothing_to_do():

@@ -1,7 +1,5 @@
 """The column solve inside a block: remove or round weights from left to right, correcting those still to come."""
 
-import functools
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, no_type_check
 
@@ -11,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from slimsweep.cores import workers_of_this_thread
 from slimsweep.grid import Grid
 
 LANES = 64
@@ -71,13 +70,9 @@ def solve_columns(block: ColumnBlock) -> None:
     else:
         tiles = -(-rows // LANES)
         bounds = [min(tiles * part // threads * LANES, rows) for part in range(threads + 1)]
-        list(_workers(threads).map(lambda first, last: _solve_rows(first, last, *given), bounds, bounds[1:]))
-
-
-@functools.cache
-def _workers(threads: int) -> ThreadPoolExecutor:
-    """Threads that sleep between calls: numba's own, which spin, fight those of torch for the same cores."""
-    return ThreadPoolExecutor(threads)
+        # They sleep between calls: numba's own threads, which spin, fight those of torch for the same cores.
+        workers = workers_of_this_thread(threads, 1)
+        list(workers.map(lambda first, last: _solve_rows(first, last, *given), bounds, bounds[1:]))
 
 
 # Loops over LANES are innermost and of constant length: that is what the compiler turns into vectors.

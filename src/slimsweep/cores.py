@@ -1,7 +1,9 @@
 """Independent pieces of CPU work, side by side on all cores."""
 
+import os
+import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import torch
@@ -18,13 +20,45 @@ def side_by_side(work: Callable[[Any], Any], items: Iterable[Any], device: torch
     workers = min(threads, len(items)) if device.type == "cpu" else 1
     if workers <= 1:
         return [work(item) for item in items]
+    futures = []
     try:
-        with ThreadPoolExecutor(workers, initializer=_enter, initargs=(threads // workers,)) as pool:
-            return list(pool.map(work, items))
+        pool = workers_of_this_thread(workers, threads // workers)
+        futures += [pool.submit(work, item) for item in items]
+        return [future.result() for future in futures]
     finally:
-        torch.set_num_threads(threads)  # the workers' share became the default of threads to come
+        for future in futures:
+            future.cancel()
+        wait(futures)
+        torch.set_num_threads(threads)  # a new worker's share became the default of threads to come
+
+
+def workers_of_this_thread(count: int, share: int) -> ThreadPoolExecutor:
+    """Threads that stay: one that is new touches memory that nobody touched before, which took longer than the work.
+
+    They are the calling thread's own, so that it never waits for what another thread gave them.
+
+    Args:
+        share: torch's threads for each of them.
+    """
+    pools = _own.__dict__
+    if (count, share) not in pools:
+        pool = ThreadPoolExecutor(count, initializer=_enter, initargs=(share,))
+        all_here = threading.Barrier(count)
+        list(pool.map(lambda _: all_here.wait(), range(count)))
+        pools[count, share] = pool
+    return pools[count, share]
 
 
 def _enter(threads: int) -> None:
+    torch.get_num_threads()  # a thread takes the process's default when it first asks, and would forget what was set
     torch.set_num_threads(threads)
     torch.set_grad_enabled(False)  # both are settings of a thread, not of the process
+
+
+def _forget() -> None:
+    global _own
+    _own = threading.local()
+
+
+_own = threading.local()
+os.register_at_fork(after_in_child=_forget)  # a child has none of these threads
