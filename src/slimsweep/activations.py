@@ -14,7 +14,10 @@ from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.scratch import Scratch
 
 BATCH_TOKENS = 2048
-"""Tokens of one forward through a block: enough for full speed; twice as many are slower on a CPU, by 7 %."""
+"""Tokens of one forward through a block on a CPU: enough for full speed; twice as many are slower, by 7 %."""
+GPU_BATCH_TOKENS = 16384
+"""The same on a GPU, where small batches take as long as large ones: an H200 runs SmolLM2 on four times as many tokens
+in the same time, from 4,096 to 16,384."""
 
 
 Statistic = Tensor | tuple[Tensor, ...]
@@ -50,7 +53,8 @@ class Activations:
 
     def __init__(self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"]):
         self._blocks = model.blocks
-        self._batch = max(1, BATCH_TOKENS // token_ids.shape[1])
+        tokens = BATCH_TOKENS if model.compute_device.type == "cpu" else GPU_BATCH_TOKENS
+        self._batch = max(1, tokens // token_ids.shape[1])
         self._calls = _record_calls(model, token_ids[:1])
         self.hidden, self._spill = _first_inputs(model, token_ids, self._batch)
 
