@@ -1,6 +1,8 @@
 """The command `slimsweep`: Hydra composes, this module runs the job and reports errors in one place."""
 
+import atexit
 import difflib
+import gc
 import logging
 import os
 import shutil
@@ -37,6 +39,8 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and every error is told here
     # Threads that wait by spinning make two jobs on one machine many times slower; read when torch is first imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    gc.disable()  # what imports make stays, and looking through it takes a quarter of a second; until perform
+    atexit.register(gc.freeze)  # nor need it be looked through when the interpreter ends: half a second
     try:
         hydra.main(version_base="1.3", config_path=str(config_root() / "conf"), config_name="config")(job)()
     except (SlimsweepError, HydraException, OmegaConfBaseException) as error:
@@ -47,6 +51,8 @@ def main() -> None:
         if wants_traceback:  # else most likely Hydra, which makes outputs_dir before any check of ours
             raise
         sys.exit(f"slimsweep: {error.filename}: {error.strerror}. Choose a folder to write to: outputs_dir=FOLDER")
+    finally:
+        gc.enable()
 
 
 def explain(error: Exception) -> str:
@@ -121,6 +127,7 @@ def perform(experiment: Experiment, store: Store) -> Path:
     """Compute the record of an experiment unless it exists, publish it, and return its path."""
     from slimsweep.run import run
 
+    gc.enable()
     folder = store.folder(experiment.key)
     with store.claim(experiment.key), logged(folder / "job.log"):
         record = store.read(experiment.key)

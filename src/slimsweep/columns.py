@@ -1,9 +1,8 @@
 """The column solve inside a block: remove or round weights from left to right, correcting those still to come."""
 
 from dataclasses import dataclass
-from typing import Any, no_type_check
+from typing import Any
 
-import numba
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
@@ -57,6 +56,8 @@ def solve_columns(block: ColumnBlock) -> None:
 
         gpu_solve(block.turned.device)(block)
         return
+    from slimsweep.column_loops import solve_rows  # importing numba takes a fifth of a second
+
     columns, rows = block.turned.shape
     tensors = (block.turned, block.keep, block.upper.contiguous(), block.scale, block.errors)
     levels = torch.empty(3, 0, rows) if block.grid is None else block.grid.planes
@@ -66,104 +67,13 @@ def solve_columns(block: ColumnBlock) -> None:
     given = (*(tensor.numpy() for tensor in tensors), *(block.pattern or (0, 0)), *rounding)
     threads = min(torch.get_num_threads(), rows * columns**2 // WORK_PER_THREAD)
     if threads <= 1:
-        _solve_rows(0, rows, *given)
+        solve_rows(0, rows, *given)
     else:
         tiles = -(-rows // LANES)
         bounds = [min(tiles * part // threads * LANES, rows) for part in range(threads + 1)]
         # They sleep between calls: numba's own threads, which spin, fight those of torch for the same cores.
         workers = workers_of_this_thread(threads, 1)
-        list(workers.map(lambda first, last: _solve_rows(first, last, *given), bounds, bounds[1:]))
-
-
-# Loops over LANES are innermost and of constant length: that is what the compiler turns into vectors.
-@numba.njit(nogil=True, cache=True, error_model="numpy")
-@no_type_check
-def _solve_rows(first, last, weight, keep, upper, scale, errors, kept, group, levels, groups, lowest, highest):
-    columns = weight.shape[0]
-    # Lanes beyond the last row are solved too, and thrown away.
-    tile, lost = np.zeros((columns, LANES), np.float32), np.zeros((columns, LANES), np.float32)
-    stays, own, rank = np.ones((columns, LANES), np.bool_), np.ones((3, LANES), np.float32), np.zeros(LANES, np.int32)
-    for start in range(first, last, LANES):
-        rows = min(LANES, last - start)
-        for column in range(columns):
-            for row in range(rows):
-                tile[column, row] = weight[column, start + row]
-            for row in range(rows):
-                stays[column, row] = keep[column, start + row]
-        current = -1
-        for column in range(columns):
-            if group > 0 and column % group == 0:
-                _choose(tile, stays, scale, column, min(column + group, columns), group - kept, lost, rank)
-            if levels.shape[1] == 0:
-                _remove(tile[column], stays[column], lost[column], upper[column, column])
-            else:
-                if groups[column] != current:
-                    current = groups[column]
-                    for row in range(rows):
-                        for part in range(3):
-                            own[part, row] = levels[part, current, start + row]
-                _round(tile[column], stays[column], lost[column], upper[column, column], own, lowest, highest)
-            _correct(tile, lost[column], upper[column], column + 1)
-        for column in range(columns):
-            for row in range(rows):
-                weight[column, start + row] = tile[column, row]
-            for row in range(rows):
-                errors[column, start + row] = lost[column, row]
-            if group > 0:
-                for row in range(rows):
-                    keep[column, start + row] = stays[column, row]
-
-
-@numba.njit(nogil=True, cache=True, error_model="numpy")
-@no_type_check
-def _remove(weights, stays, lost, diagonal):
-    for row in range(LANES):
-        lost[row] = np.float32(0) if stays[row] else weights[row] / diagonal  # not inf - inf of one that stays
-        weights[row] = weights[row] if stays[row] else np.float32(0)
-
-
-@numba.njit(nogil=True, cache=True, error_model="numpy")
-@no_type_check
-def _round(weights, stays, lost, diagonal, levels, lowest, highest):
-    """What Grid.codes and Grid.values make of weights, to the last bit; of two levels equally near the even one."""
-    scales, offsets, minima = levels[0], levels[1], levels[2]
-    for row in range(LANES):
-        code = np.rint((weights[row] - minima[row]) / scales[row]) + offsets[row]
-        level = (min(max(code, lowest), highest) - offsets[row]) * scales[row] + minima[row]
-        goal = level if stays[row] else np.float32(0)
-        lost[row] = (weights[row] - goal) / diagonal
-        weights[row] = goal
-
-
-@numba.njit(nogil=True, cache=True, fastmath={"contract"})
-@no_type_check
-def _correct(tile, error, factors, start):
-    """Carry the errors of a column to those from `start` on."""
-    for later in range(start, tile.shape[0]):
-        weights, factor = tile[later], factors[later]
-        for row in range(LANES):
-            weights[row] -= error[row] * factor
-
-
-@numba.njit(nogil=True, cache=True)
-@no_type_check
-def _choose(tile, stays, scale, start, stop, dropped, scores, rank):
-    """Drop the `dropped` lowest of a group: zeros before all, the first of equals first. `scores`: overwritten."""
-    for column in range(start, stop):
-        score, weights, stay, factor = scores[column], tile[column], stays[column], scale[column]
-        for row in range(LANES):
-            value = abs(weights[row]) * factor
-            value = np.float32(np.inf) if value != value else value  # NaN stays, as in an order of torch
-            score[row] = value if stay[row] else np.float32(-1)
-    for column in range(start, stop):
-        rank[:] = 0
-        score, stay = scores[column], stays[column]
-        for other in range(start, stop):
-            beside, first = scores[other], other < column
-            for row in range(LANES):
-                rank[row] += beside[row] < score[row] or (first and beside[row] == score[row])
-        for row in range(LANES):
-            stay[row] = stay[row] and rank[row] >= dropped
+        list(workers.map(lambda first, last: solve_rows(first, last, *given), bounds, bounds[1:]))
 
 
 def knob_faults(block_columns: Any, damping_fraction: Any) -> list[str]:

@@ -19,8 +19,7 @@ from slimsweep.cores import side_by_side
 from slimsweep.models.language_model import LanguageModel, layer_shape, matrix
 from slimsweep.packed import PackedLinear, install, relative_error
 from slimsweep.sequential import by_group
-from slimsweep.shared_inputs import Prepared
-from slimsweep.shared_sums import Shared
+from slimsweep.shared_inputs import Prepared, Shared
 
 WIDE_NUMBERS = 2048**2
 """Numbers of a statistic whose factor keeps all cores busy by itself; smaller ones are prepared side by side."""

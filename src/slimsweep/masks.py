@@ -10,12 +10,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from slimsweep import selection
-
 OF = ("original", "remaining")
 """What a ratio is of: all targeted weights, or those that are not zero yet."""
 SHORT_UNIT = 64
 """Weights of a unit below which sorting it beats partitioning it."""
+LONG_UNIT = 2**13
+"""Weights of a unit from which on counting beats partitioning."""
 
 
 @functools.cache
@@ -75,7 +75,9 @@ def keep_highest_of_all(score: Float[Tensor, "out in"], dropped: int) -> Bool[Te
     flat = (score.T if score.T.is_contiguous() else score).reshape(1, -1)  # a threshold has no order
     if not dropped:
         return torch.ones_like(score, dtype=torch.bool)
-    if flat.is_cpu and flat.dtype == torch.float32 and flat.numel() >= selection.WORTH:
+    if flat.is_cpu and flat.dtype == torch.float32 and flat.numel() >= LONG_UNIT:
+        from slimsweep import selection  # importing numba takes a fifth of a second
+
         threshold, following = selection.around(flat[0].numpy(), dropped)
     else:
         threshold, following = torch.cat(_around(flat, dropped)).flatten().tolist()  # a GPU is waited for once

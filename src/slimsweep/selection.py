@@ -10,8 +10,6 @@ BIN_BITS = 12
 """Leading bits that numbers are counted by: their sign, their exponent and three bits more."""
 SHIFT = 32 - BIN_BITS
 LAST = np.int32(0x7FFFFFFF)
-WORTH = 2**13
-"""Numbers from which on this is faster than numpy's partition."""
 
 
 def around(values: Float[np.ndarray, " number"], rank: int) -> tuple[float, float]:

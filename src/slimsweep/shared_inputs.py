@@ -1,15 +1,28 @@
-"""What layers that share an input share: prepared once, by whichever of them is compressed first."""
+"""What layers that share an input share: summed once, and prepared once, by whichever is compressed first."""
 
 import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
 
 from slimsweep.activations import InputSum
 from slimsweep.errors import HessianError, ModelError
 from slimsweep.finite import all_finite
+from slimsweep.hessian import squared_norm
 
 if TYPE_CHECKING:
     from slimsweep.layerwise import LayerMethod
+    from slimsweep.shared_sums import Blocks, BlockWriter
+
+ALONG = {"gram": {"squared_norm": squared_norm}}
+"""What is summed in the same forwards for whoever asks next: it takes next to nothing beside them."""
+SUM = "sum"
+
+Groups = list[tuple[list[str], dict[str, Tensor]]]
+"""Layers that share an input, and tensors of that input by name."""
 
 
 class Prepared:
@@ -66,3 +79,62 @@ def refuse_non_finite(shared: InputSum) -> None:
             f"The calibration inputs of {', '.join(shared.layers)} are not finite. Choose a dtype with more range "
             "(dtype=bfloat16 or dtype=float32), or compress less."
         )
+
+
+class Shared:
+    """What a method's layers share of their inputs: read where it is known, else summed, and kept where asked."""
+
+    def __init__(self, method: "LayerMethod"):
+        self.method = method
+        self.known: dict[str, Blocks] = {}
+        self.writers: dict[str, BlockWriter] = {}
+
+    @property
+    def is_known(self) -> bool:
+        """Whether no inputs need be collected."""
+        return bool(self.known)
+
+    def read(self, index: int, device: torch.device) -> list[Prepared]:
+        """What is known of a block's inputs, on a device."""
+        if found := self.known.get(self.method.prepared_name):
+            groups = found.of(index, device)
+            return [Prepared.ready(layers, self.method.from_tensors(tensors)) for layers, tensors in groups]
+        groups = self.known[self.method.statistic_name].of(index, device)
+        return [Prepared(self.method, InputSum(layers, tensors[SUM])) for layers, tensors in groups]
+
+    def sum(self, index: int, collect: Callable[..., tuple[list[InputSum], float]]) -> list[Prepared]:
+        """A block's sums.
+
+        Args:
+            collect: of a statistic and what merges two of them; returns the sums, and the seconds they took.
+        """
+        own, along = self.method.statistic_name, ALONG.get(self.method.statistic_name, {})
+        others = {name: along[name] for name in self.writers if name in along}
+        if not others:
+            sums, seconds = collect(self.method.statistic, Tensor.add_)
+        else:
+            every = (self.method.statistic, *others.values())
+            tuples, seconds = collect(lambda inputs: tuple(part(inputs) for part in every), _add)
+            by_name = zip((own, *others), zip(*(shared.summed for shared in tuples), strict=True), strict=True)
+            sums, *rest = (
+                [InputSum(shared.layers, summed) for shared, summed in zip(tuples, values, strict=True)]
+                for _, values in by_name
+            )
+            for name, other in zip(others, rest, strict=True):
+                self._write(name, index, [(shared.layers, {SUM: shared.summed}) for shared in other], seconds)
+        self._write(own, index, [(shared.layers, {SUM: shared.summed}) for shared in sums], seconds)
+        return [Prepared(self.method, shared) for shared in sums]
+
+    def keep(self, index: int, every: list[Prepared]) -> None:
+        """Keep what was prepared for a block."""
+        if (name := self.method.prepared_name) in self.writers:
+            groups = [(prepared.layers, self.method.to_tensors(prepared())) for prepared in every]
+            self._write(name, index, groups, sum(prepared.seconds for prepared in every))
+
+    def _write(self, name: str, index: int, groups: Groups, seconds: float) -> None:
+        if name in self.writers:
+            self.writers[name].write(index, groups, seconds)
+
+
+def _add(one: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(a.add_(b) for a, b in zip(one, other, strict=True))

@@ -4,7 +4,7 @@ Only sums over dense inputs can be shared: those over inputs of compressed block
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,26 +13,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
 
 from slimsweep import stage_entry
-from slimsweep.activations import InputSum
-from slimsweep.hessian import squared_norm
 from slimsweep.keys import StageKey, sums_key
-from slimsweep.shared_inputs import Prepared
+from slimsweep.shared_inputs import ALONG, Groups, Shared
 from slimsweep.stage_cache import StageCache, Writing
 
 if TYPE_CHECKING:
     from slimsweep.layerwise import LayerMethod
 
 log = logging.getLogger(__name__)
-
-ALONG = {"gram": {"squared_norm": squared_norm}}
-"""What is summed in the same forwards for whoever asks next: it takes next to nothing beside them."""
-SUM = "sum"
-
-Groups = list[tuple[list[str], dict[str, Tensor]]]
-"""Layers that share an input, and tensors of that input by name."""
 
 
 @dataclass(frozen=True)
@@ -87,61 +77,6 @@ class SharedSums:
         log.info("%s: %s", key.label, entry.outcome)
 
 
-class Shared:
-    """What a method's layers share of their inputs: read where it is known, else summed, and kept where asked."""
-
-    def __init__(self, method: "LayerMethod"):
-        self.method = method
-        self.known: dict[str, Blocks] = {}
-        self.writers: dict[str, BlockWriter] = {}
-
-    @property
-    def is_known(self) -> bool:
-        """Whether no inputs need be collected."""
-        return bool(self.known)
-
-    def read(self, index: int, device: torch.device) -> list[Prepared]:
-        """What is known of a block's inputs, on a device."""
-        if found := self.known.get(self.method.prepared_name):
-            groups = found.of(index, device)
-            return [Prepared.ready(layers, self.method.from_tensors(tensors)) for layers, tensors in groups]
-        groups = self.known[self.method.statistic_name].of(index, device)
-        return [Prepared(self.method, InputSum(layers, tensors[SUM])) for layers, tensors in groups]
-
-    def sum(self, index: int, collect: Callable[..., tuple[list[InputSum], float]]) -> list[Prepared]:
-        """A block's sums.
-
-        Args:
-            collect: of a statistic and what merges two of them; returns the sums, and the seconds they took.
-        """
-        own, along = self.method.statistic_name, ALONG.get(self.method.statistic_name, {})
-        others = {name: along[name] for name in self.writers if name in along}
-        if not others:
-            sums, seconds = collect(self.method.statistic, Tensor.add_)
-        else:
-            every = (self.method.statistic, *others.values())
-            tuples, seconds = collect(lambda inputs: tuple(part(inputs) for part in every), _add)
-            by_name = zip((own, *others), zip(*(shared.summed for shared in tuples), strict=True), strict=True)
-            sums, *rest = (
-                [InputSum(shared.layers, summed) for shared, summed in zip(tuples, values, strict=True)]
-                for _, values in by_name
-            )
-            for name, other in zip(others, rest, strict=True):
-                self._write(name, index, [(shared.layers, {SUM: shared.summed}) for shared in other], seconds)
-        self._write(own, index, [(shared.layers, {SUM: shared.summed}) for shared in sums], seconds)
-        return [Prepared(self.method, shared) for shared in sums]
-
-    def keep(self, index: int, every: list[Prepared]) -> None:
-        """Keep what was prepared for a block."""
-        if (name := self.method.prepared_name) in self.writers:
-            groups = [(prepared.layers, self.method.to_tensors(prepared())) for prepared in every]
-            self._write(name, index, groups, sum(prepared.seconds for prepared in every))
-
-    def _write(self, name: str, index: int, groups: Groups, seconds: float) -> None:
-        if name in self.writers:
-            self.writers[name].write(index, groups, seconds)
-
-
 class BlockWriter:
     """Takes tensors block by block into an entry of the cache."""
 
@@ -174,10 +109,6 @@ class Blocks:
             place, name = key.split(" ", 1)
             groups[int(place)][1][name] = self._files[index].get_tensor(key).to(device, copy=True)
         return groups
-
-
-def _add(one: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return tuple(a.add_(b) for a, b in zip(one, other, strict=True))
 
 
 def _file(index: int) -> str:
