@@ -63,6 +63,15 @@ def test_a_whole_tensor_is_one_unit_however_it_lies_in_memory(turned, levels, pa
     assert torch.equal(masks.keep_highest_of_all(given, dropped), expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_scores_of_other_dtypes_are_compared_as_they_are(dtype):
+    score = torch.tensor([[1 + 2e-12, 1 + 1e-12, 3.0, 1 + 3e-12]], dtype=dtype)
+    expected = [False, False, True, True] if dtype == torch.bfloat16 else [True, False, True, True]
+    dropped = expected.count(False)
+    assert masks.keep_highest_of_all(score, dropped)[0].tolist() == expected
+    assert masks.keep_highest(score, torch.tensor([dropped]))[0].tolist() == expected
+
+
 @pytest.mark.parametrize("shape", [(1, 5000), (7, 129), (300, 4), (2, 64)])
 @pytest.mark.parametrize("levels", [3, 10**6])  # nearly all tied; nearly none
 @pytest.mark.parametrize("uniform", [True, False])

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from filelock import FileLock
 
 from slimsweep import hessian
 from slimsweep.activations import Activations, InputSum
@@ -205,7 +206,7 @@ def test_a_flipped_byte_is_found_and_collected_anew(tiny_source, cache, forwards
 
 def test_an_error_on_the_way_keeps_nothing(cache):
     def fail():
-        with SharedSums(cache, stage()).of(SparseGPT(ratio=0.5, inputs="dense"), ["a"], 1000) as shared:
+        with SharedSums(cache, stage()).of(SparseGPT(ratio=0.5, inputs="dense"), {"a": 2}) as shared:
             assert not shared.is_known
             shared.sum(0, lambda *_: ([InputSum(["a"], (torch.eye(2), torch.ones(2)))], 1.0))
             raise RuntimeError("solve")
@@ -224,6 +225,31 @@ def test_a_full_disk_leaves_the_job_alone(tiny_source, tmp_path, cache, monkeypa
     technique = SparseGPT(ratio=0.5, inputs="dense")
     assert compressed(tiny_source, technique, SharedSums(cache, stage())) == compressed(tiny_source, technique, None)
     assert cache.entries() == []
+
+
+def test_norms_that_are_known_are_not_held_while_gram_matrices_are_collected(tiny_source, cache):
+    compressed(tiny_source, Wanda(ratio=0.5, inputs="dense"), SharedSums(cache, stage("Wanda")))
+    (entry,) = cache.entries()
+    lock = FileLock(cache.folder / "locks" / f"{entry.digest}.lock")
+    names = {name: matrix.shape[1] for name, matrix in _weights(tiny_source).items()}
+    with SharedSums(cache, stage()).of(SparseGPT(ratio=0.5, inputs="dense"), names) as shared:
+        assert list(shared.writers) == ["factor of gram at damping 0.01", "gram"]
+        with lock.acquire(timeout=0):
+            pass
+
+
+def _weights(source):
+    targets = source.load(torch.float32, torch.device("cpu")).targets()
+    return {name: layer.weight for name, layer in targets.items()}
+
+
+def test_norms_are_kept_where_gram_matrices_have_no_room(tiny_source, tmp_path, forwards):
+    small = StageCache(tmp_path / "small", 20_000)
+    small.open()
+    compressed(tiny_source, SparseGPT(ratio=0.5, inputs="dense"), SharedSums(small, stage()))
+    assert [entry.chain for entry in small.entries()] == ["squared_norm of the inputs of dense"]
+    compressed(tiny_source, Wanda(ratio=0.5, inputs="dense"), SharedSums(small, stage("Wanda")))
+    assert len(forwards) == 2
 
 
 def test_sums_beyond_the_limit_are_not_kept(tiny_source, tmp_path):

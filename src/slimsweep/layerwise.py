@@ -155,13 +155,7 @@ def _shared(model: LanguageModel, method: LayerMethod, targets: dict[str, nn.Mod
     """What the jobs before this one know of its inputs, and what keeps that which it finds; see SharedSums.of."""
     if model.shared_sums is None or not method.statistic_name or method.inputs != "dense":
         return contextlib.nullcontext(Shared(method))
-    sizes = [statistic_bytes(method, layer_shape(layer)[1]) for layer in targets.values()]
-    return model.shared_sums.of(method, list(targets), sum(sizes))
-
-
-def statistic_bytes(method: LayerMethod, width: int) -> int:
-    """What the statistic of an input of so many channels takes."""
-    return method.statistic(torch.empty(1, width, device="meta")).nbytes
+    return model.shared_sums.of(method, {name: layer_shape(layer)[1] for name, layer in targets.items()})
 
 
 def targets_by_block(model: LanguageModel, targets: dict[str, nn.Module]) -> list[dict[str, nn.Module]]:

@@ -91,10 +91,11 @@ def keep_highest_of_all(score: Float[Tensor, "out in"], dropped: int) -> Bool[Te
 
 def above(score: Float[Tensor, "*shape"], threshold: float | Float[Tensor, "unit 1"]) -> Bool[Tensor, "*shape"]:
     """Which scores are not at most a threshold: those above it, and NaN."""
-    if not score.is_cpu:
+    if not score.is_cpu or score.dtype == torch.bfloat16:  # which numpy does not know
         return ~(score <= threshold)
-    limit = threshold.numpy() if isinstance(threshold, Tensor) else np.float32(threshold)
-    return torch.from_numpy(~(score.numpy() <= limit))  # numpy compares eight times as fast as torch
+    values = score.numpy()
+    limit = threshold.numpy() if isinstance(threshold, Tensor) else values.dtype.type(threshold)
+    return torch.from_numpy(~(values <= limit))  # numpy compares eight times as fast as torch
 
 
 def remove(weight: Float[Tensor, "*shape"], keep: Bool[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

@@ -99,11 +99,11 @@ def _compressing(technique: Any, shapes: list[tuple[int, int]]) -> int:
     """Statistics of a block's inputs, and what the hungriest layers take, one for each thread, while worked on."""
     import torch
 
-    from slimsweep.layerwise import statistic_bytes
+    from slimsweep.shared_inputs import statistic_bytes
 
     statistics = 0
     if technique.needs_calibration:
-        statistics = sum(statistic_bytes(technique, inputs) for _, inputs in shapes)
+        statistics = statistic_bytes(technique.statistic, (inputs for _, inputs in shapes))
     at_once = min(torch.get_num_threads(), len(shapes))
     return statistics + sum(sorted(technique.working_bytes(shape) for shape in shapes)[-at_once:])
 

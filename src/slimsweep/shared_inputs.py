@@ -2,7 +2,8 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -134,6 +135,12 @@ class Shared:
     def _write(self, name: str, index: int, groups: Groups, seconds: float) -> None:
         if name in self.writers:
             self.writers[name].write(index, groups, seconds)
+
+
+def statistic_bytes(statistic: Callable[[Tensor], Tensor], widths: Iterable[int]) -> int:
+    """What the statistics of inputs of so many channels take, if no two layers share one."""
+    counts = Counter(widths)
+    return sum(count * statistic(torch.empty(1, width, device="meta")).nbytes for width, count in counts.items())
 
 
 def _add(one: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

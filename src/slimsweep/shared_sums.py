@@ -4,7 +4,7 @@ Only sums over dense inputs can be shared: those over inputs of compressed block
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from slimsweep import stage_entry
 from slimsweep.keys import StageKey, sums_key
-from slimsweep.shared_inputs import ALONG, Groups, Shared
+from slimsweep.shared_inputs import ALONG, Groups, Shared, statistic_bytes
 from slimsweep.stage_cache import StageCache, Writing
 
 if TYPE_CHECKING:
@@ -34,16 +34,16 @@ class SharedSums:
     """Of the stage that asks: how its model came to be, and which text is drawn."""
 
     @contextmanager
-    def of(self, method: "LayerMethod", layers: Sequence[str], size: int) -> Iterator["Shared"]:
+    def of(self, method: "LayerMethod", layers: dict[str, int]) -> Iterator["Shared"]:
         """What is known for a method, or where what it finds is kept.
 
         Args:
-            size: how many bytes the sums take at most.
+            layers: their names and input widths.
         """
-        shared = Shared(method)
+        shared, size = Shared(method), statistic_bytes(method.statistic, layers.values())
         with ExitStack() as stack:
             for name in filter(None, (method.prepared_name, method.statistic_name)):
-                key = sums_key(self.stage, name, layers)
+                key = sums_key(self.stage, name, list(layers))
                 claim = stack.enter_context(ExitStack())
                 claim.enter_context(self.cache.claim(key))
                 if found := self._read(key):
@@ -52,11 +52,15 @@ class SharedSums:
                     break
                 shared.writers[name] = stack.enter_context(self._writing(key, size))
             else:
-                for name in ALONG.get(method.statistic_name, ()):
-                    key = sums_key(self.stage, name, layers)
-                    stack.enter_context(self.cache.claim(key))
-                    if not self.cache.holds(key):
-                        shared.writers[name] = stack.enter_context(self._writing(key, size))
+                for name, statistic in ALONG.get(method.statistic_name, {}).items():
+                    key = sums_key(self.stage, name, list(layers))
+                    claim = stack.enter_context(ExitStack())
+                    claim.enter_context(self.cache.claim(key))
+                    if self.cache.holds(key):
+                        claim.close()
+                        continue
+                    own = statistic_bytes(statistic, layers.values())
+                    shared.writers[name] = stack.enter_context(self._writing(key, own))
             yield shared
 
     def _read(self, key: StageKey) -> "Blocks | None":
