@@ -27,8 +27,8 @@ def block_parameters(model: LanguageModel) -> int:
     return sum(parameter_count(block) for block in model.blocks)
 
 
-def half_of_each_block(model: LanguageModel) -> None:
-    """Half of the heads and half of the neurons of every block."""
+def half_of_the_heads_and_neurons(model: LanguageModel) -> None:
+    """Half of the heads, rounded down, and half of the neurons of every block."""
     for index in range(len(model.blocks)):
         for units in (anatomy.heads(model, index), anatomy.neurons(model, index)):
             removal.remove(model, units, range(len(units) - len(units) // 2, len(units)))
@@ -58,7 +58,7 @@ def main() -> None:
     print(f"{measuring.where(made)}, prompt of {given.tokens} tokens\n")
     print("| removed | blocks' parameters left | prefill, times as fast | decode, times as fast |")
     print("| --- | ---: | ---: | ---: |")
-    for reduce in (half_of_each_block, half_of_the_blocks, half_of_the_channels):
+    for reduce in (half_of_the_heads_and_neurons, half_of_the_blocks, half_of_the_channels):
         model = measuring.loaded(made)
         reduce(model)
         rounds = [speed.compare(dense, model).values for _ in range(3)]

@@ -1,10 +1,11 @@
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
-from slimsweep.cores import side_by_side
+from slimsweep.cores import side_by_side, workers_of_this_thread
 
 CPU = torch.device("cpu")
 
@@ -37,6 +38,32 @@ def test_workers_build_no_graph(threads):
     weight = torch.ones(2, requires_grad=True)
     with torch.no_grad():
         assert not any(side_by_side(lambda _item: (weight * 2).requires_grad, range(3), CPU))
+
+
+def test_a_worker_more_that_cannot_be_started_is_an_error(monkeypatch):
+    before, start = torch.get_num_threads(), threading.Thread.start
+    started = []
+
+    def only_two(thread):
+        started.append(thread)
+        if len(started) > 2:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", only_two)
+    with pytest.raises(RuntimeError, match="can't start"):
+        workers_of_this_thread(3, 7)
+    for thread in started[:2]:
+        thread.join(timeout=60)  # they end once nobody holds their pool
+        assert not thread.is_alive()
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_new_workers_leave_the_number_of_threads_to_come(threads, count):
+    workers_of_this_thread(count, 5)
+    with ThreadPoolExecutor(1) as later:
+        assert later.submit(torch.get_num_threads).result() == threads
 
 
 def test_an_error_is_raised_and_nothing_left_running(threads):

@@ -51,6 +51,15 @@ def test_a_score_that_is_no_number_stays_and_ties_still_drop_no_more_than_asked(
         assert torch.nonzero(~keep).flatten().tolist() == [0, 1, 2]
 
 
+@pytest.mark.parametrize("width", [4, 100, 10_000])
+def test_what_is_no_number_stays_where_more_than_all_numbers_should_go(width):
+    score = torch.arange(width, dtype=torch.float32)[None].clone()
+    score[0, width // 2 :] = math.nan
+    expected = score[0].isnan().tolist()
+    assert masks.keep_highest(score, torch.tensor([width - 1]))[0].tolist() == expected
+    assert masks.keep_highest_of_all(score, width - 1)[0].tolist() == expected
+
+
 @pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("levels", [3, 10**6])
 @pytest.mark.parametrize("part", [0, 0.01, 0.5, 1])
@@ -70,6 +79,15 @@ def test_scores_of_other_dtypes_are_compared_as_they_are(dtype):
     dropped = expected.count(False)
     assert masks.keep_highest_of_all(score, dropped)[0].tolist() == expected
     assert masks.keep_highest(score, torch.tensor([dropped]))[0].tolist() == expected
+
+
+@pytest.mark.parametrize("shape", [(2, 8), (8, 16), (2, 80), (2, 10_000)])
+def test_bf16_scores_order_as_in_fp32(shape):
+    score = torch.rand(shape, generator=torch.Generator().manual_seed(0)).bfloat16()  # with many ties
+    for dropped in (0, 5, shape[1] - 1, shape[1]):
+        every = torch.full((shape[0],), dropped)
+        assert torch.equal(masks.keep_highest(score, every), masks.keep_highest(score.float(), every))
+        assert torch.equal(masks.keep_highest_of_all(score, dropped), masks.keep_highest_of_all(score.float(), dropped))
 
 
 @pytest.mark.parametrize("shape", [(1, 5000), (7, 129), (300, 4), (2, 64)])

@@ -20,6 +20,11 @@ def stage(technique: str = "SparseGPT", seed: int = 0, loaded: str = "weights") 
     return StageKey(f"{technique} {seed} {loaded}", ({"weights": loaded}, own), "tiny", technique)
 
 
+@pytest.fixture(autouse=True)
+def everything_is_worth_keeping(monkeypatch):
+    monkeypatch.setattr("slimsweep.stage_cache.WORTH_BYTES_PER_SECOND", 1e15)
+
+
 @pytest.fixture
 def cache(tmp_path):
     cache = StageCache(tmp_path, 10**9)
@@ -73,6 +78,17 @@ def test_ratios_and_techniques_share_one_collection(tiny_source, cache, forwards
     assert found == compressed(tiny_source, wanda, None)
 
 
+@pytest.mark.parametrize("technique", [SparseGPT, Wanda])
+@pytest.mark.parametrize("block", [0, 1])
+def test_a_block_without_targets_has_no_sums(tiny_source, cache, forwards, technique, block):
+    some = technique(ratio=0.5, inputs="dense", exclude=[f"model.layers.{block}.*"])
+    alone = compressed(tiny_source, some, None)
+    forwards.clear()
+    for _ in range(2):
+        assert compressed(tiny_source, some, SharedSums(cache, stage())) == alone
+    assert len(forwards) == (2 if block == 0 else 1)
+
+
 def test_gram_matrices_are_collected_though_norms_are_known(tiny_source, cache, forwards):
     wanda, sparsegpt = (technique(ratio=0.5, inputs="dense") for technique in (Wanda, SparseGPT))
     compressed(tiny_source, wanda, SharedSums(cache, stage("Wanda")))
@@ -117,6 +133,13 @@ def test_one_factorization_serves_every_technique_and_ratio_at_its_damping(tiny_
             assert len(factorings) == 8 * count
         assert found == compressed(tiny_source, technique, None)
         factorings[8 * count :] = []
+
+
+def test_dampings_that_differ_in_the_last_digit_have_factors_of_their_own(tiny_source, cache, factorings):
+    for count, damping in enumerate((0.1234567, 0.1234574), 1):
+        technique = SparseGPT(ratio=0.5, inputs="dense", damping_fraction=damping)
+        compressed(tiny_source, technique, SharedSums(cache, stage()))
+        assert len(factorings) == 8 * count
 
 
 def test_a_raised_damping_is_told_by_those_who_read_it_too(tiny_source, cache, monkeypatch):
@@ -236,6 +259,56 @@ def test_norms_that_are_known_are_not_held_while_gram_matrices_are_collected(tin
         assert list(shared.writers) == ["factor of gram at damping 0.01", "gram"]
         with lock.acquire(timeout=0):
             pass
+
+
+def test_norms_that_another_job_collects_are_not_waited_for(tiny_source, cache):
+    names = {name: matrix.shape[1] for name, matrix in _weights(tiny_source).items()}
+    norms = sums_key(stage(), "squared_norm", list(names))
+    sparsegpt = SparseGPT(ratio=0.5, inputs="dense")
+    with (
+        FileLock(cache.folder / "locks" / f"{norms.digest}.lock"),
+        SharedSums(cache, stage()).of(sparsegpt, names) as shared,
+    ):
+        assert list(shared.writers) == ["factor of gram at damping 0.01", "gram"]
+
+
+def test_what_is_kept_together_stays_within_the_limit(tiny_source, tmp_path):
+    dense = SparseGPT(ratio=0.5, inputs="dense")
+    compressed(tiny_source, dense, SharedSums(_cache(tmp_path / "large", 10**9), stage()))
+    sizes = {entry.chain: entry.bytes for entry in _cache(tmp_path / "large", 10**9).entries()}
+    small = _cache(tmp_path / "small", int(1.6 * max(sizes.values())))  # room for one, not for both
+    compressed(tiny_source, dense, SharedSums(small, stage()))
+    assert 0 < sum(entry.bytes for entry in small.entries()) <= small.limit_bytes
+
+
+def test_gram_matrices_stay_while_factors_made_of_them_are_read(tiny_source, tmp_path, forwards):
+    def job(damping, ratio=0.5):
+        technique = SparseGPT(ratio=ratio, inputs="dense", damping_fraction=damping)
+        compressed(tiny_source, technique, SharedSums(_cache(tmp_path / "small", limit), stage()))
+
+    limit = 10**9
+    job(0.01)
+    # Other factors have no room beside these, which must go, and not what both are made of.
+    sizes = {entry.chain.split()[0]: entry.bytes for entry in _cache(tmp_path / "small", limit).entries()}
+    limit = sum(sizes.values()) + sizes["factor"] * 7 // 10  # estimates count inputs that layers share for each layer
+    job(0.01, ratio=0.3)
+    job(0.02)
+    assert len(forwards) == 2
+    chains = {entry.chain for entry in _cache(tmp_path / "small", limit).entries()}
+    assert {"gram of the inputs of dense", "factor of gram at damping 0.02 of the inputs of dense"} <= chains
+
+
+def test_what_is_collected_quicker_than_read_is_not_kept(tiny_source, cache, monkeypatch):
+    monkeypatch.setattr("slimsweep.stage_cache.WORTH_BYTES_PER_SECOND", 1.0)
+    dense = SparseGPT(ratio=0.5, inputs="dense")
+    assert compressed(tiny_source, dense, SharedSums(cache, stage())) == compressed(tiny_source, dense, None)
+    assert cache.entries() == [] and list(cache.folder.glob(".*")) == []
+
+
+def _cache(folder, limit):
+    made = StageCache(folder, limit)
+    assert made.open() is None
+    return made
 
 
 def _weights(source):

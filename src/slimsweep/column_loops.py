@@ -7,12 +7,16 @@ import numpy as np
 
 from slimsweep.columns import LANES
 
+NEAR = 4
+"""Columns whose errors go to later columns together; eight at once gain nothing more."""
+
 
 # Loops over LANES are innermost and of constant length: that is what the compiler turns into vectors.
 @numba.njit(nogil=True, cache=True, error_model="numpy")
 @no_type_check
 def solve_rows(first, last, weight, keep, upper, scale, errors, kept, group, levels, groups, lowest, highest):
     columns = weight.shape[0]
+    step = NEAR if group == 0 else group * max(NEAR // group, 1)  # a group is chosen from weights that owe nothing
     # Lanes beyond the last row are solved too, and thrown away.
     tile, lost = np.zeros((columns, LANES), np.float32), np.zeros((columns, LANES), np.float32)
     stays, own, rank = np.ones((columns, LANES), np.bool_), np.ones((3, LANES), np.float32), np.zeros(LANES, np.int32)
@@ -36,7 +40,11 @@ def solve_rows(first, last, weight, keep, upper, scale, errors, kept, group, lev
                         for part in range(3):
                             own[part, row] = levels[part, current, start + row]
                 _round(tile[column], stays[column], lost[column], upper[column, column], own, lowest, highest)
-            _correct(tile, lost[column], upper[column], column + 1)
+            near = column - column % step
+            end = min(near + step, columns)
+            _correct(tile, lost[column], upper[column], column + 1, end)
+            if column + 1 == end:
+                _carry(tile, lost, upper, near, end)
         for column in range(columns):
             for row in range(rows):
                 weight[column, start + row] = tile[column, row]
@@ -70,12 +78,32 @@ def _round(weights, stays, lost, diagonal, levels, lowest, highest):
 
 @numba.njit(nogil=True, cache=True, fastmath={"contract"})
 @no_type_check
-def _correct(tile, error, factors, start):
-    """Carry the errors of a column to those from `start` on."""
-    for later in range(start, tile.shape[0]):
+def _correct(tile, error, factors, start, stop):
+    """Carry the errors of a column to those from `start` to `stop`."""
+    for later in range(start, stop):
         weights, factor = tile[later], factors[later]
         for row in range(LANES):
             weights[row] -= error[row] * factor
+
+
+# Reading and writing a weight takes longer than its product with one error, so here it is corrected for NEAR at once.
+# The order of its corrections is that of `_correct`: the result is the same to the last bit.
+@numba.njit(nogil=True, cache=True, fastmath={"contract"})
+@no_type_check
+def _carry(tile, lost, upper, near, end):
+    """Carry the errors of the columns from `near` to `end` to all from `end` on."""
+    columns = tile.shape[0]
+    together = (end - near) // NEAR * NEAR
+    for first in range(near, near + together, NEAR):
+        error0, error1, error2, error3 = lost[first], lost[first + 1], lost[first + 2], lost[first + 3]
+        for later in range(end, columns):
+            weights, factor0, factor1 = tile[later], upper[first, later], upper[first + 1, later]
+            factor2, factor3 = upper[first + 2, later], upper[first + 3, later]
+            for row in range(LANES):
+                two = weights[row] - error0[row] * factor0 - error1[row] * factor1
+                weights[row] = two - error2[row] * factor2 - error3[row] * factor3
+    for column in range(near + together, end):
+        _correct(tile, lost[column], upper[column], end, columns)
 
 
 @numba.njit(nogil=True, cache=True)

@@ -29,7 +29,6 @@ def side_by_side(work: Callable[[Any], Any], items: Iterable[Any], device: torch
         for future in futures:
             future.cancel()
         wait(futures)
-        torch.set_num_threads(threads)  # a new worker's share became the default of threads to come
 
 
 def workers_of_this_thread(count: int, share: int) -> ThreadPoolExecutor:
@@ -42,11 +41,22 @@ def workers_of_this_thread(count: int, share: int) -> ThreadPoolExecutor:
     """
     pools = _own.__dict__
     if (count, share) not in pools:
-        pool = ThreadPoolExecutor(count, initializer=_enter, initargs=(share,))
-        all_here = threading.Barrier(count)
-        list(pool.map(lambda _: all_here.wait(), range(count)))
-        pools[count, share] = pool
+        pools[count, share] = _new_pool(count, share)
     return pools[count, share]
+
+
+def _new_pool(count: int, share: int) -> ThreadPoolExecutor:
+    threads = torch.get_num_threads()
+    pool, all_here = ThreadPoolExecutor(count, initializer=_enter, initargs=(share,)), threading.Barrier(count)
+    try:
+        list(pool.map(lambda _: all_here.wait(), range(count)))
+    except RuntimeError:  # no thread can be started: those that were must not wait for it
+        all_here.abort()
+        pool.shutdown(wait=False)
+        raise
+    finally:
+        torch.set_num_threads(threads)  # a new worker's share became the default of threads to come
+    return pool
 
 
 def _enter(threads: int) -> None:

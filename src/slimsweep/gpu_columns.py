@@ -24,6 +24,8 @@ def gpu_solve(device: torch.device) -> Solve:
         if agree(column_kernel.solve, solve_by_column, device):
             return column_kernel.solve
         reason = "it gives other numbers"
+    except torch.cuda.OutOfMemoryError:  # which says nothing of the kernel
+        raise
     except Exception as error:  # of a compiler and a driver, which have errors of their own
         reason = " ".join(f"{type(error).__name__}: {error}".split())
     log.warning("columns are solved by a loop in torch, many times slower: Triton's kernel cannot be used (%s)", reason)

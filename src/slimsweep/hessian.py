@@ -112,7 +112,7 @@ def factor_inverse(hessian: Float[Tensor, "in in"], damping_fraction: float) -> 
 
 def factor_name(damping_fraction: float) -> str:
     """What factors of Gram matrices at this damping are called where they are kept."""
-    return f"factor of gram at damping {damping_fraction:g}"
+    return f"factor of gram at damping {damping_fraction!r}"
 
 
 def _try_factor(hessian: Float[Tensor, "in in"], added: Float[Tensor, " in"]) -> Float[Tensor, "in in"] | None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 SUMS_VERSION = 2
-"""Raised by hand when what is collected of the same inputs changes."""
+"""Raised by hand when what is collected of the same inputs, or prepared of the same sums, changes."""
 
 
 @dataclass(frozen=True)

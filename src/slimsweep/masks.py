@@ -57,9 +57,12 @@ def drop_counts(present: Int[Tensor, " unit"], size: int, ratio: float, of: str)
 def keep_highest(score: Float[Tensor, "unit weight"], dropped: Int[Tensor, " unit"]) -> Bool[Tensor, "unit weight"]:
     """Keep-mask of each unit's highest scores; unit i loses its dropped[i] lowest.
 
-    Dropped by rank, not by threshold, so ties cannot drop more than was asked; of equals the first go first.
+    Dropped by rank, not by threshold, so ties cannot drop more than was asked; of equals the first go first. NaN stay,
+    even where that leaves more than asked.
     """
+    score = _of_numpy(score)
     threshold, following = _threshold_and_next(score, dropped)
+    threshold = torch.where(threshold.isnan(), math.inf, threshold)
     keep = above(score, threshold)
     with_ties = (~(following > threshold)).flatten().nonzero().flatten()  # a NaN, which stays, hides what follows
     if len(with_ties):
@@ -72,6 +75,7 @@ def keep_highest(score: Float[Tensor, "unit weight"], dropped: Int[Tensor, " uni
 
 def keep_highest_of_all(score: Float[Tensor, "out in"], dropped: int) -> Bool[Tensor, "out in"]:
     """The same of a whole tensor as one unit, in the order of its indices; one that lies turned need not be moved."""
+    score = _of_numpy(score)
     flat = (score.T if score.T.is_contiguous() else score).reshape(1, -1)  # a threshold has no order
     if not dropped:
         return torch.ones_like(score, dtype=torch.bool)
@@ -81,6 +85,7 @@ def keep_highest_of_all(score: Float[Tensor, "out in"], dropped: int) -> Bool[Te
         threshold, following = selection.around(flat[0].numpy(), dropped)
     else:
         threshold, following = torch.cat(_around(flat, dropped)).flatten().tolist()  # a GPU is waited for once
+    threshold = math.inf if math.isnan(threshold) else threshold
     keep = above(score, threshold)
     if not following > threshold:
         rows, columns = (score == threshold).nonzero(as_tuple=True)
@@ -91,7 +96,7 @@ def keep_highest_of_all(score: Float[Tensor, "out in"], dropped: int) -> Bool[Te
 
 def above(score: Float[Tensor, "*shape"], threshold: float | Float[Tensor, "unit 1"]) -> Bool[Tensor, "*shape"]:
     """Which scores are not at most a threshold: those above it, and NaN."""
-    if not score.is_cpu or score.dtype == torch.bfloat16:  # which numpy does not know
+    if not score.is_cpu:
         return ~(score <= threshold)
     values = score.numpy()
     limit = threshold.numpy() if isinstance(threshold, Tensor) else values.dtype.type(threshold)
@@ -141,6 +146,11 @@ def _bin_of(histogram: Int[Tensor, " bin"], rank: int) -> tuple[int, int]:
     total = histogram.cumsum(0)
     index = int(torch.searchsorted(total, rank))
     return index, int(total[index] - histogram[index])
+
+
+def _of_numpy(score: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Scores in a dtype that numpy knows, in the same order."""
+    return score.float() if score.dtype == torch.bfloat16 else score
 
 
 def _threshold_and_next(

@@ -89,6 +89,8 @@ class Shared:
         self.method = method
         self.known: dict[str, Blocks] = {}
         self.writers: dict[str, BlockWriter] = {}
+        self._seconds = 0.0
+        """What summing over a block's inputs takes."""
 
     @property
     def is_known(self) -> bool:
@@ -100,7 +102,8 @@ class Shared:
         if found := self.known.get(self.method.prepared_name):
             groups = found.of(index, device)
             return [Prepared.ready(layers, self.method.from_tensors(tensors)) for layers, tensors in groups]
-        groups = self.known[self.method.statistic_name].of(index, device)
+        known = self.known[self.method.statistic_name]
+        groups, self._seconds = known.of(index, device), known.seconds
         return [Prepared(self.method, InputSum(layers, tensors[SUM])) for layers, tensors in groups]
 
     def sum(self, index: int, collect: Callable[..., tuple[list[InputSum], float]]) -> list[Prepared]:
@@ -109,28 +112,24 @@ class Shared:
         Args:
             collect: of a statistic and what merges two of them; returns the sums, and the seconds they took.
         """
-        own, along = self.method.statistic_name, ALONG.get(self.method.statistic_name, {})
-        others = {name: along[name] for name in self.writers if name in along}
-        if not others:
-            sums, seconds = collect(self.method.statistic, Tensor.add_)
+        along = ALONG.get(self.method.statistic_name, {})
+        every = {self.method.statistic_name: self.method.statistic}
+        every |= {name: along[name] for name in self.writers if name in along}
+        if len(every) == 1:
+            sums, self._seconds = collect(self.method.statistic, Tensor.add_)
+            tuples = [InputSum(shared.layers, (shared.summed,)) for shared in sums]
         else:
-            every = (self.method.statistic, *others.values())
-            tuples, seconds = collect(lambda inputs: tuple(part(inputs) for part in every), _add)
-            by_name = zip((own, *others), zip(*(shared.summed for shared in tuples), strict=True), strict=True)
-            sums, *rest = (
-                [InputSum(shared.layers, summed) for shared, summed in zip(tuples, values, strict=True)]
-                for _, values in by_name
-            )
-            for name, other in zip(others, rest, strict=True):
-                self._write(name, index, [(shared.layers, {SUM: shared.summed}) for shared in other], seconds)
-        self._write(own, index, [(shared.layers, {SUM: shared.summed}) for shared in sums], seconds)
-        return [Prepared(self.method, shared) for shared in sums]
+            tuples, self._seconds = collect(lambda inputs: tuple(part(inputs) for part in every.values()), _add)
+        for place, name in enumerate(every):
+            self._write(name, index, [(shared.layers, {SUM: shared.summed[place]}) for shared in tuples], self._seconds)
+        return [Prepared(self.method, InputSum(shared.layers, shared.summed[0])) for shared in tuples]
 
     def keep(self, index: int, every: list[Prepared]) -> None:
         """Keep what was prepared for a block."""
         if (name := self.method.prepared_name) in self.writers:
             groups = [(prepared.layers, self.method.to_tensors(prepared())) for prepared in every]
-            self._write(name, index, groups, sum(prepared.seconds for prepared in every))
+            # Who reads it need not sum either.
+            self._write(name, index, groups, self._seconds + sum(prepared.seconds for prepared in every))
 
     def _write(self, name: str, index: int, groups: Groups, seconds: float) -> None:
         if name in self.writers:
@@ -141,6 +140,11 @@ def statistic_bytes(statistic: Callable[[Tensor], Tensor], widths: Iterable[int]
     """What the statistics of inputs of so many channels take, if no two layers share one."""
     counts = Counter(widths)
     return sum(count * statistic(torch.empty(1, width, device="meta")).nbytes for width, count in counts.items())
+
+
+def prepared_bytes(statistics: int, widths: Iterable[int]) -> int:
+    """What is prepared of them takes: as much, and for each input a scale in fp32 and its place in an order."""
+    return statistics + 12 * sum(widths)
 
 
 def _add(one: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

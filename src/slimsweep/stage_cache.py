@@ -28,6 +28,7 @@ SPARE_BYTES = 256 * 2**20
 """Free disk space that is left for records."""
 WORTH_BYTES_PER_SECOND = 100e6
 """Speed of writing, digesting and reading a result once, low: what takes less to compute is not kept."""
+UNWORTHY = "not kept: computing it is quicker than reading it back"
 WRITE_ERRORS = (OSError, ValueError, SafetensorError, StrictDataclassError, SlimsweepError)
 """Of writing a model to a folder: the disk's, or those of a config that transformers refuses to write."""
 
@@ -39,6 +40,7 @@ class StageCache:
         self.folder = cache_dir / "stages"
         self.limit_bytes = limit_bytes
         self._used: set[str] = set()  # by this job: it never evicts them
+        self._open: list[Writing] = []  # what this job is writing
         self._is_usable = True
 
     def open(self) -> str | None:
@@ -55,19 +57,23 @@ class StageCache:
         return None
 
     @contextmanager
-    def claim(self, key: StageKey) -> Iterator[None]:
-        """Hold an entry while it is read, or computed and written; waits for another process that holds it."""
+    def claim(self, key: StageKey, waits: bool = True) -> Iterator[bool]:
+        """Hold an entry while it is read, or computed and written.
+
+        Where another process holds it this waits, or does not and gives False.
+        """
         lock = self._lock(key.digest)
         try:
             try:
                 lock.acquire(timeout=0)
             except Timeout:
-                log.info("%s: another job is at this stage; waiting for it", key.label)
-                lock.acquire()
+                if waits:
+                    log.info("%s: another job is at this stage; waiting for it", key.label)
+                    lock.acquire()
         except OSError as error:
             self.give_up(error)
         try:
-            yield
+            yield lock.is_locked
         finally:
             lock.release()
 
@@ -84,10 +90,15 @@ class StageCache:
         except (OSError, ValueError) as error:
             self.refuse(key, str(error))
             return None
-        with suppress(OSError):
-            (kept.folder / STAMP).touch()
+        self.touch(key)
         self._used.add(key.digest)
         return kept
+
+    def touch(self, key: StageKey) -> None:
+        """Count an entry, if there is one, as used now."""
+        if self.holds(key):
+            with suppress(OSError):
+                (self.folder / key.digest / STAMP).touch()
 
     def refuse(self, key: StageKey, reason: str) -> None:
         """Remove an entry that must not be used, and say so."""
@@ -106,8 +117,8 @@ class StageCache:
             seconds: What restoring it would save.
         """
         size = sum(tensor.nbytes for tensor in saved_tensors(model.module).values())
-        if self._is_usable and seconds < size / WORTH_BYTES_PER_SECOND:
-            return "not kept: computing it is quicker than reading it back"
+        if self._is_usable and not worth_keeping(size, seconds):
+            return UNWORTHY
         with self.writing(key, size) as entry:
             if entry.folder:
                 with entry.step():
@@ -120,6 +131,7 @@ class StageCache:
         entry = Writing(self)
         with entry.step():
             entry.folder = self._partial(key, size, entry)
+        self._open.append(entry)
         try:
             yield entry
             if entry.folder:
@@ -129,8 +141,8 @@ class StageCache:
                     self._make_room(0)  # for what other processes wrote meanwhile
                     entry.outcome = f"kept, {told(size)}"
         finally:
-            if entry.folder:
-                shutil.rmtree(self.folder / f".{key.digest}.partial", ignore_errors=True)
+            entry.drop(entry.outcome)
+            self._open.remove(entry)
 
     def _partial(self, key: StageKey, size: int, entry: "Writing") -> Path | None:
         """An empty folder to write into, once there is room; else None, and the entry says why."""
@@ -139,14 +151,16 @@ class StageCache:
         if size > self.limit_bytes:
             entry.outcome = f"not kept: its {told(size)} are more than cache_limit_gb={self.limit_bytes / 1e9:g}"
             return None
-        if not self._make_room(size):
+        taken = size + sum(other.reserved for other in self._open)
+        if not self._make_room(taken):
             entry.outcome = f"not kept: with what is in use the cache would exceed {told(self.limit_bytes)}"
             return None
-        if (free := shutil.disk_usage(self.folder).free) < size + SPARE_BYTES:
-            raise OSError(f"{told(size)} to write and {told(free)} free, of which {told(SPARE_BYTES)} stay")
+        if (free := shutil.disk_usage(self.folder).free) < taken + SPARE_BYTES:
+            raise OSError(f"{told(taken)} to write and {told(free)} free, of which {told(SPARE_BYTES)} stay")
         partial = self.folder / f".{key.digest}.partial"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
+        entry.reserved = size
         return partial
 
     def give_up(self, error: Exception) -> None:
@@ -235,6 +249,8 @@ class Writing:
 
     def __init__(self, cache: StageCache):
         self.folder: Path | None = None
+        self.reserved = 0
+        """Bytes that are kept free for it."""
         self.outcome = "not kept"
         """What became of it, for the log."""
         self._cache = cache
@@ -246,9 +262,18 @@ class Writing:
             yield
         except WRITE_ERRORS as error:
             self._cache.give_up(error)
-            if self.folder:
-                shutil.rmtree(self.folder, ignore_errors=True)
-            self.folder, self.outcome = None, "not kept"
+            self.drop("not kept")
+
+    def drop(self, outcome: str) -> None:
+        """Keep nothing, and no room for it."""
+        if self.folder:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder, self.reserved, self.outcome = None, 0, outcome
+
+
+def worth_keeping(size: int, seconds: float) -> bool:
+    """Whether what took so long to compute takes less to write and read."""
+    return seconds >= size / WORTH_BYTES_PER_SECOND
 
 
 def limit_of(folder: Path) -> int:
