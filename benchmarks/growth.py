@@ -17,6 +17,7 @@ from pathlib import Path
 
 import measuring
 import torch
+from measuring import SMOLLM2_SHAPE
 
 from slimsweep.run import run
 from slimsweep.store import Store, SweepJob
@@ -24,8 +25,6 @@ from slimsweep.store import Store, SweepJob
 TOKENS = (8, 16, 32)
 """Sequences of 512 tokens."""
 BLOCKS = (4, 8, 16)
-SHAPE = "model.shape={model_type: llama, hidden_size: 576, intermediate_size: 1536, num_attention_heads: 9, "
-SHAPE += "num_key_value_heads: 3, vocab_size: 258, tie_word_embeddings: true, num_hidden_layers: %d}"
 
 
 def seconds_of(made, repeats: int) -> float:
@@ -74,11 +73,11 @@ def main() -> None:
     given = parser.parse_args()
     words = ["model=random", "technique=sparsegpt", "evaluation=cost", "calibration.tokens=512"]
     by_tokens = [
-        seconds_of(measuring.experiment(*words, SHAPE % 4, f"calibration.sequences={count}"), given.repeats)
+        seconds_of(measuring.experiment(*words, SMOLLM2_SHAPE % 4, f"calibration.sequences={count}"), given.repeats)
         for count in TOKENS
     ]
     by_blocks = [
-        seconds_of(measuring.experiment(*words, SHAPE % count, "calibration.sequences=8"), given.repeats)
+        seconds_of(measuring.experiment(*words, SMOLLM2_SHAPE % count, "calibration.sequences=8"), given.repeats)
         for count in BLOCKS
     ]
     print("| what | seconds | off a line |\n| --- | --- | ---: |")

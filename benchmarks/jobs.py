@@ -2,8 +2,9 @@
 
     .venv/bin/python benchmarks/jobs.py [--dtypes auto] [--repeats 3] [--methods "sparsegpt;gptq"]
 
-Each engine runs once in every dtype given (`auto`: the one this machine is fastest in), then again in the one it is
-fastest in, in turn with the other. Perplexities of both engines in every dtype stand in comments below the table.
+Each engine runs once in every dtype given (`auto`: the one this machine is fastest in), after a small job that loads
+what it needs, then again in the one it is fastest in, in turn with the other. Perplexities of both engines in every
+dtype stand in comments below the table.
 """
 
 import argparse
@@ -38,6 +39,12 @@ def rows(method: str, given: argparse.Namespace) -> tuple[list[str], list[str]]:
     seconds: dict[tuple[str, str], list[float]] = {}
     found: dict[tuple[str, str], float] = {}
 
+    def warm_up(engine: str, dtype: str) -> None:
+        """What a process does once: imports, compiled kernels, a GPU's libraries."""
+        small = measuring.experiment("model=random", measuring.SMOLLM2_SHAPE % 1, f"dtype={dtype}")
+        token_ids = small.calibration.sample(small.model.tokenizer(), small.corpora, 0)
+        engines[engine].apply(measuring.loaded(small), token_ids[:2], 0)
+
     def once(engine: str, dtype: str) -> None:
         text = [f"calibration.sequences={given.sequences}", f"calibration.tokens={given.tokens}"]
         made = measuring.experiment(f"model={given.model}", f"dtype={dtype}", *text)
@@ -55,6 +62,7 @@ def rows(method: str, given: argparse.Namespace) -> tuple[list[str], list[str]]:
     ]
     for dtype in dict.fromkeys(resolved):
         for engine in engines:
+            warm_up(engine, dtype)
             once(engine, dtype)
     best = {
         engine: min((key for key in seconds if key[0] == engine), key=lambda key: seconds[key][0]) for engine in engines

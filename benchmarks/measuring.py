@@ -21,6 +21,9 @@ from slimsweep.paths import config_root, project_root
 assert slimsweep.app
 
 HEAD = "| what | beside it | ours | ratio | goal |\n| --- | ---: | ---: | ---: | ---: |"
+SMOLLM2_SHAPE = "model.shape={model_type: llama, hidden_size: 576, intermediate_size: 1536, num_attention_heads: 9, "
+SMOLLM2_SHAPE += "num_key_value_heads: 3, vocab_size: 258, tie_word_embeddings: true, num_hidden_layers: %d}"
+"""Of a random model of so many blocks."""
 CACHE = project_root() / "outputs" / "cache"
 
 

@@ -89,3 +89,11 @@ def test_a_layer_no_token_reached_is_an_error(tiny):
     unused = torch.nn.Linear(4, 4)
     with pytest.raises(ModelError, match="No calibration token reached spare"):
         Activations(tiny, ids()).collect(0, {"spare": unused}, lambda inputs: inputs.sum(dim=0), advance=False)
+
+
+@pytest.mark.parametrize(
+    ("width", "free", "tokens"),
+    [(1536, 130 * 2**30, 16384), (11008, 66 * 2**30, 16384), (11008, 10 * 2**30, 2048), (28672, 2**30, 2048)],
+)
+def test_batches_on_a_gpu_are_large_where_memory_is(width, free, tokens):
+    assert activations.gpu_batch_tokens(width, free) == tokens

@@ -1,23 +1,26 @@
 """The inputs of one block at a time, for all calibration sequences."""
 
 import functools
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 
+from slimsweep.block_calls import EnoughSeen, first_inputs, record_calls
 from slimsweep.errors import ModelError
-from slimsweep.models.language_model import LanguageModel
-from slimsweep.models.scratch import Scratch
+from slimsweep.models.language_model import LanguageModel, layer_shape
+from slimsweep.models.loading import free_bytes
 
 BATCH_TOKENS = 2048
 """Tokens of one forward through a block on a CPU: enough for full speed; twice as many are slower, by 7 %."""
 GPU_BATCH_TOKENS = 16384
-"""The same on a GPU, where small batches take as long as large ones: an H200 runs SmolLM2 on four times as many tokens
-in the same time, from 4,096 to 16,384."""
+"""The same on a GPU with room for it, where small batches take as long as large ones: an H200 runs SmolLM2 on four
+times as many tokens in the same time, from 4,096 to 16,384."""
+GPU_SHARE = 8
+"""Of a GPU's free memory, what one such forward may take."""
+LIVE_NUMBERS = 8
+"""Of the widest layer's inputs or outputs, fp32 numbers alive at once for each token, about."""
 
 
 Statistic = Tensor | tuple[Tensor, ...]
@@ -32,18 +35,6 @@ class InputSum:
     summed: Statistic | None
 
 
-@dataclass(frozen=True)
-class _Call:
-    """Arguments of a block's forward beside its hidden states."""
-
-    args: tuple
-    kwargs: dict[str, Any]
-
-
-class _EnoughSeen(Exception):
-    """Ends a forward whose rest is not needed."""
-
-
 class Activations:
     """Hidden states as they enter a block. What else a block takes is recorded from the model's own forward.
 
@@ -53,10 +44,9 @@ class Activations:
 
     def __init__(self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"]):
         self._blocks = model.blocks
-        tokens = BATCH_TOKENS if model.compute_device.type == "cpu" else GPU_BATCH_TOKENS
-        self._batch = max(1, tokens // token_ids.shape[1])
-        self._calls = _record_calls(model, token_ids[:1])
-        self.hidden, self._spill = _first_inputs(model, token_ids, self._batch)
+        self._batch = max(1, _batch_tokens(model) // token_ids.shape[1])
+        self._calls = record_calls(model, token_ids[:1])
+        self.hidden, self._spill = first_inputs(model, token_ids, self._batch)
 
     def collect(
         self,
@@ -131,7 +121,7 @@ class Activations:
         for hidden in (self.hidden if some is None else some).split(self._batch):
             try:
                 output = self._blocks[index](hidden, *call.args, **call.kwargs)
-            except _EnoughSeen:
+            except EnoughSeen:
                 output = None
             if recorder:
                 recorder.next_batch()
@@ -166,7 +156,7 @@ class _Recorder:
                 self._seen[name] = inputs
             self._reached.add(name)
             if len(self._reached) == self._expected:
-                raise _EnoughSeen
+                raise EnoughSeen
 
         return before_forward
 
@@ -184,68 +174,20 @@ class _Recorder:
         self._summed[name] = self._merge(self._summed[name], value) if name in self._summed else value
 
 
-def _record_calls(model: LanguageModel, token_ids: Int[Tensor, "one token"]) -> list[_Call]:
-    """What each block is given beside its hidden states, seen in one forward of the model."""
-    calls: dict[int, _Call] = {}
-
-    def record(index: int) -> Callable[[nn.Module, tuple, dict], None]:
-        def before_forward(_block: nn.Module, args: tuple, kwargs: dict) -> None:
-            _, call = _hidden_and_rest(args, kwargs)
-            calls[index] = call
-
-        return before_forward
-
-    handles = [
-        block.register_forward_pre_hook(record(index), with_kwargs=True) for index, block in enumerate(model.blocks)
-    ]
-    try:
-        model.hidden_states(token_ids)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return [calls[index] for index in range(len(model.blocks))]
+def _batch_tokens(model: LanguageModel) -> int:
+    """Tokens of one forward through a block."""
+    if model.compute_device.type == "cpu":
+        return BATCH_TOKENS
+    widths = (
+        width for block in model.blocks for layer in model.linears(block).values() for width in layer_shape(layer)
+    )
+    return gpu_batch_tokens(max(widths, default=1), free_bytes(model.compute_device))
 
 
-def _first_inputs(
-    model: LanguageModel, token_ids: Int[Tensor, "sequence token"], batch: int
-) -> tuple[Float[Tensor, "sequence token width"], Scratch | None]:
-    """Hidden states of all sequences as they enter the first block, and the file that holds them if one does."""
-    one = _entering(model, token_ids[:1])
-    shape = (len(token_ids), *one.shape[1:])
-    spill = model.spill(math.prod(shape) * one.element_size())
-    hidden = spill.tensor(shape, one.dtype) if spill else one.new_empty(shape)
-    for ids, place in zip(token_ids.split(batch), hidden.split(batch), strict=True):
-        place.copy_(_entering(model, ids))
-        if spill:
-            spill.release()
-    return hidden, spill
-
-
-def _entering(model: LanguageModel, token_ids: Int[Tensor, "batch token"]) -> Float[Tensor, "batch token width"]:
-    """Hidden states of one batch as they enter the first block; the forward ends there."""
-    entered: list[Tensor] = []
-
-    def before_forward(_block: nn.Module, args: tuple, kwargs: dict) -> None:
-        entered.append(_hidden_and_rest(args, kwargs)[0])
-        raise _EnoughSeen
-
-    handle = model.blocks[0].register_forward_pre_hook(before_forward, with_kwargs=True)
-    try:
-        model.hidden_states(token_ids)
-    except _EnoughSeen:
-        pass
-    finally:
-        handle.remove()
-    return entered[0]
-
-
-def _hidden_and_rest(args: tuple, kwargs: dict) -> tuple[Tensor, _Call]:
-    """A block's hidden states, which come first or by name, and the rest without any cache of keys."""
-    from transformers.cache_utils import Cache
-
-    if not args:
-        kwargs = dict(kwargs)
-        args = (kwargs.pop("hidden_states"),)
-    rest = tuple(None if isinstance(value, Cache) else value for value in args[1:])
-    named = {name: None if isinstance(value, Cache) else value for name, value in kwargs.items()}
-    return args[0], _Call(rest, named)
+def gpu_batch_tokens(width: int, free: int) -> int:
+    """Tokens of one forward through a block whose widest layer is so wide, with so many bytes free on the GPU."""
+    tokens = GPU_BATCH_TOKENS
+    # By halves, so that a little more or less memory seldom changes how sums are rounded.
+    while tokens > BATCH_TOKENS and tokens * LIVE_NUMBERS * 4 * width > free // GPU_SHARE:
+        tokens //= 2
+    return tokens

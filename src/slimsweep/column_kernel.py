@@ -117,15 +117,15 @@ def _solve(
             step = tl.load(level, mask=inside, other=1.0)
             offset = tl.load(level + group_count * rows, mask=inside, other=0.0)
             minimum = tl.load(level + 2 * group_count * rows, mask=inside, other=0.0)
-            ratio = (weight - minimum) / step
+            ratio = tl.div_rn(weight - minimum, step)  # `/` is not rounded as on a CPU
             # To the nearest, of two the even one: what fp32 does to numbers that have no room for a fraction.
             whole = tl.where(tl.abs(ratio) < 4194304.0, (ratio + 12582912.0) - 12582912.0, ratio)
             code = tl.minimum(tl.maximum(whole + offset, lowest), highest)
             goal = tl.where(stays, (code - offset) * step + minimum, 0.0)
-            error = (weight - goal) / diagonal
+            error = tl.div_rn(weight - goal, diagonal)
         else:
             goal = tl.where(stays, weight, 0.0)
-            error = tl.where(stays, 0.0, weight / diagonal)
+            error = tl.where(stays, 0.0, tl.div_rn(weight, diagonal))
         tl.store(turned + column * rows + row, goal, mask=inside)
         tl.store(errors + column * rows + row, error, mask=inside)
         lost = tl.where(place[:, None] == column, error[None, :], lost)

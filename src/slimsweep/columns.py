@@ -13,7 +13,7 @@ from slimsweep.grid import Grid
 
 LANES = 64
 """Rows that go through the columns together: lanes of vector instructions, few enough for a near cache."""
-WORK_PER_THREAD = 2**24
+WORK_PER_THREAD = 2**23
 """Rows x columns^2 that a thread gets at least; less is done in the time that it takes to wake another."""
 
 
