@@ -15,11 +15,13 @@ def test_gram_by_hand():
     assert gram(torch.tensor([[1.0, 2.0], [3.0, 4.0]])).tolist() == [[10.0, 14.0], [14.0, 20.0]]
 
 
+@pytest.mark.parametrize("width", [40, 192, 500])  # one strip, a whole one, the last of three narrower
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_gram_sums_half_precision_inputs_in_fp32(dtype):
-    given = inputs(300, 40).to(dtype)
+def test_gram_sums_half_precision_inputs_in_fp32(dtype, width):
+    given = inputs(300, width).to(dtype)
     exact = given.double().T @ given.double()
     assert gram(given).dtype == torch.float32
+    assert torch.equal(gram(given), gram(given).T)
     assert torch.allclose(gram(given).double(), exact, rtol=0, atol=1e-6 * float(exact.diagonal().max()))
 
 

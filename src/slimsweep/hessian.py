@@ -11,10 +11,10 @@ from torch import Tensor
 from slimsweep.errors import HessianError
 from slimsweep.finite import all_finite
 
-WHOLE_GRAM = 1024
-"""Width up to which a Gram matrix is one product; a wider one is computed by strips of its upper half."""
-GRAM_STRIP = 256
-"""Rows of such a strip."""
+GRAM_STRIP = 192
+"""Rows of the strips that the upper half of a Gram matrix is computed by; narrower ones are no faster on a CPU."""
+WHOLE_ON_GPU = 1024
+"""Width up to which it is one product on a GPU, where every operation costs as much as a small product."""
 INVERSE_LEAF = 256
 """Width up to which a triangular inverse is left to LAPACK; wider ones are faster by halves."""
 
@@ -49,7 +49,7 @@ def gram(inputs: Float[Tensor, "token in"]) -> Float[Tensor, "in in"]:
     Source: arXiv:2301.00774, sec. 3.1, without the factor 2 / tokens: every use is free of scale.
     """
     width = inputs.shape[1]
-    step = width if width <= WHOLE_GRAM else GRAM_STRIP
+    step = width if width <= WHOLE_ON_GPU and not inputs.is_cpu else GRAM_STRIP
     result = inputs.new_empty(width, width, dtype=torch.float32)
     with _exact_half_products(inputs.dtype):
         values = inputs.float()

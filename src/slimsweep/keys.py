@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from slimsweep.experiment import Experiment
 
 
-SUMS_VERSION = 2
+SUMS_VERSION = 3
 """Raised by hand when what is collected of the same inputs, or prepared of the same sums, changes."""
 
 
