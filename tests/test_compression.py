@@ -48,7 +48,7 @@ CHAINS = {
 
 @pytest.fixture(autouse=True)
 def everything_is_worth_keeping(monkeypatch):
-    monkeypatch.setattr("slimsweep.stage_cache.WORTH_BYTES_PER_SECOND", 1e15)
+    monkeypatch.setattr("slimsweep.stage_writing.WORTH_BYTES_PER_SECOND", 1e15)
 
 
 @pytest.fixture

@@ -103,7 +103,7 @@ def test_a_masked_model_is_computed_again_and_saved(recorded, save, folder):
 
 
 def test_what_the_stage_cache_holds_is_not_computed_again(recorded, store, save, folder, monkeypatch):
-    monkeypatch.setattr("slimsweep.stage_cache.WORTH_BYTES_PER_SECOND", 1e15)
+    monkeypatch.setattr("slimsweep.stage_writing.WORTH_BYTES_PER_SECOND", 1e15)
     record = recorded(*COST, *GLU, "cache=on", f"cache_dir={store.outputs_dir / 'cache'}")
     expected = logits(compressed(Glu(ratio=0.25, layers=(1, 1)), record["dtype"]))
     monkeypatch.setattr(ModelSource, "load", None)

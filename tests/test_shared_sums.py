@@ -7,7 +7,8 @@ from slimsweep.activations import Activations, InputSum
 from slimsweep.keys import StageKey, sums_key
 from slimsweep.models.language_model import weights_digest
 from slimsweep.shared_sums import SharedSums
-from slimsweep.stage_cache import StageCache, lines
+from slimsweep.stage_cache import StageCache
+from slimsweep.stage_list import lines
 from slimsweep.techniques import gptq as gptq_module
 from slimsweep.techniques import sparsegpt as sparsegpt_module
 from slimsweep.techniques.gptq import GPTQ
@@ -22,7 +23,7 @@ def stage(technique: str = "SparseGPT", seed: int = 0, loaded: str = "weights") 
 
 @pytest.fixture(autouse=True)
 def everything_is_worth_keeping(monkeypatch):
-    monkeypatch.setattr("slimsweep.stage_cache.WORTH_BYTES_PER_SECOND", 1e15)
+    monkeypatch.setattr("slimsweep.stage_writing.WORTH_BYTES_PER_SECOND", 1e15)
 
 
 @pytest.fixture
@@ -299,7 +300,7 @@ def test_gram_matrices_stay_while_factors_made_of_them_are_read(tiny_source, tmp
 
 
 def test_what_is_collected_quicker_than_read_is_not_kept(tiny_source, cache, monkeypatch):
-    monkeypatch.setattr("slimsweep.stage_cache.WORTH_BYTES_PER_SECOND", 1.0)
+    monkeypatch.setattr("slimsweep.stage_writing.WORTH_BYTES_PER_SECOND", 1.0)
     dense = SparseGPT(ratio=0.5, inputs="dense")
     assert compressed(tiny_source, dense, SharedSums(cache, stage())) == compressed(tiny_source, dense, None)
     assert cache.entries() == [] and list(cache.folder.glob(".*")) == []

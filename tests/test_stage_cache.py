@@ -18,7 +18,7 @@ from slimsweep.errors import StoreError
 from slimsweep.keys import StageKey
 from slimsweep.models.language_model import weights_digest
 from slimsweep.record import results
-from slimsweep.stage_cache import DEFAULT_LIMIT_BYTES, StageCache, limit_of, lines
+from slimsweep.stage_cache import DEFAULT_LIMIT_BYTES, StageCache, limit_of
 from slimsweep.store import Store
 
 STATE = {"stages": [{"seconds": 1.5}]}
@@ -160,21 +160,6 @@ def test_leftovers_of_killed_processes_are_removed_and_those_of_living_ones_stay
         assert sorted(path.name for path in again.folder.iterdir()) == ["." + "c" * 64 + ".partial", "locks"]
     assert [path.name for path in opened().folder.iterdir()] == ["locks"]
     assert cache.entries() == []
-
-
-def test_the_list_is_for_people(opened, tiny):
-    cache = opened()
-    assert lines(cache) == [f"0 entries, 0.0 MB of 10.0 GB in {cache.folder}"]
-    cache.keep(key("a"), tiny, STATE, 9.0)
-    cache.keep(key("b"), tiny, STATE, 9.0)
-    (cache.folder / ("b" * 64) / "entry.json").write_text("{")
-    for name in "ab":
-        os.utime(cache.folder / (name * 64) / "used", (0, ord(name)))
-    head, damaged, whole, total = lines(cache)
-    assert head.split() == ["chain", "model", "size", "computed", "in", "last", "used"]
-    assert damaged.startswith(f"damaged: {'b' * 16}") and "0.1 MB" in whole
-    assert whole.startswith("chain a") and "tiny" in whole and "1.5 s" in whole
-    assert head.index("model") == whole.index("tiny") and total.startswith("2 entries, 0.2 MB of 10.0 GB in")
 
 
 SLOW_WRITE = """

@@ -2,23 +2,21 @@
 
 import contextlib
 import logging
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
 
 from slimsweep import memory_plan
 from slimsweep.errors import ModelError
-from slimsweep.evaluation.cost import zero_count
 from slimsweep.experiment import Experiment, Stage
 from slimsweep.keys import StageKey, stage_keys
-from slimsweep.models.language_model import LanguageModel, layer_shape, weights_digest
+from slimsweep.models.language_model import LanguageModel, weights_digest
 from slimsweep.provenance import computed_on
 from slimsweep.shared_sums import SharedSums
+from slimsweep.stage_account import account_of, described, places, sparsity
 from slimsweep.stage_cache import StageCache
 from slimsweep.stage_entry import written_digest
 
@@ -181,7 +179,7 @@ def _with_names(state: dict[str, Any], stages: Sequence[Stage]) -> tuple[list[di
     names = {entry["name"]: stage.name for entry, stage in zip(state["stages"], stages, strict=True)}
     entries = [
         entry
-        | _described(stage)
+        | described(stage)
         | {
             "sparsity_after": {names[name]: value for name, value in entry["sparsity_after"].items()},
             "restored": True,
@@ -216,53 +214,9 @@ def apply(experiment: Experiment, stage: Stage, token_ids: torch.Tensor | None, 
     log.info("%s: computed in %.1f s", stage.name, seconds)
     done.spent_seconds += seconds
     done.layers.append({"stage": stage.name, "layers": [asdict(layer) for layer in report.layers]})
-    done.stages.append(_entry(stage, report, seconds) | {"computed_on": computed_on(experiment.resolved_device)})
+    done.stages.append(account_of(stage, report, seconds) | {"computed_on": computed_on(experiment.resolved_device)})
     now = places(before, done.model.targets())
     done.treated.append({layer.name for layer in report.layers})
     done.treated = [{now[name] for name in layers if name in now} for layers in done.treated]
     for entry, layers in zip(done.stages, done.treated, strict=True):
-        entry["sparsity_after"][stage.name] = _sparsity(done.model, layers)
-
-
-def _described(stage: Stage) -> dict[str, Any]:
-    fields = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(stage.technique).items()}
-    return {
-        "name": stage.name,
-        "technique": stage.label,
-        "version": type(stage.technique).version,
-        "fields": fields,
-    }
-
-
-def _entry(stage: Stage, report: Any, seconds: float) -> dict[str, Any]:
-    weights = sum(layer.weights for layer in report.layers)
-    zeros = sum(layer.zeros for layer in report.layers)
-    return _described(stage) | {
-        "restored": False,
-        "seconds": seconds,
-        "layers": len(report.layers),
-        "weights": weights,
-        "zeros": zeros,
-        "sparsity": zeros / weights if weights else None,
-        "sparsity_after": {},
-        "notes": report.notes,
-    }
-
-
-def places(before: dict[str, nn.Module], after: dict[str, nn.Module]) -> dict[str, str]:
-    """Where each layer is after a stage: under another name where blocks were renumbered, absent where it is gone.
-
-    A packed layer is another module than the one whose place and name it took.
-    """
-    names = {id(layer): name for name, layer in after.items()}
-    known = {id(layer) for layer in before.values()}
-    replaced = {name: name for name in before if name in after and id(after[name]) not in known}
-    return replaced | {name: names[id(layer)] for name, layer in before.items() if id(layer) in names}
-
-
-def _sparsity(model: LanguageModel, layers: set[str]) -> float | None:
-    """Measured fraction of zeros in what is left of some layers; on shapes alone, the planned one."""
-    targets = {name: linear for name, linear in model.targets().items() if name in layers}
-    weights = sum(math.prod(layer_shape(linear)) for linear in targets.values())
-    zeros = sum(zero_count(model, name, linear) for name, linear in targets.items())
-    return zeros / weights if weights else None
+        entry["sparsity_after"][stage.name] = sparsity(done.model, layers)

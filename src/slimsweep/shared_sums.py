@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 from slimsweep import stage_entry
 from slimsweep.keys import StageKey, sums_key
 from slimsweep.shared_inputs import ALONG, Groups, Shared, prepared_bytes, statistic_bytes
-from slimsweep.stage_cache import UNWORTHY, StageCache, Writing, worth_keeping
+from slimsweep.stage_cache import StageCache
+from slimsweep.stage_writing import UNWORTHY, Writing, worth_keeping
 
 if TYPE_CHECKING:
     from slimsweep.layerwise import LayerMethod

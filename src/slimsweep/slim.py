@@ -209,7 +209,9 @@ def cache(
     outputs: Outputs = None,
 ) -> None:
     """Kept results of stages, which chains go on from: what, of which model, how large, and when last used."""
-    from slimsweep.stage_cache import StageCache, limit_of, lines, told
+    from slimsweep.stage_cache import StageCache, limit_of
+    from slimsweep.stage_entry import told
+    from slimsweep.stage_list import lines
 
     folder = project_path(cache_dir) if cache_dir else _store(outputs).outputs_dir / "cache"
     kept = StageCache(folder, limit_of(folder / "stages"))

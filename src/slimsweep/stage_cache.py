@@ -4,13 +4,10 @@ import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 
 from slimsweep import stage_entry
 from slimsweep.errors import SlimsweepError, StoreError
@@ -18,7 +15,8 @@ from slimsweep.keys import StageKey
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.reduced import saved_tensors
 from slimsweep.record import write_text
-from slimsweep.stage_entry import STAMP, Kept, Listed
+from slimsweep.stage_entry import STAMP, Kept, Listed, told
+from slimsweep.stage_writing import UNWORTHY, Writing, worth_keeping
 
 log = logging.getLogger(__name__)
 
@@ -26,11 +24,6 @@ DEFAULT_LIMIT_BYTES = 10 * 10**9
 LIMIT = "limit_bytes"
 SPARE_BYTES = 256 * 2**20
 """Free disk space that is left for records."""
-WORTH_BYTES_PER_SECOND = 100e6
-"""Speed of writing, digesting and reading a result once, low: what takes less to compute is not kept."""
-UNWORTHY = "not kept: computing it is quicker than reading it back"
-WRITE_ERRORS = (OSError, ValueError, SafetensorError, StrictDataclassError, SlimsweepError)
-"""Of writing a model to a folder: the disk's, or those of a config that transformers refuses to write."""
 
 
 class StageCache:
@@ -126,9 +119,9 @@ class StageCache:
         return entry.outcome
 
     @contextmanager
-    def writing(self, key: StageKey, size: int) -> Iterator["Writing"]:
+    def writing(self, key: StageKey, size: int) -> Iterator[Writing]:
         """An entry of at most `size` bytes that its user fills by steps; it appears at the end, whole or not at all."""
-        entry = Writing(self)
+        entry = Writing(self.give_up)
         with entry.step():
             entry.folder = self._partial(key, size, entry)
         self._open.append(entry)
@@ -144,7 +137,7 @@ class StageCache:
             entry.drop(entry.outcome)
             self._open.remove(entry)
 
-    def _partial(self, key: StageKey, size: int, entry: "Writing") -> Path | None:
+    def _partial(self, key: StageKey, size: int, entry: Writing) -> Path | None:
         """An empty folder to write into, once there is room; else None, and the entry says why."""
         if not self._is_usable:
             return None
@@ -244,66 +237,9 @@ class StageCache:
         return FileLock(self.folder / "locks" / f"{name}.lock")
 
 
-class Writing:
-    """An entry while it is written. `folder` is None where nothing is kept, or no longer."""
-
-    def __init__(self, cache: StageCache):
-        self.folder: Path | None = None
-        self.reserved = 0
-        """Bytes that are kept free for it."""
-        self.outcome = "not kept"
-        """What became of it, for the log."""
-        self._cache = cache
-
-    @contextmanager
-    def step(self) -> Iterator[None]:
-        """Write something; where that fails nothing is kept, the cache is used no more, and the job goes on."""
-        try:
-            yield
-        except WRITE_ERRORS as error:
-            self._cache.give_up(error)
-            self.drop("not kept")
-
-    def drop(self, outcome: str) -> None:
-        """Keep nothing, and no room for it."""
-        if self.folder:
-            shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder, self.reserved, self.outcome = None, 0, outcome
-
-
-def worth_keeping(size: int, seconds: float) -> bool:
-    """Whether what took so long to compute takes less to write and read."""
-    return seconds >= size / WORTH_BYTES_PER_SECOND
-
-
 def limit_of(folder: Path) -> int:
     """The limit that the last job gave the cache in a folder, else the default."""
     try:
         return int((folder / LIMIT).read_text())
     except (OSError, ValueError):
         return DEFAULT_LIMIT_BYTES
-
-
-def lines(cache: StageCache) -> list[str]:
-    """The list for people: a line for each entry, the one used last first, then what all take together."""
-    entries = cache.entries()
-    total = f"{len(entries)} entries, {told(sum(entry.bytes for entry in entries))} of {told(cache.limit_bytes)}"
-    head = ("chain", "model", "size", "computed in", "last used")
-    rows = [
-        (
-            entry.chain or f"damaged: {entry.digest[:16]}",
-            entry.model,
-            told(entry.bytes),
-            f"{entry.seconds:.1f} s",
-            datetime.fromtimestamp(entry.last_used).strftime("%Y-%m-%d %H:%M"),
-        )
-        for entry in entries
-    ]
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    table = ["  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)) for row in (head, *rows)]
-    return [*(line.rstrip() for line in table if rows), f"{total} in {cache.folder}"]
-
-
-def told(size: int) -> str:
-    """A number of bytes as people read it."""
-    return f"{size / 1e9:.1f} GB" if size >= 10**9 else f"{size / 1e6:.1f} MB"

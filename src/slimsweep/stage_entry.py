@@ -139,3 +139,8 @@ def _file_digests(paths: list[Path]) -> dict[str, str]:
 
 def _digest(content: Any) -> str:
     return hashlib.sha256(canonical(content).encode()).hexdigest()
+
+
+def told(size: int) -> str:
+    """A number of bytes as people read it."""
+    return f"{size / 1e9:.1f} GB" if size >= 10**9 else f"{size / 1e6:.1f} MB"

@@ -5,7 +5,6 @@ import torch
 from family_shapes import DECODERS
 from reductions import loud
 
-from slimsweep.compression import places
 from slimsweep.evaluation.memory import load_memory_bytes
 from slimsweep.evaluation.size import Size
 from slimsweep.layerwise import replace_weight
@@ -123,13 +122,6 @@ def test_a_copy_shares_nothing_and_a_digest_sees_every_code(tiny):
     assert weights_digest(other) != weights_digest(tiny)
     assert not torch.equal(other.targets()[NAME].weight, tiny.targets()[NAME].weight)
     assert torch.equal(copy.deepcopy(tiny.targets()[NAME]).weight, tiny.targets()[NAME].weight)
-
-
-def test_a_layer_is_found_again_after_packing_after_renumbering_and_not_once_it_is_gone():
-    first, second, third, packed = (torch.nn.Linear(2, 2) for _ in range(4))
-    before = {"a.0": first, "a.1": second, "a.2": third}
-    assert places(before, {"a.0": first, "a.1": packed, "a.2": third}) == {"a.0": "a.0", "a.1": "a.1", "a.2": "a.2"}
-    assert places(before, {"a.0": first, "a.1": third}) == {"a.0": "a.0", "a.2": "a.1"}
 
 
 def test_families_keep_their_forward_through_packed_layers(tmp_path):

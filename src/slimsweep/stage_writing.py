@@ -1,0 +1,50 @@
+"""An entry of the stage cache while it is written, and whether it is worth it."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+
+from slimsweep.errors import SlimsweepError
+
+WORTH_BYTES_PER_SECOND = 100e6
+"""Speed of writing, digesting and reading a result once, low: what takes less to compute is not kept."""
+UNWORTHY = "not kept: computing it is quicker than reading it back"
+WRITE_ERRORS = (OSError, ValueError, SafetensorError, StrictDataclassError, SlimsweepError)
+"""Of writing a model to a folder: the disk's, or those of a config that transformers refuses to write."""
+
+
+class Writing:
+    """An entry while it is written. `folder` is None where nothing is kept, or no longer."""
+
+    def __init__(self, give_up: Callable[[Exception], None]):
+        """`give_up`: told of an error that ends the use of the cache."""
+        self.folder: Path | None = None
+        self.reserved = 0
+        """Bytes that are kept free for it."""
+        self.outcome = "not kept"
+        """What became of it, for the log."""
+        self._give_up = give_up
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """Write something; where that fails nothing is kept, the cache is used no more, and the job goes on."""
+        try:
+            yield
+        except WRITE_ERRORS as error:
+            self._give_up(error)
+            self.drop("not kept")
+
+    def drop(self, outcome: str) -> None:
+        """Keep nothing, and no room for it."""
+        if self.folder:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder, self.reserved, self.outcome = None, 0, outcome
+
+
+def worth_keeping(size: int, seconds: float) -> bool:
+    """Whether what took so long to compute takes less to write and read."""
+    return seconds >= size / WORTH_BYTES_PER_SECOND
