@@ -1,4 +1,4 @@
-"""Run every benchmark and write RESULTS.md, or RESULTS_GPU.md where there is a GPU: `make bench`.
+"""Run every benchmark, and write RESULTS.md, on CPUs that are slow in bf16 RESULTS_FP32.md, on GPUs RESULTS_GPU.md.
 
 .venv/bin/python benchmarks/all.py [NAME ...]    only these, the others keep what the file says of them
 """
@@ -9,12 +9,14 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+import measuring
 import torch
 
 from slimsweep.provenance import git_commit, version
 
 HERE = Path(__file__).parent
-RESULTS = HERE / ("RESULTS_GPU.md" if torch.cuda.is_available() else "RESULTS.md")
+COMMIT = git_commit() or "unknown"
+"""Before this writes anything."""
 NAMES = {
     "solve": "Column solve",
     "jobs": "Whole jobs beside llm-compressor",
@@ -42,19 +44,26 @@ def section(name: str) -> str:
     ran = subprocess.run([sys.executable, HERE / f"{name}.py"], stdout=subprocess.PIPE, text=True)
     outcome = "" if ran.returncode == 0 else f"\n\n**ended with status {ran.returncode}**"
     versions = ", ".join(f"{package} {version(package)}" for package in ("torch", "transformers", "llmcompressor"))
-    commit = git_commit() or "unknown"
-    commit = commit[:12] + ("+" if commit.endswith("+") else "")
+    commit = COMMIT[:12] + ("+" if COMMIT.endswith("+") else "")
     stamp = f"{datetime.now(UTC):%Y-%m-%d}, commit {commit}, {versions}; {machine()}"
     return f"## {NAMES[name]}\n\n`benchmarks/{name}.py`, {stamp}\n\n{ran.stdout.strip()}{outcome}\n"
+
+
+def results() -> Path:
+    """The file of this kind of machine."""
+    if torch.cuda.is_available():
+        return HERE / "RESULTS_GPU.md"
+    dtype = measuring.experiment("model=random", "dtype=auto").resolved_dtype
+    return HERE / ("RESULTS.md" if dtype == "bfloat16" else "RESULTS_FP32.md")
 
 
 def main() -> None:
     chosen = sys.argv[1:] or list(NAMES)
     if unknown := [name for name in chosen if name not in NAMES]:
         sys.exit(f"no such benchmark: {', '.join(unknown)}; there are {', '.join(NAMES)}")
-    kept = {}
-    if RESULTS.is_file():
-        parts = re.split(r"^(?=## )", RESULTS.read_text(), flags=re.MULTILINE)[1:]
+    kept, written = {}, results()
+    if written.is_file():
+        parts = re.split(r"^(?=## )", written.read_text(), flags=re.MULTILINE)[1:]
         titles = {title: name for name, title in NAMES.items()}
         kept = {titles[part[3:].split("\n", 1)[0]]: part.strip() + "\n" for part in parts}
     for name in chosen:
@@ -62,7 +71,7 @@ def main() -> None:
         kept[name] = section(name)
         print(kept[name], flush=True)
         head = "# Benchmarks\n\nWritten by `make bench`. Ratios of medians, measured side by side in one run.\n"
-        RESULTS.write_text("\n".join([head, *(kept[name] for name in NAMES if name in kept)]))
+        written.write_text("\n".join([head, *(kept[name] for name in NAMES if name in kept)]))
 
 
 if __name__ == "__main__":

@@ -25,10 +25,11 @@ def test_it_hands_over_the_same_sequences_in_order_and_undoes_its_patches_after_
     ids = torch.arange(12).view(3, 4)
     before, pin = tiny.module.config.name_or_path, torch.Tensor.pin_memory
     with pytest.raises(Stop):
-        run_oneshot(tiny, ids, "recipe")
+        run_oneshot(tiny, ids, "recipe", 2)
     assert seen["dataset"]["input_ids"] == ids.tolist()
     assert seen["shuffle_calibration_samples"] is False
     assert (seen["max_seq_length"], seen["num_calibration_samples"]) == (4, 3)
+    assert seen["batch_size"] == 2
     assert tiny.module.config.name_or_path == before != seen["path"]
     assert torch.Tensor.pin_memory is pin
 
@@ -53,7 +54,7 @@ def test_its_warnings_are_told_once_and_recorded_and_its_chatter_is_not(tiny, mo
 
     monkeypatch.setattr("llmcompressor.oneshot", oneshot)
     caplog.set_level("INFO")
-    assert run_oneshot(tiny, torch.arange(12).view(3, 4), "recipe") == ["Failed to invert hessian"]
+    assert run_oneshot(tiny, torch.arange(12).view(3, 4), "recipe", 1) == ["Failed to invert hessian"]
     assert [record.getMessage() for record in caplog.records] == ["llm-compressor: Failed to invert hessian"]
     assert "a line for every layer" not in "".join(capfd.readouterr())
     assert package_notes(["one"])["warnings"] == ["one"] and "warnings" not in package_notes([])

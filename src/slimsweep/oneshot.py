@@ -16,6 +16,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from slimsweep.models.language_model import LanguageModel
+from slimsweep.quantized import is_whole_number
 
 log = logging.getLogger(__name__)
 
@@ -26,8 +27,10 @@ USUAL = ("No accelerator available", "Disabling tokenizer parallelism")
 """Begin warnings that say nothing of the result."""
 
 
-def run_oneshot(model: LanguageModel, token_ids: Int[Tensor, "sequence token"], recipe: Any) -> list[str]:
-    """Apply llm-compressor modifiers to a model in place, each sequence a batch of its own, as it does by default.
+def run_oneshot(
+    model: LanguageModel, token_ids: Int[Tensor, "sequence token"], recipe: Any, batch_size: int
+) -> list[str]:
+    """Apply llm-compressor modifiers to a model in place, `batch_size` sequences in one forward.
 
     It sees the very sequences that our techniques see, in their order. What it leaves on modules beside parameters
     (containers that offload, wrapped forwards, states) is taken off again. Returns the warnings it logged.
@@ -51,11 +54,19 @@ def run_oneshot(model: LanguageModel, token_ids: Int[Tensor, "sequence token"], 
             max_seq_length=token_ids.shape[1],
             num_calibration_samples=len(token_ids),
             shuffle_calibration_samples=False,
+            batch_size=batch_size,
         )
     model.module.eval()
     for warning in warnings:
         log.warning("llm-compressor: %s", warning)
     return warnings
+
+
+def batch_faults(batch_size: Any) -> list[str]:
+    """What is wrong with a number of sequences."""
+    if is_whole_number(batch_size) and batch_size >= 1:
+        return []
+    return [f"batch_size={batch_size!r}: give a whole number of at least 1"]
 
 
 def package_faults() -> list[str]:

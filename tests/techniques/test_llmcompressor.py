@@ -70,6 +70,7 @@ def layers(one, other):
     ("knobs", "word"),
     [
         ({"method": "magnitude"}, "method='magnitude'"),
+        ({"batch_size": 0}, "batch_size=0: give a whole number"),
         ({"of": "remaining"}, "of='remaining'"),
         ({"inputs": "dense"}, "inputs='dense'"),
         ({"method": "wanda", "block_columns": 64}, "block_columns=64"),

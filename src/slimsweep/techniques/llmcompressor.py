@@ -8,7 +8,7 @@ from torch import Tensor
 
 from slimsweep.layerwise import LayerReport
 from slimsweep.models.language_model import LanguageModel
-from slimsweep.oneshot import import_quietly, package_faults, package_notes, run_oneshot
+from slimsweep.oneshot import batch_faults, import_quietly, package_faults, package_notes, run_oneshot
 from slimsweep.peers import PeerPruner
 from slimsweep.techniques.base import StageReport, choice_fault
 
@@ -28,11 +28,14 @@ class LLMCompressor(PeerPruner):
 
     method: str = "sparsegpt"
     """`sparsegpt` or `wanda`."""
+    batch_size: int = 1
+    """Sequences of one forward; more are faster, and 1 is its default. Changes the result by rounding."""
 
     def _bad_values(self) -> list[str]:
         faults = super()._bad_values()
         if self.method not in METHODS:
             faults.append(choice_fault("method", self.method, METHODS))
+        faults += batch_faults(self.batch_size)
         if self.method == "wanda":  # they decide nothing there, and would give one result two keys
             faults += [
                 f"{name}={getattr(self, name)!r} with method=wanda, which has no such knob: leave it out"
@@ -48,7 +51,7 @@ class LLMCompressor(PeerPruner):
         if model.is_meta:
             return super().one_pass(model, token_ids, seed)
         targets = self.targets(model)
-        warnings = run_oneshot(model, token_ids, self._recipe(list(targets)))
+        warnings = run_oneshot(model, token_ids, self._recipe(list(targets)), self.batch_size)
         layers = [
             LayerReport(name, layer.weight.numel(), layer.weight.numel() - int(layer.weight.count_nonzero()))
             for name, layer in targets.items()

@@ -10,7 +10,7 @@ from torch import Tensor
 from slimsweep.grid import SCALE_DTYPES, Grid
 from slimsweep.layerwise import LayerReport, replace_weight
 from slimsweep.models.language_model import LanguageModel
-from slimsweep.oneshot import import_quietly, package_faults, package_notes, run_oneshot
+from slimsweep.oneshot import batch_faults, import_quietly, package_faults, package_notes, run_oneshot
 from slimsweep.packed.integer import IntegerLinear
 from slimsweep.peers import dense_faults
 from slimsweep.quantized import UniformQuantizer
@@ -35,11 +35,14 @@ class LLMCompressorQuantizer(UniformQuantizer):
 
     method: str = "gptq"
     """`gptq` or `awq`."""
+    batch_size: int = 1
+    """Sequences of one forward; more are faster, and 1 is its default. Changes the result by rounding."""
 
     def _bad_values(self) -> list[str]:
         faults = super()._bad_values()
         if self.method not in METHODS:
             faults.append(choice_fault("method", self.method, METHODS))
+        faults += batch_faults(self.batch_size)
         if self.grid not in GRIDS:
             faults.append(choice_fault("grid", self.grid, GRIDS))
         if self.inputs != "compressed":
@@ -60,7 +63,7 @@ class LLMCompressorQuantizer(UniformQuantizer):
     ) -> list[LayerReport]:
         targets = self.targets(model)
         zeros = {name: layer.weight == 0 for name, layer in targets.items()} if self.preserve_sparsity else {}
-        run_oneshot(model, token_ids, self._recipe(list(targets)))
+        run_oneshot(model, token_ids, self._recipe(list(targets)), self.batch_size)
         reports = []
         for name, layer in targets.items():
             weight, scale, zero = layer.weight.float(), layer.weight_scale.float(), layer.weight_zero_point.float()
