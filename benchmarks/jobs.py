@@ -52,9 +52,10 @@ def rows(method: str, given: argparse.Namespace) -> tuple[list[str], list[str]]:
     def once(engine: str, dtype: str) -> None:
         text = [f"calibration.sequences={given.sequences}", f"calibration.tokens={given.tokens}"]
         made = measuring.experiment(f"model={given.model}", f"dtype={dtype}", *text)
-        token_ids, model = made.calibration.sample(made.model.tokenizer(), made.corpora, 0), measuring.loaded(made)
+        token_ids = made.calibration.sample(made.model.tokenizer(), made.corpora, given.seed)
+        model = measuring.loaded(made)
         started = time.perf_counter()
-        engines[engine].apply(model, token_ids, 0)
+        engines[engine].apply(model, token_ids, given.seed)
         measuring.wait()
         seconds.setdefault((engine, dtype), []).append(time.perf_counter() - started)
         if (engine, dtype) not in found:
@@ -96,6 +97,7 @@ def main() -> None:
     parser.add_argument("--methods", default=";".join(METHODS), help="separated by semicolons")
     parser.add_argument("--sequences", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=512)
+    parser.add_argument("--seed", type=int, default=0, help="of the calibration text")
     parser.add_argument("--repeats", type=int, default=2)
     given = parser.parse_args()
     print("| what | llm-compressor | ours | ratio | goal | perplexity, theirs and ours |")

@@ -53,11 +53,11 @@ def alternate(
 
 
 def told(seconds: list[float]) -> str:
-    """Median and spread: `1.23 s (1.20 to 1.31)`."""
+    """Median, spread and number: `1.23 s (1.20 to 1.31, n=5)`."""
     median = statistics.median(seconds)
     scale, unit = (1, "s") if median >= 1 else (1000, "ms")
     low, middle, high = (scale * value for value in (min(seconds), median, max(seconds)))
-    return f"{middle:.3g} {unit}" + (f" ({low:.3g} to {high:.3g})" if len(seconds) > 1 else "")
+    return f"{middle:.3g} {unit}" + (f" ({low:.3g} to {high:.3g}, n={len(seconds)})" if len(seconds) > 1 else "")
 
 
 def line(what: str, beside: list[float], ours: list[float], goal: str) -> str:
