@@ -29,7 +29,7 @@ class LLMCompressor(PeerPruner):
     method: str = "sparsegpt"
     """`sparsegpt` or `wanda`."""
     batch_size: int = 1
-    """Sequences of one forward; more are faster, and 1 is its default. Changes the result by rounding."""
+    """Sequences of one forward; 1 is its default. Changes the result by rounding."""
 
     def _bad_values(self) -> list[str]:
         faults = super()._bad_values()
