@@ -13,6 +13,7 @@ from slimsweep.evaluation.perplexity import Perplexity
 from slimsweep.evaluation.size import Size
 from slimsweep.experiment import Experiment
 from slimsweep.models import reduced
+from slimsweep.models.whole_folder import refuse_unless_empty, written_whole
 from slimsweep.run import Outcome, measure
 from slimsweep.stage_cache import limit_of
 from slimsweep.store import Store
@@ -34,10 +35,10 @@ def save(store: Store, record: dict[str, Any], folder: Path, data_dir: Path | No
     Raises:
         StoreError: the record's settings no longer give its key, or sparsity or perplexity come out different.
     """
-    reduced.refuse_unless_empty(folder)
+    refuse_unless_empty(folder)
     kept = store.folder(record["key"]) / "model"
     if kept.is_dir():
-        with reduced.written_whole(folder) as partial:
+        with written_whole(folder) as partial:
             shutil.copytree(kept, partial, dirs_exist_ok=True)
         return reduced.is_plain(folder)
     experiment = experiment_of(store, record, data_dir)

@@ -3,7 +3,6 @@
 import contextlib
 import copy
 import json
-import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +20,7 @@ from slimsweep.models.families import family_of
 from slimsweep.models.language_model import LanguageModel, layer_shape
 from slimsweep.models.plain import auto_class_of_name, plain_config
 from slimsweep.models.quantization_config import quantization_config
+from slimsweep.models.whole_folder import refuse_unless_empty, written_whole
 from slimsweep.packed import install, kinds, packed_layers
 
 FORMAT = 2
@@ -58,38 +58,6 @@ def is_plain(folder: Path) -> bool:
     """Whether plain `from_pretrained` loads a saved model, and not `slimsweep.load` alone."""
     manifest = folder / MANIFEST
     return not manifest.is_file() or json.loads(manifest.read_text()).get("plain", False)
-
-
-def refuse_unless_empty(folder: Path) -> None:
-    """Raise ModelError where a model would be written over something."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ModelError(f"{folder} is not an empty folder; name another one to save the model in.")
-
-
-@contextlib.contextmanager
-def written_whole(folder: Path) -> Iterator[Path]:
-    """A folder to write into that takes the name `folder` at the end; after an error nothing of it is left.
-
-    Raises:
-        ModelError: it cannot be written.
-    """
-    from safetensors import SafetensorError
-
-    folder = folder.resolve()
-    partial = folder.with_name(f".{folder.name}.partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
-        partial.mkdir(parents=True)
-        yield partial
-        if folder.exists():
-            folder.rmdir()
-        partial.replace(folder)
-    except (OSError, SafetensorError) as error:  # safetensors reports a full disk in its own class
-        raise ModelError(
-            f"The model cannot be written to {folder}: {error}. Free space or name another folder."
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def load(folder: str | Path, dtype: torch.dtype | None = None, device: str | torch.device = "cpu") -> nn.Module:

@@ -3,15 +3,14 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from slimsweep import importance
+from slimsweep.allocation import allocate
 from slimsweep.cores import side_by_side
 from slimsweep.errors import ModelError
 from slimsweep.fisher import fisher_diagonal, replaced
@@ -26,8 +25,6 @@ from slimsweep.techniques.rtn import RTN
 LEFT = 16
 """The choice of a layer that is left as it is."""
 MEASURES = ("fisher", "loss")
-UNITS = 200_000
-"""Most steps the budget is counted in; sizes that share a large divisor take fewer and are exact."""
 PLANNED = "bits of each layer are planned without sensitivities; real weights meet the same budget in another way"
 
 
@@ -43,7 +40,7 @@ class Selective(Quantizer):
 
     Source: the estimate of measure `fisher` is the diagonal second-order term of arXiv:2306.07629, eq. 3, summed over a
         layer; the choice of bits is a multiple-choice knapsack, solved exactly by dynamic programming where the
-        layers' sizes share a divisor of at least 1 / UNITS of the budget, else with sizes rounded up to that.
+        layers' sizes share a large enough divisor (see `allocation`), else with sizes rounded up.
     """
 
     version: ClassVar[int] = 1
@@ -220,39 +217,3 @@ def _mean_loss(model: LanguageModel, token_ids: Int[Tensor, "sequence token"]) -
 def own_bits(layer: nn.Module) -> int | float:
     """Bits of one value of a layer's weight, of its code where it is packed."""
     return layer.code_bits if isinstance(layer, PackedLinear) else 8 * layer.weight.element_size()
-
-
-def allocate(
-    sizes: Sequence[int], bits: Sequence[Sequence[int | float]], losses: Sequence[Sequence[float]], average: float | int
-) -> list[int]:
-    """Which choice each layer takes, so that the losses sum to the least while sum(size x bits) <= average x sum(size).
-
-    `bits` and `losses` are of each layer's choices. Of equal sums the one that gives earlier choices is taken.
-    """
-    least = [min(map(Fraction, own)) for own in bits]
-    extra = [[size * (Fraction(b) - low) for b in own] for size, own, low in zip(sizes, bits, least, strict=True)]
-    budget = Fraction(repr(float(average))) * sum(sizes) - sum(
-        size * low for size, low in zip(sizes, least, strict=True)
-    )
-    budget = min(budget, sum(map(max, extra)))
-    shared = math.gcd(*(value.numerator for own in extra for value in own if value.denominator == 1)) or 1
-    unit = max(Fraction(shared), budget / UNITS)
-    capacity = int(budget // unit)
-    # lost[c]: the least sum of the layers so far with at most c units; a row of `taken` says by which choice.
-    lost, taken = np.zeros(capacity + 1), np.zeros((len(sizes), capacity + 1), dtype=np.uint8)
-    for layer, costs in enumerate(extra):
-        best = np.full(capacity + 1, np.inf)
-        for choice, cost in enumerate(costs):
-            units = math.ceil(cost / unit)
-            if units > capacity:
-                continue
-            total = lost[: capacity + 1 - units] + losses[layer][choice]
-            is_less = total < best[units:]
-            best[units:][is_less] = total[is_less]
-            taken[layer, units:][is_less] = choice
-        lost = best
-    picked = []
-    for layer in range(len(sizes) - 1, -1, -1):
-        picked.append(int(taken[layer, capacity]))
-        capacity -= math.ceil(extra[layer][picked[-1]] / unit)
-    return picked[::-1]
