@@ -45,6 +45,17 @@ def test_a_kernel_that_is_broken_or_wrong_gives_way_to_the_loop(solve, reason, k
     assert reason in caplog.text
 
 
+def test_a_full_card_says_nothing_of_the_kernel(kernel_is):
+    def full(_block):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    kernel_is(full)
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        gpu_solve(CPU)
+    kernel_is(solve_columns)
+    assert gpu_solve(CPU) is solve_columns
+
+
 def test_a_kernel_that_agrees_is_used(kernel_is, caplog):
     kernel_is(solve_columns)
     assert gpu_solve(CPU) is solve_columns and not caplog.text

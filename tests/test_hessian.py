@@ -3,7 +3,8 @@ import torch
 from restatements import inverse_factor
 
 from slimsweep.errors import HessianError
-from slimsweep.hessian import factor_inverse, gram
+from slimsweep.hessian import factor_inverse, gram, squared_norm
+from slimsweep.keys import SUMS_VERSION
 
 
 def inputs(tokens: int, width: int, seed: int = 0) -> torch.Tensor:
@@ -86,3 +87,21 @@ def test_what_no_damping_helps_is_an_error():
 def test_inputs_that_are_not_finite_are_an_error():
     with pytest.raises(HessianError, match="not finite"):
         factor_inverse(torch.tensor([[float("nan")]]), 0.01)
+
+
+def test_golden_output_of_sums_version_3():
+    """What sums and factors of another version are kept under: raise SUMS_VERSION where these change."""
+    assert SUMS_VERSION == 3
+    given = torch.tensor([[(3 * row + 5 * column) % 7 - 2.0 for column in range(4)] for row in range(6)])
+    summed = gram(given)
+    assert summed.tolist() == [[31, 0, -3, 8], [0, 35, 0, -7], [-3, 0, 31, 6], [8, -7, 6, 26]]
+    assert squared_norm(given).tolist() == [31, 35, 31, 26]
+    factor = factor_inverse(summed, 0.01)
+    upper = [
+        [0.1892, -0.0135, 0.0312, -0.0683],
+        [0, 0.1731, -0.0092, 0.0482],
+        [0, 0, 0.1828, -0.0417],
+        [0, 0, 0, 0.195],
+    ]
+    assert torch.allclose(factor.upper, torch.tensor(upper), rtol=0, atol=6e-5)
+    assert torch.allclose(factor.scale, torch.tensor([5.2846, 5.7758, 5.4717, 5.1291]), rtol=0, atol=6e-5)

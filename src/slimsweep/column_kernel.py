@@ -66,26 +66,45 @@ def _corrected(turned, upper, lost, place, column, before, columns, rows, row, i
 
 @triton.jit
 @no_type_check
+def _scores(
+    turned, keep, upper, scale, lost, place, member, column, columns, rows, row, inside,
+    GROUP: tl.constexpr, GROUP_WIDTH: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """Scores of the group that begins with `column`; -1 where a weight is gone, infinite past the last column."""
+    scores = tl.full((GROUP_WIDTH, ROWS), float("inf"), tl.float32)
+    for index in range(GROUP):
+        if column + index < columns:
+            other = column + index
+            weight = _corrected(turned, upper, lost, place, other, column, columns, rows, row, inside)
+            score = tl.abs(weight) * tl.load(scale + other)
+            score = tl.where(score == score, score, float("inf"))  # NaN stays
+            eligible = tl.load(keep + other * rows + row, mask=inside, other=1) != 0
+            score = tl.where(eligible, score, -1.0)
+            scores = tl.where(member[:, None] == index, score[None, :], scores)
+    return scores
+
+
+@triton.jit
+@no_type_check
+def _nearest(weight, levels, groups, column, group_count, lowest, highest, rows, row, inside):
+    """The level of a column's grid that is nearest to each weight."""
+    level = levels + tl.load(groups + column) * rows + row
+    step = tl.load(level, mask=inside, other=1.0)
+    offset = tl.load(level + group_count * rows, mask=inside, other=0.0)
+    minimum = tl.load(level + 2 * group_count * rows, mask=inside, other=0.0)
+    ratio = tl.div_rn(weight - minimum, step)  # `/` is not rounded as on a CPU
+    # To the nearest, of two the even one: what fp32 does to numbers that have no room for a fraction.
+    whole = tl.where(tl.abs(ratio) < 4194304.0, (ratio + 12582912.0) - 12582912.0, ratio)
+    code = tl.minimum(tl.maximum(whole + offset, lowest), highest)
+    return (code - offset) * step + minimum
+
+
+@triton.jit
+@no_type_check
 def _solve(
-    turned,
-    keep,
-    errors,
-    upper,
-    scale,
-    levels,
-    groups,
-    columns,
-    rows,
-    group_count,
-    lowest,
-    highest,
-    dropped,
-    GROUP: tl.constexpr,
-    GROUP_WIDTH: tl.constexpr,
-    ROUNDS: tl.constexpr,
-    WIDTH: tl.constexpr,
-    ROWS: tl.constexpr,
-):
+    turned, keep, errors, upper, scale, levels, groups, columns, rows, group_count, lowest, highest, dropped,
+    GROUP: tl.constexpr, GROUP_WIDTH: tl.constexpr, ROUNDS: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     inside = row < rows
     place, member = tl.arange(0, WIDTH), tl.arange(0, GROUP_WIDTH)
@@ -95,16 +114,10 @@ def _solve(
         stays = tl.load(keep + column * rows + row, mask=inside, other=1) != 0
         if GROUP > 0:
             if column % GROUP == 0:
-                scores = tl.full((GROUP_WIDTH, ROWS), float("inf"), tl.float32)
-                for index in range(GROUP):
-                    if column + index < columns:
-                        other = column + index
-                        weight = _corrected(turned, upper, lost, place, other, column, columns, rows, row, inside)
-                        score = tl.abs(weight) * tl.load(scale + other)
-                        score = tl.where(score == score, score, float("inf"))  # NaN stays
-                        eligible = tl.load(keep + other * rows + row, mask=inside, other=1) != 0
-                        score = tl.where(eligible, score, -1.0)
-                        scores = tl.where(member[:, None] == index, score[None, :], scores)
+                scores = _scores(
+                    turned, keep, upper, scale, lost, place, member, column, columns, rows, row, inside,
+                    GROUP, GROUP_WIDTH, ROWS,
+                )  # fmt: skip
             own = column % GROUP
             score = tl.sum(tl.where(member[:, None] == own, scores, 0.0), axis=0)
             is_lower = (scores < score[None, :]) | ((scores == score[None, :]) & (member[:, None] < own))
@@ -113,15 +126,8 @@ def _solve(
         weight = _corrected(turned, upper, lost, place, column, column, columns, rows, row, inside)
         diagonal = tl.load(upper + column * columns + column)
         if ROUNDS:
-            level = levels + tl.load(groups + column) * rows + row
-            step = tl.load(level, mask=inside, other=1.0)
-            offset = tl.load(level + group_count * rows, mask=inside, other=0.0)
-            minimum = tl.load(level + 2 * group_count * rows, mask=inside, other=0.0)
-            ratio = tl.div_rn(weight - minimum, step)  # `/` is not rounded as on a CPU
-            # To the nearest, of two the even one: what fp32 does to numbers that have no room for a fraction.
-            whole = tl.where(tl.abs(ratio) < 4194304.0, (ratio + 12582912.0) - 12582912.0, ratio)
-            code = tl.minimum(tl.maximum(whole + offset, lowest), highest)
-            goal = tl.where(stays, (code - offset) * step + minimum, 0.0)
+            level = _nearest(weight, levels, groups, column, group_count, lowest, highest, rows, row, inside)
+            goal = tl.where(stays, level, 0.0)
             error = tl.div_rn(weight - goal, diagonal)
         else:
             goal = tl.where(stays, weight, 0.0)

@@ -115,11 +115,7 @@ class Shared:
         along = ALONG.get(self.method.statistic_name, {})
         every = {self.method.statistic_name: self.method.statistic}
         every |= {name: along[name] for name in self.writers if name in along}
-        if len(every) == 1:
-            sums, self._seconds = collect(self.method.statistic, Tensor.add_)
-            tuples = [InputSum(shared.layers, (shared.summed,)) for shared in sums]
-        else:
-            tuples, self._seconds = collect(lambda inputs: tuple(part(inputs) for part in every.values()), _add)
+        tuples, self._seconds = collect(lambda inputs: tuple(part(inputs) for part in every.values()), _add)
         for place, name in enumerate(every):
             self._write(name, index, [(shared.layers, {SUM: shared.summed[place]}) for shared in tuples], self._seconds)
         return [Prepared(self.method, InputSum(shared.layers, shared.summed[0])) for shared in tuples]
