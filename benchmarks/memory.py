@@ -1,9 +1,10 @@
 """A random Llama of 6,738,415,616 parameters pruned block by block under 6 GiB of resident memory.
 
-    .venv/bin/python benchmarks/memory.py [--folder FOLDER] [--technique wanda]
+    .venv/bin/python benchmarks/memory.py [--folder FOLDER] [--technique wanda] [--dtype auto]
 
 Writes the model (13.5 GB of bf16 safetensors, in shards) into FOLDER, then prunes it to 0.5 with 4 x 512 tokens in a
-process of its own, whose peak is what the system counted, mapped files included. Needs 28 GB of disk.
+process of its own, whose peak is what the system counted, mapped files included. Needs 28 GB of disk,
+41 where `dtype=auto` is float32.
 """
 
 import argparse
@@ -66,7 +67,7 @@ def write_model(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
-def prune(folder: Path, technique: str) -> None:
+def prune(folder: Path, technique: str, dtype: str) -> None:
     """What the process of its own does; prints JSON of its seconds by block."""
     from measuring import experiment
 
@@ -74,7 +75,7 @@ def prune(folder: Path, technique: str) -> None:
     from slimsweep.models.language_model import LanguageModel
 
     made = experiment(
-        "model=local", f"model.path={folder}", f"technique={technique}", "ratio=0.5", "dtype=bfloat16",
+        "model=local", f"model.path={folder}", f"technique={technique}", "ratio=0.5", f"dtype={dtype}",
         "calibration=quick", "calibration.sequences=4", "calibration.tokens=512", "evaluation=cost",
         "memory_budget=6GiB", f"cache_dir={folder.parent / 'cache'}",
     )  # fmt: skip
@@ -95,7 +96,8 @@ def prune(folder: Path, technique: str) -> None:
     zeros = sum(layer.zeros for layer in report.layers) / sum(layer.weights for layer in report.layers)
     ends = [*blocks[1:], started + seconds]
     by_block = [end - start for start, end in zip(blocks, ends, strict=True)]
-    print(json.dumps({"load": loaded, "seconds": seconds, "sparsity": zeros, "blocks": by_block}))
+    found = {"dtype": made.resolved_dtype, "load": loaded, "seconds": seconds, "sparsity": zeros, "blocks": by_block}
+    print(json.dumps(found))
 
 
 def main() -> None:
@@ -104,23 +106,26 @@ def main() -> None:
         "--folder", help="where the model is, or is to be written; by default a temporary one, or BENCH_FOLDER"
     )
     parser.add_argument("--technique", default="wanda")
+    parser.add_argument("--dtype", default="auto", help="that the model is pruned in: auto, bfloat16 or float32")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child:
-        prune(Path(given.folder), given.technique)
+        prune(Path(given.folder), given.technique, given.dtype)
         return
     with tempfile.TemporaryDirectory(prefix="slimsweep-memory-") as temporary:
         folder = Path(given.folder or os.environ.get("BENCH_FOLDER") or temporary) / "llama"
         if not (folder / "model.safetensors.index.json").is_file():
             write_model(folder)
-        command = [sys.executable, __file__, "--child", "--folder", str(folder), "--technique", given.technique]
+        words = ["--folder", str(folder), "--technique", given.technique, "--dtype", given.dtype]
+        command = [sys.executable, __file__, "--child", *words]
         ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ)
     found = json.loads(ran.stdout.splitlines()[-1])
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     blocks = found["blocks"]
     quarter = len(blocks) // 4
     first, last = (sum(part) / len(part) for part in (blocks[1 : 1 + quarter], blocks[-quarter:]))
-    print(f"{given.technique} at {found['sparsity']:.4f} of a Llama of {PARAMETERS:,} parameters, 4 x 512 tokens\n")
+    done = f"{given.technique} in {found['dtype']} at {found['sparsity']:.4f}"
+    print(f"{done} of a Llama of {PARAMETERS:,} parameters, 4 x 512 tokens\n")
     print("| what | found | goal |\n| --- | ---: | ---: |")
     print(f"| peak resident memory | {peak / 2**30:.2f} GiB | < 6 GiB |")
     print(f"| seconds a block, last quarter over first | {last:.2f} / {first:.2f} = {last / first:.2f} | 1 |")
