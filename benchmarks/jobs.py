@@ -15,7 +15,7 @@ from functools import partial
 import measuring
 import torch
 
-from slimsweep.activations import BATCH_TOKENS, GPU_BATCH_TOKENS
+from slimsweep.batches import BATCH_TOKENS, GPU_BATCH_TOKENS
 from slimsweep.evaluation.perplexity import Perplexity
 from slimsweep.techniques.gptq import GPTQ
 from slimsweep.techniques.llmcompressor import LLMCompressor

@@ -3,7 +3,7 @@ import torch
 from family_shapes import DECODERS, random_model
 from restatements import layer_inputs
 
-from slimsweep import activations
+from slimsweep import batches
 from slimsweep.activations import Activations
 from slimsweep.errors import ModelError
 
@@ -21,7 +21,7 @@ def block_layers(model, index: int) -> dict:
 @pytest.mark.parametrize("family", DECODERS)
 @torch.no_grad()
 def test_walking_the_blocks_is_the_models_own_forward(family, tmp_path, monkeypatch):
-    monkeypatch.setattr(activations, "BATCH_TOKENS", 24)  # batches of two, and one of one
+    monkeypatch.setattr(batches, "BATCH_TOKENS", 24)  # batches of two, and one of one
     model = random_model(family, str(tmp_path)).load(torch.float32, CPU)
     walked = Activations(model, ids())
     for index in range(len(model.blocks)):
@@ -43,7 +43,7 @@ def test_layers_that_share_an_input_share_a_sum(tiny):
 @pytest.mark.parametrize("advance", [True, False])
 @torch.no_grad()
 def test_sums_are_over_all_tokens_of_all_sequences(tiny, advance, monkeypatch):
-    monkeypatch.setattr(activations, "BATCH_TOKENS", 24)
+    monkeypatch.setattr(batches, "BATCH_TOKENS", 24)
     walked = Activations(tiny, ids())
     walked.advance(0)
     layers = block_layers(tiny, 1)
@@ -89,11 +89,3 @@ def test_a_layer_no_token_reached_is_an_error(tiny):
     unused = torch.nn.Linear(4, 4)
     with pytest.raises(ModelError, match="No calibration token reached spare"):
         Activations(tiny, ids()).collect(0, {"spare": unused}, lambda inputs: inputs.sum(dim=0), advance=False)
-
-
-@pytest.mark.parametrize(
-    ("width", "free", "tokens"),
-    [(1536, 130 * 2**30, 16384), (11008, 66 * 2**30, 16384), (11008, 10 * 2**30, 2048), (28672, 2**30, 2048)],
-)
-def test_batches_on_a_gpu_are_large_where_memory_is(width, free, tokens):
-    assert activations.gpu_batch_tokens(width, free) == tokens

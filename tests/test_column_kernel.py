@@ -4,10 +4,12 @@ import os
 
 import pytest
 import torch
+from hard_layers import HARD, hard_layer
 
 from slimsweep.columns import ColumnBlock
 from slimsweep.gpu_columns import agree, solve_by_column, solved
 from slimsweep.grid import GRIDS, fit
+from slimsweep.hessian import factor_inverse, gram
 
 pytestmark = pytest.mark.gpu
 if not torch.cuda.is_available():
@@ -46,6 +48,20 @@ def test_the_kernel_solves_as_the_loop_over_columns(shape, pattern, kind, device
     same &= torch.isclose(found.turned, expected.turned, atol=1e-4).all(dim=0)
     assert int(same.sum()) >= rows - 1  # a tie that falls otherwise takes its row along
     assert torch.allclose(found.errors[:, same], expected.errors[:, same], atol=1e-4)
+
+
+@pytest.mark.parametrize("pattern", [None, (2, 4)])
+@pytest.mark.parametrize("case", HARD)
+def test_the_kernel_equals_the_loop_on_hard_layers(case, pattern, device, solve):
+    weight, inputs = hard_layer(case)
+    factor = factor_inverse(gram(inputs), 1e-6)
+    keep = torch.ones_like(weight, dtype=torch.bool) if pattern else weight.abs() > weight.abs().median()
+    turned, stays = (tensor.T.contiguous().to(device) for tensor in (weight, keep))
+    upper, scale = factor.upper.to(device), factor.scale.to(device)
+    block = ColumnBlock(turned, stays, torch.zeros_like(turned), upper, scale, pattern)
+    found, expected = solved(solve, block), solved(solve_by_column, block)
+    assert torch.equal(found.keep, expected.keep)
+    assert bool(((found.turned - expected.turned).norm(dim=0) <= 1e-4 * expected.turned.norm(dim=0)).all())
 
 
 def test_what_stays_may_be_infinite_and_scores_may_be_no_numbers(device, solve):

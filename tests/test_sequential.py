@@ -75,7 +75,7 @@ def test_batches_and_the_last_block(tiny, tiny_source, monkeypatch):
     other = tiny_source.load(torch.float32, torch.device("cpu"))
     technique = Wanda(ratio=0.5, inputs="sequential", exclude=["*.1.mlp.*"])
     technique.apply(tiny, token_ids(), 0)
-    monkeypatch.setattr("slimsweep.activations.BATCH_TOKENS", 64)
+    monkeypatch.setattr("slimsweep.batches.BATCH_TOKENS", 64)
     calls = []
     other.blocks[1].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
     before = len(calls)

@@ -7,21 +7,10 @@ from dataclasses import dataclass
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from slimsweep.batches import batch_tokens
 from slimsweep.block_calls import EnoughSeen, first_inputs, record_calls
 from slimsweep.errors import ModelError
-from slimsweep.models.language_model import LanguageModel, layer_shape
-from slimsweep.models.loading import free_bytes
-
-BATCH_TOKENS = 2048
-"""Tokens of one forward through a block on a CPU: enough for full speed; twice as many are slower, by 7 %."""
-GPU_BATCH_TOKENS = 16384
-"""The same on a GPU with room for it, where small batches take as long as large ones: an H200 runs SmolLM2 on four
-times as many tokens in the same time, from 4,096 to 16,384."""
-GPU_SHARE = 8
-"""Of a GPU's free memory, what one such forward may take."""
-LIVE_NUMBERS = 8
-"""Of the widest layer's inputs or outputs, fp32 numbers alive at once for each token, about."""
-
+from slimsweep.models.language_model import LanguageModel
 
 Statistic = Tensor | tuple[Tensor, ...]
 """One, or several that are summed in one pass."""
@@ -44,7 +33,7 @@ class Activations:
 
     def __init__(self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"]):
         self._blocks = model.blocks
-        self._batch = max(1, _batch_tokens(model) // token_ids.shape[1])
+        self._batch = max(1, batch_tokens(model) // token_ids.shape[1])
         self._calls = record_calls(model, token_ids[:1])
         self.hidden, self._spill = first_inputs(model, token_ids, self._batch)
 
@@ -172,22 +161,3 @@ class _Recorder:
 
     def _add(self, name: str, value: Statistic) -> None:
         self._summed[name] = self._merge(self._summed[name], value) if name in self._summed else value
-
-
-def _batch_tokens(model: LanguageModel) -> int:
-    """Tokens of one forward through a block."""
-    if model.compute_device.type == "cpu":
-        return BATCH_TOKENS
-    widths = (
-        width for block in model.blocks for layer in model.linears(block).values() for width in layer_shape(layer)
-    )
-    return gpu_batch_tokens(max(widths, default=1), free_bytes(model.compute_device))
-
-
-def gpu_batch_tokens(width: int, free: int) -> int:
-    """Tokens of one forward through a block whose widest layer is so wide, with so many bytes free on the GPU."""
-    tokens = GPU_BATCH_TOKENS
-    # By halves, so that a little more or less memory seldom changes how sums are rounded.
-    while tokens > BATCH_TOKENS and tokens * LIVE_NUMBERS * 4 * width > free // GPU_SHARE:
-        tokens //= 2
-    return tokens

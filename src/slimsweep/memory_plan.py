@@ -44,7 +44,7 @@ def plan(experiment: "Experiment") -> list[Part]:
     """What will be resident at the fullest moment, an estimate from shapes."""
     import torch
 
-    from slimsweep.activations import BATCH_TOKENS
+    from slimsweep.batches import BATCH_TOKENS
     from slimsweep.evaluation.perplexity import HEAD_NUMBERS, LOSS_NUMBERS
     from slimsweep.models.language_model import layer_shape
     from slimsweep.packed import packed_layers
@@ -89,9 +89,17 @@ def plan(experiment: "Experiment") -> list[Part]:
 
 def _measured_tokens(metrics: dict[str, Any]) -> int:
     """The most tokens that a metric sends through the model at once."""
+    from slimsweep.batches import BATCH_TOKENS
+
     knobs = ("batch_tokens", "context_tokens", "tokens", "prompt_tokens")
     return max(
-        (getattr(metric, knob) for metric in metrics.values() for knob in knobs if hasattr(metric, knob)), default=0
+        (
+            getattr(metric, knob) or BATCH_TOKENS
+            for metric in metrics.values()
+            for knob in knobs
+            if hasattr(metric, knob)
+        ),
+        default=0,
     )
 
 

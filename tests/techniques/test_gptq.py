@@ -3,6 +3,7 @@ import itertools
 import pytest
 import torch
 from conftest import PROJECT
+from hard_layers import HARD, hard_layer
 from restatements import gptq_layer, layer_inputs, perplexity
 
 import slimsweep
@@ -109,6 +110,7 @@ def assert_parity(technique: GPTQ, weight: torch.Tensor, hessian: torch.Tensor) 
         technique.act_order,
         technique.static_groups,
         technique.preserve_sparsity,
+        technique.damping_fraction,
         follow=(found, grid.scale, grid.zero - grid.lowest),
     )
     # A grid fitted on the way may round to the other bf16 scale: one part in 256 of its steps.
@@ -122,6 +124,16 @@ def test_parity_on_correlated_inputs_with_zeros_and_a_dead_input(fields):
     weight[:, 100:120:3] = 0
     inputs[:, 7] = 0
     assert_parity(GPTQ(block_columns=50, **fields), weight, gram(inputs))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"bits": 4}, {"bits": 4, "damping_fraction": 1e-6}, {"bits": 3, "group_size": 16, "act_order": False}],
+)
+@pytest.mark.parametrize("case", HARD)
+def test_parity_on_hard_layers(case, fields):
+    weight, inputs = hard_layer(case)
+    assert_parity(GPTQ(**fields), weight, gram(inputs))
 
 
 def test_the_restatement_alone_finds_the_same_weights():

@@ -36,7 +36,7 @@ def test_maxima_of_batches_are_joined_not_summed():
 
 @pytest.mark.parametrize("tokens_at_once", [10, 4096])
 def test_a_whole_model_equals_the_formula_step_by_step(tiny_source, monkeypatch, tokens_at_once):
-    monkeypatch.setattr("slimsweep.activations.BATCH_TOKENS", tokens_at_once)
+    monkeypatch.setattr("slimsweep.batches.BATCH_TOKENS", tokens_at_once)
     dense, model = (tiny_source.load(torch.float32, CPU) for _ in range(2))
     for one in (dense, model):
         one.module.model.layers[0].input_layernorm.weight[5] = 30.0  # an outlier

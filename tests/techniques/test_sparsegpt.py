@@ -1,5 +1,6 @@
 import pytest
 import torch
+from hard_layers import HARD, hard_layer
 from restatements import inverse_factor, layer_inputs, perplexity, sparsegpt_layer
 
 from slimsweep.evaluation.size import Size
@@ -230,16 +231,25 @@ def test_joint_golden_output_of_version_1():
     ]
 
 
-def assert_parity(technique: SparseGPT, weight: torch.Tensor, inputs: torch.Tensor) -> None:
-    """Masks equal but for ties within 1e-5, weights within 1e-4, on identical inputs and fp32 Hessians."""
+def assert_parity(technique: SparseGPT, weight: torch.Tensor, inputs: torch.Tensor, tolerance: float = 1e-5) -> None:
+    """Masks equal but for ties within 1e-5, weights within 1e-4, on identical inputs and fp32 Hessians.
+
+    `tolerance` is that of weights near zero, as a fraction of the mean weight.
+    """
     hessian = technique.statistic(inputs)
     found = technique.compress_layer(weight, technique.prepare(hessian))
     expected, gap = sparsegpt_layer(
-        weight, hessian, technique.ratio, technique.group, dtype=torch.float64, follow=found != 0
+        weight,
+        hessian,
+        technique.ratio,
+        technique.group,
+        damping_fraction=technique.damping_fraction,
+        dtype=torch.float64,
+        follow=found != 0,
     )
     assert gap < 1e-5
     scale = float(weight.abs().mean())
-    assert torch.allclose(found.double(), expected, rtol=1e-4, atol=1e-5 * scale)
+    assert torch.allclose(found.double(), expected, rtol=1e-4, atol=tolerance * scale)
 
 
 FIELDS = [{"ratio": 0.5}, {"ratio": 0.83}, {"ratio": 0, "pattern": "2:4"}, {"ratio": 0, "pattern": "4:8"}]
@@ -252,6 +262,12 @@ def test_parity_over_several_blocks_with_a_narrow_tail_a_dead_input_and_zeros(fi
     inputs = correlated(900, 304)
     inputs[:, 7] = 0
     assert_parity(SparseGPT(**fields), weight, inputs)
+
+
+@pytest.mark.parametrize("fields", [*FIELDS, {"ratio": 0.5, "damping_fraction": 1e-6}])
+@pytest.mark.parametrize("case", HARD)
+def test_parity_on_hard_layers(case, fields):
+    assert_parity(SparseGPT(**fields), *hard_layer(case), tolerance=1e-4)
 
 
 @pytest.mark.parametrize("fields", FIELDS)

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from slimsweep.batches import batch_tokens
 from slimsweep.corpora import SHORT_DIGEST, Corpora
 from slimsweep.errors import CorpusError, TaskError
 from slimsweep.evaluation.base import Measurement, Metric
@@ -31,15 +32,15 @@ class Accuracy(Metric):
     """Names of files in evaluation/tasks; kept as a tuple."""
     task_limit: int | None = None
     """Questions asked of each task, from the start; None asks all."""
-    batch_tokens: int = 4096
-    """Tokens of one forward, padding included; decides speed and memory."""
+    batch_tokens: int | None = None
+    """Tokens of one forward, padding included; None: half of what windows of text take, since more sentences at once
+    are padded more."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tasks", (self.tasks,) if isinstance(self.tasks, str) else tuple(self.tasks))
         for name in ("task_limit", "batch_tokens"):
             value = getattr(self, name)
-            is_left_out = name == "task_limit" and value is None
-            if not is_left_out and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ValueError(f"evaluation.{name}={value!r}: give an integer of at least 1")
 
     def fields(self) -> list[str]:
@@ -75,7 +76,8 @@ class Accuracy(Metric):
         values, reasons, protocols = {}, {}, {}
         for task in self.tasks:
             questions, origin = _questions(task, corpora)
-            results = _run(task, questions, model, self.task_limit, self.batch_tokens)
+            at_once = self.batch_tokens or batch_tokens(model) // 2
+            results = _run(task, questions, model, self.task_limit, at_once)
             asked = min(len(questions), self.task_limit or len(questions))
             where = origin.split()[0] if origin.startswith(("hub", "package")) else "local"
             protocol = f"{task}:v{task_file(task)['metadata']['version']}:lm-eval:0-shot:{where}:questions={asked}"

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from slimsweep.batches import batch_tokens
 from slimsweep.corpora import SHORT_DIGEST, Corpora, corpus_name, tokenizer_digest
 from slimsweep.errors import TooFewTokensError
 from slimsweep.evaluation.base import Measurement, Metric, longest_context
@@ -32,15 +33,15 @@ class Perplexity(Metric):
     """Tokens of a window; a corpus whose protocol has its own length keeps that."""
     max_windows: int | None = None
     """Windows read of each corpus, from the start; None reads all its protocol has."""
-    batch_tokens: int = 4096
-    """Tokens of one forward; decides speed and memory."""
+    batch_tokens: int | None = None
+    """Tokens of one forward, which decide speed and memory; None: as many as are fast and fit into memory."""
 
     def __post_init__(self) -> None:
         given = [self.corpora] if isinstance(self.corpora, str | dict) else self.corpora
         object.__setattr__(self, "corpora", tuple(given))
         for name, least in (("context_tokens", 2), ("max_windows", 1), ("batch_tokens", 1)):
             value = getattr(self, name)
-            is_left_out = name == "max_windows" and value is None
+            is_left_out = name != "context_tokens" and value is None
             if not is_left_out and (isinstance(value, bool) or not isinstance(value, int) or value < least):
                 raise ValueError(f"evaluation.{name}={value!r}: give an integer of at least {least}")
 
@@ -92,7 +93,7 @@ class Perplexity(Metric):
         for corpus, name in zip(self.corpora, self._fields("perplexity"), strict=True):
             windows = self._windows(model, corpora, corpus)
             started = time.perf_counter()
-            nll = mean_nll(model, windows, self.batch_tokens, label=name)
+            nll = mean_nll(model, windows, self.batch_tokens or batch_tokens(model), label=name)
             values[name.replace("perplexity", "evaluate_seconds", 1)] = time.perf_counter() - started
             values[name] = exp(nll)
             if not math.isfinite(values[name]):
