@@ -18,8 +18,8 @@ WHOLE_ON_GPU = 1024
 INVERSE_LEAF = 256
 """Width up to which a triangular inverse is left to LAPACK; wider ones are faster by halves."""
 
-FACTOR_BYTES = 28
-"""For each number of a Hessian while it is factored: two copies in fp64, three in fp32."""
+FACTOR_BYTES = 12
+"""For each number of a Hessian while it is factored, beside itself: one in fp64 and one in fp32, or three in fp32."""
 
 
 @dataclass(frozen=True)
@@ -119,10 +119,15 @@ def _try_factor(hessian: Float[Tensor, "in in"], added: Float[Tensor, " in"]) ->
     """The factor with `added` on the diagonal; None where that is not positive definite."""
     backwards = hessian.flip(0, 1).double()
     backwards.diagonal().add_(added.flip(0))
-    lower, failed = torch.linalg.cholesky_ex(backwards)
+    # In place, since of a wide layer this takes the most memory of a job: by columns, as LAPACK has it, a symmetric
+    # matrix is itself.
+    lower, failed = backwards.mT, torch.empty((), dtype=torch.int32, device=hessian.device)
+    torch.linalg.cholesky_ex(lower, out=(lower, failed))
     if int(failed):
         return None
-    upper = _invert_lower(lower.float()).flip(0, 1)
+    lower = lower.float()
+    del backwards  # in fp64
+    upper = _invert_lower(lower).flip(0, 1)
     return upper if all_finite(upper) else None
 
 
