@@ -152,7 +152,10 @@ def _in_sequence(
 
 
 def _shared(model: LanguageModel, method: LayerMethod, targets: dict[str, nn.Module]) -> AbstractContextManager[Shared]:
-    """What the jobs before this one know of its inputs, and what keeps that which it finds; see SharedSums.of."""
+    """What the jobs before this one know of its inputs, and what keeps that which it finds; see SharedSums.of.
+
+    Of compressed inputs jobs would share those of the first block alone, one of thirty in SmolLM2: not worth keeping.
+    """
     if model.shared_sums is None or not method.statistic_name or method.inputs != "dense":
         return contextlib.nullcontext(Shared(method))
     return model.shared_sums.of(method, {name: layer_shape(layer)[1] for name, layer in targets.items()})
@@ -197,7 +200,11 @@ def replace_weight(
 def _compress(
     model: LanguageModel, method: LayerMethod, layers: dict[str, nn.Module], every: list[Prepared], seed: int
 ) -> list[LayerReport]:
-    """Compress layers in place, side by side: those that have most to prepare first, then the largest."""
+    """Compress layers in place, side by side: those that have most to prepare first, then the largest.
+
+    Those that share an input share what is prepared of it. Their rows are not stacked into one solve: each layer has
+    its own mask, and on a CPU layers side by side keep all cores busy.
+    """
     if not layers:
         return []
     device = next(next(iter(layers.values())).parameters()).device
