@@ -39,14 +39,15 @@ def machine() -> str:
     return f"{len(names)} cores {names[0].strip()} ({', '.join(known)}), {memory:.0f} GiB, {', '.join(cards)}"
 
 
-def section(name: str) -> str:
-    """What one benchmark printed, with its date and commit."""
+def section(name: str) -> tuple[str, bool]:
+    """What one benchmark printed, with its date and commit, and whether it came to its end."""
     ran = subprocess.run([sys.executable, HERE / f"{name}.py"], stdout=subprocess.PIPE, text=True)
     outcome = "" if ran.returncode == 0 else f"\n\n**ended with status {ran.returncode}**"
     versions = ", ".join(f"{package} {version(package)}" for package in ("torch", "transformers", "llmcompressor"))
     commit = COMMIT[:12] + ("+" if COMMIT.endswith("+") else "")
     stamp = f"{datetime.now(UTC):%Y-%m-%d}, commit {commit}, {versions}; {machine()}"
-    return f"## {NAMES[name]}\n\n`benchmarks/{name}.py`, {stamp}\n\n{ran.stdout.strip()}{outcome}\n"
+    text = f"## {NAMES[name]}\n\n`benchmarks/{name}.py`, {stamp}\n\n{ran.stdout.strip()}{outcome}\n"
+    return text, ran.returncode == 0
 
 
 def results() -> Path:
@@ -66,12 +67,16 @@ def main() -> None:
         parts = re.split(r"^(?=## )", written.read_text(), flags=re.MULTILINE)[1:]
         titles = {title: name for name, title in NAMES.items()}
         kept = {titles[part[3:].split("\n", 1)[0]]: part.strip() + "\n" for part in parts}
+    failed = []
     for name in chosen:
         print(f"== {name}", flush=True)
-        kept[name] = section(name)
+        kept[name], is_whole = section(name)
+        failed += [] if is_whole else [name]
         print(kept[name], flush=True)
         head = "# Benchmarks\n\nWritten by `make bench`. Ratios of medians, measured side by side in one run.\n"
         written.write_text("\n".join([head, *(kept[name] for name in NAMES if name in kept)]))
+    if failed:
+        sys.exit(f"make bench: {', '.join(failed)} ended with an error; what they printed is in {written}")
 
 
 if __name__ == "__main__":

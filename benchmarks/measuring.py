@@ -20,7 +20,7 @@ from slimsweep.paths import config_root, project_root
 
 assert slimsweep.app
 
-HEAD = "| what | beside it | ours | ratio | goal |\n| --- | ---: | ---: | ---: | ---: |"
+HEAD = "| what | beside it | ours | ratio | goal | met |\n| --- | ---: | ---: | ---: | ---: | ---: |"
 SMOLLM2_SHAPE = "model.shape={model_type: llama, hidden_size: 576, intermediate_size: 1536, num_attention_heads: 9, "
 SMOLLM2_SHAPE += "num_key_value_heads: 3, vocab_size: 258, tie_word_embeddings: true, num_hidden_layers: %d}"
 """Of a random model of so many blocks."""
@@ -60,10 +60,16 @@ def told(seconds: list[float]) -> str:
     return f"{middle:.3g} {unit}" + (f" ({low:.3g} to {high:.3g}, n={len(seconds)})" if len(seconds) > 1 else "")
 
 
-def line(what: str, beside: list[float], ours: list[float], goal: str) -> str:
+def line(what: str, beside: list[float], ours: list[float], goal: float | None) -> str:
     """One row under HEAD; the ratio is that of the medians, above 1 where ours is faster."""
     ratio = statistics.median(beside) / statistics.median(ours)
-    return f"| {what} | {told(beside)} | {told(ours)} | {ratio:.{1 if ratio >= 2 else 2}f}x | {goal} |"
+    judged = "reported | |" if goal is None else f">= {goal:g}x | {met(ratio >= goal)} |"
+    return f"| {what} | {told(beside)} | {told(ours)} | {ratio:.{1 if ratio >= 2 else 2}f}x | {judged}"
+
+
+def met(is_met: bool) -> str:
+    """For the column of goals."""
+    return "yes" if is_met else "no"
 
 
 def experiment(*overrides: str) -> Experiment:

@@ -37,7 +37,7 @@ def main() -> None:
         )
     print("| what | seconds | goal | met |\n| --- | ---: | ---: | ---: |")
     for what, values in seconds.items():
-        met = "yes" if statistics.median(values) < GOAL_SECONDS else "no"
+        met = measuring.met(statistics.median(values) < GOAL_SECONDS)
         print(f"| {what} | {measuring.told(values)} | < {GOAL_SECONDS} s | {met} |")
 
 
