@@ -113,4 +113,5 @@ def test_a_plan_counts_what_a_llama_7b_holds():
     assert found["Python and its libraries"] == PROCESS_BYTES
     assert found["weights outside the blocks"] == 2 * (2 * 32000 * 4096 + 4096)
     assert found["one block"] == 2 * (4 * 4096**2 + 3 * 4096 * 11008 + 2 * 4096)
+    assert found["one forward"] == 2 * 2048 * (12 * 4096 + 3 * 11008)
     assert found["compressing one block"] == min(torch.get_num_threads(), 7) * 16 * 4096 * 11008

@@ -69,10 +69,12 @@ def plan(experiment: "Experiment") -> list[Part]:
         # Halted forwards are alive all at once.
         batch = text if halts else min(max(BATCH_TOKENS, experiment.calibration.tokens), text)
     token = (LIVE_WIDTHS * width + 3 * neurons) * dtype.itemsize  # of a forward through a block
-    walking = [_compressing(stage.technique, block) for stage in experiment.stages for block in shapes]
-    walking.append(batch * token)
-    logits = 4 * (HEAD_NUMBERS + 3 * LOSS_NUMBERS)  # of a part what the loss reads, makes and returns
-    measuring = _measured_tokens(experiment.metrics) * token + logits
+    compressing = max(
+        (_compressing(stage.technique, block) for stage in experiment.stages for block in shapes), default=0
+    )
+    measured = _measured_tokens(experiment.metrics)
+    # Of a part of the logits what the loss reads, makes and returns.
+    logits = 4 * (HEAD_NUMBERS + 3 * LOSS_NUMBERS) if measured else 0
     parts = [
         Part("Python and its libraries", PROCESS_BYTES),
         Part("weights outside the blocks", outside * dtype.itemsize),
@@ -82,7 +84,9 @@ def plan(experiment: "Experiment") -> list[Part]:
             "activations of the calibration text",
             min(text * width * dtype.itemsize, experiment.memory_budget // ACTIVATION_SHARE),
         ),
-        Part("compressing one block" if max(walking) > measuring else "measuring", max(*walking, measuring)),
+        # Not returned before a block is compressed: allocators keep what a forward took.
+        Part("one forward", max(batch, measured) * token),
+        Part("compressing one block" if compressing > logits else "logits", max(compressing, logits)),
     ]
     return [part for part in parts if part.bytes]
 
