@@ -86,7 +86,7 @@ def rows(method: str, given: argparse.Namespace) -> tuple[list[str], list[str]]:
         told_row = measuring.line(what, *(seconds[key] for key in pair), goal)
         off = found[pair[1]] / found[pair[0]] - 1
         both = ", ".join(f"{found[key]:.2f}" for key in pair)
-        lines.append(f"{told_row} {both} | {off:+.1%} | {measuring.met(abs(off) <= PERPLEXITY_GOAL)} |")
+        lines.append(f"{told_row} {both} | {off:+.2%} | {measuring.met(abs(off) <= PERPLEXITY_GOAL)} |")
     rest = [
         f"<!-- {method}, {' '.join(key)}: {measuring.told(seconds[key])}, perplexity {found[key]:.3f} -->"
         for key in sorted(seconds)

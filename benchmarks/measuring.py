@@ -64,7 +64,7 @@ def line(what: str, beside: list[float], ours: list[float], goal: float | None) 
     """One row under HEAD; the ratio is that of the medians, above 1 where ours is faster."""
     ratio = statistics.median(beside) / statistics.median(ours)
     judged = "reported | |" if goal is None else f">= {goal:g}x | {met(ratio >= goal)} |"
-    return f"| {what} | {told(beside)} | {told(ours)} | {ratio:.{1 if ratio >= 2 else 2}f}x | {judged}"
+    return f"| {what} | {told(beside)} | {told(ours)} | {ratio:.3g}x | {judged}"
 
 
 def met(is_met: bool) -> str:

@@ -28,6 +28,14 @@ def test_batches_on_a_gpu_are_large_where_memory_is(width, free, tokens):
     assert batches.gpu_batch_tokens(width, free) == tokens
 
 
+def test_a_card_is_asked_what_is_free_and_the_model_how_wide_it_is(tiny, monkeypatch):
+    monkeypatch.setattr(tiny, "compute_device", torch.device("cuda"))
+    widest = 48  # its neurons
+    for free, tokens in ((8 * 16384 * 32 * widest, 16384), (8 * 16384 * 32 * widest - 8, 8192), (0, 2048)):
+        monkeypatch.setattr(batches, "free_bytes", lambda _device, free=free: free)
+        assert batches.batch_tokens(tiny) == tokens
+
+
 @pytest.mark.parametrize(
     ("given", "context", "tokens"),
     [(None, 32, 128), (64, 32, 64), (None, 256, 256)],  # one window at least

@@ -1,4 +1,4 @@
-"""How many tokens go through a model at once: as many as are fast, and as memory allows."""
+"""How many tokens go through a model at once: as many as are fast, and on a GPU as memory allows."""
 
 from slimsweep.models.language_model import LanguageModel, layer_shape
 from slimsweep.models.loading import free_bytes

@@ -117,16 +117,14 @@ def factor_name(damping_fraction: float) -> str:
 
 def _try_factor(hessian: Float[Tensor, "in in"], added: Float[Tensor, " in"]) -> Float[Tensor, "in in"] | None:
     """The factor with `added` on the diagonal; None where that is not positive definite."""
-    backwards = hessian.flip(0, 1).double()
-    backwards.diagonal().add_(added.flip(0))
-    # In place, since of a wide layer this takes the most memory of a job: by columns, as LAPACK has it, a symmetric
-    # matrix is itself.
-    lower, failed = backwards.mT, torch.empty((), dtype=torch.int32, device=hessian.device)
+    # By columns, as LAPACK has matrices, so that it is factored in place: of a wide layer nothing takes more memory.
+    lower = hessian.new_empty(hessian.shape, dtype=torch.float64).mT
+    lower.copy_(hessian.flip(0, 1)).diagonal().add_(added.flip(0))
+    failed = torch.empty((), dtype=torch.int32, device=hessian.device)
     torch.linalg.cholesky_ex(lower, out=(lower, failed))
     if int(failed):
         return None
     lower = lower.float()
-    del backwards  # in fp64
     upper = _invert_lower(lower).flip(0, 1)
     return upper if all_finite(upper) else None
 

@@ -72,9 +72,8 @@ def plan(experiment: "Experiment") -> list[Part]:
     compressing = max(
         (_compressing(stage.technique, block) for stage in experiment.stages for block in shapes), default=0
     )
-    measured = _measured_tokens(experiment.metrics)
-    # Of a part of the logits what the loss reads, makes and returns.
-    logits = 4 * (HEAD_NUMBERS + 3 * LOSS_NUMBERS) if measured else 0
+    logits = 4 * (HEAD_NUMBERS + 3 * LOSS_NUMBERS)  # of a part what the loss reads, makes and returns
+    measuring = _measured_tokens(experiment.metrics) * token + logits
     parts = [
         Part("Python and its libraries", PROCESS_BYTES),
         Part("weights outside the blocks", outside * dtype.itemsize),
@@ -84,9 +83,9 @@ def plan(experiment: "Experiment") -> list[Part]:
             "activations of the calibration text",
             min(text * width * dtype.itemsize, experiment.memory_budget // ACTIVATION_SHARE),
         ),
-        # Not returned before a block is compressed: allocators keep what a forward took.
-        Part("one forward", max(batch, measured) * token),
-        Part("compressing one block" if compressing > logits else "logits", max(compressing, logits)),
+        # Beside what compressing takes, since allocators keep some of it.
+        Part("a forward of the calibration text", batch * token),
+        Part("compressing one block" if compressing > measuring else "measuring", max(compressing, measuring)),
     ]
     return [part for part in parts if part.bytes]
 
