@@ -56,8 +56,13 @@ def told(seconds: list[float]) -> str:
     """Median, spread and number: `1.23 s (1.20 to 1.31, n=5)`."""
     median = statistics.median(seconds)
     scale, unit = (1, "s") if median >= 1 else (1000, "ms")
-    low, middle, high = (scale * value for value in (min(seconds), median, max(seconds)))
-    return f"{middle:.3g} {unit}" + (f" ({low:.3g} to {high:.3g}, n={len(seconds)})" if len(seconds) > 1 else "")
+    low, middle, high = (_digits(scale * value) for value in (min(seconds), median, max(seconds)))
+    return f"{middle} {unit}" + (f" ({low} to {high}, n={len(seconds)})" if len(seconds) > 1 else "")
+
+
+def _digits(value: float) -> str:
+    """Three digits, and more where the number is larger."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def line(what: str, beside: list[float], ours: list[float], goal: float | None) -> str:
