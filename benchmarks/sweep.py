@@ -48,9 +48,9 @@ def on_their_own(inputs: str, ratios: list[float]) -> dict[str, list[float]]:
     return {name: [compress(job(name, ratio, inputs)).spent_seconds for ratio in ratios] for name in TECHNIQUES}
 
 
-def warm_job(folder: Path, *more: str) -> tuple[float, float, dict[str, float]]:
+def warm_job(folder: Path) -> tuple[float, float, dict[str, float]]:
     """Seconds that a job of a warm process evaluates, those beyond compressing and evaluating, and where these go."""
-    words = ["technique=wanda", "cache=on", f"cache_dir={folder}", *more]
+    words = ["technique=wanda", "cache=on", f"cache_dir={folder}"]
     run(measuring.experiment(*words, "ratio=0.15", "evaluation.max_windows=1", "evaluation.task_limit=1"))
     started = time.perf_counter()
     made = measuring.experiment(*words, "ratio=0.25")
@@ -78,7 +78,8 @@ def main() -> None:
     compress(job("sparsegpt", 0.5, "dense"))  # what a process does once: converted weights, compiled kernels
     with tempfile.TemporaryDirectory() as folder:
         evaluating, rest, parts = warm_job(Path(folder))
-    others = 3 * len(RATIOS) * (evaluating + rest)
+    jobs = len(TECHNIQUES) * len(RATIOS)
+    others = jobs * (evaluating + rest)
     print(f"{measuring.where(job('magnitude', 0.5, 'dense'))}, calibration of 16 x 512 tokens\n\n{measuring.HEAD}")
     comments = []
     for inputs in given.inputs.split(","):
@@ -91,7 +92,7 @@ def main() -> None:
         alone = [sum(statistics.mean(seconds) * len(RATIOS) for seconds in single.values()) for single in singles]
         print(row(f"compressing of 27 jobs, inputs={inputs}", alone, together, GOALS.get(inputs)))
         whole = statistics.median(together) + others
-        shares = {"compressing": whole - others, "evaluating": 27 * evaluating, "the rest": 27 * rest}
+        shares = {"compressing": whole - others, "evaluating": jobs * evaluating, "the rest": jobs * rest}
         told = ", ".join(f"{name} {seconds / whole:.0%}" for name, seconds in shares.items())
         wholes = ([seconds + others for seconds in side] for side in (alone, together))
         print(

@@ -44,7 +44,6 @@ def plan(experiment: "Experiment") -> list[Part]:
     """What will be resident at the fullest moment, an estimate from shapes."""
     import torch
 
-    from slimsweep.batches import BATCH_TOKENS
     from slimsweep.evaluation.perplexity import HEAD_NUMBERS, LOSS_NUMBERS
     from slimsweep.models.language_model import layer_shape
     from slimsweep.packed import packed_layers
@@ -62,12 +61,7 @@ def plan(experiment: "Experiment") -> list[Part]:
         shapes.append([layer_shape(layer) for layer in skeleton.linears(block).values()])
     width = skeleton.config.get_text_config().hidden_size
     neurons = max((out for block in shapes for out, _ in block), default=width)
-    text = batch = 0
-    if experiment.needs_calibration:
-        text = experiment.calibration.sequences * experiment.calibration.tokens
-        halts = any(getattr(stage.technique, "inputs", None) == "sequential" for stage in experiment.stages)
-        # Halted forwards are alive all at once.
-        batch = text if halts else min(max(BATCH_TOKENS, experiment.calibration.tokens), text)
+    text, batch = _calibration_tokens(experiment)
     token = (LIVE_WIDTHS * width + 3 * neurons) * dtype.itemsize  # of a forward through a block
     compressing = max(
         (_compressing(stage.technique, block) for stage in experiment.stages for block in shapes), default=0
@@ -90,20 +84,25 @@ def plan(experiment: "Experiment") -> list[Part]:
     return [part for part in parts if part.bytes]
 
 
+def _calibration_tokens(experiment: "Experiment") -> tuple[int, int]:
+    """Tokens of the calibration text, and those of one forward."""
+    from slimsweep.batches import BATCH_TOKENS
+
+    if not experiment.needs_calibration:
+        return 0, 0
+    text = experiment.calibration.sequences * experiment.calibration.tokens
+    halts = any(getattr(stage.technique, "inputs", None) == "sequential" for stage in experiment.stages)
+    # Halted forwards are alive all at once.
+    return text, text if halts else min(max(BATCH_TOKENS, experiment.calibration.tokens), text)
+
+
 def _measured_tokens(metrics: dict[str, Any]) -> int:
     """The most tokens that a metric sends through the model at once."""
     from slimsweep.batches import BATCH_TOKENS
 
     knobs = ("batch_tokens", "context_tokens", "tokens", "prompt_tokens")
-    return max(
-        (
-            getattr(metric, knob) or BATCH_TOKENS
-            for metric in metrics.values()
-            for knob in knobs
-            if hasattr(metric, knob)
-        ),
-        default=0,
-    )
+    given = [getattr(metric, knob) for metric in metrics.values() for knob in knobs if hasattr(metric, knob)]
+    return max((tokens or BATCH_TOKENS for tokens in given), default=0)
 
 
 def _compressing(technique: Any, shapes: list[tuple[int, int]]) -> int:

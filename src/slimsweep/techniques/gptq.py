@@ -87,7 +87,9 @@ class GPTQ(UniformQuantizer):
         return OrderedFactor(order, factor)
 
     def working_bytes(self, shape: tuple[int, int]) -> int:
-        return super().working_bytes(shape) + (FACTOR_BYTES + 4) * shape[1] ** 2  # and the Hessian in order
+        return (
+            super().working_bytes(shape) + (FACTOR_BYTES + 4 * self.act_order) * shape[1] ** 2
+        )  # the Hessian in order
 
     def notes(self, prepared: OrderedFactor) -> dict[str, Any]:
         damping = prepared.factor.damping_fraction
