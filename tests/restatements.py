@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 
-def lowest_first(score: Tensor, zeros: Tensor, count: int) -> Tensor:
-    """Keep-mask of a flat score: zeros drop first, then the lowest, the first of equals first."""
-    order = torch.where(zeros, -1.0, score).argsort(stable=True)
-    keep = torch.ones_like(zeros)
-    keep[order[: max(count, int(zeros.sum()))]] = False
+def lowest_first(score: Tensor, removed: Tensor, count: int) -> Tensor:
+    """Keep-mask of a flat score: what was removed before drops first, then the lowest, the first of equals first."""
+    order = torch.where(removed, -1.0, score).argsort(stable=True)
+    keep = torch.ones_like(removed)
+    keep[order[: max(count, int(removed.sum()))]] = False
     return keep
 
 
@@ -22,7 +22,7 @@ def count(ratio: float, size: int) -> int:
 def magnitude_layer(weight: Tensor, ratio: float) -> Tensor:
     """Han et al. 2015: the smallest absolute values of the layer become zero."""
     flat = weight.flatten()
-    keep = lowest_first(flat.abs(), flat == 0, count(ratio, flat.numel()))
+    keep = lowest_first(flat.abs(), torch.zeros_like(flat, dtype=torch.bool), count(ratio, flat.numel()))
     return torch.where(keep, flat, 0).view_as(weight)
 
 
@@ -35,7 +35,7 @@ def wanda_layer(weight: Tensor, inputs: Tensor, ratio: float, group: tuple[int, 
         for start in range(0, weight.shape[1], step):
             part = slice(start, start + step)
             drop = group[1] - group[0] if group else count(ratio, step)
-            keep = lowest_first(score[row, part], weight[row, part] == 0, drop)
+            keep = lowest_first(score[row, part], torch.zeros_like(score[row, part], dtype=torch.bool), drop)
             result[row, part] = torch.where(keep, weight[row, part], 0)
     return result
 
@@ -61,18 +61,20 @@ def sparsegpt_layer(
     damping_fraction: float = 0.01,
     dtype: torch.dtype = torch.float32,
     follow: Tensor | None = None,
+    removed: Tensor | None = None,
 ) -> tuple[Tensor, float]:
     """arXiv:2301.00774, algorithm 1, one column after the other, in `dtype`.
 
     With `follow`, a keep-mask somebody else found, the mask is chosen here too but theirs is used, so that one tie
     broken otherwise does not hide everything after it. Returns the weight and how far from a tie the worst
-    disagreement was: the distance of its score from the threshold, relative to the threshold.
+    disagreement was: the distance of its score from the threshold, relative to the threshold. `removed` says which
+    weights an earlier stage took: they go first.
     """
-    zeros = weight == 0
+    removed = torch.zeros_like(weight, dtype=torch.bool) if removed is None else removed
     weight = weight.to(dtype, copy=True)
     upper, dead_inputs = inverse_factor(hessian, damping_fraction, dtype), hessian.diagonal() == 0
     rows, columns = weight.shape
-    keep, gap = torch.ones_like(zeros), 0.0
+    keep, gap = torch.ones_like(removed), 0.0
     for start in range(0, columns, block_columns):
         stop = min(start + block_columns, columns)
         errors = torch.zeros(rows, stop - start, dtype=dtype)
@@ -82,14 +84,14 @@ def sparsegpt_layer(
                 score = weight[:, part] ** 2 / upper.diagonal()[part] ** 2
                 score[:, dead_inputs[part]] = 0
                 units = score.reshape(1, -1) if group is None else score
-                dead = zeros[:, part].reshape(units.shape)
+                dead = removed[:, part].reshape(units.shape)
                 drop = count(ratio, units.numel()) if group is None else group[1] - group[0]
                 chosen = torch.stack([lowest_first(*pair, drop) for pair in zip(units, dead, strict=True)])
                 if follow is not None:
                     theirs = follow[:, part].reshape(units.shape)
                     gap = max(
                         gap, distance_from_tie(units.masked_fill(dead, -1), chosen, theirs)
-                    )  # zeros drop at any score
+                    )  # removed ones drop at any score
                     chosen = theirs
                 keep[:, part] = chosen.view_as(score)
             error = torch.where(keep[:, column], 0, weight[:, column]) / upper[column, column]
@@ -153,7 +155,7 @@ def gptq_layer(
     symmetric: bool = False,
     act_order: bool = False,
     static_groups: bool = True,
-    zeros_stay: bool = True,
+    removed: Tensor | None = None,
     damping_fraction: float = 0.01,
     follow: tuple[Tensor, Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, float]:
@@ -163,7 +165,8 @@ def gptq_layer(
     are used, so that one tie broken otherwise does not hide everything after it. Returns the weight, and by how many
     steps their worst level was farther than the nearest, or their worst grid was off.
     """
-    zeros, width = weight == 0, weight.shape[1]
+    width = weight.shape[1]
+    removed = torch.zeros_like(weight, dtype=torch.bool) if removed is None else removed
     weight, steps, gap = weight.double(), 2**bits - 1, 0.0
     size = group_size or width
     grids = {start: min_max_grid(weight[:, start : start + size], bits, symmetric) for start in range(0, width, size)}
@@ -175,7 +178,7 @@ def gptq_layer(
     for position, column in enumerate(order):
         start = column - column % size
         if not static_groups and column == start:
-            part = weight[:, start : start + size].masked_fill(zeros[:, start : start + size] & zeros_stay, 0)
+            part = weight[:, start : start + size].masked_fill(removed[:, start : start + size], 0)
             grids[start] = min_max_grid(part, bits, symmetric)
         scale, zero = grids[start]
         if follow is not None:
@@ -184,7 +187,7 @@ def gptq_layer(
             gap, (scale, zero) = max(gap, float(off.max())), theirs
         now = weight[:, position].clone()
         level = (((now / scale).round() + zero).clamp(0, steps) - zero) * scale
-        level = torch.where(zeros[:, column] & zeros_stay, 0, level)
+        level = torch.where(removed[:, column], 0, level)
         if follow is not None:
             theirs = follow[0][:, column].double()
             gap = max(gap, float((((now - theirs).abs() - (now - level).abs()) / scale).max()))

@@ -12,6 +12,7 @@ from restatements import layer_inputs
 
 from slimsweep import blockwise
 from slimsweep.blockwise import (
+    DAMPING_FRACTION,
     Choice,
     gone_lowest,
     gone_lowest_overall,
@@ -294,3 +295,22 @@ def test_inputs_that_are_not_finite_are_refused_by_name(tiny):
     tiny.blocks[1].mlp.up_proj.weight[0] = float("inf")
     with pytest.raises(ModelError, match=r"model\.layers\.1\.mlp\.down_proj are not finite.*dtype=bfloat16"):
         reduce(tiny, {1: ("neurons",)}, lambda *_: Choice([]))
+
+
+def test_a_repair_keeps_what_was_removed_and_is_the_optimum_of_the_rest():
+    generator = torch.Generator().manual_seed(7)
+    inputs = torch.randn(200, 24, generator=generator, dtype=torch.float64)
+    inputs = inputs @ torch.randn(24, 24, generator=generator, dtype=torch.float64)
+    weight = torch.randn(5, 24, generator=generator, dtype=torch.float64)
+    removed = torch.rand(5, 24, generator=generator) < 0.4
+    weight[removed] = 0
+    moment, lost = inputs.T @ inputs / 200, torch.arange(4)
+    repaired, before, after = least_squares(weight, moment, lost, removed)
+    assert torch.all(repaired[removed] == 0) and after < before
+    mean = moment[4:, 4:].diagonal().mean()
+    for row in range(5):  # each row's own normal equations, over the columns that neither went nor were removed
+        free = [column for column in range(4, 24) if not removed[row, column]]
+        damped = moment[free][:, free] + DAMPING_FRACTION * mean * torch.eye(len(free), dtype=torch.float64)
+        owed = moment[free][:, :4] @ weight[row, :4]
+        expected = weight[row, free] + torch.linalg.solve(damped, owed)
+        assert torch.allclose(repaired[row, free], expected, atol=1e-6)

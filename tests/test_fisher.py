@@ -66,7 +66,7 @@ def test_equal_runs_give_equal_bits(tiny):
 
 def test_packed_layers_count_with_their_dequantised_weights(tiny):
     dense = copy.deepcopy(tiny)
-    RTN(bits=4).apply(tiny, None, 0)
+    RTN(bits=4, group_size=None).apply(tiny, None, 0)
     for name, layer in packed_layers(tiny.module).items():
         dense.module.get_submodule(name).weight.copy_(layer.dequantized())
     names = list(tiny.targets())
@@ -76,7 +76,7 @@ def test_packed_layers_count_with_their_dequantised_weights(tiny):
 
 
 def test_packed_layers_are_back_after_an_error(tiny, monkeypatch):
-    RTN(bits=4).apply(tiny, None, 0)
+    RTN(bits=4, group_size=None).apply(tiny, None, 0)
     layers = packed_layers(tiny.module)
 
     def fail(*_):

@@ -28,7 +28,7 @@ def test_a_chain_is_planned_as_it_is_stored(tiny, tiny_source):
     for model in (meta, tiny):
         Magnitude(ratio=0.5).apply(model, None, 0)
         RTN(bits=8, group_size=16).apply(model, None, 0)
-        RTN(bits=3, exclude=["*.mlp.*"]).apply(model, None, 0)
+        RTN(bits=3, exclude=["*.mlp.*"], group_size=None).apply(model, None, 0)
     sizes = [Size().measure(model, None).values for model in (meta, tiny)]
     for field in BYTES[:-1]:
         assert sizes[0][field] == sizes[1][field], field
@@ -43,41 +43,45 @@ def test_a_group_as_wide_as_a_layer_is_one_scale_a_row(tiny, tiny_source):
 
 
 def test_only_what_is_included_is_packed_and_reported(tiny):
-    report = RTN(bits=4, include=["*.mlp.*"], exclude=["*.1.*"]).apply(tiny, None, 0)
+    report = RTN(bits=4, include=["*.mlp.*"], exclude=["*.1.*"], group_size=None).apply(tiny, None, 0)
     names = [f"model.layers.0.mlp.{name}_proj" for name in ("gate", "up", "down")]
     assert sorted(packed_layers(tiny.module)) == sorted(names) == sorted(layer.name for layer in report.layers)
 
 
 def test_bits_per_weight_are_weighed_by_size():
-    small, large = RTN(bits=8).compress_layer(torch.randn(8, 8)), RTN(bits=2).compress_layer(torch.randn(8, 1024))
+    small, large = (
+        RTN(bits=8, group_size=None).compress_layer(torch.randn(8, 8)),
+        RTN(bits=2, group_size=None).compress_layer(torch.randn(8, 1024)),
+    )
     # Codes, a scale of 2 bytes a row, zero-points in words, 16 bytes of shape.
     stored = (64 + 16 + 8 + 16) + (8 * 256 + 16 + 4 + 16)
     assert bits_per_weight([small, large]) == pytest.approx(8 * stored / (64 + 8192))
 
 
-def test_every_layer_a_group_does_not_fit_is_named_with_sizes_that_do(tiny_source):
+def test_every_layer_a_group_does_not_fit_is_named_with_the_nearest_size_that_does(tiny_source):
     skeleton = tiny_source.skeleton()
     [fault] = RTN(group_size=32).faults(skeleton)  # widths are 32 and, of down_proj, 48
     assert fault.startswith("group_size=32 does not divide the input width of ")
     assert "model.layers.0-1.mlp.down_proj (48)" in fault  # of both blocks
     assert fault.count("_proj (") == 1
-    assert "Sizes that divide every width: 16; or exclude" in fault
+    assert "The nearest size that divides every width is 16: set group_size=16, or group_size=null" in fault
     assert RTN(group_size=32, exclude=["*.down_proj"]).faults(skeleton) == []
-    assert RTN(group_size=16).faults(skeleton) == RTN().faults(skeleton) == []
+    assert RTN(group_size=16).faults(skeleton) == RTN(group_size=None).faults(skeleton) == []
 
 
-def test_where_no_usual_size_fits_the_largest_is_said():
+def test_a_size_of_no_power_of_two_may_be_the_nearest():
     layers = {name: torch.nn.Linear(width, 4) for name, width in (("a", 172), ("b", 43), ("c", 86))}
     [fault] = group_faults(layers, 64, knob="block_size")
     assert "block_size=64 does not divide the input width of a (172), b (43), c (86)" in fault
-    assert "every width: 43;" in fault
+    assert "every width is 43: set block_size=43" in fault
     assert group_faults(layers, None) == group_faults(layers, 43) == []
 
 
 def test_smollm2_takes_64_and_not_128():
     widths = {"q": torch.nn.Linear(576, 4, device="meta"), "down": torch.nn.Linear(1536, 4, device="meta")}
     [fault] = group_faults(widths, 128)
-    assert "q (576)" in fault and "down" not in fault and "16, 32, 64;" in fault
+    assert "q (576)" in fault and "down" not in fault and "is 96: set group_size=96" in fault
+    assert group_faults(widths, 64) == []
 
 
 @pytest.mark.parametrize("bits", [0, 1, 5, 16, True, "4", 4.5, None])

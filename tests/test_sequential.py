@@ -65,8 +65,8 @@ def test_each_layer_is_calibrated_on_a_forward_of_all_that_was_compressed_before
 
 def test_a_technique_that_looks_at_no_inputs_ends_the_same(tiny, tiny_source):
     other = tiny_source.load(torch.float32, torch.device("cpu"))
-    RTN(bits=4).apply(tiny, token_ids(), 0)
-    RTN(bits=4, inputs="sequential").apply(other, token_ids(), 0)
+    RTN(bits=4, group_size=None).apply(tiny, token_ids(), 0)
+    RTN(bits=4, inputs="sequential", group_size=None).apply(other, token_ids(), 0)
     assert weights_digest(tiny) == weights_digest(other)
 
 

@@ -68,7 +68,10 @@ def test_a_second_job_collects_nothing_and_ends_with_the_same_bits(tiny_source, 
 
 
 def test_ratios_and_techniques_share_one_collection(tiny_source, cache, forwards):
-    for technique in (*(SparseGPT(ratio=ratio, inputs="dense") for ratio in (0.3, 0.5)), GPTQ(bits=4, inputs="dense")):
+    for technique in (
+        *(SparseGPT(ratio=ratio, inputs="dense") for ratio in (0.3, 0.5)),
+        GPTQ(bits=4, inputs="dense", group_size=None),
+    ):
         found = compressed(tiny_source, technique, SharedSums(cache, stage(type(technique).__name__)))
         assert len(forwards) == 2
         assert found == compressed(tiny_source, technique, None)
@@ -115,7 +118,10 @@ def factorings(monkeypatch):
 def test_one_factorization_serves_every_technique_and_ratio_at_its_damping(tiny_source, cache, factorings):
     def jobs():
         yield from (SparseGPT(ratio=ratio, inputs="dense") for ratio in (0.3, 0.5))
-        yield from (SparseGPT(ratio=0.5, pattern="2:4", inputs="dense"), GPTQ(bits=4, inputs="dense", act_order=False))
+        yield from (
+            SparseGPT(ratio=0.5, pattern="2:4", inputs="dense"),
+            GPTQ(bits=4, inputs="dense", act_order=False, group_size=None),
+        )
 
     for technique in jobs():
         shared = SharedSums(cache, stage(type(technique).__name__))
@@ -125,8 +131,8 @@ def test_one_factorization_serves_every_technique_and_ratio_at_its_damping(tiny_
         factorings[8:] = []
     others = [
         SparseGPT(ratio=0.5, inputs="dense", damping_fraction=0.1),
-        GPTQ(bits=4, inputs="dense"),
-        GPTQ(bits=4, inputs="dense", damping_fraction=0.1),
+        GPTQ(bits=4, inputs="dense", group_size=None),
+        GPTQ(bits=4, inputs="dense", damping_fraction=0.1, group_size=None),
     ]
     for count, technique in enumerate(others, 2):
         for _ in range(2):

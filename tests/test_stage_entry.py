@@ -28,7 +28,7 @@ def folder(tmp_path):
 @pytest.mark.parametrize("family", EVERY)
 def test_models_of_every_family_come_back_bit_for_bit(family, folder, tmp_path):
     model = loud(family, str(tmp_path))
-    RTN(bits=4).apply(uneven(model), None, 0)
+    RTN(bits=4, group_size=None).apply(uneven(model), None, 0)
     Magnitude(ratio=0.5, include=("*.1.*",)).apply(model, None, 0)
     stage_entry.write(folder, KEY, model, STATE)
     auto_class = "causal_lm" if family in DECODERS else "sequence_classification"

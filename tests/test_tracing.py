@@ -44,7 +44,7 @@ def test_an_activation_passes_scales_on_only_where_it_is_relu(tmp_path):
 
 def test_packed_layers_and_shapes_alone_are_traced_alike(tiny_source, tiny):
     expected = makers(tiny)
-    RTN(bits=4).apply(tiny, None, 0)
+    RTN(bits=4, group_size=None).apply(tiny, None, 0)
     assert makers(tiny) == makers(tiny_source.skeleton()) == expected
 
 

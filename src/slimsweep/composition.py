@@ -17,7 +17,7 @@ DTYPES = ("auto", "bfloat16", "float16", "float32")
 KEYS = frozenset(
     ("model", "technique", "ratio", "seed", "calibration", "evaluation", "tracker", "device", "dtype", "offload")
     + ("on_error", "dry_run", "save_model", "outputs_dir", "data_dir", "cache", "cache_limit_gb", "cache_dir", "sweep")
-    + ("memory_budget",)
+    + ("memory_budget", "keep_zeros")
 )
 """The keys of conf/config.yaml."""
 SWITCH = {"on": True, "true": True, "off": False, "false": False}
@@ -121,7 +121,7 @@ def bad_scalars(plain: dict[str, Any]) -> list[str]:
         parse_budget(plain["memory_budget"])
     except ValueError as error:
         faults.append(str(error))
-    for name in ("offload", "dry_run", "save_model"):
+    for name in ("offload", "keep_zeros", "dry_run", "save_model"):
         if not isinstance(plain[name], bool):
             faults.append(f"{name}={plain[name]!r}: give true or false")
     if plain["save_model"] is True and plain["model"].get("weights") == "meta":

@@ -13,7 +13,8 @@ from slimsweep import memory_plan
 from slimsweep.errors import ModelError
 from slimsweep.experiment import Experiment, Stage
 from slimsweep.keys import StageKey, stage_keys
-from slimsweep.models.language_model import LanguageModel, weights_digest
+from slimsweep.layer_mask import mark_zeros
+from slimsweep.models.language_model import LanguageModel, matrix, weights_digest
 from slimsweep.provenance import computed_on
 from slimsweep.shared_sums import SharedSums
 from slimsweep.stage_account import account_of, described, places, sparsity
@@ -82,12 +83,17 @@ def load(experiment: Experiment) -> Compressed:
     """The dense model; only its shapes for `model.weights=meta`."""
     started = time.perf_counter()
     if experiment.memory_budget and experiment.model.weights != "meta":
-        return Compressed(_mapped(experiment), load_seconds=time.perf_counter() - started)
-    model = experiment.model.load(
-        dtype=getattr(torch, experiment.resolved_dtype),
-        device=torch.device(experiment.resolved_device),
-        offload=experiment.offload,
-    )
+        model = _mapped(experiment)
+    else:
+        model = experiment.model.load(
+            dtype=getattr(torch, experiment.resolved_dtype),
+            device=torch.device(experiment.resolved_device),
+            offload=experiment.offload,
+        )
+    if experiment.keep_zeros and not model.is_meta:
+        for layer in model.targets().values():
+            mark_zeros(layer, matrix(layer))
+            model.release()
     return Compressed(model, load_seconds=time.perf_counter() - started)
 
 

@@ -51,6 +51,8 @@ class Experiment:
     device: str
     dtype: str
     offload: bool
+    keep_zeros: bool
+    """Whether every exact zero of the model as loaded counts as removed by an earlier stage."""
     memory_budget: int | None
     """Bytes that may be resident; None: the whole model is held in memory."""
     cache: bool
@@ -97,7 +99,10 @@ class Experiment:
             stages=stages,
             metrics=metrics,
             corpora=Corpora(data_dir, Path(plain["cache_dir"])),
-            **{name: plain[name] for name in ("seed", "device", "dtype", "offload", "save_model", "sweep")},
+            **{
+                name: plain[name]
+                for name in ("seed", "device", "dtype", "offload", "keep_zeros", "save_model", "sweep")
+            },
             memory_budget=memory_plan.parse_budget(plain["memory_budget"]),
             cache=SWITCH[str(plain["cache"]).lower()],
             cache_limit_bytes=round(plain["cache_limit_gb"] * 10**9),

@@ -100,12 +100,12 @@ class Grid:
         steps = (shifted / self.scale[:, :, None]).round_().add_(self.offset[:, :, None])
         return steps.clamp_(self.lowest, self.highest)
 
-    def with_zero(self, zeros: Bool[Tensor, "out in"]) -> "Grid":
+    def with_zero(self, zeros: Bool[Tensor, "out in"] | None) -> "Grid":
         """A grid that has 0 among its levels wherever a group holds zeros; only `minimum` ever has not.
 
         The levels move by at most half a step; where they all lie on one side of 0, their range is widened to it.
         """
-        if self.minimum is None:
+        if self.minimum is None or zeros is None:
             return self
         holds, steps = _groups(zeros, self.scale.shape[1]).any(dim=2), 2**self.bits - 1
         below = (-self.minimum / self.scale).round()

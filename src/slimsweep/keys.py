@@ -104,7 +104,7 @@ def _loaded(experiment: "Experiment") -> dict[str, Any]:
         "loaded_as": [model.weights, model.auto_class, model.trust_remote_code],
         "dtype": experiment.resolved_dtype,
         "device": experiment.resolved_device.split(":")[0],
-    }
+    } | ({"keep_zeros": True} if experiment.keep_zeros else {})
 
 
 def _calibration(experiment: "Experiment") -> dict[str, Any]:

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from slimsweep.activations import Activations, InputSum
 from slimsweep.cores import side_by_side
+from slimsweep.layer_mask import removed, set_removed
 from slimsweep.models.language_model import LanguageModel, layer_shape, matrix
 from slimsweep.packed import PackedLinear, install, relative_error
 from slimsweep.sequential import by_group
@@ -35,6 +36,15 @@ class LayerReport:
     error: float | None = None
     """Relative error (Frobenius) of what a packed layer stores, from the weight it was to store."""
     notes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A weight after a pruning stage, or the layer that stores it packed, and which of its entries stay."""
+
+    weight: Float[Tensor, "out in"] | PackedLinear
+    keep: Bool[Tensor, "out in"]
+    """False where this stage or an earlier one removed the weight."""
 
 
 @runtime_checkable
@@ -62,9 +72,13 @@ class LayerMethod(Protocol):
     def from_tensors(self, tensors: dict[str, Tensor]) -> Any: ...
 
     def compress_layer(
-        self, weight: Float[Tensor, "out in"], prepared: Any, generator: torch.Generator | None
-    ) -> Float[Tensor, "out in"] | PackedLinear:
-        """The new weight, or the layer that stores it packed, from an fp32 weight that must not be written to."""
+        self,
+        weight: Float[Tensor, "out in"],
+        prepared: Any,
+        generator: torch.Generator | None,
+        removed: Bool[Tensor, "out in"] | None,
+    ) -> Pruned | PackedLinear:
+        """The pruned weight, or the layer that stores it packed, from an fp32 weight that must not be written to."""
 
     def notes(self, prepared: Any) -> dict[str, Any]:
         """What the report should say of a layer."""
@@ -172,16 +186,20 @@ def targets_by_block(model: LanguageModel, targets: dict[str, nn.Module]) -> lis
 def replace_weight(
     model: LanguageModel,
     name: str,
-    found: Tensor | PackedLinear,
+    found: Tensor | PackedLinear | Pruned,
     notes: dict[str, Any] | None = None,
     wanted: Float[Tensor, "out in"] | None = None,
 ) -> LayerReport:
     """Give a layer a new weight, in place where it is dense; what is packed takes the place of the layer.
 
     A dense weight for a layer that is packed is packed again, on the levels it has. The error of what is packed is
-    from `wanted`, or from the weight the layer had.
+    from `wanted`, or from the weight the layer had. The layer's mask becomes that of `found`; without one it stays, but
+    for removed weights that are no zeros any more.
     """
     layer = model.module.get_submodule(name)
+    mask = removed(layer)
+    if isinstance(found, Pruned):
+        found, mask = found.weight, ~found.keep
     packed, error = found if isinstance(found, PackedLinear) else None, None
     if packed is not None:
         wanted = matrix(layer).float() if wanted is None else wanted
@@ -192,8 +210,9 @@ def replace_weight(
         weight.copy_(found)
     else:
         install(model.module, name, packed)
-        weight = packed.dequantized()
+        layer, weight = packed, packed.dequantized()
         error = relative_error(weight, wanted)
+    set_removed(layer, None if mask is None else mask & (weight == 0))
     return LayerReport(name, weight.numel(), weight.numel() - int(torch.count_nonzero(weight)), error, notes or {})
 
 
@@ -215,7 +234,8 @@ def _compress(
     def solve(job: tuple[str, Prepared]) -> LayerReport:
         name, prepared = job
         common = prepared()
-        found = method.compress_layer(matrix(layers[name]).float(), common, _generator(seed, name))
+        layer, generator = layers[name], _generator(seed, name)
+        found = method.compress_layer(matrix(layer).float(), common, generator, removed(layer))
         return replace_weight(model, name, found, method.notes(common))
 
     reports = {report.name: report for report in side_by_side(solve, _in_turn(every, layers), device)}

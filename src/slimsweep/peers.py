@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from slimsweep.columns import knob_faults
+from slimsweep.layerwise import Pruned
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.packed import PackedLinear
 from slimsweep.pruning import Pruner
@@ -15,7 +16,12 @@ from slimsweep.pruning import Pruner
 
 @dataclass(frozen=True, kw_only=True)
 class PeerPruner(Pruner):
-    """A pruner of another package, with SparseGPT's knobs."""
+    """A pruner of another package, with SparseGPT's knobs.
+
+    No package tells its mask: every zero of a layer after its run counts as removed.
+    """
+
+    version: ClassVar[int] = 2
 
     needs_calibration: ClassVar[bool] = True
     package: ClassVar[str]
@@ -51,8 +57,12 @@ class PeerPruner(Pruner):
         return False
 
     def compress_layer(
-        self, weight: Float[Tensor, "out in"], prepared: Any, generator: torch.Generator | None = None
-    ) -> Float[Tensor, "out in"]:
+        self,
+        weight: Float[Tensor, "out in"],
+        prepared: Any,
+        generator: torch.Generator | None = None,
+        removed: Bool[Tensor, "out in"] | None = None,
+    ) -> Pruned:
         raise NotImplementedError(f"{self.package} walks the model itself")
 
     def units(self, rows: int, columns: int) -> list[tuple[int, int]]:

@@ -24,7 +24,7 @@ class Pruner(LayerwiseTechnique):
     pattern: str = "unstructured"
     """`unstructured`, or `n:m`: of every m neighbouring inputs, n are kept."""
     of: str = "original"
-    """What the ratio is of: the `original` weights (zeros already there count), or those `remaining`."""
+    """What the ratio is of: the `original` weights (removed ones count), or those `remaining`."""
     passes: int = 1
     """How often the stage is applied, each time to what the pass before left, with statistics and draws of its own.
 
@@ -72,25 +72,30 @@ class Pruner(LayerwiseTechnique):
         return faults
 
     def keep(
-        self, score: Float[Tensor, "out in"], zeros: Bool[Tensor, "out in"], unit: str = "layer"
+        self, score: Float[Tensor, "out in"], removed: Bool[Tensor, "out in"] | None, unit: str = "layer"
     ) -> Bool[Tensor, "out in"]:
-        """Keep-mask of the highest scores by this technique's ratio or pattern; zeros go first at any score.
+        """Keep-mask of the highest scores by this technique's ratio or pattern.
 
-        `unit` is what an unstructured ratio ranks in: `layer` (everything given) or `row`.
+        Weights that an earlier stage removed stay removed at any score, and count. `unit` is what an unstructured ratio
+        ranks in: `layer` (everything given) or `row`.
         """
-        if any_zeros := masks.any_of(zeros):
-            score = score.masked_fill(zeros, -1)
+        shape = score.shape
+        if removed is not None:
+            score = score.masked_fill(removed, -1)
         if not self.group and unit == "layer":
-            present = zeros.count_nonzero()[None] if any_zeros else torch.zeros(1, dtype=torch.int64)
+            present = torch.zeros(1, dtype=torch.int64) if removed is None else removed.count_nonzero()[None]
             (dropped,) = masks.drop_counts(present, score.numel(), self.ratio, self.of).tolist()
             return masks.keep_highest_of_all(score, dropped)
         score = score.reshape((-1, self.group[1]) if self.group else score.shape)
-        present = zeros.reshape(score.shape).sum(dim=1)
+        if removed is None:
+            present = torch.zeros(len(score), dtype=torch.int64, device=score.device)
+        else:
+            present = removed.reshape(score.shape).sum(dim=1)
         if self.group:
             dropped = present.clamp(min=self.group[1] - self.group[0])
         else:
             dropped = masks.drop_counts(present, score.shape[1], self.ratio, self.of)
-        return masks.keep_highest(score, dropped).view_as(zeros)
+        return masks.keep_highest(score, dropped).view(shape)
 
     def units(self, rows: int, columns: int) -> list[tuple[int, int]]:
         """(how many, of how many weights) of the units a layer is ranked in."""
@@ -117,7 +122,7 @@ class Pruner(LayerwiseTechnique):
         return StageReport([LayerReport(name, math.prod(shape), model.zeros[name]) for name, shape in layers.items()])
 
     def plan(self, layers: dict[str, tuple[int, int]], zeros: dict[str, int]) -> dict[str, int]:
-        """Zeros of each layer after this stage, from shapes [out in] and the zeros planned before.
+        """Removed weights of each layer after this stage, from shapes [out in] and those planned before.
 
         Those of an earlier stage are taken as evenly spread over the units.
         """

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from slimsweep.folded import folded
@@ -17,6 +17,8 @@ from slimsweep.packed import PackedLinear, install
 from slimsweep.techniques.base import LayerwiseTechnique, StageReport
 
 BITS = (2, 3, 4, 8)
+GROUP_SIZE = 64
+"""Default of every quantizer with groups, so that two of them compare at equal storage."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +29,7 @@ class Quantizer(LayerwiseTechnique):
     """
 
     preserve_sparsity: bool = True
-    """Whether weights that are zero, such as pruned ones, stay exact zeros."""
+    """Whether weights that a pruning stage removed stay exact zeros; a zero by value is rounded like any weight."""
 
     def _bad_values(self) -> list[str]:
         return [*super()._bad_values(), *flag_faults("preserve_sparsity", self.preserve_sparsity)]
@@ -36,9 +38,17 @@ class Quantizer(LayerwiseTechnique):
     def form(self, shape: tuple[int, int]) -> tuple[type[PackedLinear], dict[str, Any]]:
         """The kind and settings in which a layer of shape (out, in) is stored."""
 
+    def zeros(self, removed: Bool[Tensor, "out in"] | None) -> Bool[Tensor, "out in"] | None:
+        """Weights that must stay exact zeros; None where there is none."""
+        return removed if self.preserve_sparsity else None
+
     @abstractmethod
     def compress_layer(
-        self, weight: Float[Tensor, "out in"], prepared: Any, generator: torch.Generator | None = None
+        self,
+        weight: Float[Tensor, "out in"],
+        prepared: Any,
+        generator: torch.Generator | None = None,
+        removed: Bool[Tensor, "out in"] | None = None,
     ) -> PackedLinear:
         """The layer that stores an fp32 weight; bias and dtype are set where it is put in place."""
 
@@ -59,7 +69,7 @@ class UniformQuantizer(Quantizer):
 
     bits: int = 4
     """Bits of a code: 2, 3, 4 or 8."""
-    group_size: int | None = None
+    group_size: int | None = GROUP_SIZE
     """Neighbouring inputs that share a scale; null: a whole row. Must divide every input width."""
     grid: str = "asymmetric"
     """`symmetric`, `asymmetric` (integer zero-point) or `minimum` (float minimum, as in GGUF's Q4_1)."""
@@ -107,10 +117,12 @@ def group_faults(layers: dict[str, nn.Module], group_size: int | None, knob: str
     if not odd:
         return []
     common = math.gcd(*widths.values())
-    fitting = [size for size in (16, 32, 64, 128, 256) if common % size == 0] or [common]
+    fitting = [size for size in range(1, common + 1) if common % size == 0]
+    nearest = min(fitting, key=lambda size: abs(math.log(size / group_size)))
     return [
-        f"{knob}={group_size} does not divide the input width of {folded(odd)}. "
-        f"Sizes that divide every width: {', '.join(map(str, fitting))}; or exclude these layers with exclude=[...]."
+        f"{knob}={group_size} does not divide the input width of {folded(odd)}. The nearest size that divides every "
+        f"width is {nearest}: set {knob}={nearest}, or {knob}=null for one scale a row, or exclude these layers with "
+        "exclude=[...]."
     ]
 
 

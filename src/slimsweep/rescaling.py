@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from slimsweep.activations import Activations
 from slimsweep.cores import side_by_side
 from slimsweep.folding import Place, fold, query_key_rows, survey
+from slimsweep.layer_mask import removed as removed_of
 from slimsweep.layerwise import LayerReport, progress, replace_weight, targets_by_block
 from slimsweep.models.language_model import LanguageModel, matrix
 from slimsweep.packed import PackedLinear, packed_layers
@@ -57,12 +58,22 @@ class RescalingQuantizer(Quantizer):
         return True
 
     @abstractmethod
-    def choose(self, place: Place, weight: Float[Tensor, "out in"], seen: Tensor) -> Scale | None:
+    def choose(
+        self,
+        place: Place,
+        weight: Float[Tensor, "out in"],
+        seen: Tensor,
+        removed: Bool[Tensor, "out in"] | None = None,
+    ) -> Scale | None:
         """The scale of a place, from its targeted readers' weights one below the other and their inputs' statistic."""
 
     @abstractmethod
     def compress_layer(
-        self, weight: Float[Tensor, "out in"], prepared: Inputs, generator: torch.Generator | None = None
+        self,
+        weight: Float[Tensor, "out in"],
+        prepared: Inputs,
+        generator: torch.Generator | None = None,
+        removed: Bool[Tensor, "out in"] | None = None,
     ) -> PackedLinear:
         """The layer that stores a weight whose columns are scaled already."""
 
@@ -114,11 +125,16 @@ class RescalingQuantizer(Quantizer):
     ) -> list[LayerReport]:
         """Scale and round the layers of one block whose inputs were seen."""
         weights = {name: matrix(model.module.get_submodule(name)).to(torch.float32, copy=True) for name in seen}
+        removed = {name: removed_of(model.module.get_submodule(name)) for name in seen}
         device = next(iter(weights.values())).device if weights else model.compute_device
 
         def choose(place: Place) -> Scale | None:
             mine = [name for name in place.readers if name in weights]
-            return self.choose(place, torch.cat([weights[name] for name in mine]), seen[mine[0]])
+            gone = [
+                torch.zeros_like(weights[name], dtype=torch.bool) if removed[name] is None else removed[name]
+                for name in mine
+            ]
+            return self.choose(place, torch.cat([weights[name] for name in mine]), seen[mine[0]], torch.cat(gone))
 
         divided: dict[str, Tensor] = {}
         notes: dict[str, dict[str, Any]] = {name: {"not_scaled": reasons[name]} for name in weights if name in reasons}
@@ -133,7 +149,7 @@ class RescalingQuantizer(Quantizer):
 
         def compress(name: str) -> LayerReport:
             inputs = Inputs(seen[name], divided.get(name), protected.get(name))
-            packed = self.compress_layer(weights[name], inputs)
+            packed = self.compress_layer(weights[name], inputs, removed=removed[name])
             return replace_weight(model, name, packed, notes.get(name), wanted=weights[name])
 
         order = list(model.targets())

@@ -14,8 +14,8 @@ from slimsweep.keys import StageKey, canonical
 from slimsweep.models.language_model import CPU, LanguageModel, weights_digest
 from slimsweep.models.reduced import save_with_manifest
 
-FORMAT = 3
-"""Of entries; one of another format is computed anew. 3: the digest of weights is of their tensors' digests."""
+FORMAT = 4
+"""Of entries; one of another format is computed anew. 3: digests of weights are of their tensors' digests; 4: masks."""
 ENTRY = "entry.json"
 STAMP = "used"
 """Its time is that of the last use."""

@@ -4,7 +4,7 @@ import logging
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -116,6 +116,8 @@ class StructuredTechnique(Technique):
 @dataclass(frozen=True, kw_only=True)
 class BlockwiseTechnique(StructuredTechnique):
     """A structured technique that removes heads or neurons within blocks, which may be repaired."""
+
+    version: ClassVar[int] = 2
 
     repair: bool = False
     """Fit the columns that read the surviving units to the calibration text, by least squares."""

@@ -41,5 +41,5 @@ def test_a_pooler_that_keeps_its_width_needs_the_manifest(load, name):
 
 def test_packed_layers_count_as_the_weights_they_stand_for(load):
     model = load("llama")
-    RTN().apply(model, None, 0)
+    RTN(group_size=None).apply(model, None, 0)
     assert plain_config(model).hidden_size == 32

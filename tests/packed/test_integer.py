@@ -17,9 +17,9 @@ SHAPES = [((5, 64), 16), ((33, 172), 43), ((7, 43), None), ((3, 96), 32), ((1, 1
 
 def packed(bits: int, grid: str, shape: tuple[int, int], group_size: int | None, zeros: float = 0) -> IntegerLinear:
     weight = torch.randn(*shape, generator=torch.Generator().manual_seed(bits))
-    return RTN(bits=bits, grid=grid, group_size=group_size).compress_layer(
-        Magnitude(ratio=zeros).compress_layer(weight)
-    )
+    pruned = Magnitude(ratio=zeros).compress_layer(weight)
+    technique = RTN(bits=bits, grid=grid, group_size=group_size)
+    return technique.compress_layer(pruned.weight, removed=~pruned.keep)
 
 
 def unpacked(words: list[int], bits: int, count: int) -> list[int]:
@@ -134,7 +134,7 @@ def test_what_was_pruned_after_is_zero_and_the_rest_near(bits, grid, group_size)
     # In fours all weights may have one sign, so that the range must first reach 0.
     layer = packed(bits, grid, (33, 172), group_size)
     weight = layer.dequantized()
-    pruned = Magnitude(ratio=0.5).compress_layer(weight)
+    pruned = Magnitude(ratio=0.5).compress_layer(weight).weight
     found = layer.nearest(pruned).dequantized()
     assert torch.all(found[pruned == 0] == 0)
     if grid == "minimum":
@@ -159,7 +159,9 @@ def test_a_forward_is_one_through_the_dequantised_weight():
 
 
 def test_levels_that_bf16_has_rounded_together_stay_what_they_are():
-    layer = RTN(bits=8).compress_layer(torch.rand(4, 512, generator=torch.Generator().manual_seed(0)) + 2)
+    layer = RTN(bits=8, group_size=None).compress_layer(
+        torch.rand(4, 512, generator=torch.Generator().manual_seed(0)) + 2
+    )
     layer.dtype = torch.bfloat16
     again = layer.nearest(layer.dequantized().float())
     assert torch.equal(again.codes(), layer.codes())
@@ -167,7 +169,7 @@ def test_levels_that_bf16_has_rounded_together_stay_what_they_are():
 
 def test_small_scales_keep_their_precision_in_fp16():
     weight = torch.randn(4, 64, generator=torch.Generator().manual_seed(0)) * 3e-4
-    layer = RTN(bits=8).compress_layer(weight)
+    layer = RTN(bits=8, group_size=None).compress_layer(weight)
     layer.dtype = torch.float16
     exact = (layer.codes().float() - layer.grid.zero) * layer.weight_scale.float()
     assert torch.equal(layer.dequantized(), exact.half())

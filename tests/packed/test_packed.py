@@ -20,7 +20,7 @@ TARGETED = 2 * (2 * 32 * 32 + 2 * 16 * 32 + 3 * 48 * 32)  # weights in the tiny 
 
 
 def packed_of(weight: torch.Tensor, bits: int = 4) -> IntegerLinear:
-    return RTN(bits=bits).compress_layer(weight)
+    return RTN(bits=bits, group_size=None).compress_layer(weight)
 
 
 def test_every_kind_has_a_word_of_its_own_and_says_what_it_stores():
@@ -53,7 +53,7 @@ def test_a_conv1d_is_packed_as_out_by_in(tmp_path):
 
 def test_counts_are_of_the_weights_and_bytes_of_what_is_stored(tiny):
     parameters, bytes_before = parameter_count(tiny.module), Size().measure(tiny, None).values["weight_bytes"]
-    RTN(bits=4).apply(tiny, None, 0)
+    RTN(bits=4, group_size=None).apply(tiny, None, 0)
     values = Size().measure(tiny, None).values
     assert parameter_count(tiny.module) == values["parameters"] == parameters
     # A row of n weights: n / 8 words of 4 bytes, a scale of 2; a zero-point of half a byte; 16 bytes of shape a layer.
@@ -71,7 +71,7 @@ def test_a_dense_model_stores_its_dtype(tiny):
 
 def test_zeros_of_packed_layers_count_in_sparsity_and_in_the_bitmap(tiny):
     Magnitude(ratio=0.5).apply(tiny, None, 0)
-    RTN(bits=8, grid="symmetric").apply(tiny, None, 0)
+    RTN(bits=8, grid="symmetric", group_size=None).apply(tiny, None, 0)
     values = Size().measure(tiny, None).values
     zeros = sum(int((layer.weight == 0).sum()) for layer in packed_layers(tiny.module).values())
     assert values["sparsity"] == zeros / TARGETED >= 0.5
@@ -95,7 +95,7 @@ def test_shapes_alone_give_the_bytes_of_real_weights(tiny, tiny_source):
 
 
 def test_a_changed_weight_is_packed_again_on_its_own_levels(tiny):
-    RTN(bits=8, grid="symmetric").apply(tiny, None, 0)
+    RTN(bits=8, grid="symmetric", group_size=None).apply(tiny, None, 0)
     before = tiny.targets()[NAME].weight.clone()
     wanted = before.masked_fill(before.abs() < before.abs().median(), 0)
     report = replace_weight(tiny, NAME, wanted)
@@ -107,7 +107,7 @@ def test_a_changed_weight_is_packed_again_on_its_own_levels(tiny):
 
 
 def test_pruning_packed_weights_records_what_packing_again_cost(tiny):
-    RTN(bits=4).apply(tiny, None, 0)
+    RTN(bits=4, group_size=None).apply(tiny, None, 0)
     report = Magnitude(ratio=0.5, scope="global").apply(tiny, None, 0)
     assert all(isinstance(layer, PackedLinear) for layer in tiny.targets().values())
     assert [layer.error for layer in report.layers] == [0] * 14
@@ -115,7 +115,7 @@ def test_pruning_packed_weights_records_what_packing_again_cost(tiny):
 
 
 def test_a_copy_shares_nothing_and_a_digest_sees_every_code(tiny):
-    RTN(bits=4).apply(tiny, None, 0)
+    RTN(bits=4, group_size=None).apply(tiny, None, 0)
     other = tiny.copy()
     assert weights_digest(other) == weights_digest(tiny)
     other.targets()[NAME].weight_packed.data[0, 0] ^= 1

@@ -108,7 +108,7 @@ def test_packing_its_own_weights_again_changes_nothing():
 
 def test_zeros_are_zeros_and_what_was_a_level_stays_while_a_level_is_free():
     layer = TableLinear.of(normal(9, 8), normal(9, 43), some((9, 43), 0.1))
-    wanted = Magnitude(ratio=0.7).compress_layer(layer.weight)  # the levels nearest to 0 lose all their weights
+    wanted = Magnitude(ratio=0.7).compress_layer(layer.weight).weight  # the levels nearest to 0 lose all their weights
     assert torch.equal(layer.nearest(wanted).weight, wanted)
 
 

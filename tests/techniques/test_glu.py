@@ -179,8 +179,8 @@ def test_shapes_alone_have_the_counts_of_weights(ratio, importance, tiny_source)
     assert counts[0] == counts[1]
 
 
-def test_golden_output_of_version_1(tiny, monkeypatch):
-    assert Glu.version == 1
+def test_golden_output_of_version_2(tiny, monkeypatch):
+    assert Glu.version == 2
     gone = noted(monkeypatch)
     for layer in tiny.targets().values():
         rows, columns = layer.weight.shape

@@ -31,8 +31,10 @@ def normal(*shape: int, seed: int = 1) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def solve(technique: GPTQ | SparseGPT, weight: torch.Tensor, hessian: torch.Tensor) -> IntegerLinear:
-    return technique.compress_layer(weight, technique.prepare(hessian))
+def solve(
+    technique: GPTQ | SparseGPT, weight: torch.Tensor, hessian: torch.Tensor, removed: torch.Tensor | None = None
+) -> IntegerLinear:
+    return technique.compress_layer(weight, technique.prepare(hessian), removed=removed)
 
 
 def error(weight: torch.Tensor, dense: torch.Tensor, hessian: torch.Tensor) -> float:
@@ -64,7 +66,7 @@ def test_an_error_moves_the_next_weight_by_hand():
     # H = [[2, 1], [1, 2]] for two inputs, and a third apart that makes the levels 0, 1, 2, 3. Rounding 1.4 to 1
     # moves H12 / H22 = 1/2 of 0.4 to the next, and 1.6 is nearer to 2.
     hessian = torch.block_diag(torch.ones(2, 2), torch.ones(1, 1))
-    found = solve(GPTQ(bits=2, damping_fraction=1), torch.tensor([[1.4, 1.4, 3.0]]), hessian)
+    found = solve(GPTQ(bits=2, damping_fraction=1, group_size=None), torch.tensor([[1.4, 1.4, 3.0]]), hessian)
     assert found.dequantized().tolist() == [[1.0, 2.0, 3.0]]
 
 
@@ -73,7 +75,7 @@ def test_act_order_solves_the_largest_input_first_by_hand(act_order, expected):
     # The mean diagonal is 2: H = [[3, 1], [1, 6]]. The first moves 0.4 / 6 to the second, which leaves it below 1.5;
     # the second moves 0.4 / 3 to the first, which lifts it above.
     hessian = torch.block_diag(torch.tensor([[1.0, 1.0], [1.0, 4.0]]), torch.ones(1, 1))
-    technique = GPTQ(bits=2, damping_fraction=1, act_order=act_order)
+    technique = GPTQ(bits=2, damping_fraction=1, act_order=act_order, group_size=None)
     assert solve(technique, torch.tensor([[1.4, 1.4, 3.0]]), hessian).dequantized().tolist() == [expected]
 
 
@@ -81,25 +83,28 @@ def test_errors_pass_around_a_zero_by_hand():
     # H = [[2, 1, 1], [1, 2, 1], [1, 1, 2]]: of the first's 0.4, 1/3 reaches each of the others; the second stays 0,
     # and so passes half of its 0.4 / 3 on. 1.32 + 0.2 rounds to 2; 1.32 + 0.4 / 3 alone would round to 1.
     hessian, weight = torch.block_diag(torch.ones(3, 3), torch.ones(1, 1)), torch.tensor([[1.4, 0.0, 1.32, 3.0]])
-    technique = GPTQ(bits=2, damping_fraction=1)
-    assert solve(technique, weight, hessian).dequantized().tolist() == [[1.0, 0.0, 2.0, 3.0]]
+    technique = GPTQ(bits=2, damping_fraction=1, group_size=None)
+    found = solve(technique, weight, hessian, removed=weight == 0)
+    assert found.dequantized().tolist() == [[1.0, 0.0, 2.0, 3.0]]
 
 
 FIELDS = [
-    {"bits": 2},
-    {"bits": 3, "act_order": False},
+    {"bits": 2, "group_size": None},
+    {"bits": 3, "act_order": False, "group_size": None},
     {"bits": 4, "group_size": 43},
     {"bits": 3, "group_size": 4, "act_order": False},
     {"bits": 4, "group_size": 43, "act_order": False, "static_groups": False},
     {"bits": 3, "group_size": 172, "act_order": False, "static_groups": False, "preserve_sparsity": False},
     {"bits": 3, "group_size": 43, "grid": "symmetric"},
-    {"bits": 4, "preserve_sparsity": False},
+    {"bits": 4, "preserve_sparsity": False, "group_size": None},
 ]
 
 
-def assert_parity(technique: GPTQ, weight: torch.Tensor, hessian: torch.Tensor) -> IntegerLinear:
+def assert_parity(
+    technique: GPTQ, weight: torch.Tensor, hessian: torch.Tensor, removed: torch.Tensor | None = None
+) -> IntegerLinear:
     """Every level is the nearest, but for ties within a thousandth of a step, on grids that agree."""
-    layer = solve(technique, weight, hessian)
+    layer = solve(technique, weight, hessian, removed)
     found, grid = layer.dequantized(), layer.grid
     _, gap = gptq_layer(
         weight,
@@ -109,7 +114,7 @@ def assert_parity(technique: GPTQ, weight: torch.Tensor, hessian: torch.Tensor) 
         technique.grid == "symmetric",
         technique.act_order,
         technique.static_groups,
-        technique.preserve_sparsity,
+        technique.zeros(removed),
         technique.damping_fraction,
         follow=(found, grid.scale, grid.zero - grid.lowest),
     )
@@ -123,12 +128,18 @@ def test_parity_on_correlated_inputs_with_zeros_and_a_dead_input(fields):
     weight, inputs = normal(24, 172), correlated(600, 172)
     weight[:, 100:120:3] = 0
     inputs[:, 7] = 0
-    assert_parity(GPTQ(block_columns=50, **fields), weight, gram(inputs))
+    technique = GPTQ(block_columns=50, **fields)
+    for removed in (None, weight == 0):
+        assert_parity(technique, weight, gram(inputs), removed)
 
 
 @pytest.mark.parametrize(
     "fields",
-    [{"bits": 4}, {"bits": 4, "damping_fraction": 1e-6}, {"bits": 3, "group_size": 16, "act_order": False}],
+    [
+        {"bits": 4, "group_size": None},
+        {"bits": 4, "group_size": None, "damping_fraction": 1e-6},
+        {"bits": 3, "group_size": 16, "act_order": False},
+    ],
 )
 @pytest.mark.parametrize("case", HARD)
 def test_parity_on_hard_layers(case, fields):
@@ -139,7 +150,7 @@ def test_parity_on_hard_layers(case, fields):
 def test_the_restatement_alone_finds_the_same_weights():
     weight, hessian = normal(16, 48), gram(correlated(300, 48))
     for act_order in (True, False):
-        found = solve(GPTQ(bits=4, act_order=act_order), weight, hessian).dequantized()
+        found = solve(GPTQ(bits=4, act_order=act_order, group_size=None), weight, hessian).dequantized()
         expected, _ = gptq_layer(weight, hessian, 4, act_order=act_order)
         assert torch.equal(found.double(), expected)
 
@@ -169,11 +180,11 @@ def test_block_columns_change_nothing_but_rounding(fields):
 def test_a_dead_input_is_rounded_to_nearest_and_moves_no_other():
     weight, inputs = normal(6, 20), correlated(80, 20)
     inputs[:, 4] = 0
-    found = solve(GPTQ(bits=3), weight, gram(inputs)).dequantized()
-    assert torch.equal(found[:, 4], RTN(bits=3).compress_layer(weight).dequantized()[:, 4])
+    found = solve(GPTQ(bits=3, group_size=None), weight, gram(inputs)).dequantized()
+    assert torch.equal(found[:, 4], RTN(bits=3, group_size=None).compress_layer(weight).dequantized()[:, 4])
     moved = weight.clone()
     moved[:, 4] = weight[:, 5]
-    again = solve(GPTQ(bits=3), moved, gram(inputs)).dequantized()
+    again = solve(GPTQ(bits=3, group_size=None), moved, gram(inputs)).dequantized()
     others = [column for column in range(20) if column != 4]
     same_range = (moved.amin(1) == weight.amin(1)) & (moved.amax(1) == weight.amax(1))
     assert int(same_range.sum()) >= 3
@@ -182,8 +193,10 @@ def test_a_dead_input_is_rounded_to_nearest_and_moves_no_other():
 
 def test_equal_diagonals_keep_the_order_of_the_inputs():
     hessian = 0.3 * torch.ones(300, 300) + torch.eye(300)
-    assert torch.equal(GPTQ().prepare(hessian).order, torch.arange(300))
-    assert torch.equal(GPTQ(act_order=False).prepare(gram(correlated(400, 30))).order, torch.arange(30))
+    assert torch.equal(GPTQ(group_size=None).prepare(hessian).order, torch.arange(300))
+    assert torch.equal(
+        GPTQ(act_order=False, group_size=None).prepare(gram(correlated(400, 30))).order, torch.arange(30)
+    )
 
 
 @pytest.mark.parametrize("grid", GRIDS)
@@ -193,8 +206,10 @@ def test_zeros_stay_zero_and_without_preserve_sparsity_may_not(grid, act_order):
     zeros = normal(12, 40, seed=5) < 0
     weight[zeros] = 0
     fields = {"bits": 3, "grid": grid, "group_size": 8, "act_order": act_order}
-    assert torch.all(solve(GPTQ(**fields), weight, hessian).dequantized()[zeros] == 0)
-    assert torch.any(solve(GPTQ(preserve_sparsity=False, **fields), weight, hessian).dequantized()[zeros] != 0)
+    assert torch.all(solve(GPTQ(**fields), weight, hessian, zeros).dequantized()[zeros] == 0)
+    assert torch.any(solve(GPTQ(**fields), weight, hessian).dequantized()[zeros] != 0)
+    loose = GPTQ(preserve_sparsity=False, **fields)
+    assert torch.any(solve(loose, weight, hessian, zeros).dequantized()[zeros] != 0)
 
 
 @pytest.mark.parametrize("grid", GRIDS)
@@ -203,7 +218,7 @@ def test_zeros_stay_zero_in_groups_fitted_on_the_way(grid):
     zeros = normal(12, 40, seed=5) < 0
     weight[zeros] = 0
     technique = GPTQ(bits=3, grid=grid, group_size=8, act_order=False, static_groups=False)
-    assert torch.all(solve(technique, weight, hessian).dequantized()[zeros] == 0)
+    assert torch.all(solve(technique, weight, hessian, zeros).dequantized()[zeros] == 0)
 
 
 @pytest.mark.parametrize("grid", ["symmetric", "asymmetric"])
@@ -215,11 +230,11 @@ def test_sparsegpt_that_removes_nothing_is_gptq_in_the_order_of_the_inputs(grid)
     )
 
 
-def test_golden_output_of_version_1():
-    assert GPTQ.version == 1
+def test_golden_output_of_version_2():
+    assert GPTQ.version == 2
     weight = torch.tensor([[((7 * column + 3 * row) % 11 - 5) / 4 for column in range(6)] for row in range(2)])
     inputs = torch.tensor([[((5 * column + 2 * token) % 7 - 3) / 2 for column in range(6)] for token in range(9)])
-    found = solve(GPTQ(bits=2), weight, gram(inputs))
+    found = solve(GPTQ(bits=2, group_size=None), weight, gram(inputs))
     assert found.codes().tolist() == [[-1, 1, 0, 1, 0, -1], [-2, 1, 0, -2, 1, -1]]
     assert found.grid.scale.tolist() == [[0.83203125], [0.66796875]]
     assert found.grid.zero.tolist() == [[0.0], [-1.0]]
@@ -228,7 +243,7 @@ def test_golden_output_of_version_1():
 def test_raised_damping_is_noted_by_layer(tiny, monkeypatch):
     bad = torch.eye(2)[[1, 0]] * 1.05 + torch.eye(2)  # needs 0.1
     monkeypatch.setattr(GPTQ, "statistic", lambda _self, inputs: torch.block_diag(*[bad] * (inputs.shape[1] // 2)))
-    report = GPTQ().apply(tiny, torch.ones(1, 4, dtype=torch.long), 0)
+    report = GPTQ(group_size=None).apply(tiny, torch.ones(1, 4, dtype=torch.long), 0)
     assert report.notes["damping_raised"] == dict.fromkeys(tiny.targets(), pytest.approx(0.1))
 
 
@@ -241,7 +256,7 @@ def test_bad_knobs_are_named_together():
 
 def test_act_order_needs_static_groups():
     with pytest.raises(ValueError, match="static_groups=false with act_order=true.*set act_order=false"):
-        GPTQ(static_groups=False)
+        GPTQ(static_groups=False, group_size=None)
 
 
 def test_the_plan_without_weights_stores_the_same_tensors(tiny, tiny_source):
@@ -304,7 +319,7 @@ def test_parity_with_the_restatement_on_trained_layers(fields, stories260k, stor
 def test_it_beats_rounding_in_perplexity_on_a_trained_model(bits, stories260k_source, stories):
     calibration, judged = stories
     found = {}
-    for technique in (GPTQ(bits=bits), RTN(bits=bits)):
+    for technique in (GPTQ(bits=bits, group_size=None), RTN(bits=bits, group_size=None)):
         model = stories260k_source.load(torch.float32, CPU)
         technique.apply(model, calibration, 0)
         found[type(technique)] = perplexity(model.module, judged)

@@ -215,6 +215,6 @@ def test_the_first_block_of_the_embedded_model_comes_back_bit_for_bit(smollm2):
 def test_packed_layers_whose_weights_fp16_cannot_hold_are_named(tiny):
     name = "model.layers.0.mlp.up_proj"
     tiny.module.get_submodule(name).weight.data[0, 0] = 1e6
-    RTN(bits=8).apply(tiny, None, 0)
+    RTN(bits=8, group_size=None).apply(tiny, None, 0)
     with pytest.raises(ModelError, match=name):
         Half(dtype="float16").apply(tiny, None, 0)

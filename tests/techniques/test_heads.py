@@ -260,8 +260,8 @@ def test_choosing_for_one_block_alone_is_refused(tiny):
         Heads(ratio=0.5).choose(0, anatomy.heads(tiny, 0), None)
 
 
-def test_golden_output_of_version_1(tmp_path, monkeypatch):
-    assert Heads.version == 1
+def test_golden_output_of_version_2(tmp_path, monkeypatch):
+    assert Heads.version == 2
     model, gone = loud("bert", str(tmp_path)), noted(monkeypatch)
     for block in model.blocks:  # heads 0 to 3 attend 4, 1, 3 and 2 times as strongly as head 1
         for head, factor in enumerate((4, 1, 3, 2)):

@@ -299,8 +299,8 @@ def test_the_ratio_that_is_said_to_leave_a_channel_leaves_one(name):
     assert LLMPruner(ratio=most, level="channel").faults(model) == []
 
 
-def test_golden_output_of_version_1(tiny, monkeypatch):
-    assert LLMPruner.version == 1
+def test_golden_output_of_version_2(tiny, monkeypatch):
+    assert LLMPruner.version == 2
     gone = noted(monkeypatch)
     for layer in tiny.targets().values():
         rows, columns = layer.weight.shape

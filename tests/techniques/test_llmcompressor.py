@@ -85,7 +85,7 @@ def test_packed_weights_and_a_missing_package_are_faults(tiny, monkeypatch):
     from slimsweep.techniques.rtn import RTN
 
     assert LLMCompressor(ratio=0.5).faults(tiny) == []
-    RTN(bits=4).apply(tiny, None, 0)
+    RTN(bits=4, group_size=None).apply(tiny, None, 0)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     missing, packed = LLMCompressor(ratio=0.5).faults(tiny)
     assert "[peers]" in missing

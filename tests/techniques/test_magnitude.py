@@ -9,29 +9,29 @@ WEIGHT = torch.tensor([[4.0, -1.0, 3.0, 2.0], [-8.0, 7.0, 5.0, -6.0]])
 
 
 def test_the_smallest_of_the_layer_go():
-    assert Magnitude(ratio=0.5).compress_layer(WEIGHT).tolist() == [[0, 0, 0, 0], [-8, 7, 5, -6]]
+    assert Magnitude(ratio=0.5).compress_layer(WEIGHT).weight.tolist() == [[0, 0, 0, 0], [-8, 7, 5, -6]]
 
 
 def test_the_smallest_of_each_row_go():
-    assert Magnitude(ratio=0.5, scope="row").compress_layer(WEIGHT).tolist() == [[4, 0, 3, 0], [-8, 7, 0, 0]]
+    assert Magnitude(ratio=0.5, scope="row").compress_layer(WEIGHT).weight.tolist() == [[4, 0, 3, 0], [-8, 7, 0, 0]]
 
 
 def test_the_smallest_of_each_group_go():
-    assert Magnitude(ratio=0, pattern="1:2").compress_layer(WEIGHT).tolist() == [[4, 0, 3, 0], [-8, 0, 0, -6]]
+    assert Magnitude(ratio=0, pattern="1:2").compress_layer(WEIGHT).weight.tolist() == [[4, 0, 3, 0], [-8, 0, 0, -6]]
 
 
 def test_an_odd_width_rounds_down():
-    assert Magnitude(ratio=0.5).compress_layer(torch.tensor([[3.0, 1.0, 2.0]])).tolist() == [[3, 0, 2]]
+    assert Magnitude(ratio=0.5).compress_layer(torch.tensor([[3.0, 1.0, 2.0]])).weight.tolist() == [[3, 0, 2]]
 
 
 def test_ties_go_by_place_and_no_further_than_the_count():
-    assert Magnitude(ratio=0.5).compress_layer(torch.tensor([[1.0, -1.0, 1.0, 1.0]])).tolist() == [[0, 0, 1, 1]]
+    assert Magnitude(ratio=0.5).compress_layer(torch.tensor([[1.0, -1.0, 1.0, 1.0]])).weight.tolist() == [[0, 0, 1, 1]]
 
 
-def test_golden_output_of_version_1():
-    assert Magnitude.version == 1
+def test_golden_output_of_version_2():
+    assert Magnitude.version == 2
     weight = torch.tensor([[((7 * column + 3 * row) % 11 - 5) / 4 for column in range(6)] for row in range(2)])
-    assert Magnitude(ratio=0.4).compress_layer(weight).tolist() == [
+    assert Magnitude(ratio=0.4).compress_layer(weight).weight.tolist() == [
         [-1.25, 0, -0.5, 1.25, 0, -0.75],
         [-0.5, 1.25, 0, -0.75, 1, 0],
     ]

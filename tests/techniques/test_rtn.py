@@ -17,7 +17,9 @@ def normal(*shape: int) -> torch.Tensor:
 
 def test_a_row_by_hand():
     # From -1 to 2 in steps of 1; and in groups of two: 0 to 0.75 in steps of 0.25, -3 to 0 in steps of 1.
-    assert RTN(bits=2).compress_layer(torch.tensor([[-1.0, 0.4, 2.0, 0.6]])).weight.tolist() == [[-1.0, 0.0, 2.0, 1.0]]
+    assert RTN(bits=2, group_size=None).compress_layer(torch.tensor([[-1.0, 0.4, 2.0, 0.6]])).weight.tolist() == [
+        [-1.0, 0.0, 2.0, 1.0]
+    ]
     found = RTN(bits=2, group_size=2).compress_layer(torch.tensor([[0.75, 0.3, -3.0, -1.4]]))
     assert found.weight.tolist() == [[0.75, 0.25, -3.0, -1.0]]
 
@@ -40,16 +42,18 @@ def test_it_is_the_formula(bits, symmetric, width, group_size):
 @pytest.mark.parametrize("grid", GRIDS)
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_zeros_stay_zero(grid, bits):
-    weight = Magnitude(ratio=0.5).compress_layer(normal(7, 172))
+    weight = Magnitude(ratio=0.5).compress_layer(normal(7, 172)).weight
     for group_size in (None, 4):
-        found = RTN(bits=bits, grid=grid, group_size=group_size).compress_layer(weight)
+        found = RTN(bits=bits, grid=grid, group_size=group_size).compress_layer(weight, removed=weight == 0)
         assert torch.all(found.weight[weight == 0] == 0)
-    loose = RTN(bits=bits, grid="minimum", preserve_sparsity=False).compress_layer(weight)
+    loose = RTN(bits=bits, grid="minimum", preserve_sparsity=False, group_size=None).compress_layer(
+        weight, removed=weight == 0
+    )
     assert torch.any(loose.weight[weight == 0] != 0)
 
 
-def test_golden_output_of_version_1():
-    assert RTN.version == 1
+def test_golden_output_of_version_2():
+    assert RTN.version == 2
     weight = torch.tensor([[((7 * column + 3 * row) % 11 - 5) / 4 for column in range(6)] for row in range(2)])
     found = RTN(bits=3, group_size=3).compress_layer(weight)
     assert found.codes().tolist() == [[-4, 3, -1, 3, 0, -4], [-4, 3, -1, -4, 3, -1]]
@@ -78,7 +82,7 @@ def test_more_bits_lose_less_of_a_trained_model(stories260k_source, shared):
     for bits in (None, 8, 4, 2):
         model = stories260k_source.load(torch.float32, CPU)
         if bits:
-            RTN(bits=bits).apply(model, None, 0)
+            RTN(bits=bits, group_size=None).apply(model, None, 0)
             assert len(packed_layers(model.module)) == len(model.targets())
         windows = torch.tensor(model.tokenizer(text)["input_ids"][: 4 * 256]).view(4, 256)
         found.append(perplexity(model.module, windows))

@@ -100,7 +100,7 @@ def test_a_layer_that_is_excluded_is_scaled_but_stays_dense(tiny_source):
 
 
 def test_nothing_is_folded_where_a_reader_is_packed_and_no_target(tiny):
-    RTN(include=["*.k_proj"]).apply(tiny, None, 0)
+    RTN(include=["*.k_proj"], group_size=None).apply(tiny, None, 0)
     before = tiny.module.model.layers[0].input_layernorm.weight.clone()
     report = SmoothQuant(exclude=["*.k_proj"]).apply(tiny, IDS, 0)
     assert torch.equal(tiny.module.model.layers[0].input_layernorm.weight, before)
@@ -111,7 +111,7 @@ def test_nothing_is_folded_where_a_reader_is_packed_and_no_target(tiny):
 
 
 def test_packed_layers_are_unpacked_and_packed_anew(tiny):
-    RTN(bits=8).apply(tiny, None, 0)
+    RTN(bits=8, group_size=None).apply(tiny, None, 0)
     SmoothQuant().apply(tiny, IDS, 0)
     assert {layer.kind for layer in packed_layers(tiny.module).values()} == {"dynamic_int8"}
 

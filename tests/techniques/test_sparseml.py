@@ -48,7 +48,7 @@ def test_faults_come_before_anything_runs(tiny):
     part, missing = technique.faults(tiny)
     assert "whole blocks" in part
     assert "sparseml-env" in missing
-    RTN(bits=4).apply(tiny, None, 0)
+    RTN(bits=4, group_size=None).apply(tiny, None, 0)
     assert "before the quantizer" in SparseML(ratio=0.5, path="/nowhere").faults(tiny)[0]
 
 

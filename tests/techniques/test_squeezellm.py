@@ -37,14 +37,16 @@ def test_rows_by_hand():
 
 
 def test_outliers_by_hand_leave_their_levels_to_others():
-    # 20 weights: one outlier by magnitude (50), one by Fisher information (0.3), no zero among them.
+    # 20 weights: one outlier by magnitude (50), one by Fisher information (0.3), no removed one among them.
     weight = torch.tensor([[1.0, 2.0, 3.0, 4.0, 0.3, 50.0, 0.0, 1.0, 2.0, 3.0] * 2])
     weight[0, 15] = 1
     fisher = torch.ones_like(weight)
     fisher[0, 4], fisher[0, 5], fisher[0, 6] = 9, 10, 11
     technique = SqueezeLLM(bits=2, outlier_fraction=0.05, sensitive_fraction=0.05)
-    assert technique.outliers(weight, fisher).nonzero().tolist() == [[0, 4], [0, 5]]
-    found = technique.compress_layer(weight, fisher)
+    removed = weight == 0
+    assert technique.outliers(weight, fisher, removed).nonzero().tolist() == [[0, 4], [0, 5]]
+    assert technique.outliers(weight, fisher).nonzero().tolist() == [[0, 5], [0, 6]]  # else a zero is like any other
+    found = technique.compress_layer(weight, fisher, removed=removed)
     assert found.outlier_values.tolist() == [torch.tensor(0.3).bfloat16().item(), 50]
     assert found.weight[0, 5] == 50 and found.weight[0, 6] == 0
     assert float(found.table.max()) <= 4
@@ -66,7 +68,7 @@ def test_it_loses_less_than_uniform_levels_in_what_it_minimises(bits, width):
         float((fisher * (found.weight - weight).square()).sum())
         for found in (
             SqueezeLLM(bits=bits, **DENSE_ONLY).compress_layer(weight, fisher),
-            RTN(bits=bits).compress_layer(weight),
+            RTN(bits=bits, group_size=None).compress_layer(weight),
         )
     ]
     assert lost[0] < 0.7 * lost[1]
@@ -88,8 +90,8 @@ def test_without_fisher_information_it_is_plain_k_means():
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 @pytest.mark.parametrize("ratio", [0.5, 0.999])
 def test_zeros_stay_zeros_and_little_else_becomes_one(bits, ratio):
-    weight = Magnitude(ratio=ratio).compress_layer(normal(24, 172))
-    found = SqueezeLLM(bits=bits).compress_layer(weight, fisher_of(24, 172)).weight
+    weight = Magnitude(ratio=ratio).compress_layer(normal(24, 172)).weight
+    found = SqueezeLLM(bits=bits).compress_layer(weight, fisher_of(24, 172), removed=weight == 0).weight
     assert bool((found[weight == 0] == 0).all())
     if bits > 2:  # of three other levels one side of 0 may have one, far out
         assert bool((found[weight != 0] != 0).all())  # magnitude leaves nothing near 0
@@ -100,9 +102,10 @@ def test_zeros_stay_zeros_and_little_else_becomes_one(bits, ratio):
 def test_zeros_may_move_where_they_need_not_stay():
     weight = normal(5, 43)
     weight[:, ::9] = 0
-    found = SqueezeLLM(bits=2, preserve_sparsity=False, **DENSE_ONLY).compress_layer(weight, fisher_of(5, 43)).weight
-    assert bool((found[weight == 0] != 0).any())
-    kept = SqueezeLLM(bits=2, **DENSE_ONLY).compress_layer(weight, fisher_of(5, 43)).weight
+    given = weight, fisher_of(5, 43)
+    loose = SqueezeLLM(bits=2, preserve_sparsity=False, **DENSE_ONLY)
+    assert bool((loose.compress_layer(*given, removed=weight == 0).weight[weight == 0] != 0).any())
+    kept = SqueezeLLM(bits=2, **DENSE_ONLY).compress_layer(*given, removed=weight == 0).weight
     assert bool((kept[weight == 0] == 0).all())
 
 
@@ -118,8 +121,8 @@ def test_counts_of_outliers_are_floors_of_the_layers_weights_ties_included():
     assert int(outliers.sum()) == 4 + 1
 
 
-def test_golden_output_of_version_1():
-    assert SqueezeLLM.version == 1
+def test_golden_output_of_version_2():
+    assert SqueezeLLM.version == 2
     weight = torch.tensor([[((7 * column + 3 * row) % 11 - 5) / 4 for column in range(6)] for row in range(2)])
     fisher = torch.tensor([[((5 * column + 2 * row) % 7 + 1) / 8 for column in range(6)] for row in range(2)])
     found = SqueezeLLM(bits=2, outlier_fraction=0.1, sensitive_fraction=0).compress_layer(weight, fisher)
@@ -171,7 +174,7 @@ def test_equal_runs_store_equal_bits(tiny_source):
 
 
 def test_it_follows_another_quantizer_and_a_pruner_follows_it(tiny):
-    RTN(bits=4).apply(tiny, None, 0)
+    RTN(bits=4, group_size=None).apply(tiny, None, 0)
     SqueezeLLM(bits=3).apply(tiny, ids(), 0)
     assert {layer.kind for layer in packed_layers(tiny.module).values()} == {"table"}
     report = Magnitude(ratio=0.5).apply(tiny, None, 0)
@@ -188,7 +191,7 @@ def test_it_beats_uniform_levels_on_a_trained_model_and_outliers_help(stories260
     text = (shared / "data" / "tinystories" / "tinystories.part1.txt").read_text()[:60_000]
     found = {}
     techniques = {
-        "rtn": RTN(bits=3),
+        "rtn": RTN(bits=3, group_size=None),
         "dense only": SqueezeLLM(bits=3, **DENSE_ONLY),
         "with outliers": SqueezeLLM(bits=3),
     }
@@ -210,12 +213,12 @@ def test_layers_of_the_embedded_model_keep_their_outliers_and_come_nearer_than_r
         kept = technique.outliers(weight, fisher)
         assert torch.equal(found.weight[kept], weight[kept])
         assert int(kept.sum()) == math.floor(0.004 * weight.numel()) + math.floor(0.0005 * weight.numel())
-        rounded = RTN(bits=3).compress_layer(weight).weight
+        rounded = RTN(bits=3, group_size=None).compress_layer(weight).weight
         assert float((found.weight - weight).norm()) < 0.7 * float((rounded - weight).norm())
 
 
 def test_zero_is_one_of_the_clusters_and_not_one_more_beside_them():
     weight = torch.tensor([[0, 0.001, 1, 2, 3]])
     technique = SqueezeLLM(bits=2, outlier_fraction=0, sensitive_fraction=0)
-    found = technique.compress_layer(weight, torch.ones(1, 5)).dequantized()
+    found = technique.compress_layer(weight, torch.ones(1, 5), removed=weight == 0).dequantized()
     assert found.tolist() == [[0, 0, 1, 2, 3]]

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from slimsweep.errors import ModelError
+from slimsweep.layer_mask import MASKS_FILE
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -83,7 +84,8 @@ def weight_files(folder: Path) -> list[Path]:
         index = json.loads((folder / INDEX).read_text())
         return [folder / name for name in sorted(set(index["weight_map"].values()))]
     single = folder / "model.safetensors"
-    return [single] if single.is_file() else sorted(folder.glob("*.safetensors"))
+    found = sorted(path for path in folder.glob("*.safetensors") if path.name != MASKS_FILE)
+    return [single] if single.is_file() else found
 
 
 def is_whole(file: Path) -> bool:
@@ -108,8 +110,8 @@ def folder_digest(folder: Path, cache_dir: Path) -> str:
     """
     parts = [(file.name, file_digest(file, cache_dir)) for file in weight_files(folder)]
     parts += [(name, file_digest(folder / name, cache_dir)) for name in TOKENIZER_FILES if (folder / name).is_file()]
-    if (folder / MANIFEST).is_file():
-        parts.append((MANIFEST, file_digest(folder / MANIFEST, cache_dir)))
+    own = [name for name in (MANIFEST, MASKS_FILE) if (folder / name).is_file()]
+    parts += [(name, file_digest(folder / name, cache_dir)) for name in own]
     config = json.loads((folder / "config.json").read_text())
     parts.append(("config", {name: value for name, value in config.items() if name not in VOLATILE_CONFIG}))
     return json_digest(parts)

@@ -13,6 +13,7 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 
 from slimsweep.errors import ModelError
+from slimsweep.layer_mask import read_masks, write_masks
 from slimsweep.models import anatomy, loading, removal
 from slimsweep.models.anatomy import BlockShape, Shape
 from slimsweep.models.checkpoint import INDEX, MANIFEST
@@ -45,6 +46,7 @@ def save(model: LanguageModel, folder: Path) -> bool:
     with written_whole(folder) as partial:
         if config is not None and not is_packed:
             _save_plain(model, config, partial)
+            write_masks(model.module, partial)
         else:
             if quantization is not None:
                 config.quantization_config = quantization
@@ -87,7 +89,9 @@ def read(folder: Path, auto_class: str, dtype: torch.dtype, device: torch.device
         ModelError: config, manifest and weights do not agree, or no model can be built of the config.
     """
     if not (folder / MANIFEST).is_file():
-        return loading.read(folder, auto_class, dtype, device, remote_code)
+        module = loading.read(folder, auto_class, dtype, device, remote_code)
+        read_masks(module, folder)
+        return module
     from safetensors import SafetensorError
     from safetensors.torch import load_file
     from transformers import AutoConfig
@@ -112,6 +116,7 @@ def read(folder: Path, auto_class: str, dtype: torch.dtype, device: torch.device
             f"Weights in {folder} do not fit their {MANIFEST}, in {loading.some(names)}. Save the model again."
         )
     _fill(module, tensors, dtype)
+    read_masks(module, folder)
     loading.read_generation_settings(module, folder)
     return module.to(device)
 
@@ -244,3 +249,4 @@ def save_with_manifest(model: LanguageModel, folder: Path, config: Any = None) -
         "packed": {name: {"kind": layer.kind, "settings": layer.settings} for name, layer in packed.items()},
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
+    write_masks(model.module, folder)

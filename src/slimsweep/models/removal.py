@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from slimsweep.layer_mask import select
 from slimsweep.models.anatomy import (
     HEADS,
     OUT,
@@ -46,6 +47,7 @@ def remove(model: LanguageModel, units: Units, gone: Iterable[int]) -> None:
                 values = old.detach().index_select(axis, kept.to(old.device))
                 made[id(old)] = (old, nn.Parameter(values, requires_grad=False))
             setattr(module, attribute, made[id(old)][1])
+        select(module, 0 if side == OUT else 1, kept)
         _set_size(module, side, len(kept))
         name = names[module]
         if name in model.zeros:  # planned ones, taken as evenly spread

@@ -10,12 +10,13 @@ from typing import Any, ClassVar
 import torch
 
 from slimsweep.errors import ModelError
+from slimsweep.layer_mask import bits_shape, read_masks, reserve
 from slimsweep.models import checkpoint, loading, reduced
 from slimsweep.models.byte_tokenizer import VOCABULARY, byte_tokenizer
 from slimsweep.models.families import family_of
-from slimsweep.models.language_model import LanguageModel
+from slimsweep.models.language_model import LanguageModel, is_linear
 from slimsweep.models.mapped import read_mapped, scratch_bytes
-from slimsweep.models.scratch import Scratch
+from slimsweep.models.scratch import Scratch, padded_bytes
 
 WEIGHTS = ("trained", "meta", "random")
 CPU = torch.device("cpu")
@@ -163,8 +164,14 @@ class ModelSource:
         in_blocks = {
             name: tensor for name, tensor in module.state_dict().items() if name.startswith(f"{family.blocks}.")
         }
-        scratch = Scratch(scratch_dir, scratch_bytes(in_blocks.values(), dtype))
+        linears = [layer for layer in module.get_submodule(family.blocks).modules() if is_linear(layer)]
+        mask_shapes = [bits_shape(layer) for layer in linears]
+        mask_bytes = sum(padded_bytes(shape, torch.uint8) for shape in mask_shapes)
+        scratch = Scratch(scratch_dir, scratch_bytes(in_blocks.values(), dtype) + mask_bytes)
         read_mapped(module, set(in_blocks), self.folder(), dtype, scratch)
+        for layer, shape in zip(linears, mask_shapes, strict=True):
+            reserve(layer, scratch.tensor(shape, torch.uint8))
+        read_masks(module, self.folder())
         return self._wrap(module, CPU, tokenizer=self.tokenizer(), scratch=scratch)
 
     def load(self, dtype: torch.dtype, device: torch.device, offload: bool = False) -> LanguageModel:

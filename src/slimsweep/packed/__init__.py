@@ -14,6 +14,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from slimsweep.layer_mask import hand_over
+
 Layout = dict[str, tuple[tuple[int, ...], torch.dtype]]
 """Shape and dtype of each stored tensor, by name."""
 
@@ -117,10 +119,11 @@ def dense_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def install(module: nn.Module, name: str, packed: PackedLinear) -> None:
-    """Put a packed layer in the place of the linear layer of that name, whose bias and dtype it takes over."""
+    """Put a packed layer in the place of the linear layer of that name, whose bias, dtype and mask it takes over."""
     layer = module.get_submodule(name)
     packed.dtype = layer.dtype if isinstance(layer, PackedLinear) else layer.weight.dtype
     packed.bias = layer.bias
+    hand_over(layer, packed)
     holder, _, last = name.rpartition(".")
     setattr(module.get_submodule(holder), last, packed)
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from slimsweep import grid
@@ -36,10 +36,8 @@ class AWQ(RescalingQuantizer, UniformQuantizer):
     range shrink by one factor, where the code clips magnitudes.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
-    group_size: int | None = 64
-    """Neighbouring inputs that share a scale; null: a whole row. Must divide every input width."""
     steps: int = 20
     """How many powers are tried: 0, 1/steps, ... below 1."""
     scale_search: bool = True
@@ -62,7 +60,13 @@ class AWQ(RescalingQuantizer, UniformQuantizer):
     def rescales(self, place: Place) -> bool:
         return self.scale_search
 
-    def choose(self, place: Place, weight: Float[Tensor, "out in"], seen: Float[Tensor, "row in"]) -> Scale | None:
+    def choose(
+        self,
+        place: Place,
+        weight: Float[Tensor, "out in"],
+        seen: Float[Tensor, "row in"],
+        removed: Bool[Tensor, "out in"] | None = None,
+    ) -> Scale | None:
         hessian, reads = seen[:-1], place.reads.to(seen.device)
         magnitude = torch.zeros(len(place.makes), device=seen.device).index_add_(0, reads, seen[-1])
         if not bool(magnitude.any()):
@@ -75,7 +79,8 @@ class AWQ(RescalingQuantizer, UniformQuantizer):
 
         def error(step: int) -> float:
             columns = channels(step)[reads]
-            return output_error(self._rounded(weight * columns).div_(columns).sub_(weight), hessian)
+            rounded = self._levels(weight * columns, removed).nearest(weight * columns)
+            return output_error(rounded.div_(columns).sub_(weight), hessian)
 
         errors = [error(step) for step in range(self.steps)]
         best = errors.index(min(errors))
@@ -83,21 +88,28 @@ class AWQ(RescalingQuantizer, UniformQuantizer):
         return Scale(channels(best), {"scaled": {"alpha": best / self.steps, "error": gain}})
 
     def compress_layer(
-        self, weight: Float[Tensor, "out in"], prepared: Inputs, generator: torch.Generator | None = None
+        self,
+        weight: Float[Tensor, "out in"],
+        prepared: Inputs,
+        generator: torch.Generator | None = None,
+        removed: Bool[Tensor, "out in"] | None = None,
     ) -> IntegerLinear:
         shrink: float | Tensor = 1.0
         if self.clip_search:
             hessian = prepared.seen[:-1]
             if prepared.divided is not None:
                 hessian = hessian / torch.outer(prepared.divided, prepared.divided)
-            shrink = self.best_shrink(weight, hessian)
+            shrink = self.best_shrink(weight, hessian, removed)
             if prepared.protected is not None:
                 shrink[prepared.protected.to(shrink.device)] = 1.0
-        levels = self._levels(weight, shrink)
+        levels = self._levels(weight, removed, shrink)
         return IntegerLinear.of(levels, levels.codes(weight))
 
     def best_shrink(
-        self, weight: Float[Tensor, "out in"], hessian: Float[Tensor, "in in"]
+        self,
+        weight: Float[Tensor, "out in"],
+        hessian: Float[Tensor, "in in"],
+        removed: Bool[Tensor, "out in"] | None = None,
     ) -> Float[Tensor, "out group"]:
         """Of each group's range, the part that leaves the smallest squared error of the group's own output."""
         size = self.group_size or weight.shape[1]
@@ -105,18 +117,21 @@ class AWQ(RescalingQuantizer, UniformQuantizer):
         best = torch.ones(len(weight), len(parts), device=weight.device)
         least = torch.full_like(best, torch.inf)
         for shrink in SHRINKS:
-            difference = self._rounded(weight, shrink).sub_(weight).unflatten(1, (-1, size)).transpose(0, 1)
+            rounded = self._levels(weight, removed, shrink).nearest(weight)
+            difference = rounded.sub_(weight).unflatten(1, (-1, size)).transpose(0, 1)
             error = (difference @ parts * difference).sum(dim=2).T
             best = torch.where(error < least, shrink, best)
             least = torch.minimum(error, least)
         return best
 
-    def _rounded(self, weight: Float[Tensor, "out in"], shrink: float = 1.0) -> Float[Tensor, "out in"]:
-        return self._levels(weight, shrink).nearest(weight)
-
-    def _levels(self, weight: Float[Tensor, "out in"], shrink: float | Tensor = 1.0) -> Grid:
+    def _levels(
+        self,
+        weight: Float[Tensor, "out in"],
+        removed: Bool[Tensor, "out in"] | None,
+        shrink: float | Tensor = 1.0,
+    ) -> Grid:
         levels = grid.fit(weight, self.grid, self.bits, self.group_size, clip=shrink)
-        return levels.with_zero(weight == 0) if self.preserve_sparsity else levels
+        return levels.with_zero(self.zeros(removed))
 
 
 def output_error(difference: Float[Tensor, "out in"], hessian: Float[Tensor, "in in"]) -> float:

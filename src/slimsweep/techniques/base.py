@@ -9,10 +9,10 @@ from fnmatch import fnmatchcase
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from slimsweep.layerwise import LayerReport, compress_blocks
+from slimsweep.layerwise import LayerReport, Pruned, compress_blocks
 from slimsweep.models.language_model import LanguageModel, layer_shape
 from slimsweep.packed import PackedLinear
 
@@ -132,9 +132,16 @@ class LayerwiseTechnique(Technique):
 
     @abstractmethod
     def compress_layer(
-        self, weight: Float[Tensor, "out in"], prepared: Any, generator: torch.Generator | None = None
-    ) -> Float[Tensor, "out in"] | PackedLinear:
-        """The new weight, or the layer that stores it packed, from an fp32 weight that is not written to."""
+        self,
+        weight: Float[Tensor, "out in"],
+        prepared: Any,
+        generator: torch.Generator | None = None,
+        removed: Bool[Tensor, "out in"] | None = None,
+    ) -> Pruned | PackedLinear:
+        """The pruned weight with its mask, or the layer that stores it packed; the fp32 weight is not written to.
+
+        `removed` is True where an earlier stage removed the weight; None where none did.
+        """
 
     def apply(self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int) -> StageReport:
         if model.is_meta:  # what zeros it would leave only a pruner plans

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from slimsweep.packed import PackedLinear
@@ -29,6 +29,10 @@ class DynamicInt8(Quantizer):
         return DynamicInt8Linear, {}
 
     def compress_layer(
-        self, weight: Float[Tensor, "out in"], prepared: Any = None, generator: torch.Generator | None = None
+        self,
+        weight: Float[Tensor, "out in"],
+        prepared: Any = None,
+        generator: torch.Generator | None = None,
+        removed: Bool[Tensor, "out in"] | None = None,
     ) -> DynamicInt8Linear:
         return DynamicInt8Linear.of(weight)

@@ -32,11 +32,12 @@ class GPTQ(UniformQuantizer):
     """Round each column in turn, and correct the columns after it for what that costs the layer's output.
 
     Source: arXiv:2210.17323, alg. 1; act-order and static groups are of its authors' code. Departures: a dead input
-    keeps its weights, which are rounded to nearest and correct no other; zeros stay zero with `preserve_sparsity`,
+    keeps its weights, which are rounded to nearest and correct no other; removed weights stay zero with
+    `preserve_sparsity`,
     and others are corrected for what their column would have given.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     needs_calibration: ClassVar[bool] = True
     statistic_name: ClassVar[str] = "gram"
 
@@ -100,19 +101,28 @@ class GPTQ(UniformQuantizer):
         weight: Float[Tensor, "out in"],
         prepared: OrderedFactor,
         generator: torch.Generator | None = None,
+        removed: Bool[Tensor, "out in"] | None = None,
     ) -> IntegerLinear:
+        zeros = self.zeros(removed)
         if not self.static_groups:
-            return self._by_group(weight, prepared.factor)
-        levels = grid.fit(weight, self.grid, self.bits, self.group_size).with_zero(self._zeros(weight))
-        return IntegerLinear.of(levels, self.codes(weight, prepared, levels))
+            return self._by_group(weight, prepared.factor, zeros)
+        levels = grid.fit(weight, self.grid, self.bits, self.group_size).with_zero(zeros)
+        return IntegerLinear.of(levels, self.codes(weight, prepared, levels, zeros))
 
-    def codes(self, weight: Float[Tensor, "out in"], prepared: OrderedFactor, levels: Grid) -> Int[Tensor, "out in"]:
+    def codes(
+        self,
+        weight: Float[Tensor, "out in"],
+        prepared: OrderedFactor,
+        levels: Grid,
+        zeros: Bool[Tensor, "out in"] | None = None,
+    ) -> Int[Tensor, "out in"]:
         """The solution as codes of a grid. Rows are independent: each core solves its own."""
         groups, back = levels.group_of(weight.shape[1])[prepared.order], prepared.order.argsort()
 
         def solved(rows: slice) -> Int[Tensor, "part in"]:
             own, turned = levels.rows(rows), weight[rows].T.contiguous().index_select(0, prepared.order)
-            solve = Solve(turned, self._zeros(turned), prepared.factor, self.block_columns)
+            stays = None if zeros is None else ~zeros[rows].T.contiguous().index_select(0, prepared.order)
+            solve = Solve(turned, stays, prepared.factor, self.block_columns)
             solve.columns(slice(0, len(turned)), own, groups)
             return own.codes(solve.solved.index_select(0, back).T.contiguous())
 
@@ -120,19 +130,18 @@ class GPTQ(UniformQuantizer):
         bounds = [len(weight) * part // parts // LANES * LANES for part in range(parts)] + [len(weight)]
         return torch.cat(side_by_side(solved, map(slice, bounds, bounds[1:]), weight.device))
 
-    def _zeros(self, weight: Float[Tensor, "*shape"]) -> Bool[Tensor, "*shape"]:
-        """Weights that stay zero."""
-        return weight == 0 if self.preserve_sparsity else torch.zeros_like(weight, dtype=torch.bool)
-
-    def _by_group(self, weight: Float[Tensor, "out in"], factor: InverseFactor) -> IntegerLinear:
+    def _by_group(
+        self, weight: Float[Tensor, "out in"], factor: InverseFactor, zeros: Bool[Tensor, "out in"] | None
+    ) -> IntegerLinear:
         """Solve one group after the other, each on a grid of its weights as they are when it is reached."""
         turned, found = weight.T.contiguous(), []
-        zeros = self._zeros(turned)
-        solve, step = Solve(turned, zeros, factor, self.block_columns), self.group_size or len(turned)
+        solve = Solve(turned, None if zeros is None else ~zeros.T.contiguous(), factor, self.block_columns)
+        step = self.group_size or len(turned)
         for start in range(0, len(turned), step):
             these = slice(start, start + step)
-            part = zeros[these].T
-            own = solve.corrected(these).T.masked_fill(part, 0)
+            part = None if zeros is None else zeros[:, these]
+            own = solve.corrected(these).T
+            own = own if part is None else own.masked_fill(part, 0)
             levels = grid.fit(own, self.grid, self.bits, None).with_zero(part)
             solve.columns(these, levels, levels.group_of(step))
             found.append(levels)
@@ -146,11 +155,12 @@ class Solve:
     def __init__(
         self,
         turned: Float[Tensor, "in out"],
-        zeros: Bool[Tensor, "in out"],
+        keep: Bool[Tensor, "in out"] | None,
         factor: InverseFactor,
         block_columns: int,
     ):
-        self.turned, self.keep, self.factor, self.block_columns = turned, ~zeros, factor, block_columns
+        self.turned, self.factor, self.block_columns = turned, factor, block_columns
+        self.keep = torch.ones_like(turned, dtype=torch.bool) if keep is None else keep
         self.solved, self.errors = torch.empty_like(turned), torch.empty_like(turned)
 
     def corrected(self, these: slice) -> Float[Tensor, "column out"]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from slimsweep.backends import bitsandbytes_faults
@@ -44,6 +44,10 @@ class Int8(Quantizer):
         return LLMInt8Linear, {"threshold": self.threshold}
 
     def compress_layer(
-        self, weight: Float[Tensor, "out in"], prepared: Any = None, generator: torch.Generator | None = None
+        self,
+        weight: Float[Tensor, "out in"],
+        prepared: Any = None,
+        generator: torch.Generator | None = None,
+        removed: Bool[Tensor, "out in"] | None = None,
     ) -> LLMInt8Linear:
         return LLMInt8Linear.of(weight, self.form(tuple(weight.shape))[1])

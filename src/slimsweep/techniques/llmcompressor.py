@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 from jaxtyping import Int
 from torch import Tensor
 
+from slimsweep.layer_mask import mark_zeros
 from slimsweep.layerwise import LayerReport
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.oneshot import batch_faults, import_quietly, package_faults, package_notes, run_oneshot
@@ -52,10 +53,12 @@ class LLMCompressor(PeerPruner):
             return super().one_pass(model, token_ids, seed)
         targets = self.targets(model)
         warnings = run_oneshot(model, token_ids, self._recipe(list(targets)), self.batch_size)
-        layers = [
-            LayerReport(name, layer.weight.numel(), layer.weight.numel() - int(layer.weight.count_nonzero()))
-            for name, layer in targets.items()
-        ]
+        layers = []
+        for name, layer in targets.items():
+            mark_zeros(layer, layer.weight)
+            layers.append(
+                LayerReport(name, layer.weight.numel(), layer.weight.numel() - int(layer.weight.count_nonzero()))
+            )
         return StageReport(layers, package_notes(warnings))
 
     def _recipe(self, names: list[str]) -> Any:

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from slimsweep.grid import SCALE_DTYPES, Grid
+from slimsweep.layer_mask import removed as removed_of
 from slimsweep.layerwise import LayerReport, replace_weight
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.oneshot import batch_faults, import_quietly, package_faults, package_notes, run_oneshot
@@ -26,11 +27,12 @@ class LLMCompressorQuantizer(UniformQuantizer):
 
     Its scales and zero-points are taken over, scales rounded to bf16, which those of a bf16 model are; codes are those
     of the weights it leaves, which a 16-bit model has rounded: with 8 bits about 1 % of the codes move by one.
-    With `preserve_sparsity`, weights that were zero become the code of 0 again after its run, uncorrected.
+    With `preserve_sparsity`, weights that a stage removed become the code of 0 again after its run, uncorrected.
 
     Source: the package's `oneshot` with `GPTQModifier`, or `AWQModifier` and `QuantizationModifier`.
     """
 
+    version: ClassVar[int] = 2
     needs_calibration: ClassVar[bool] = True
 
     method: str = "gptq"
@@ -62,14 +64,14 @@ class LLMCompressorQuantizer(UniformQuantizer):
         self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int
     ) -> list[LayerReport]:
         targets = self.targets(model)
-        zeros = {name: layer.weight == 0 for name, layer in targets.items()} if self.preserve_sparsity else {}
+        zeros = {name: self.zeros(removed_of(layer)) for name, layer in targets.items()}
         run_oneshot(model, token_ids, self._recipe(list(targets)), self.batch_size)
         reports = []
         for name, layer in targets.items():
             weight, scale, zero = layer.weight.float(), layer.weight_scale.float(), layer.weight_zero_point.float()
             codes = Grid(self.grid, self.bits, scale, zero).codes(weight)  # by its own scales, before they are stored
             stored = Grid(self.grid, self.bits, scale.to(SCALE_DTYPES[self.grid]).float(), zero)
-            if name in zeros:
+            if zeros[name] is not None:
                 codes = torch.where(zeros[name], stored.columns(weight.shape[1]).zero.to(torch.int8), codes)
             reports.append(replace_weight(model, name, IntegerLinear.of(stored, codes)))
         return reports
@@ -89,6 +91,10 @@ class LLMCompressorQuantizer(UniformQuantizer):
         return [AWQModifier(), QuantizationModifier(config_groups=groups)]
 
     def compress_layer(
-        self, weight: Float[Tensor, "out in"], prepared: Any, generator: torch.Generator | None = None
+        self,
+        weight: Float[Tensor, "out in"],
+        prepared: Any,
+        generator: torch.Generator | None = None,
+        removed: Bool[Tensor, "out in"] | None = None,
     ) -> IntegerLinear:
         raise NotImplementedError("llm-compressor walks the model itself")

@@ -1,15 +1,16 @@
 """Remove the smallest weights."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from slimsweep import masks
-from slimsweep.layerwise import LayerReport, replace_weight
+from slimsweep.layer_mask import removed as removed_of
+from slimsweep.layerwise import LayerReport, Pruned, replace_weight
 from slimsweep.models.language_model import LanguageModel, matrix
 from slimsweep.pruning import Pruner
 from slimsweep.techniques.base import StageReport
@@ -20,6 +21,8 @@ SCOPES = ("layer", "row", "global")
 @dataclass(frozen=True, kw_only=True)
 class Magnitude(Pruner):
     """Prune by the weights' absolute values. Source: Han et al., arXiv:1506.02626."""
+
+    version: ClassVar[int] = 2
 
     scope: str = "layer"
     """What weights are ranked in: their `layer`, their `row`, or all targeted layers together (`global`).
@@ -34,9 +37,14 @@ class Magnitude(Pruner):
         return [(rows, columns)] if self.scope == "row" else super().units(rows, columns)
 
     def compress_layer(
-        self, weight: Float[Tensor, "out in"], prepared: Any = None, generator: torch.Generator | None = None
-    ) -> Float[Tensor, "out in"]:
-        return masks.remove(weight, self.keep(weight.abs(), weight == 0, unit=self.scope))
+        self,
+        weight: Float[Tensor, "out in"],
+        prepared: Any = None,
+        generator: torch.Generator | None = None,
+        removed: Bool[Tensor, "out in"] | None = None,
+    ) -> Pruned:
+        keep = self.keep(weight.abs(), removed, unit=self.scope)
+        return Pruned(masks.remove(weight, keep), keep)
 
     @property
     def _is_global(self) -> bool:
@@ -52,35 +60,39 @@ class Magnitude(Pruner):
         if model.is_meta:
             planned = super().one_pass(model, token_ids, seed)
             return StageReport(planned.layers, {"zeros_by_layer": "only their sum is known without weights"})
-        weights = {name: matrix(layer) for name, layer in self.targets(model).items()}
-
-        def magnitudes() -> Iterator[Float[Tensor, " weight"]]:
-            return (weight.float().abs().flatten() for weight in weights.values())
-
-        return StageReport(self._drop_lowest(model, weights, magnitudes))
+        return StageReport(self._drop_lowest(model))
 
     @torch.no_grad()
-    def _drop_lowest(
-        self, model: LanguageModel, weights: dict[str, Tensor], magnitudes: Callable[[], Iterator[Tensor]]
-    ) -> list[LayerReport]:
+    def _drop_lowest(self, model: LanguageModel) -> list[LayerReport]:
         """Zero the lowest of all layers together; among equals the first layers' first weights go first."""
+        layers = self.targets(model)
+        weights = {name: matrix(layer) for name, layer in layers.items()}
+
+        def magnitudes() -> Iterator[Float[Tensor, " weight"]]:
+            """Of each layer the weights that no stage removed yet."""
+            for name, layer in layers.items():
+                gone = removed_of(layer)
+                magnitude = weights[name].float().abs()
+                yield magnitude.flatten() if gone is None else magnitude[~gone]
+
         total = sum(weight.numel() for weight in weights.values())
-        zeros = sum(int((magnitude == 0).sum()) for magnitude in magnitudes())
-        count = self._dropped(total, zeros)
-        threshold, room = masks.lowest_overall(magnitudes, count)
+        before = total - sum(len(magnitude) for magnitude in magnitudes())
+        threshold, room = masks.lowest_overall(magnitudes, self._dropped(total, before) - before)
         reports = []
-        for (name, weight), magnitude in zip(weights.items(), magnitudes(), strict=True):
+        for (name, layer), magnitude in zip(layers.items(), magnitudes(), strict=True):
             tied = magnitude == threshold
             tied &= tied.cumsum(0) <= room
             room -= int(tied.sum())
-            keep = ~(tied | (magnitude < threshold)).view_as(weight)
-            reports.append(replace_weight(model, name, masks.remove(weight.float(), keep)))
+            gone, weight = removed_of(layer), weights[name].float()
+            keep = torch.ones_like(weight, dtype=torch.bool) if gone is None else ~gone
+            keep[keep.clone()] = ~(tied | (magnitude < threshold))
+            reports.append(replace_weight(model, name, Pruned(masks.remove(weight, keep), keep)))
         return reports
 
-    def _dropped(self, total: int, zeros: int) -> int:
+    def _dropped(self, total: int, removed: int) -> int:
         if self.of == "original":
-            return max(zeros, masks.drop_count(self.ratio, total))
-        return zeros + masks.drop_count(self.ratio, total - zeros)
+            return max(removed, masks.drop_count(self.ratio, total))
+        return removed + masks.drop_count(self.ratio, total - removed)
 
     def plan(self, layers: dict[str, tuple[int, int]], zeros: dict[str, int]) -> dict[str, int]:
         if not self._is_global:

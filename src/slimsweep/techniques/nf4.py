@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from slimsweep.backends import bitsandbytes_faults
@@ -62,6 +62,10 @@ class NF4(Quantizer):
         }
 
     def compress_layer(
-        self, weight: Float[Tensor, "out in"], prepared: Any = None, generator: torch.Generator | None = None
+        self,
+        weight: Float[Tensor, "out in"],
+        prepared: Any = None,
+        generator: torch.Generator | None = None,
+        removed: Bool[Tensor, "out in"] | None = None,
     ) -> NF4Linear:
         return NF4Linear.of(weight, self.form(tuple(weight.shape))[1])

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from slimsweep import masks
+from slimsweep.layerwise import Pruned
 from slimsweep.pruning import Pruner
 
 
@@ -15,10 +16,16 @@ from slimsweep.pruning import Pruner
 class Random(Pruner):
     """Prune weights drawn with the seed, each layer's draw its own and independent of the order of layers."""
 
+    version: ClassVar[int] = 2
     uses_seed: ClassVar[bool] = True
 
     def compress_layer(
-        self, weight: Float[Tensor, "out in"], prepared: Any = None, generator: torch.Generator | None = None
-    ) -> Float[Tensor, "out in"]:
+        self,
+        weight: Float[Tensor, "out in"],
+        prepared: Any = None,
+        generator: torch.Generator | None = None,
+        removed: Bool[Tensor, "out in"] | None = None,
+    ) -> Pruned:
         score = torch.rand(weight.shape, generator=generator)  # on the host, so that a GPU draws the same
-        return masks.remove(weight, self.keep(score.to(weight.device), weight == 0))
+        keep = self.keep(score.to(weight.device), removed)
+        return Pruned(masks.remove(weight, keep), keep)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from slimsweep import grid
@@ -16,12 +16,14 @@ from slimsweep.quantized import UniformQuantizer
 class RTN(UniformQuantizer):
     """Round to nearest on min-max grids. Source: arXiv:2210.17323, sec. 4 (its baseline RTN)."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def compress_layer(
-        self, weight: Float[Tensor, "out in"], prepared: Any = None, generator: torch.Generator | None = None
+        self,
+        weight: Float[Tensor, "out in"],
+        prepared: Any = None,
+        generator: torch.Generator | None = None,
+        removed: Bool[Tensor, "out in"] | None = None,
     ) -> IntegerLinear:
-        levels = grid.fit(weight, self.grid, self.bits, self.group_size)
-        if self.preserve_sparsity:
-            levels = levels.with_zero(weight == 0)
+        levels = grid.fit(weight, self.grid, self.bits, self.group_size).with_zero(self.zeros(removed))
         return IntegerLinear.of(levels, levels.codes(weight))

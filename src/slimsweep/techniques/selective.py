@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from slimsweep import importance
@@ -14,11 +14,12 @@ from slimsweep.allocation import allocate
 from slimsweep.cores import side_by_side
 from slimsweep.errors import ModelError
 from slimsweep.fisher import fisher_diagonal, replaced
+from slimsweep.layer_mask import removed as removed_of
 from slimsweep.layerwise import LayerReport, progress, replace_weight, targets_by_block
 from slimsweep.models.language_model import LanguageModel, layer_shape, matrix
 from slimsweep.packed import PackedLinear, install
 from slimsweep.packed.integer import IntegerLinear
-from slimsweep.quantized import BITS, Quantizer, bits_per_weight, grid_faults, group_faults, is_whole_number
+from slimsweep.quantized import BITS, GROUP_SIZE, Quantizer, bits_per_weight, grid_faults, group_faults, is_whole_number
 from slimsweep.techniques.base import LayerwiseTechnique, StageReport
 from slimsweep.techniques.rtn import RTN
 
@@ -43,14 +44,14 @@ class Selective(Quantizer):
         layers' sizes share a large enough divisor (see `allocation`), else with sizes rounded up.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     needs_calibration: ClassVar[bool] = True
 
     average_bits: float | int
     """Most code bits for each targeted weight, on average over the weights. No default."""
     choices: Sequence[int] = (2, 3, 4, 8, LEFT)
     """Bits a layer may get, of 2, 3, 4, 8 and 16; 16 leaves it as it is."""
-    group_size: int | None = None
+    group_size: int | None = GROUP_SIZE
     """Neighbouring inputs that share a scale; null: a whole row. Must divide every input width."""
     grid: str = "asymmetric"
     """`symmetric`, `asymmetric` (integer zero-point) or `minimum` (float minimum, as in GGUF's Q4_1)."""
@@ -123,19 +124,24 @@ class Selective(Quantizer):
         return reports
 
     def compress_layer(
-        self, weight: Float[Tensor, "out in"], prepared: int, generator: torch.Generator | None = None
+        self,
+        weight: Float[Tensor, "out in"],
+        prepared: int,
+        generator: torch.Generator | None = None,
+        removed: Bool[Tensor, "out in"] | None = None,
     ) -> IntegerLinear:
         """The layer that stores a weight in `prepared` bits."""
-        return self._rounding(prepared).compress_layer(weight)
+        return self._rounding(prepared).compress_layer(weight, removed=removed)
 
     def _rounding(self, bits: int) -> RTN:
         return RTN(bits=bits, group_size=self.group_size, grid=self.grid, preserve_sparsity=self.preserve_sparsity)
 
     def _store(self, model: LanguageModel, name: str, bits: int, notes: dict[str, Any]) -> LayerReport:
-        weight = matrix(model.module.get_submodule(name))
+        layer = model.module.get_submodule(name)
+        weight = matrix(layer)
         if bits == LEFT:
             return LayerReport(name, weight.numel(), weight.numel() - int(weight.count_nonzero()), None, notes)
-        return replace_weight(model, name, self.compress_layer(weight.float(), bits), notes)
+        return replace_weight(model, name, self.compress_layer(weight.float(), bits, removed=removed_of(layer)), notes)
 
     @property
     def _rounded(self) -> list[int]:
@@ -150,7 +156,11 @@ class Selective(Quantizer):
 
         def estimate(name: str) -> dict[int, float]:
             weight, information = matrix(targets[name]).float(), fisher.pop(name)
-            changes = {bits: self.compress_layer(weight, bits).dequantized() - weight for bits in self._rounded}
+            removed = removed_of(targets[name])
+            changes = {
+                bits: self.compress_layer(weight, bits, removed=removed).dequantized() - weight
+                for bits in self._rounded
+            }
             return {bits: float((information * change.square()).sum()) / 2 for bits, change in changes.items()}
 
         return dict(zip(targets, side_by_side(estimate, targets, model.compute_device), strict=True))
@@ -183,7 +193,7 @@ class Selective(Quantizer):
         bits: int,
         token_ids: Int[Tensor, "sequence token"],
     ) -> float:
-        packed = self.compress_layer(matrix(layer).float(), bits)
+        packed = self.compress_layer(matrix(layer).float(), bits, removed=removed_of(layer))
         packed.dtype, packed.bias = model.dtype, layer.bias
         with replaced(model.module, {name: packed}):
             return _mean_loss(model, token_ids)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from slimsweep.folding import Place
@@ -69,13 +69,23 @@ class SmoothQuant(RescalingQuantizer):
         """The largest magnitude of each channel; over batches the largest counts, not the sum."""
         return inputs.abs().amax(dim=0).float()
 
-    def choose(self, place: Place, weight: Float[Tensor, "out in"], seen: Float[Tensor, " in"]) -> Scale:
+    def choose(
+        self,
+        place: Place,
+        weight: Float[Tensor, "out in"],
+        seen: Float[Tensor, " in"],
+        removed: Bool[Tensor, "out in"] | None = None,
+    ) -> Scale:
         largest = weight.abs().amax(dim=0)
         scale = (seen**self.alpha / largest ** (1 - self.alpha)).clamp(min=LEAST)
         channels = torch.where((seen > 0) & (largest > 0), scale, 1.0)
         return Scale(channels, {"smoothed": [float(channels.min()), float(channels.max())]})
 
     def compress_layer(
-        self, weight: Float[Tensor, "out in"], prepared: Inputs | None = None, generator: torch.Generator | None = None
+        self,
+        weight: Float[Tensor, "out in"],
+        prepared: Inputs | None = None,
+        generator: torch.Generator | None = None,
+        removed: Bool[Tensor, "out in"] | None = None,
     ) -> DynamicInt8Linear:
         return DynamicInt8Linear.of(weight)

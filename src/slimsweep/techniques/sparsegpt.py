@@ -4,19 +4,19 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from slimsweep import grid
 from slimsweep.columns import ColumnBlock, knob_faults, solve_columns
 from slimsweep.grid import Grid
 from slimsweep.hessian import FACTOR_BYTES, InverseFactor, factor_inverse, factor_name, gram
-from slimsweep.masks import any_of
+from slimsweep.layerwise import Pruned
 from slimsweep.models.language_model import LanguageModel, layer_shape
 from slimsweep.packed import install
 from slimsweep.packed.integer import IntegerLinear
 from slimsweep.pruning import Pruner
-from slimsweep.quantized import bits_per_weight, grid_faults, group_faults
+from slimsweep.quantized import GROUP_SIZE, bits_per_weight, grid_faults, group_faults
 from slimsweep.techniques.base import StageReport
 
 
@@ -27,10 +27,12 @@ class SparseGPT(Pruner):
     The mask of a block of columns is chosen over all rows at once, when the block is reached. With `bits` the
     weights that stay are rounded when their column is reached, and the layer is stored packed.
 
-    Source: arXiv:2301.00774, alg. 1, and sec. 3.5 for joint rounding. Departures: a zero stays zero and counts as
-    removed; a dead input loses its weights first, but only within the count. Grids span the weights before the solve.
+    Source: arXiv:2301.00774, alg. 1, and sec. 3.5 for joint rounding. Departures: what an earlier stage removed stays
+    removed, and its column is corrected for; a dead input loses its weights first, but only within the count. Grids
+    span the weights before the solve.
     """
 
+    version: ClassVar[int] = 2
     needs_calibration: ClassVar[bool] = True
     statistic_name: ClassVar[str] = "gram"
 
@@ -41,7 +43,7 @@ class SparseGPT(Pruner):
 
     bits: int | None = None
     """Bits of the weights that stay: 2, 3, 4 or 8; null: they are not rounded."""
-    group_size: int | None = None
+    group_size: int | None = GROUP_SIZE
     """With bits: neighbouring inputs that share a scale; null: a whole row. Must divide every input width."""
     grid: str = "asymmetric"
     """With bits: `symmetric`, `asymmetric` (integer zero-point) or `minimum` (float minimum)."""
@@ -68,7 +70,8 @@ class SparseGPT(Pruner):
         ]
 
     def faults(self, skeleton: LanguageModel) -> list[str]:
-        return super().faults(skeleton) or group_faults(self.targets(skeleton), self.group_size)
+        size = None if self.bits is None else self.group_size
+        return super().faults(skeleton) or group_faults(self.targets(skeleton), size)
 
     def apply(self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int) -> StageReport:
         report = super().apply(model, token_ids, seed)
@@ -113,9 +116,10 @@ class SparseGPT(Pruner):
         weight: Float[Tensor, "out in"],
         prepared: InverseFactor,
         generator: torch.Generator | None = None,
-    ) -> Float[Tensor, "out in"] | IntegerLinear:
+        removed: Bool[Tensor, "out in"] | None = None,
+    ) -> Pruned:
         turned, upper = weight.T.contiguous(), prepared.upper  # a column's weights side by side, see solve_columns
-        zeros = turned == 0
+        stays = torch.ones_like(turned, dtype=torch.bool) if removed is None else ~removed.T.contiguous()
         levels = None if self.bits is None else self._levels(weight)
         groups = None if levels is None else levels.group_of(weight.shape[1])
         solved, errors = torch.empty_like(turned), torch.empty_like(turned)
@@ -123,17 +127,21 @@ class SparseGPT(Pruner):
             these = slice(start, stop)
             # All corrections that earlier blocks owe this one, in one product.
             own = torch.addmm(turned[these], upper[:start, these].T, errors[:start], alpha=-1, out=solved[these])
-            scale, dead = prepared.scale[these], zeros[these]
-            # Groups are chosen on the way.
-            keep = ~dead if self.group else self.keep(own.abs().mul_(scale[:, None]).T, dead.T).T.contiguous()
+            scale = prepared.scale[these]
+            if not self.group:  # groups are chosen on the way
+                before = None if removed is None else removed[:, these]
+                stays[these] = self.keep(own.abs().mul_(scale[:, None]).T, before).T
             places = None if groups is None else groups[these]
-            block = (own, keep, errors[these], upper[these, these], scale, self.group, levels, places)
+            block = (own, stays[these], errors[these], upper[these, these], scale, self.group, levels, places)
             solve_columns(ColumnBlock(*block))
+        keep = stays.T.contiguous()
         if levels is not None:
-            return IntegerLinear.of(levels, levels.codes(solved.T.contiguous()))
-        if any_of(zeros):  # among them negative zeros, which keep their sign
-            solved = torch.where(zeros, turned, solved)
-        return solved.T.contiguous()
+            return Pruned(IntegerLinear.of(levels, levels.codes(solved.T.contiguous())), keep)
+        if bool(keep.all()):  # nothing was corrected; a correction by 0 may take the sign of a zero
+            return Pruned(weight, keep)
+        if removed is not None:  # among them negative zeros, which keep their sign
+            solved = torch.where(removed.T, turned, solved)
+        return Pruned(solved.T.contiguous(), keep)
 
     def _levels(self, weight: Float[Tensor, "out in"]) -> Grid:
         """Grids of the weights before the solve; all have 0 among their levels, since any weight may go."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import slimsweep.sparseml_run
 from slimsweep.errors import ModelError
-from slimsweep.layerwise import LayerReport, replace_weight
+from slimsweep.layerwise import LayerReport, Pruned, replace_weight
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.plain import plain_config
 from slimsweep.models.reduced import save
@@ -112,7 +112,8 @@ class SparseML(PeerPruner):
             with safe_open(file, framework="pt") as tensors, torch.no_grad():
                 written = {key.removesuffix(".weight") for key in tensors.keys()}  # noqa: SIM118 no mapping
                 for name in wanted.keys() & written:
-                    reports[name] = replace_weight(model, name, tensors.get_tensor(f"{name}.weight"))
+                    weight = tensors.get_tensor(f"{name}.weight")
+                    reports[name] = replace_weight(model, name, Pruned(weight, weight != 0))
         if missing := [name for name in wanted if name not in reports]:
             raise ModelError(f"sparseml wrote no weights of {', '.join(missing)}")
         return [reports[name] for name in wanted]

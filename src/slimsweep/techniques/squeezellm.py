@@ -12,6 +12,7 @@ from slimsweep import masks
 from slimsweep.cores import side_by_side
 from slimsweep.fisher import fisher_diagonal
 from slimsweep.kmeans import EXACT_LEVELS, row_levels
+from slimsweep.layer_mask import removed as removed_of
 from slimsweep.layerwise import LayerReport, replace_weight
 from slimsweep.models.language_model import LanguageModel, matrix
 from slimsweep.packed import PackedLinear
@@ -25,15 +26,15 @@ FRACTIONS = ("outlier_fraction", "sensitive_fraction")
 class SqueezeLLM(Quantizer):
     """Cluster each row's weights by Fisher-weighted k-means; outliers and the most sensitive weights stay in bf16.
 
-    `outlier_fraction` goes by magnitude over the layer, then `sensitive_fraction` by Fisher information; a zero is
-    kept apart only where nothing else is left. Levels are stored in bf16, codes chosen after.
+    `outlier_fraction` goes by magnitude over the layer, then `sensitive_fraction` by Fisher information; a removed
+    weight is kept apart only where nothing else is left. Levels are stored in bf16, codes chosen after.
 
     Source: arXiv:2306.07629, sec. 4.1 (eq. 4) and 4.2. Departures: up to 4 bits the clusters are the optimum, not
-        found by iterations; with preserve_sparsity a row that holds zeros has 0 as one of its levels; gradients are of
-        whole calibration sequences, of the model as it is when the stage begins.
+        found by iterations; with preserve_sparsity a row that holds removed weights has 0 as one of its levels;
+        gradients are of whole calibration sequences, of the model as it is when the stage begins.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     needs_calibration: ClassVar[bool] = True
     uses_gradients: ClassVar[bool] = True
 
@@ -69,7 +70,8 @@ class SqueezeLLM(Quantizer):
         fisher = fisher_diagonal(model, list(targets), token_ids)
 
         def solve(name: str) -> LayerReport:
-            found = self.compress_layer(matrix(targets[name]).float(), fisher.pop(name))
+            layer = targets[name]
+            found = self.compress_layer(matrix(layer).float(), fisher.pop(name), removed=removed_of(layer))
             return replace_weight(model, name, found)
 
         return side_by_side(solve, targets, model.compute_device)
@@ -79,10 +81,11 @@ class SqueezeLLM(Quantizer):
         weight: Float[Tensor, "out in"],
         prepared: Float[Tensor, "out in"],
         generator: torch.Generator | None = None,
+        removed: Bool[Tensor, "out in"] | None = None,
     ) -> TableLinear:
         """The layer that stores a weight; `prepared` is its diagonal Fisher information, on any scale."""
-        outliers = self.outliers(weight, prepared)
-        zeros = (weight == 0) & ~outliers & self.preserve_sparsity
+        outliers, zeros = self.outliers(weight, prepared, removed), self.zeros(removed)
+        zeros = torch.zeros_like(outliers) if zeros is None else zeros & ~outliers
         most = 2**self.bits
         holds = zeros.any(dim=1)
         if most <= EXACT_LEVELS:  # 0 is one of the clusters
@@ -96,11 +99,17 @@ class SqueezeLLM(Quantizer):
         table = table.to(torch.bfloat16).float()
         return TableLinear.of(table, weight, outliers)
 
-    def outliers(self, weight: Float[Tensor, "out in"], fisher: Float[Tensor, "out in"]) -> Bool[Tensor, "out in"]:
+    def outliers(
+        self,
+        weight: Float[Tensor, "out in"],
+        fisher: Float[Tensor, "out in"],
+        removed: Bool[Tensor, "out in"] | None = None,
+    ) -> Bool[Tensor, "out in"]:
         """The weights to keep apart: the largest, then the most sensitive of the others; the last of equals first."""
         large, sensitive = self._kept_apart(weight.numel())
         chosen = _highest(weight.abs().flatten(), large)
-        rest = fisher.flatten().masked_fill(weight.flatten() == 0, -1).masked_fill(chosen, -2)
+        rest = fisher.flatten() if removed is None else fisher.masked_fill(removed, -1).flatten()
+        rest = rest.masked_fill(chosen, -2)
         return (chosen | _highest(rest, sensitive)).view_as(weight)
 
     def _kept_apart(self, size: int) -> tuple[int, int]:

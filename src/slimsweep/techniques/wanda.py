@@ -4,11 +4,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from slimsweep import masks
+from slimsweep.finite import all_finite
 from slimsweep.hessian import squared_norm
+from slimsweep.layerwise import Pruned
 from slimsweep.pruning import Pruner
 
 
@@ -16,6 +18,7 @@ from slimsweep.pruning import Pruner
 class Wanda(Pruner):
     """Prune by weight magnitude times input norm, row by row. Source: arXiv:2306.11695, eq. 1."""
 
+    version: ClassVar[int] = 2
     needs_calibration: ClassVar[bool] = True
     statistic_name: ClassVar[str] = "squared_norm"
 
@@ -28,9 +31,13 @@ class Wanda(Pruner):
         weight: Float[Tensor, "out in"],
         prepared: Float[Tensor, " in"],
         generator: torch.Generator | None = None,
-    ) -> Float[Tensor, "out in"]:
+        removed: Bool[Tensor, "out in"] | None = None,
+    ) -> Pruned:
         score = weight.abs() * prepared.sqrt()
-        return masks.remove(weight, self.keep(score, weight == 0, unit="row"))
+        if not all_finite(prepared):  # a zero weight scores 0 whatever its input's norm
+            score = score.masked_fill(weight == 0, 0)
+        keep = self.keep(score, removed, unit="row")
+        return Pruned(masks.remove(weight, keep), keep)
 
     def units(self, rows: int, columns: int) -> list[tuple[int, int]]:
         return [(rows, columns)]
