@@ -105,7 +105,42 @@ def test_a_sweep_may_stop_at_its_first_failure(slimsweep, tmp_path):
 def test_a_dry_run_lists_jobs_and_runs_nothing(slimsweep, tmp_path):
     answer = slimsweep(*SMALL, "+sweeps=unstructured", "dry_run=true")
     assert "28 jobs, 0 done, 28 to run" in answer.out
-    assert not Store(tmp_path / "outputs").records() and not Store(tmp_path / "outputs").sweep_names()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [["technique=wanda"], ["-m", "technique=wanda,magnitude"]])
+def test_a_dry_run_writes_nothing(slimsweep, shared, tmp_path, arguments):
+    from test_store import contents
+
+    own = ["model=local", f"model.path={shared / 'models' / 'stories260K'}", f"cache_dir={tmp_path}/outputs/cache"]
+    small = [argument for argument in SMALL if not argument.startswith("model=")]
+    first = slimsweep(*arguments, *own, *small, "dry_run=true")
+    assert first.status == 0 and " missing  stories260K wanda" in first.out
+    assert list(tmp_path.iterdir()) == []
+    record = record_at(slimsweep("technique=wanda", *own, *small))
+    (tmp_path / "outputs" / "cache" / "digests" / "other.lock").touch()
+    before = contents(tmp_path)
+    second = slimsweep(*arguments, *own, *small, "dry_run=true")
+    assert f"{record['key'][:16]}  done     stories260K wanda" in second.out
+    assert contents(tmp_path) == before
+
+
+def test_a_damaged_record_is_computed_again_beside_other_damaged_files(slimsweep, tmp_path):
+    arguments = ("-m", *SMALL, "technique=wanda,magnitude", "sweep=mine")
+    assert slimsweep(*arguments).status == 0
+    store = Store(tmp_path / "outputs")
+    first, second = store.sweep_records("mine")
+    for path in (
+        *(store.folder(first["key"]) / name for name in ("record.json", "layers.json", "published.json")),
+        store.sweeps_dir / "mine" / "jobs.json",
+        store.sweeps_dir / "mine" / "published.json",
+    ):
+        path.write_bytes(b"")
+    again = slimsweep(*arguments)
+    assert again.status == 0 and "2 jobs, 1 already recorded" in again.out
+    assert again.out.count("record.json is damaged and counts as missing") == 1
+    assert [results(one) for one in store.sweep_records("mine")] == [results(first), results(second)]
+    assert (store.folder(first["key"]) / "layers.json").stat().st_size
 
 
 def test_shapes_alone_give_counts_and_reasons(slimsweep):

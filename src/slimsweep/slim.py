@@ -27,6 +27,9 @@ class Slim(TyperGroup):
         except SlimsweepError as error:
             typer.echo(f"slim: {error}", err=True)
             raise typer.Exit(1) from error
+        except PermissionError as error:  # figures and copies of models are written, where one may only read
+            typer.echo(f"slim: {error.filename}: {error.strerror}", err=True)
+            raise typer.Exit(1) from error
 
 
 app = typer.Typer(
