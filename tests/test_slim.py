@@ -137,6 +137,14 @@ def test_publish_names_the_allowed_modes(store, slim):
     assert result.exit_code == 1 and "auto, online, offline, disabled" in result.stderr
 
 
+def test_publish_says_that_wandb_is_disabled(store, slim, monkeypatch):
+    sweep(store, "mine", [record()])
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    result = slim("publish")
+    assert result.exit_code == 1 and "disabled by WANDB_MODE or `wandb disabled`: give --mode online" in result.stderr
+    assert slim("publish", "--mode", "offline").exit_code == 0
+
+
 def test_damaged_files_stop_no_command(store, slim, caplog, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     records = sweep(store, "mine", [record(), *curve("wanda")])
