@@ -243,3 +243,32 @@ def test_a_failure_outside_a_jobs_own_run_is_told_at_the_end(slimsweep, monkeypa
     monkeypatch.setattr(Store, "fault", lambda store: next(faults))
     answer = slimsweep(*SMALL, "+sweeps=dense")
     assert answer.status == 1 and "the disk is full" in answer.err
+
+
+LINE = "Once upon a time there was a little dog who liked to run in the park. " * 40
+
+
+def test_users_texts_as_people_have_them_calibrate_and_measure(slimsweep, tmp_path):
+    texts = {
+        "surrogate.jsonl": '{"text": "' + LINE + '\\ud83d"}\n',
+        "lines.json": json.dumps([{"text": LINE}] * 4),
+        "marked.txt": "\ufeff" + LINE,
+    }
+    for name, content in texts.items():
+        (tmp_path / name).write_text(content, encoding="utf-8")
+        path = tmp_path / name
+        answer = slimsweep(
+            *(*SMALL, "technique=wanda", "calibration=text", f"calibration.path={path}"),
+            f"evaluation.corpora=[{{name: mine, path: {path}}}]",
+        )
+        assert answer.status == 0, answer.err
+        assert record_at(answer)["perplexity_mine"] > 1
+
+
+def test_a_text_in_another_column_is_told_and_read_by_its_name(slimsweep, tmp_path):
+    path = tmp_path / "other.jsonl"
+    path.write_text(json.dumps({"content": LINE}) + "\n")
+    arguments = (*SMALL, "technique=wanda", "calibration=text", f"calibration.path={path}")
+    refused = slimsweep(*arguments)
+    assert refused.status == 1 and "columns there: content" in refused.err and "Traceback" not in refused.err
+    assert slimsweep(*arguments, "calibration.column=content").status == 0
