@@ -105,7 +105,42 @@ def test_a_sweep_may_stop_at_its_first_failure(slimsweep, tmp_path):
 def test_a_dry_run_lists_jobs_and_runs_nothing(slimsweep, tmp_path):
     answer = slimsweep(*SMALL, "+sweeps=unstructured", "dry_run=true")
     assert "28 jobs, 0 done, 28 to run" in answer.out
-    assert not Store(tmp_path / "outputs").records() and not Store(tmp_path / "outputs").sweep_names()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [["technique=wanda"], ["-m", "technique=wanda,magnitude"]])
+def test_a_dry_run_writes_nothing(slimsweep, shared, tmp_path, arguments):
+    from test_store import contents
+
+    own = ["model=local", f"model.path={shared / 'models' / 'stories260K'}", f"cache_dir={tmp_path}/outputs/cache"]
+    small = [argument for argument in SMALL if not argument.startswith("model=")]
+    first = slimsweep(*arguments, *own, *small, "dry_run=true")
+    assert first.status == 0 and " missing  stories260K wanda" in first.out
+    assert list(tmp_path.iterdir()) == []
+    record = record_at(slimsweep("technique=wanda", *own, *small))
+    (tmp_path / "outputs" / "cache" / "digests" / "other.lock").touch()
+    before = contents(tmp_path)
+    second = slimsweep(*arguments, *own, *small, "dry_run=true")
+    assert f"{record['key'][:16]}  done     stories260K wanda" in second.out
+    assert contents(tmp_path) == before
+
+
+def test_a_damaged_record_is_computed_again_beside_other_damaged_files(slimsweep, tmp_path):
+    arguments = ("-m", *SMALL, "technique=wanda,magnitude", "sweep=mine")
+    assert slimsweep(*arguments).status == 0
+    store = Store(tmp_path / "outputs")
+    first, second = store.sweep_records("mine")
+    for path in (
+        *(store.folder(first["key"]) / name for name in ("record.json", "layers.json", "published.json")),
+        store.sweeps_dir / "mine" / "jobs.json",
+        store.sweeps_dir / "mine" / "published.json",
+    ):
+        path.write_bytes(b"")
+    again = slimsweep(*arguments)
+    assert again.status == 0 and "2 jobs, 1 already recorded" in again.out
+    assert again.out.count("record.json is damaged and counts as missing") == 1
+    assert [results(one) for one in store.sweep_records("mine")] == [results(first), results(second)]
+    assert (store.folder(first["key"]) / "layers.json").stat().st_size
 
 
 def test_shapes_alone_give_counts_and_reasons(slimsweep):
@@ -208,3 +243,32 @@ def test_a_failure_outside_a_jobs_own_run_is_told_at_the_end(slimsweep, monkeypa
     monkeypatch.setattr(Store, "fault", lambda store: next(faults))
     answer = slimsweep(*SMALL, "+sweeps=dense")
     assert answer.status == 1 and "the disk is full" in answer.err
+
+
+LINE = "Once upon a time there was a little dog who liked to run in the park. " * 40
+
+
+def test_users_texts_as_people_have_them_calibrate_and_measure(slimsweep, tmp_path):
+    texts = {
+        "surrogate.jsonl": '{"text": "' + LINE + '\\ud83d"}\n',
+        "lines.json": json.dumps([{"text": LINE}] * 4),
+        "marked.txt": "\ufeff" + LINE,
+    }
+    for name, content in texts.items():
+        (tmp_path / name).write_text(content, encoding="utf-8")
+        path = tmp_path / name
+        answer = slimsweep(
+            *(*SMALL, "technique=wanda", "calibration=text", f"calibration.path={path}"),
+            f"evaluation.corpora=[{{name: mine, path: {path}}}]",
+        )
+        assert answer.status == 0, answer.err
+        assert record_at(answer)["perplexity_mine"] > 1
+
+
+def test_a_text_in_another_column_is_told_and_read_by_its_name(slimsweep, tmp_path):
+    path = tmp_path / "other.jsonl"
+    path.write_text(json.dumps({"content": LINE}) + "\n")
+    arguments = (*SMALL, "technique=wanda", "calibration=text", f"calibration.path={path}")
+    refused = slimsweep(*arguments)
+    assert refused.status == 1 and "columns there: content" in refused.err and "Traceback" not in refused.err
+    assert slimsweep(*arguments, "calibration.column=content").status == 0

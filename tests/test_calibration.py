@@ -109,3 +109,15 @@ def test_the_quick_calibration_of_the_embedded_text(tmp_path, smollm2):
 def test_sequences_longer_than_the_model_takes_are_a_fault(tiny_source, tmp_path):
     calibration = Calibration(corpus="movie_reviews_calibration", sequences=2, tokens=512, draw="joined")
     assert "calibration.tokens=128" in calibration.faults(tiny_source, Corpora(None, tmp_path))[0]
+
+
+def test_a_column_needs_a_file_and_only_its_text_counts_in_keys(tmp_path, corpora, tiny_source):
+    from slimsweep.keys import identity
+
+    (tmp_path / "other.jsonl").write_text((tmp_path / "mine.jsonl").read_text().replace("text", "content"))
+    plain, other = drawn(tmp_path), drawn(tmp_path, path=str(tmp_path / "other.jsonl"), column="content")
+    assert other.digest(corpora) == plain.digest(corpora) and identity(other) == identity(plain)
+    tokenizer = tiny_source.tokenizer()
+    assert other.sample(tokenizer, corpora, seed=0).equal(plain.sample(tokenizer, corpora, seed=0))
+    with pytest.raises(ValueError, match="add calibration.path=FILE"):
+        drawn(tmp_path, path=None, column="content")

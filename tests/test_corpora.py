@@ -132,3 +132,32 @@ def test_tokenizers_that_split_alike_share_a_digest(tiny_source, stories260k_sou
     own, other = tokenizer_digest(tiny_source.tokenizer()), tokenizer_digest(stories260k_source.tokenizer())
     assert own != other
     assert tokenizer_digest(byte_tokenizer()) == own
+
+
+def test_a_users_column_is_chosen_by_name(corpora, tmp_path):
+    put(tmp_path, "mine.csv", "content,0\none,two\nthree,four\n")
+    spec = {"name": "mine", "path": str(tmp_path / "mine.csv")}
+    assert corpora.text({**spec, "column": "content"}).documents == ["one", "three"]
+    assert corpora.text({**spec, "column": 0}).documents == ["two", "four"]
+    fault = corpora.fault(spec)
+    assert "row 1 has no text in its column 'text'; columns there: content, 0. " in fault
+    assert "calibration.column=NAME, or column: NAME" in fault
+
+
+@pytest.mark.parametrize("value", [None, 7, ["a"]])
+def test_a_row_without_text_is_named(corpora, tmp_path, value):
+    import json
+
+    put(tmp_path, "mine.json", json.dumps([{"text": "a"}, {"text": value}]))
+    assert "row 2 has no text in its column 'text'" in corpora.fault(
+        {"name": "mine", "path": str(tmp_path / "mine.json")}
+    )
+
+
+def test_a_mark_at_the_start_is_no_text(corpora, tmp_path):
+    put(tmp_path, "plain.txt", "Once upon a time")
+    put(tmp_path, "marked.TXT", "\ufeffOnce upon a time")
+    plain, marked = (
+        corpora.text({"name": "mine", "path": str(tmp_path / name)}) for name in ("plain.txt", "marked.TXT")
+    )
+    assert marked.documents == ["Once upon a time"] and marked.digest == plain.digest

@@ -1,3 +1,4 @@
+import csv
 import gzip
 import json
 
@@ -120,3 +121,114 @@ def test_a_text_file_can_be_one_document(tmp_path):
     assert Rows(files=("a.txt",), one_document=True).read(tmp_path, tmp_path)[0] == [{"text": "one\n\ntwo\n"}]
     (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in "ab"))
     assert len(Rows(files=("a.jsonl",), one_document=True).read(tmp_path, tmp_path)[0]) == 2
+
+
+ROWS = [{"text": "caf\u00e9\nnext line", "id": "1"}, {"text": 'a "quoted", text' * 20_000, "id": "2"}]
+
+
+def packed(content: bytes) -> bytes:
+    return gzip.compress(content)
+
+
+def as_csv(delimiter: str) -> bytes:
+    import io
+
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, ["text", "id"], delimiter=delimiter)
+    writer.writeheader()
+    writer.writerows(ROWS)
+    return text.getvalue().encode()
+
+
+def as_parquet() -> bytes:
+    import io
+
+    import pyarrow
+    import pyarrow.parquet
+
+    sink = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), sink)
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.JSONL", "\n".join(map(json.dumps, ROWS)).encode()),
+        ("a.json", json.dumps(ROWS, indent=2).encode()),
+        ("a.Json", json.dumps(ROWS).encode()),
+        ("a.json", "\n".join(map(json.dumps, ROWS)).encode()),
+        ("a.jsonl", ("\ufeff" + "\n\ufeff".join(json.dumps(row, ensure_ascii=False) for row in ROWS)).encode()),
+        ("a.csv", as_csv(",")),
+        ("a.CSV", b"\xef\xbb\xbf" + as_csv(",")),
+        ("a.tsv", as_csv("\t")),
+        ("a.parquet", as_parquet()),
+        ("a.jsonl.gz", packed("\n".join(map(json.dumps, ROWS)).encode())),
+        ("a.csv.GZ", packed(as_csv(","))),
+        ("a.Parquet.gz", packed(as_parquet())),
+    ],
+)
+def test_the_same_rows_of_every_kind_of_file(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    assert read_file(tmp_path / name) == ROWS
+
+
+def test_json_rows_may_be_texts_or_one_object(tmp_path):
+    (tmp_path / "a.json").write_text('["a", "b"]')
+    (tmp_path / "b.jsonl").write_text('"a"\n"b"\n')
+    (tmp_path / "c.json").write_text(json.dumps({"text": "a", "id": 1}, indent=2))
+    assert read_file(tmp_path / "a.json") == read_file(tmp_path / "b.jsonl") == [{"text": "a"}, {"text": "b"}]
+    assert read_file(tmp_path / "c.json") == [{"text": "a", "id": 1}]
+
+
+def test_half_characters_are_replaced_and_the_first_row_is_named(tmp_path, caplog):
+    rows = [
+        r'{"text": "\ud83d\ude00 whole"}',
+        r'{"text": "cut \ud83d", "more": ["\uDE00 b"]}',
+        r'{"text": "\udc00\ud800"}',
+    ]
+    (tmp_path / "a.jsonl").write_text("\n".join(rows))
+    (tmp_path / "a.json").write_text(f"[{','.join(rows)}]")
+    expected = [
+        {"text": "\U0001f600 whole"},
+        {"text": "cut \ufffd", "more": ["\ufffd b"]},
+        {"text": "\ufffd\ufffd"},
+    ]
+    for name in ("a.jsonl", "a.json"):
+        assert read_file(tmp_path / name) == expected
+        assert f"{name}: 2 rows hold half a character" in caplog.text and "the first is row 2" in caplog.text
+
+
+@pytest.mark.parametrize("pack", [bytes, packed])
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"text\n" + b"a" * 20_000 + "caf\u00e9".encode("latin-1"), "byte 20008 is 0xe9"),
+        ("text\ncaf\u00e9 \u20ac".encode("utf-16"), r"byte 0 is 0xff \(it begins like UTF-16\)"),
+        ("text".encode("utf-16-be"), "byte 0 is 0x00"),
+        (b'"text"\ncut \xed\xa0\xbd', "byte 11 is 0xed"),
+    ],
+)
+def test_another_encoding_is_refused_with_the_byte(tmp_path, pack, name, content, message):
+    if name == "a.jsonl":
+        content = content.replace(b"text\na", b'"ext"\n', 1)
+    path = tmp_path / (name if pack is bytes else f"{name}.gz")
+    path.write_bytes(pack(content))
+    with pytest.raises(CorpusError, match=rf"{path.name} is not UTF-8: {message}.*Save it as UTF-8"):
+        read_file(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", '{"text": "a"}\n{"text": ', "line 2 is no JSON"),
+        ("a.json", "{\n broken", "line 1 is no JSON"),
+        ("a.json", '[{"text": "a"}, 7]', "row 2 is 7"),
+        ("a.csv", 'text\n"never closed\nb\nc\n', "unexpected end of data"),
+    ],
+)
+def test_a_damaged_row_is_named(tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(CorpusError, match=message):
+        read_file(tmp_path / name)

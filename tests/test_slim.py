@@ -1,4 +1,6 @@
 import json
+import logging
+import os
 
 import pytest
 from made_up import curve, record, sweep
@@ -133,3 +135,65 @@ def test_publish_sends_every_record_and_sweep(store, slim, tmp_path, monkeypatch
 def test_publish_names_the_allowed_modes(store, slim):
     result = slim("publish", "--mode", "on")
     assert result.exit_code == 1 and "auto, online, offline, disabled" in result.stderr
+
+
+def test_publish_says_that_wandb_is_disabled(store, slim, monkeypatch):
+    sweep(store, "mine", [record()])
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    result = slim("publish")
+    assert result.exit_code == 1 and "disabled by WANDB_MODE or `wandb disabled`: give --mode online" in result.stderr
+    assert slim("publish", "--mode", "offline").exit_code == 0
+
+
+def test_damaged_files_stop_no_command(store, slim, caplog, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    records = sweep(store, "mine", [record(), *curve("wanda")])
+    sweep(store, "lost", [records[0]])
+    folders = [store.folder(one["key"]) for one in records]
+    for path in (folders[1] / "record.json", folders[1] / "layers.json", folders[2] / "layers.json"):
+        path.write_bytes(path.read_bytes()[:20])
+    (folders[1] / "failure.json").write_text("")
+    (store.sweeps_dir / "lost" / "jobs.json").write_text("[")
+    status = slim("status", "mine")
+    assert status.exit_code == 0 and "4 jobs, 3 done, 0 running, 0 failed, 1 missing" in status.stdout
+    assert slim("status").stdout == status.stdout.splitlines(keepends=True)[0]
+    kept = [records[0], *records[2:]]
+    assert json.loads(slim("table", "mine", "--format", "json").stdout) == kept
+    assert len(json.loads(slim("table", "--format", "json").stdout)) == 3
+    assert json.loads(slim("show", records[2]["key"][:12]).stdout) == records[2]
+    damaged = slim("show", records[1]["key"][:12])
+    assert damaged.exit_code == 1 and "no record starts with" in damaged.stderr
+    assert slim("figures", "ratio_curve", "--sweep", "mine").exit_code == 0
+    assert "3 of 3 records published" in slim("publish").stdout
+    lost = slim("table", "lost")
+    assert lost.exit_code == 1 and "slimsweep +sweeps=lost" in lost.stderr
+    warned = [line.getMessage() for line in caplog.records if line.levelno == logging.WARNING]
+    assert len(warned) == 3  # each file once, however many commands read it
+    for name in ("record.json", "failure.json", "jobs.json"):
+        assert sum(f"{name} is damaged" in line for line in warned) == 1
+
+
+def test_reading_commands_write_nothing(store, slim, tmp_path, monkeypatch):
+    from test_store import contents
+
+    done, *others = sweep(store, "mine", [record(), *curve("wanda")])
+    (store.folder(others[0]["key"]) / "record.json").unlink()
+    with store.claim(others[0]["key"]):
+        before = contents(tmp_path)
+
+        def refused(path, *_, **__):
+            raise PermissionError(13, "Permission denied", str(path))
+
+        for name in ("mkdir", "replace", "unlink"):
+            monkeypatch.setattr(os, name, refused)
+        monkeypatch.setattr("filelock.FileLock.acquire", refused)
+        running = slim("status", "mine")
+        assert running.exit_code == 0 and "3 done, 1 running" in running.stdout
+        for words in (["status"], ["table"], ["table", "mine"], ["show", done["key"][:9]], ["cache"]):
+            assert slim(*words).exit_code == 0
+        assert slim("compare", "mine", "mine").exit_code == 0
+        refusal = slim("figures", "ratio_curve", "--sweep", "mine")  # writes, and says where it may not
+        assert refusal.exit_code == 1 and refusal.stderr == f"slim: {tmp_path / 'figures'}: Permission denied\n"
+        assert contents(tmp_path) == before
+        monkeypatch.undo()
+    assert "3 done, 0 running, 0 failed, 1 missing" in slim("status", "mine").stdout

@@ -1,4 +1,5 @@
 import multiprocessing
+import os
 
 import pytest
 
@@ -99,3 +100,65 @@ def test_too_little_space_is_a_fault(store, monkeypatch):
     usage = type("Usage", (), {"free": 2**20})
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
     assert "1 MiB free" in store.fault()
+
+
+@pytest.mark.parametrize("content", [b"", b'{"key": "ab', b"[]", b"null", b"{}", b"\0" * 64, b"\xff"])
+def test_a_damaged_record_counts_as_missing_and_is_named_once(store, caplog, content):
+    store.write({"key": OTHER}, layers=[])
+    path = store.write({"key": KEY}, layers=[])
+    path.write_bytes(content)
+    store.open_sweep("s", [job(KEY), job(OTHER)])
+    assert [record["key"] for record in store.records()] == [OTHER] == [r["key"] for r in store.sweep_records("s")]
+    assert store.read(KEY) is None and [status.state for status in store.status("s")] == ["missing", "done"]
+    with pytest.raises(StoreError, match="no record starts with 'abab'"):
+        store.find("abab")
+    assert caplog.text.count(f"{path} is damaged and counts as missing") == 1
+    store.write({"key": KEY, "x": 1}, layers=[])
+    assert store.read(KEY) == {"key": KEY, "x": 1}
+
+
+@pytest.mark.parametrize("content", ["", '{"rea', "{}", '"text"'])
+def test_a_damaged_failure_leaves_the_job_missing(store, caplog, content):
+    store.open_sweep("s", [job(KEY)])
+    store.write_failure(KEY, "ValueError: too small")
+    (store.folder(KEY) / "failure.json").write_text(content)
+    assert [(status.state, status.reason) for status in store.status("s")] == [("missing", "")]
+    assert "failure.json is damaged" in caplog.text
+
+
+@pytest.mark.parametrize("content", ["", '[{"key": "', "{}", "[1]", '[{"key": "a"}]'])
+def test_a_damaged_list_of_jobs_costs_its_own_sweep_only(store, caplog, content):
+    for name in ("good", "bad"):
+        store.open_sweep(name, [job(KEY)])
+    (store.sweeps_dir / "bad" / "jobs.json").write_text(content)
+    assert store.sweep_names() == ["good"] == store.sweeps_of(KEY)
+    with pytest.raises(StoreError, match=r"bad/jobs\.json is damaged \(known: good\)\. Run: slimsweep \+sweeps=bad"):
+        store.sweep_jobs("bad")
+    assert caplog.text.count("counts as missing") == 1
+    store.open_sweep("bad", [job(KEY)])
+    assert store.sweep_names() == ["bad", "good"]
+
+
+def contents(folder):
+    """Every path below a folder with the time its entry and its contents last changed."""
+    stats = {path: path.lstat() for path in (folder, *folder.rglob("*"))}
+    return {path: (stat.st_mtime_ns, stat.st_ctime_ns) for path, stat in stats.items()}
+
+
+def test_reading_changes_nothing_and_takes_no_lock_to_write(store, tmp_path, monkeypatch):
+    with store.claim(OTHER):
+        pass
+    (store.folder("ef" * 32)).mkdir()
+    (store.folder("ef" * 32) / ".lock").symlink_to("nowhere")
+    store.open_sweep("s", [job(KEY), job(OTHER), job("ef" * 32)])
+    before = contents(tmp_path)
+
+    def refused(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    for name in ("mkdir", "replace"):
+        monkeypatch.setattr(os, name, refused)
+    monkeypatch.setattr("slimsweep.store.FileLock", refused)
+    assert [status.state for status in store.status("s")] == ["missing"] * 3
+    assert store.records() == [] and store.sweep_names() == ["s"] and not store.is_claimed("12" * 32)
+    assert contents(tmp_path) == before

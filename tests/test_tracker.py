@@ -12,16 +12,21 @@ from made_up import curve, record
 from slimsweep import tracker as tracker_module
 from slimsweep.tracker import NoTracker, Wandb, has_key, stop_service
 
-WANDB_VARIABLES = ("MODE", "PROJECT", "ENTITY", "TAGS", "NOTES", "DIR", "API_KEY", "BASE_URL", "IDENTITY_TOKEN_FILE")
+WANDB_VARIABLES = (
+    *("MODE", "PROJECT", "ENTITY", "TAGS", "NOTES", "DIR", "API_KEY", "BASE_URL", "IDENTITY_TOKEN_FILE", "CONFIG_DIR"),
+    *("SWEEP_ID", "SWEEP_PARAM_PATH", "RUN_ID", "RESUME", "LAUNCH", "RUN_GROUP"),
+)
 
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch, tmp_path):
-    """No key, no WANDB_* of the developer, an empty home."""
+    """No key, no WANDB_* of the developer, an empty home and working directory."""
     for name in WANDB_VARIABLES:
         monkeypatch.delenv(f"WANDB_{name}", raising=False)
     monkeypatch.delenv("NETRC", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setattr(tracker_module, "_unreachable", False)
 
 
@@ -33,6 +38,11 @@ def inspect(run: Path, *options: str) -> str:
     """What `wandb leet inspect` reads back from a run on disk."""
     command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", *options, "--json", str(run)]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def fresh_wandb():
+    """Forget wandb's own settings: it reads files and environment once in a process."""
+    stop_service()
 
 
 def header(run: Path) -> dict:
@@ -111,7 +121,7 @@ def test_the_environment_wins(tmp_path, monkeypatch):
         monkeypatch.setenv(f"WANDB_{name}", value)
     monkeypatch.setenv("WANDB_DIR", str(tmp_path / "elsewhere"))
     monkeypatch.setenv("WANDB_MODE", "offline")
-    Wandb(project="mine", tags=("own",), notes="own", mode="online").publish(record(), [], tmp_path)
+    Wandb(project="mine", tags=("own",), notes="own").publish(record(), [], tmp_path)
     (run,) = runs(tmp_path / "elsewhere")
     read = json.loads(inspect(run, "--summary"))
     assert read["project"] == "theirs" and read["notes"] == "noted"
@@ -173,17 +183,17 @@ def test_a_folder_that_cannot_be_written_is_only_a_warning(tmp_path, caplog):
 
 
 def test_auto_is_online_only_with_a_key(tmp_path, monkeypatch):
-    assert not has_key() and Wandb()._mode() == "offline"
+    assert not has_key() and Wandb().resolved_mode() == "offline"
     home = Path(os.environ["HOME"])
     home.mkdir()
     (home / ".netrc").write_text("machine api.wandb.ai login user password " + "0" * 40)
-    assert has_key() and Wandb()._mode() == "online"
+    assert has_key() and Wandb().resolved_mode() == "online"
     monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
     assert not has_key()
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     assert has_key()
     monkeypatch.setenv("WANDB_MODE", "offline")
-    assert Wandb()._mode() == "offline"
+    assert Wandb().resolved_mode() == "offline"
 
 
 def test_a_mistyped_mode_names_what_is_allowed():
@@ -194,4 +204,84 @@ def test_a_mistyped_mode_names_what_is_allowed():
 def test_no_tracker_leaves_nothing(tmp_path):
     assert NoTracker().publish(record(), [], tmp_path) is False
     assert NoTracker().publish_sweep("s", [], [], tmp_path) is False
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [tmp_path / "here"]
+
+
+def wandb_command(*words: str) -> None:
+    subprocess.run([str(Path(sys.executable).parent / "wandb"), *words], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("folder", ["", "elsewhere"])
+def test_what_wandbs_own_commands_chose_holds_until_a_mode_is_given(tmp_path, monkeypatch, folder):
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)  # alone it would mean online
+    if folder:
+        monkeypatch.setenv("WANDB_DIR", str(tmp_path / folder))
+    wandb_command("disabled")
+    assert Wandb().publish(record(), [], tmp_path) is False and not (tmp_path / "wandb").exists()
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert Wandb().resolved_mode() == "offline"
+    monkeypatch.setenv("WANDB_MODE", "dryrun")
+    assert Wandb().resolved_mode() == "offline" and Wandb(mode="online").resolved_mode() == "online"
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    fresh_wandb()
+    assert Wandb(mode="offline").publish(record(), [], tmp_path) is True
+    assert len(runs(tmp_path / folder)) == 1
+    monkeypatch.delenv("WANDB_MODE")
+    wandb_command("offline")
+    assert Wandb().resolved_mode() == "offline"
+    wandb_command("online")
+    assert Wandb().resolved_mode() == "online"
+
+
+def test_the_folders_settings_win_over_the_users_and_below_the_fields(tmp_path, monkeypatch):
+    user = Path(os.environ["HOME"]) / ".config" / "wandb" / "settings"
+    user.parent.mkdir(parents=True)
+    user.write_text("[default]\nmode = disabled\nentity = us\nproject = ours\nbase_url = https://wandb.example.org\n")
+    assert Wandb().resolved_mode() == "disabled"
+    (Path(os.environ["HOME"]) / ".netrc").write_text("machine wandb.example.org login user password " + "0" * 40)
+    assert has_key()
+    Path("wandb").mkdir()
+    Path("wandb/settings").write_text("[default]\nmode = offline\nproject = 50%\n")
+    assert Wandb().resolved_mode() == "offline"
+    Path("wandb/settings").write_text("[default]\nmode = offline\nproject = mine\n")
+    fresh_wandb()
+    for tracker, project in ((Wandb(), "mine"), (Wandb(project="given"), "given")):
+        tracker.publish(record(), [], tmp_path)
+        read = header(runs(tmp_path)[0])
+        assert (read["project"], read["entity"]) == (project, "us")
+    Path("wandb/settings").write_bytes(b"\xff no settings")
+    assert Wandb().resolved_mode() == "disabled"
+
+
+def test_a_key_keeps_its_run_under_an_agent(tmp_path, monkeypatch):
+    Path("parameters.yaml").write_text("foreign:\n  value: 1\n")
+    agent = {"SWEEP_ID": "abc123", "RUN_ID": "agents", "RESUME": "must", "LAUNCH": "true", "PROJECT": "theirs"}
+    for name, value in (agent | {"SWEEP_PARAM_PATH": str(Path("parameters.yaml").absolute())}).items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    for name, value in {"TRAINING_JOB_NAME": "sagemakers", "SM_TRAINING_ENV": "{}", "CURRENT_HOST": "h"}.items():
+        monkeypatch.setenv(name, value)
+    fresh_wandb()
+    records = [record("wanda", 0.5), record("wanda", 0.6)]
+    assert all(Wandb().publish(one, ["mine"], tmp_path) for one in records)
+    assert Wandb().publish_sweep("mine", records, [], tmp_path)
+    found = {read["run_id"]: read for read in map(header, runs(tmp_path))}
+    assert set(found) == {"sweep-mine", *(one["key"][:16] for one in records)}
+    assert found[records[0]["key"][:16]]["sweep_id"] == "abc123" and not found["sweep-mine"].get("sweep_id")
+    assert all("foreign" not in inspect(run) for run in runs(tmp_path))
+    for name in agent:
+        monkeypatch.delenv(f"WANDB_{name}")
+    fresh_wandb()
+    assert Wandb().publish(records[0], ["mine"], tmp_path)  # as `slim publish` does afterwards
+    assert len(runs(tmp_path)) == 3
+    fresh_wandb()
+
+
+def test_a_run_replaces_its_own_folders_and_no_others(tmp_path):
+    (tmp_path / ".wandb").mkdir()  # where W&B then puts its runs
+    kept = [tmp_path / ".wandb" / f"offline-run-20200101_000000-sweep-{name}" for name in ("a-1", "sweep-a", "b")]
+    for folder in kept:
+        folder.mkdir()
+    for _ in range(4):  # some within one second, which W&B numbers
+        assert Wandb().publish_sweep("a", [record()], [], tmp_path)
+    left = {path.name for path in (tmp_path / ".wandb").glob("offline-run-*")}
+    assert {path.name for path in kept} < left and len(left) == 4

@@ -2,11 +2,13 @@
 
 import atexit
 import difflib
+import functools
 import gc
 import logging
 import os
 import shutil
 import sys
+import tempfile
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +32,10 @@ UNNAMED_SWEEP = "multirun"
 """Name of a sweep given on the command line (`-m`) without `sweep=NAME`."""
 
 OmegaConf.register_new_resolver("slimsweep.path", lambda path: str(project_path(path)), replace=True)
+# Hydra makes the folder of a run before the job begins; a dry run makes none.
+OmegaConf.register_new_resolver(
+    "slimsweep.run_folder", lambda path, dry_run: "." if dry_run is True else str(project_path(path)), replace=True
+)
 OmegaConf.register_new_resolver("slimsweep.sweep", lambda name: name or UNNAMED_SWEEP, replace=True)
 
 
@@ -94,20 +100,40 @@ def choices(group: Path) -> list[str]:
 def job(config: DictConfig) -> str | None:
     """Run one composed experiment, or find its record; returns the path of record.json."""
     hydra_config = HydraConfig.get()
+    keep_no_cache_of_a_dry_run(config)
     experiment = Experiment.of(config, list(hydra_config.overrides.task))
     experiment.check()
     warn_of_idle_ratio(experiment, config, list(hydra_config.overrides.task))
     store = Store(experiment.outputs_dir)
-    fault = store.fault()
-    if fault:
-        raise ConfigError([fault])
     if config.dry_run:
         state = "done" if store.read(experiment.key) else "missing"
         print(f"{experiment.key[:16]}  {state:8} {experiment.label}")
         return None
+    fault = store.fault()
+    if fault:
+        raise ConfigError([fault])
     path = perform(experiment, store)
     print(path, flush=True)
     return str(path)
+
+
+def keep_no_cache_of_a_dry_run(config: DictConfig) -> None:
+    """Let a dry run read what `cache_dir` holds and add nothing to it."""
+    if config.get("dry_run") is True and config.get("cache_dir"):
+        config.cache_dir = _throwaway_cache(config.cache_dir)
+
+
+@functools.cache
+def _throwaway_cache(cache_dir: str) -> str:
+    """A temporary folder, removed at exit, with links to what a cache holds."""
+    folder = Path(tempfile.mkdtemp(prefix="slimsweep-dry-run-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for part in Path(cache_dir).absolute().glob("*/"):
+        (folder / part.name).mkdir()
+        for entry in part.iterdir():
+            if not entry.name.endswith((".lock", ".partial")):  # a lock must not be a link
+                (folder / part.name / entry.name).symlink_to(entry)
+    return str(folder)
 
 
 def warn_of_idle_ratio(experiment: Experiment, config: DictConfig, overrides: list[str]) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from slimsweep.corpora import Corpora, Text, tokenize
 from slimsweep.errors import TooFewTokensError
 from slimsweep.evaluation.base import longest_context
+from slimsweep.rows import KINDS
 
 DRAWS = ("document", "joined")
 
@@ -24,7 +25,7 @@ class Calibration:
     """
 
     corpus: str | dict[str, str]
-    """A corpus by name, or a file as `{name: mine, path: FILE}`."""
+    """A corpus by name, or a file as `{name: mine, path: FILE, column: text}`."""
     sequences: int
     """Number of sequences drawn, with replacement."""
     tokens: int
@@ -33,6 +34,8 @@ class Calibration:
     """`document`: a window of a random document that is longer than it; `joined`: of the whole joined text."""
     path: str | None = None
     """File of the corpus that the field `corpus` names; None for a known corpus."""
+    column: str | int | None = None
+    """Column of that file that holds the text; None: text."""
 
     def __post_init__(self) -> None:
         for name in ("sequences", "tokens"):
@@ -41,15 +44,19 @@ class Calibration:
                 raise ValueError(f"calibration.{name}={value!r}: give an integer of at least 1")
         if self.draw not in DRAWS:
             raise ValueError(f"calibration.draw={self.draw!r}: give one of {', '.join(DRAWS)}")
+        if self.column is not None and not self.path:
+            raise ValueError(f"calibration.column={self.column!r} is of a file of yours: add calibration.path=FILE")
 
     @property
     def _corpus(self) -> str | dict[str, str]:
-        return {"name": self.corpus, "path": self.path} if self.path else self.corpus
+        if not self.path:
+            return self.corpus
+        return {"name": self.corpus, "path": self.path} | ({} if self.column is None else {"column": self.column})
 
     def faults(self, source: Any, corpora: Corpora) -> list[str]:
         """What stands against drawing these sequences: text, tokenizer or length. Reads no weights."""
         if self.corpus == "text" and not self.path:
-            return ["calibration=text reads a file of yours: add calibration.path=FILE (.txt or .jsonl)"]
+            return [f"calibration=text reads a file of yours: add calibration.path=FILE (.{', .'.join(KINDS)})"]
         if fault := corpora.fault(self._corpus):
             return [fault]
         tokenizer = source.tokenizer()

@@ -15,11 +15,11 @@ from torch import Tensor
 from slimsweep.corpus import CORPORA, Corpus
 from slimsweep.errors import CorpusError
 from slimsweep.paths import project_path
-from slimsweep.rows import Rows
+from slimsweep.rows import KINDS, Rows, kind_of
 
 SHORT_DIGEST = 8
 """Hexadecimal digits of a digest in a protocol id."""
-USER_FILE_SUFFIXES = (".txt", ".jsonl")
+SHOWN_COLUMNS = 12
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ _tokenizer_digests: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
 class Corpora:
-    """Every corpus by name, or a user's file as `{name: mine, path: FILE}`."""
+    """Every corpus by name, or a user's file as `{name: mine, path: FILE, column: text}`."""
 
     def __init__(self, data_dir: Path | None, cache_dir: Path):
         """`data_dir` holds local copies, which win over the hub; `cache_dir` takes what the hub sends."""
@@ -69,17 +69,17 @@ class Corpora:
         spec = user_file(corpus) if isinstance(corpus, dict) else named(corpus)
         path = spec.rows.local_path(self.data_dir)
         stamp = (str(path), path.stat().st_size, path.stat().st_mtime_ns) if path else None
-        key = (spec.name, stamp)
+        key = (spec.name, spec.column, stamp)
         if key not in _texts:
             _texts[key] = self._read(spec)
         return _texts[key]
 
     def _read(self, spec: Corpus) -> Text:
         rows, origin = spec.rows.read(self.data_dir, self.cache_dir, spec.column)
-        try:
-            documents = spec.documents(rows)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise CorpusError(f"{origin}: a row has no text in its field {spec.column!r}") from error
+        for number, row in enumerate(rows[: spec.first], 1):
+            if not isinstance(row.get(spec.column), str):
+                raise CorpusError(_without_text(spec, origin, number, row))
+        documents = spec.documents(rows)
         if not any(documents):
             raise CorpusError(f"{origin} holds no text")
         digest = hashlib.sha256(spec.join.join(documents).encode()).hexdigest()
@@ -96,6 +96,21 @@ class Corpora:
         if key not in _token_ids:
             _token_ids[key] = tokenize(text.joined, tokenizer)
         return _token_ids[key]
+
+
+def _without_text(spec: Corpus, origin: str, number: int, row: dict[str, Any]) -> str:
+    """A sentence about a row whose column is not there or holds no text."""
+    if row.get(spec.column) is not None:
+        return f"{origin}: row {number} has no text in its column {spec.column!r}, but {row[spec.column]!r:.40}"
+    names = [f"{name:.40}" for name in row if isinstance(name, str)]
+    more = f" and {len(names) - SHOWN_COLUMNS} more" if len(names) > SHOWN_COLUMNS else ""
+    there = f"{', '.join(names[:SHOWN_COLUMNS])}{more}" if names else "none"
+    choice = (
+        ""
+        if spec.split != "file"
+        else (". Name the column that holds the text: calibration.column=NAME, or column: NAME beside a corpus's path")
+    )
+    return f"{origin}: row {number} has no text in its column {spec.column!r}; columns there: {there}{choice}"
 
 
 def tokenize(text: str, tokenizer: Any) -> Int[Tensor, " token"]:
@@ -144,8 +159,11 @@ def user_file(fields: dict[str, str]) -> Corpus:
     Raises:
         CorpusError: fields missing or unknown, name taken or unusable, no such file.
     """
-    if set(fields) != {"name", "path"}:
-        raise CorpusError(f"a text of yours is {{name: mine, path: FILE}}; given were the fields {sorted(fields)}")
+    if not {"name", "path"} <= set(fields) <= {"name", "path", "column"}:
+        raise CorpusError(
+            "a text of yours is {name: mine, path: FILE}, with column: NAME where its column is not named text; given "
+            f"were the fields {sorted(fields)}"
+        )
     name, given = str(fields["name"]), Path(str(fields["path"])).expanduser()
     if name in CORPORA or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise CorpusError(
@@ -155,6 +173,11 @@ def user_file(fields: dict[str, str]) -> Corpus:
     path = given.absolute() if given.is_file() else project_path(given)
     if not path.is_file():
         raise CorpusError(f"no file {given} for the text {name!r} (looked in {Path.cwd()} and {path.parent})")
-    if path.suffix not in USER_FILE_SUFFIXES:
-        raise CorpusError(f"{path} is neither .txt (one document) nor .jsonl (one document per line, field text)")
-    return Corpus(name=name, split="file", rows=Rows(files=(str(path),), one_document=True), join="\n\n")
+    if kind_of(path) not in KINDS:
+        raise CorpusError(
+            f"{path} ends in none of .{', .'.join(KINDS)}, with or without .gz: a .txt file is one document, the "
+            "others hold one a row"
+        )
+    rows = Rows(files=(str(path),), one_document=True)
+    column = fields.get("column")
+    return Corpus(name=name, split="file", rows=rows, join="\n\n", column="text" if column is None else str(column))

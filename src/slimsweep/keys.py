@@ -85,13 +85,13 @@ def sums_key(asks: StageKey, statistic: str, layers: Sequence[str]) -> StageKey:
 def identity(part: Any) -> dict[str, Any]:
     """What a stage, metric or calibration adds to a key: its class, version and fields that are not default.
 
-    Paths are left out: the digest of what they hold stands in the key instead.
+    Paths and columns are left out: the digest of what they hold stands in the key instead.
     """
     fields = {}
     for field in dataclasses.fields(part):
         value = getattr(part, field.name)
         default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
-        if value != default and field.name != "path":
+        if value != default and field.name not in ("path", "column"):
             fields[field.name] = _pathless(value)
     name = f"{type(part).__module__}.{type(part).__qualname__}"
     return {"class": name, "version": getattr(part, "version", 1), "fields": fields}
@@ -122,7 +122,7 @@ def canonical(content: Any) -> str:
 
 def _pathless(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _pathless(item) for key, item in value.items() if key != "path"}
+        return {key: _pathless(item) for key, item in value.items() if key not in ("path", "column")}
     if isinstance(value, list | tuple):
         return [_pathless(item) for item in value]
     return value

@@ -27,6 +27,9 @@ class Slim(TyperGroup):
         except SlimsweepError as error:
             typer.echo(f"slim: {error}", err=True)
             raise typer.Exit(1) from error
+        except PermissionError as error:  # figures and copies of models are written, where one may only read
+            typer.echo(f"slim: {error.filename}: {error.strerror}", err=True)
+            raise typer.Exit(1) from error
 
 
 app = typer.Typer(
@@ -164,7 +167,9 @@ def publish(
     sweeps: Sweeps = None,
     project: Annotated[str, typer.Option(help="W&B project.")] = "slimsweep",
     entity: Annotated[str | None, typer.Option(help="W&B entity; default: yours.")] = None,
-    mode: Annotated[str, typer.Option(help="auto (online with a key), online or offline.")] = "auto",
+    mode: Annotated[
+        str, typer.Option(help="auto (as W&B is set, else online with a key), online or offline.")
+    ] = "auto",
     outputs: Outputs = None,
 ) -> None:
     """Send records to Weights & Biases again. Runs of the same key are replaced, never doubled."""
@@ -177,6 +182,9 @@ def publish(
     if not records:
         raise StoreError(f"{store.outputs_dir} holds no record to publish. Run: slimsweep +sweeps=unstructured")
     tracker = Wandb(project=project, entity=entity, mode=mode)
+    if tracker.resolved_mode() == "disabled":
+        by = "--mode" if mode != "auto" else "WANDB_MODE or `wandb disabled`"
+        raise ConfigError([f"Weights & Biases is disabled by {by}: give --mode online or --mode offline"])
     owners = _owners(store)
     sent = sum(tracker.publish(record, owners.get(record["key"], []), store.outputs_dir) for record in records)
     for name in sweeps or store.sweep_names():

@@ -1,7 +1,9 @@
 """Finding records, sweeps and their state again: the folder tree below outputs_dir."""
 
 import difflib
+import fcntl
 import json
+import logging
 import shutil
 import time
 from collections.abc import Iterable, Iterator
@@ -10,15 +12,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from slimsweep.errors import StoreError
 from slimsweep.record import write_json
+
+log = logging.getLogger(__name__)
 
 FOLDER_CHARACTERS = 16
 """Characters of a key that name its folder; the record holds the whole key."""
 MINIMUM_FREE_BYTES = 64 * 2**20
 """Free disk space below which no job starts."""
+
+_damaged: set[Path] = set()  # files already named in this process
 
 
 @dataclass(frozen=True)
@@ -82,25 +88,41 @@ class Store:
 
     def is_claimed(self, key: str) -> bool:
         """Whether a process is computing this key now."""
-        path = self.folder(key) / ".lock"
-        if not path.exists():
-            return False
-        lock = FileLock(path)
+        # FileLock itself would open the file for writing, which a reader of somebody else's folder must not.
         try:
-            lock.acquire(timeout=0)
-        except Timeout:
+            with (self.folder(key) / ".lock").open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
             return True
-        lock.release()
+        except OSError:
+            return False
         return False
 
     @staticmethod
-    def read_json(path: Path) -> Any:
-        """Content of a JSON file, or None where there is none."""
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    def read_json(path: Path, kind: type = dict, needs: str = "") -> Any:
+        """Content of a JSON file, or None where there is none. A damaged file counts as missing and is named once."""
+        try:
+            if not path.is_file():
+                return None
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:  # bad UTF-8 and JSON are ValueErrors
+            return Store._name_damage(path, str(error))
+        if not isinstance(content, kind) or (needs and needs not in content):
+            return Store._name_damage(path, f"it is no {kind.__name__}" + (f" with {needs!r}" if needs else ""))
+        return content
+
+    @staticmethod
+    def _name_damage(path: Path, reason: str) -> None:
+        if path not in _damaged:
+            _damaged.add(path)
+            log.warning("%s is damaged and counts as missing (%s)", path, reason)
 
     def read(self, key: str) -> dict[str, Any] | None:
         """The record of a key, or None where it has not finished."""
-        return self.read_json(self.folder(key) / "record.json")
+        return self._record(self.folder(key) / "record.json")
+
+    def _record(self, path: Path) -> dict[str, Any] | None:
+        return self.read_json(path, needs="key")
 
     def write(self, record: dict[str, Any], layers: list[dict]) -> Path:
         """Write a record, its per-layer counts first; returns the path of record.json."""
@@ -117,7 +139,7 @@ class Store:
     def records(self) -> list[dict[str, Any]]:
         """Every finished record, in the order of their keys."""
         paths = sorted(self.records_dir.glob("*/record.json"))
-        return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+        return [record for path in paths if (record := self._record(path))]
 
     def find(self, prefix: str) -> dict[str, Any]:
         """The one record whose key starts with `prefix`.
@@ -131,26 +153,38 @@ class Store:
         records = [record for name in matches if (record := self.read(name)) and record["key"].startswith(prefix)]
         if len(records) == 1:
             return records[0]
-        near = [record["key"][:FOLDER_CHARACTERS] for record in records] or difflib.get_close_matches(prefix, names)
+        near = [record["key"][:FOLDER_CHARACTERS] for record in records]
+        near = near or difflib.get_close_matches(prefix, [name for name in names if self.read(name)])
         found = "several records start" if records else "no record starts"
         hint = f"near: {', '.join(near)}" if near else f"{len(names)} records in {self.records_dir}"
         raise StoreError(f"{found} with {prefix!r} ({hint}). `slim table SWEEP` lists the keys of a sweep.")
 
     def sweep_names(self) -> list[str]:
-        """Names of the sweeps launched into this folder."""
-        return sorted(path.parent.name for path in self.sweeps_dir.glob("*/jobs.json"))
+        """Names of the sweeps launched into this folder whose lists can be read."""
+        names = sorted(path.parent.name for path in self.sweeps_dir.glob("*/jobs.json"))
+        return [name for name in names if self._jobs(name) is not None]
+
+    def _jobs(self, name: str) -> list[SweepJob] | None:
+        path = self.sweeps_dir / name / "jobs.json"
+        try:
+            content = self.read_json(path, list)
+            return None if content is None else [SweepJob(**job) for job in content]
+        except TypeError as error:  # an entry has other fields
+            return self._name_damage(path, str(error))
 
     def sweep_jobs(self, name: str) -> list[SweepJob]:
         """The jobs of a sweep's latest launch, in its order.
 
         Raises:
-            StoreError: no sweep of that name was launched.
+            StoreError: no sweep of that name was launched, or its list is damaged.
         """
-        content = self.read_json(self.sweeps_dir / name / "jobs.json")
-        if content is None:
+        jobs = self._jobs(name)
+        if jobs is None:
             known = ", ".join(self.sweep_names()) or "none yet"
-            raise StoreError(f"no sweep {name!r} was launched here (known: {known}). Run: slimsweep +sweeps={name}")
-        return [SweepJob(**job) for job in content]
+            path = self.sweeps_dir / name / "jobs.json"
+            lost = f"the list of jobs {path} is damaged" if path.is_file() else f"no sweep {name!r} was launched here"
+            raise StoreError(f"{lost} (known: {known}). Run: slimsweep +sweeps={name}")
+        return jobs
 
     def sweep_records(self, name: str) -> list[dict[str, Any]]:
         """The finished records of a sweep, in the order of its jobs."""
@@ -160,7 +194,7 @@ class Store:
         """Keep a sweep's own list of keys. Jobs that differ from the last launch undo its completeness."""
         content = [asdict(job) for job in jobs]
         path = self.sweeps_dir / name / "jobs.json"
-        if self.read_json(path) != content:
+        if self.read_json(path, list) != content:
             (path.parent / ".complete").unlink(missing_ok=True)
             write_json(path, content)
 
@@ -191,11 +225,11 @@ class Store:
     def _job_status(self, job: SweepJob) -> JobStatus:
         folder = self.folder(job.key)
         reason, state = "", "missing"
-        if (folder / "record.json").is_file():
+        if self.read(job.key):
             state = "done"
         elif self.is_claimed(job.key):
             state = "running"
-        elif failure := self.read_json(folder / "failure.json"):
+        elif failure := self.read_json(folder / "failure.json", needs="reason"):
             state, reason = "failed", failure["reason"]
         log = folder / "job.log"
         return JobStatus(job.key, job.label, state, reason, str(log) if log.is_file() else "")

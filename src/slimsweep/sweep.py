@@ -34,12 +34,13 @@ class Sweep:
         Raises:
             ConfigError: the faults of all jobs together, each named once with the first job it stands in.
         """
-        from slimsweep.app import UNNAMED_SWEEP
+        from slimsweep.app import UNNAMED_SWEEP, keep_no_cache_of_a_dry_run
 
         faults: dict[str, str] = {}
         found: dict[str, tuple[SweepJob, Experiment]] = {}
         experiment = None
         for overrides, config in configs.items():
+            keep_no_cache_of_a_dry_run(config)
             try:
                 experiment = Experiment.of(*_task_of(config))
                 experiment.check()
@@ -50,7 +51,7 @@ class Sweep:
                     faults.setdefault(fault, " ".join(overrides))
         if not faults:
             store = Store(experiment.outputs_dir)
-            fault = store.fault()
+            fault = None if config.dry_run is True else store.fault()
             if fault:
                 faults[fault] = ""
         if faults:
