@@ -95,6 +95,7 @@ def test_a_ratio_counted_by_range_is_the_ratio_one_types(slimsweep):
     counted = slimsweep(*bits, "technique.selective.average_bits=range(3,4.1,0.2)")
     typed = slimsweep(*bits, "technique.selective.average_bits=3,3.2,3.4,3.6,3.8,4")
     assert len(keys(typed)) == 6 and keys(counted) == keys(typed)
+    assert len(set(keys(slimsweep("-m", *LISTED, "technique=random", "ratio=0,0.0,-0.0")))) == 1
     record = slimsweep(*SHAPES, "technique=wanda", "ratio=0.30000000000000004")
     assert json.loads(Path(record.out.splitlines()[-1]).read_text())["ratio"] == 0.3
     assert "changes nothing" not in record.out
@@ -119,9 +120,13 @@ def test_names_revisions_tags_and_paths_are_text_however_they_look(slimsweep, tm
 def test_a_number_in_a_file_where_text_belongs_is_text_or_told_with_its_key(slimsweep, tmp_path):
     own = sweep_file(tmp_path, "sweep: 20241128\nhydra:\n  sweeper:\n    grids:\n      - {technique: wanda}\n")
     assert "20241128: 1 jobs" in slimsweep(own, *LISTED, "+sweeps=mine").out
-    own = sweep_file(tmp_path, "sweep: 1.10\nhydra:\n  sweeper:\n    grids:\n      - {technique: wanda}\n")
+    for number in ("1.10", "2.0"):
+        own = sweep_file(tmp_path, f"sweep: {number}\nhydra:\n  sweeper:\n    grids:\n      - {{technique: wanda}}\n")
+        answer = slimsweep(own, *LISTED, "+sweeps=mine")
+        assert answer.status == 1 and f"sweep={float(number)} is a number where text belongs" in answer.err
+    own = sweep_file(tmp_path, "sweep: mine\nmodel: {name: 2.0}\ncalibration: {corpus: 2.0}\n")
     answer = slimsweep(own, *LISTED, "+sweeps=mine")
-    assert answer.status == 1 and "sweep=1.1 is a number where text belongs" in answer.err
+    assert "model.name=2.0 is a number" in answer.err and "calibration.corpus=2.0 is a number" in answer.err
 
 
 def test_every_text_field_of_a_choice_is_kept_as_text():

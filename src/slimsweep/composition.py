@@ -49,6 +49,8 @@ def build(where: str, fields: Any, faults: list[str]) -> Any:
     faults += misread
     if unknown or misread:
         return None
+    # 3.0 and 3 are one value of a number's field, and have one key.
+    settings = {name: int(v) if isinstance(v, float) and v.is_integer() else v for name, v in settings.items()}
     try:
         return part(**{name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()})
     except (TypeError, ValueError, SlimsweepError) as error:
@@ -85,7 +87,7 @@ def as_text(plain: dict[str, Any], faults: list[str]) -> None:
 
 
 def rounded(value: Any) -> Any:
-    """Settings with every float at 15 significant digits, whole ones as integers: one value has one key.
+    """Settings with every float at 15 significant digits: one value has one key.
 
     Hydra's range(0.1,0.35,0.1) counts in binary fractions, so its third value is 0.30000000000000004. Any decimal
     number of up to 15 digits is unchanged.
@@ -96,7 +98,7 @@ def rounded(value: Any) -> Any:
         return [rounded(item) for item in value]
     if not isinstance(value, float) or not math.isfinite(value):
         return value
-    return int(value) if value.is_integer() and abs(value) < 1e15 else float(f"{value:.15g}")
+    return float(f"{value:.15g}")
 
 
 def missing_knob(override: str, jobs: Sequence[DictConfig]) -> str:
