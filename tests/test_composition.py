@@ -28,7 +28,7 @@ def experiment(*overrides: str) -> Experiment:
         (["technique=[wanda,wanda]"], r"'wanda' 2 times.*technique.wanda_2=wanda"),
         (["+technique.sparsegpt.block_columns=64"], "nothing to apply them to"),
         (["technique=wanda", "+technique.wanda.patern=1"], "patern is no setting; did you mean pattern"),
-        (["technique=wanda", "ratio=1.0"], r"ratio=1.0.*\[0, 1\)"),
+        (["technique=wanda", "ratio=1.0"], r"ratio=1\b.*\[0, 1\)"),
         (["technique=wanda", "ratio=-0.1"], r"ratio=-0.1"),
         (["technique=wanda", "ratio=half"], "(?s)ratio.*half"),
         (["technique=wanda", "technique.wanda.pattern='5:4'"], "5:4"),

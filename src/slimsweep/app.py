@@ -16,10 +16,13 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from slimsweep.arguments import advice, from_shell
+from slimsweep.composition import rounded
 from slimsweep.errors import ConfigError, SlimsweepError
 from slimsweep.experiment import Experiment
 from slimsweep.paths import config_root, project_path
@@ -28,6 +31,8 @@ from slimsweep.store import Store
 
 log = logging.getLogger(__name__)
 
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it: 128 + SIGINT."""
 UNNAMED_SWEEP = "multirun"
 """Name of a sweep given on the command line (`-m`) without `sweep=NAME`."""
 
@@ -36,11 +41,12 @@ OmegaConf.register_new_resolver("slimsweep.path", lambda path: str(project_path(
 OmegaConf.register_new_resolver(
     "slimsweep.run_folder", lambda path, dry_run: "." if dry_run is True else str(project_path(path)), replace=True
 )
+OmegaConf.register_new_resolver("slimsweep.env", lambda name, default: os.environ.get(name) or default, replace=True)
 OmegaConf.register_new_resolver("slimsweep.sweep", lambda name: name or UNNAMED_SWEEP, replace=True)
 
 
 def main() -> None:
-    """Entry point of `slimsweep`: 0 when everything asked for is recorded, 1 after any error."""
+    """Entry point of `slimsweep`: 0 when everything asked for is recorded, 1 after any error, 130 after Ctrl-C."""
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and every error is told here
     # Threads that wait by spinning make two jobs on one machine many times slower; read when torch is first imported.
@@ -48,6 +54,7 @@ def main() -> None:
     gc.disable()  # what imports make stays, and looking through it takes a quarter of a second; until perform
     atexit.register(gc.freeze)  # nor need it be looked through when the interpreter ends: half a second
     try:
+        sys.argv[1:] = from_shell(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=str(config_root() / "conf"), config_name="config")(job)()
     except (SlimsweepError, HydraException, OmegaConfBaseException) as error:
         if wants_traceback:
@@ -57,12 +64,21 @@ def main() -> None:
         if wants_traceback:  # else most likely Hydra, which makes outputs_dir before any check of ours
             raise
         sys.exit(f"slimsweep: {error.filename}: {error.strerror}. Choose a folder to write to: outputs_dir=FOLDER")
+    except KeyboardInterrupt:
+        if wants_traceback:
+            raise
+        print(
+            "slimsweep: interrupted. Finished records are kept; the same command goes on from there.", file=sys.stderr
+        )
+        sys.exit(INTERRUPTED)
     finally:
         gc.enable()
 
 
 def explain(error: Exception) -> str:
     """The message of an error, with its cause and, for an unknown choice, the list and the nearest names."""
+    if isinstance(error, OverrideParseException):
+        return advice(error)
     message = str(error).split("Config search path:")[0].strip()
     lines = [line for line in message.splitlines() if not line.startswith("To append to your config use")]
     cause = error.__cause__
@@ -85,6 +101,8 @@ def _settings_beside(error: OmegaConfBaseException) -> list[str]:
     parent, key = error.parent_node, str(error.key)
     if not isinstance(parent, DictConfig) or key in parent:
         return []
+    if error.full_key == "technique":
+        return ["No technique is chosen that could have this setting: choose one too, with technique=NAME."]
     options = sorted(name for name in map(str, parent) if name not in ("_target_", "hydra"))
     near = difflib.get_close_matches(key, options, n=3, cutoff=0.5)
     lines = [f"There is no '{error.full_key}'; there are: {', '.join(options)}"]
@@ -101,6 +119,7 @@ def job(config: DictConfig) -> str | None:
     """Run one composed experiment, or find its record; returns the path of record.json."""
     hydra_config = HydraConfig.get()
     keep_no_cache_of_a_dry_run(config)
+    refuse_grids_of_one_job(hydra_config)
     experiment = Experiment.of(config, list(hydra_config.overrides.task))
     experiment.check()
     warn_of_idle_ratio(experiment, config, list(hydra_config.overrides.task))
@@ -136,9 +155,25 @@ def _throwaway_cache(cache_dir: str) -> str:
     return str(folder)
 
 
+def refuse_grids_of_one_job(hydra_config: DictConfig) -> None:
+    """Refuse to run one job where the settings hold a sweep.
+
+    Raises:
+        ConfigError: there are grids, and the mode is not MULTIRUN.
+    """
+    grids = [grid for grid in hydra_config.sweeper.get("grids") or [] if grid]
+    if grids and hydra_config.mode is not RunMode.MULTIRUN:
+        raise ConfigError(
+            [
+                f"hydra.sweeper.grids has {len(grids)} grids, but this launch would run one job: add `mode: MULTIRUN` "
+                "below `hydra:` in the file with the grids, or launch with -m"
+            ]
+        )
+
+
 def warn_of_idle_ratio(experiment: Experiment, config: DictConfig, overrides: list[str]) -> None:
     """Say so where a ratio was asked for that no stage reads: none has one, or a pattern sets it."""
-    if any(override.startswith("ratio=") for override in overrides) and config.ratio not in experiment.ratios:
+    if any(override.startswith("ratio=") for override in overrides) and rounded(config.ratio) not in experiment.ratios:
         why = (
             f"{experiment.chain} has the ratio {experiment.ratios[0]:g} by its settings"
             if experiment.ratios

@@ -4,6 +4,8 @@ import dataclasses
 import difflib
 import math
 import re
+import typing
+from collections.abc import Sequence
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -42,13 +44,80 @@ def build(where: str, fields: Any, faults: list[str]) -> Any:
     known = [field.name for field in dataclasses.fields(part) if field.init]
     unknown = [name for name in settings if name not in known]
     faults += [f"{where}.{name} is no setting{_near(name, known)}" for name in unknown]
-    if unknown:
+    texts = {field.name: field.type for field in dataclasses.fields(part) if field.name in settings}
+    misread = [fault for name, kind in texts.items() if (fault := _number_for_text(where, name, kind, settings))]
+    faults += misread
+    if unknown or misread:
         return None
+    # 3.0 and 3 are one value of a number's field, and have one key.
+    settings = {name: int(v) if isinstance(v, float) and v.is_integer() else v for name, v in settings.items()}
     try:
         return part(**{name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()})
     except (TypeError, ValueError, SlimsweepError) as error:
         faults.append(f"{where}: {error}")
     return None
+
+
+def _number_for_text(where: str, name: str, kind: Any, settings: dict[str, Any]) -> str | None:
+    """Turn a whole number in a field of text into text; a fault where the text can no longer be known.
+
+    YAML reads 1.10, 1e5 and on as numbers and booleans, and 2:4 as 124 (2 x 60 + 4).
+    """
+    kinds, value = typing.get_args(kind) or (kind,), settings[name]
+    if str not in kinds or not {int, float, bool}.isdisjoint(kinds):
+        return None
+    items = value if isinstance(value, list) else [value]
+    misread = [item for item in items if isinstance(item, float | bool) or (name == "pattern" and type(item) is int)]
+    if misread:
+        typed = f"{misread[0] // 60}:{misread[0] % 60}" if name == "pattern" and misread[0] >= 60 else "..."
+        return (
+            f"{where}.{name}={misread[0]!r} is a number where text belongs: put the text in quotes in the YAML file "
+            f"({name}: '{typed}'), or twice in a sweep's grid and on the command line (\"'{typed}'\")"
+        )
+    texts = [str(item) if type(item) is int else item for item in items]
+    settings[name] = texts if isinstance(value, list) else texts[0]
+    return None
+
+
+def as_text(plain: dict[str, Any], faults: list[str]) -> None:
+    """Turn whole numbers in the text keys at the top (`sweep=20241128`, folders) into text, in place."""
+    for name in ("sweep", "outputs_dir", "data_dir", "cache_dir"):
+        fault = _number_for_text("", name, str, plain)
+        faults += [fault.removeprefix(".")] if fault else []
+
+
+def rounded(value: Any) -> Any:
+    """Settings with every float at 15 significant digits: one value has one key.
+
+    Hydra's range(0.1,0.35,0.1) counts in binary fractions, so its third value is 0.30000000000000004. Any decimal
+    number of up to 15 digits is unchanged.
+    """
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [rounded(item) for item in value]
+    if not isinstance(value, float) or not math.isfinite(value):
+        return value
+    return float(f"{value:.15g}")
+
+
+def missing_knob(override: str, jobs: Sequence[DictConfig]) -> str:
+    """The fault of an override whose key no job has, with the names that the jobs have in its place."""
+    key = override.partition("=")[0].lstrip("+")
+    nodes: list[Any] = list(jobs)
+    path: list[str] = []
+    for name in key.split("."):
+        below = [node._get_node(name) for node in nodes if OmegaConf.is_dict(node) and name in node.keys()]  # noqa: SIM118
+        if not below:
+            break
+        nodes, path = below, [*path, name]
+    missing = ".".join(key.split(".")[: len(path) + 1])
+    options = sorted({str(name) for node in nodes if OmegaConf.is_dict(node) for name in node} - {"_target_"})
+    if missing == "technique":
+        return f"{override}: no job has a technique; choose one ({key.split('.')[1]}) with technique=NAME"
+    near = difflib.get_close_matches(missing.rsplit(".", 1)[-1], options, n=3, cutoff=0.5)
+    advice = f"Did you mean: {' or '.join(near)}?" if near else "Choose what has it, or drop the setting."
+    return f"{override}: no job has {missing}; there are: {', '.join(options) or 'none'}. {advice}"
 
 
 def _near(given: str, known: list[str]) -> str:

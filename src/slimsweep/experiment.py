@@ -11,12 +11,14 @@ from omegaconf.errors import OmegaConfBaseException
 from slimsweep import memory_plan
 from slimsweep.composition import (
     SWITCH,
+    as_text,
     bad_scalars,
     build,
     device_faults,
     missing_keys,
     portable,
     repeated_stages,
+    rounded,
     unknown_keys,
 )
 from slimsweep.errors import ConfigError
@@ -81,6 +83,9 @@ class Experiment:
             plain = OmegaConf.to_container(config, resolve=True)
         except OmegaConfBaseException as error:
             raise ConfigError([f"{error.full_key}: {error.msg}"]) from error
+        # A model's shape keeps every digit: it describes weights that exist.
+        plain = rounded(plain) | {"model": plain["model"]}
+        as_text(plain, faults)
         stages = tuple(
             Stage(name, build(f"technique.{name}", fields, faults))
             for name, fields in (plain.get("technique") or {}).items()

@@ -1,16 +1,19 @@
 """`hydra/sweeper: grids`: a sweep is a list of small grids whose union is run, equal jobs folded."""
 
 import copy
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobStatus
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+
+from slimsweep.arguments import is_knob, readable
+from slimsweep.composition import missing_knob
+from slimsweep.errors import ConfigError
 
 
 @dataclass
@@ -18,10 +21,10 @@ class GridsConfig:
     """Settings of the sweeper."""
 
     _target_: str = "hydra_plugins.slimsweep.grids.GridsSweeper"
-    grids: list[dict[str, str]] = field(default_factory=lambda: [{}])
-    """Each grid is one Cartesian product, `{key: "value,value"}`; their union is run."""
+    grids: Any = None
+    """Each grid is one Cartesian product, `{key: "value,value"}` or `{key: [value, value]}`; their union is run."""
     max_batch_size: int | None = None
-    params: dict[str, str] | None = None
+    params: dict[str, Any] | None = None
 
 
 ConfigStore.instance().store(group="hydra/sweeper", name="grids", node=GridsConfig, provider="slimsweep")
@@ -46,12 +49,12 @@ class FrozenConfigs:
 class GridsSweeper(BasicSweeper):
     """Runs the union of several grids; overrides on the command line replace a grid's keys.
 
-    A knob of a technique reaches the jobs that have it.
+    A knob reaches the jobs that have it: one of a technique those with the technique, `model.path` those on disk.
     """
 
-    def __init__(self, grids: list[dict[str, str]], max_batch_size: int | None, params: dict[str, str] | None):
-        super().__init__(max_batch_size, params)
-        self.grids = grids
+    def __init__(self, grids: Any, max_batch_size: int | None, params: Any):
+        super().__init__(max_batch_size, _plain(params))
+        self.grids = _plain(grids) or [{}]
 
     def sweep(self, arguments: list[str]) -> Any:
         """Compose and check every job, then launch those that differ.
@@ -82,30 +85,104 @@ class GridsSweeper(BasicSweeper):
         return sweep.finish(errors)
 
     def jobs(self, arguments: list[str]) -> list[Sequence[str]]:
-        """Override lists of all grids in order, each once."""
+        """Override lists of all grids in order, each once.
+
+        Raises:
+            ConfigError: a grid that is no mapping, a value with two meanings, or a knob that no job has.
+        """
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        given = [*self._parse_config(), *arguments]
-        keys = {override.get_key_element().lstrip("+~") for override in parser.parse_overrides(given)}
+        given = [*self._overrides_of(self.params), *arguments]
+        replaced = {override.get_key_element().lstrip("+~") for override in parser.parse_overrides(given)}
+        required = set(replaced)
         jobs = []
-        for grid in self.grids or [{}]:
-            own = [f"{key}={value}" for key, value in grid.items() if key.lstrip("+~") not in keys]
-            for batch in self.split_arguments(parser.parse_overrides([*own, *given]), None):
+        for grid in self._checked_grids():
+            kept = {key: value for key, value in grid.items() if key.lstrip("+~") not in replaced}
+            if len(kept) == len(grid):  # else a knob may belong to a choice that the command line replaced
+                required |= {key.lstrip("+~") for key in kept}
+            for batch in self.split_arguments(parser.parse_overrides([*self._overrides_of(kept), *given]), None):
                 jobs += [tuple(overrides) for overrides in batch]
-        used = set().union(*map(_techniques, jobs))
-        return list(dict.fromkeys(tuple(_without_idle_knobs(job, used)) for job in jobs))
+        return self._with_fitting_knobs(jobs, required)
+
+    def _checked_grids(self) -> list[dict[str, Any]]:
+        if not isinstance(self.grids, list) or not all(isinstance(grid, dict) for grid in self.grids):
+            raise ConfigError(
+                [f"hydra.sweeper.grids={self.grids!r}: give a list of grids such as - {{technique: wanda, seed: 1}}"]
+            )
+        return self.grids
+
+    def _overrides_of(self, grid: dict[str, Any]) -> list[str]:
+        """A grid's entries as one types them on the command line."""
+        return [readable(f"{key}={self._values(key, value)}") for key, value in grid.items()]
+
+    def _values(self, key: str, value: Any) -> str:
+        """The values of one key; a YAML list is a list of values, unless the setting itself is a list."""
+        if not isinstance(value, list):
+            return _as_typed(value)
+        is_list_setting = key == "technique" or OmegaConf.is_list(OmegaConf.select(self.config, key))
+        has_lists = any(isinstance(item, list) for item in value)
+        if is_list_setting and not has_lists and len(value) > 1:
+            one, several = _as_typed(value), _as_typed(value)[1:-1]
+            raise ConfigError(
+                [
+                    f"hydra.sweeper.grids: {key}: {one} may be one list or {len(value)} values: write "
+                    f'{key}: "{one}" for one job with this list, or {key}: "{several}" for {len(value)} jobs'
+                ]
+            )
+        is_one_value = not value or (is_list_setting and not has_lists)
+        return _as_typed(value) if is_one_value else ",".join(map(_as_typed, value))
+
+    def _with_fitting_knobs(self, jobs: list[Sequence[str]], required: set[str]) -> list[Sequence[str]]:
+        """Each job without the knobs that its own choices lack, such as those of another job's technique; each once.
+
+        Raises:
+            ConfigError: no job has a knob that is required.
+        """
+        parser = OverridesParser.create()
+        settings: dict[tuple[str, ...], DictConfig] = {}
+        fitting, taken, missing = [], set(), {}
+        for job in dict.fromkeys(jobs):
+            knobs = {line: override.key_or_group for line in job if is_knob(override := parser.parse_override(line))}
+            if not knobs:
+                fitting.append(job)
+                continue
+            # Ratio and seed decide no field's presence: a sweep over them composes this once for each chain.
+            choices = tuple(line for line in job if line not in knobs and not line.startswith(("ratio=", "seed=")))
+            if choices not in settings:
+                loader = self.hydra_context.config_loader
+                settings[choices] = loader.load_sweep_config(self.config, list(choices))
+            idle = {
+                line for line, key in knobs.items() if not _has(settings[choices], key, is_new=line.startswith("+"))
+            }
+            taken |= {key for line, key in knobs.items() if line not in idle}
+            missing |= {knobs[line]: line for line in idle}
+            fitting.append(tuple(line for line in job if line not in idle))
+        faults = [
+            missing_knob(line, list(settings.values()))
+            for key, line in missing.items()
+            if key not in taken and key in required
+        ]
+        if faults:
+            raise ConfigError(faults)
+        return list(dict.fromkeys(fitting))
 
 
-def _techniques(job: Sequence[str]) -> set[str]:
-    """Names in the chain of a job's overrides."""
-    chains = [override.split("=", 1)[1] for override in job if override.startswith("technique=")]
-    return set(re.findall(r"\w+", " ".join(chains)))
+def _plain(config: Any) -> Any:
+    return OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
 
 
-def _without_idle_knobs(job: Sequence[str], used: set[str]) -> list[str]:
-    """A job's overrides without knobs of techniques that only other jobs of the sweep have.
+def _as_typed(value: Any) -> str:
+    """A YAML value in Hydra's grammar of the command line; text is taken as it is, so that "0.3,0.5" is two values."""
+    if isinstance(value, list):
+        return f"[{','.join(map(_as_typed, value))}]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{_as_typed(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "null" if value is None else str(value)
 
-    A knob of a technique that no job has stays, and is told as the mistake it is.
-    """
-    others = used - _techniques(job)
-    knobs = {override: re.match(r"technique\.(\w+)\.", override) for override in job}
-    return [override for override, knob in knobs.items() if not (knob and knob[1] in others)]
+
+def _has(config: DictConfig, key: str, *, is_new: bool) -> bool:
+    """Whether a composed job has the field `key`, or the choice that a new field (`+key`) is to be added to."""
+    parent, _, name = key.rpartition(".")
+    node = OmegaConf.select(config, parent)
+    return OmegaConf.is_dict(node) and (is_new or name in node.keys())  # noqa: SIM118 - `in node` resolves the value
