@@ -8,7 +8,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -27,6 +27,8 @@ _METRICS = {"acc": "accuracy", "acc_norm": "acc_norm"}
 @dataclass(frozen=True, kw_only=True)
 class Accuracy(Metric):
     """Fraction of questions answered right, with its standard error, by task. Nothing is shown beforehand."""
+
+    version: ClassVar[int] = 2
 
     tasks: str | Sequence[str]
     """Names of files in evaluation/tasks; kept as a tuple."""
