@@ -1,7 +1,12 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 from family_shapes import random_model
 
+from slimsweep.models.reduced import save
 from slimsweep.techniques.rtn import RTN
 from slimsweep.tracing import trace
 
@@ -56,3 +61,38 @@ def test_layers_forward_as_before_though_a_trace_failed(tiny, monkeypatch):
     with pytest.raises(RuntimeError):
         trace(tiny)
     assert not any("forward" in vars(layer) or layer._forward_hooks for layer in tiny.module.modules())
+
+
+ROPES = {  # each decides by the highest position, which the meta device has no value of
+    "longrope": ("phi3", {"rope_theta": 10000.0, "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}),
+    "dynamic": ("llama", {"rope_theta": 10000.0, "factor": 2.0}),
+}
+
+
+@pytest.mark.parametrize("rope", ROPES)
+def test_a_rope_that_depends_on_positions_is_traced_by_shapes_alone(rope, tmp_path):
+    family, parameters = ROPES[rope]
+    source = random_model(family, str(tmp_path))
+    shape = source.shape | {"rope_parameters": {"rope_type": rope} | parameters}
+    if rope == "longrope":
+        shape |= {"original_max_position_embeddings": 64}
+        shape["rope_parameters"] |= {"original_max_position_embeddings": 64}
+    source = replace(source, shape=shape)
+    model = source.load(torch.float32, CPU)
+    assert model.module.model.rotary_emb.rope_type == rope
+    assert makers(source.skeleton()) == makers(model)
+    assert "self_attn.qkv_proj" in makers(model) or "self_attn.q_proj" in makers(model)
+
+
+@pytest.mark.parametrize("technique", ["smoothquant", "awq"])
+def test_jobs_that_scale_inputs_run_on_a_rope_that_depends_on_positions(technique, slimsweep, tmp_path):
+    source = random_model("llama", str(tmp_path))
+    parameters = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
+    save(replace(source, shape=source.shape | {"rope_parameters": parameters}).load(torch.float32, CPU), tmp_path / "m")
+    knobs = [f"technique={technique}", "calibration.tokens=32", "calibration.sequences=2", "evaluation=cost"]
+    knobs += ["technique.awq.group_size=16"] if technique == "awq" else []
+    answer = slimsweep("model=local", f"model.path={tmp_path}/m", "tracker=none", "dtype=float32", *knobs)
+    assert answer.status == 0, answer.err
+    record = json.loads(Path(answer.out.splitlines()[-1]).read_text())
+    scaled = record["stages"][0]["notes"]["smoothed" if technique == "smoothquant" else "scaled"]
+    assert len(scaled) >= 10  # q, k, v, gate and up of two blocks

@@ -12,6 +12,7 @@ from slimsweep.corpora import Corpora, Text, tokenize
 from slimsweep.errors import TooFewTokensError
 from slimsweep.evaluation.base import longest_context
 from slimsweep.rows import KINDS
+from slimsweep.unknown_tokens import ids_fault, texts_fault
 
 DRAWS = ("document", "joined")
 
@@ -71,7 +72,15 @@ class Calibration:
             self._check_length(tokenizer, corpora)
         except TooFewTokensError as error:
             return [str(error)]
-        return []
+        fault = self._unknown_token_fault(tokenizer, corpora, source.config().get_text_config().vocab_size)
+        return [fault] if fault else []
+
+    def _unknown_token_fault(self, tokenizer: Any, corpora: Corpora, embeddings: int) -> str | None:
+        text = corpora.text(self._corpus)
+        what = f"calibration text {text.corpus.name}"
+        if self.draw == "joined":
+            return ids_fault(what, corpora.token_ids(self._corpus, tokenizer), tokenizer, embeddings)
+        return texts_fault(what, text.documents, tokenizer, embeddings)
 
     def digest(self, corpora: Corpora) -> str:
         """SHA-256 of the text."""

@@ -134,8 +134,10 @@ def faults(experiment: "Experiment") -> list[str]:
 
 
 def _room_faults(parts: list[Part], budget: int) -> list[str]:
+    import psutil
     import torch
 
+    from slimsweep.container_memory import tightest_limit
     from slimsweep.models.loading import free_bytes
 
     total, free, told = sum(part.bytes for part in parts), free_bytes(torch.device("cpu")), lines(parts, budget)
@@ -145,7 +147,10 @@ def _room_faults(parts: list[Part], budget: int) -> list[str]:
             "evaluation.batch_tokens, or a technique without Hessians"
         )
     elif total > free:
-        reason = f"memory has {free / 2**30:.2f} GiB free, less than this experiment holds at once"
+        limit, where = tightest_limit(), ""
+        if limit and limit.limit_bytes < psutil.virtual_memory().total:
+            where = f" of the {limit.limit_bytes / 2**30:.2f} GiB that the container or job may use (cgroup)"
+        reason = f"memory has {free / 2**30:.2f} GiB free{where}, less than this experiment holds at once"
     else:
         return []
     return ["\n".join([reason, *told])]

@@ -102,7 +102,7 @@ def describe(experiment: Experiment, done: Compressed, outcome: Outcome) -> None
         "key": experiment.key,
         "model": experiment.model.name,
         "model_revision": experiment.model.resolved_revision,
-        "baseline": experiment.model.baseline or None,
+        "baseline": experiment.model.described_baseline or None,
         "weights": experiment.model.weights,
         "technique": experiment.chain,
         "pattern": experiment.pattern,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from slimsweep.blockwise import Choice, reduce_blocks, removed_count, units_of
 from slimsweep.models import anatomy
-from slimsweep.models.anatomy import Units
+from slimsweep.models.anatomy import HEADS, Units
 from slimsweep.models.language_model import LanguageModel, parameter_count
 from slimsweep.packed import packed_layers
 from slimsweep.techniques.base import StageReport, Technique
@@ -151,9 +151,23 @@ class BlockwiseTechnique(StructuredTechnique):
     def faults(self, skeleton: LanguageModel) -> list[str]:
         return super().faults(skeleton) or self._count_faults(skeleton)
 
+    def _lone_head_faults(self, skeleton: LanguageModel) -> list[str]:
+        """One line where only heads may go and each block has a single key/value head, which must stay."""
+        if not self.ratio or self.kinds != (HEADS,):
+            return []
+        units = [anatomy.heads(skeleton, index) for index in self.plan(skeleton)]
+        if max(len(groups) for groups in units) > 1:
+            return []
+        head = "key/value head that all its query heads read" if units[0].members > 1 else "attention head"
+        return [
+            f"ratio={self.ratio:g}: nothing can be removed there, since each of {len(units)} blocks has one {head}, "
+            "and it must stay: use qap or glu (neurons), llm_pruner (neurons or channels) or layers (whole blocks)"
+        ]
+
     def _count_faults(self, skeleton: LanguageModel) -> list[str]:
         """Blocks in which no head or no neuron would be left, by kind."""
-        faults = []
+        if faults := self._lone_head_faults(skeleton):
+            return faults
         for kind in self.kinds:
             sizes = {
                 index: units_of(skeleton, kind, index) for index, kinds in self.plan(skeleton).items() if kind in kinds

@@ -11,6 +11,9 @@ from torch.overrides import TorchFunctionMode
 
 from slimsweep.models.language_model import LanguageModel, is_linear, layer_shape
 
+READS = {Tensor.__bool__: bool, Tensor.__int__: int, Tensor.__float__: float, Tensor.__index__: int, Tensor.item: int}
+"""What reads the value of a tensor, and the type that Python wants of it."""
+
 
 @dataclass
 class Trace(TorchFunctionMode):
@@ -28,6 +31,9 @@ class Trace(TorchFunctionMode):
         super().__init__()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        # Tensors without values: code that decides by one, as a rope does by the highest position, reads a zero.
+        if func in READS and args[0].is_meta:
+            return READS[func](0)
         result = func(*args, **(kwargs or {}))
         if any(isinstance(part, Tensor) for part in (result if isinstance(result, tuple | list) else (result,))):
             self.shared.update(name for value in (*args, *(kwargs or {}).values()) if (name := self.made_by(value)))

@@ -8,11 +8,13 @@ import torch
 from family_shapes import random_model
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from templated import with_template
 
 from slimsweep.corpora import Corpora
 from slimsweep.errors import TaskError
 from slimsweep.evaluation import accuracy
 from slimsweep.evaluation.accuracy import TASKS, Accuracy, task_file
+from slimsweep.models.reduced import save
 
 CPU = torch.device("cpu")
 ALL = sorted(path.stem for path in TASKS.glob("*.yaml"))
@@ -244,3 +246,22 @@ def test_likelihoods_that_are_no_numbers_give_null_and_a_reason(tiny, tmp_path):
     tiny.module.model.norm.weight.fill_(float("nan"))
     measured = Accuracy(tasks=("sentiment",), task_limit=4).measure(tiny, Corpora(None, tmp_path))
     assert measured.values["accuracy_sentiment"] is None and "not finite" in measured.reasons["accuracy_sentiment"]
+
+
+def test_a_tokenizer_that_ends_texts_with_a_token_leaves_accuracy_as_it_was(slimsweep, tiny, tmp_path):
+    data, plain = tmp_path / "data" / "zeroshot" / "boolq", tiny.tokenizer
+    data.mkdir(parents=True)
+    rows = [{"question": f"is it {i}", "passage": f"Passage {i * i}.", "answer": i % 3 == 0} for i in range(40)]
+    (data / "validation.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    tiny.module.lm_head.weight.mul_(30)  # so that answers differ from question to question
+    knobs = ["technique=[]", "tracker=none", "dtype=float32", f"data_dir={tmp_path}/data", "evaluation.tasks=[boolq]"]
+    small = ["evaluation.context_tokens=64", "evaluation.prompt_tokens=8", "evaluation.memory_tokens=64"]
+    accuracies = []
+    for name, template in (("plain", "$A"), ("closed", "$A </s>")):
+        tiny.tokenizer = with_template(plain, template)
+        save(tiny, tmp_path / name)
+        answer = slimsweep("model=local", f"model.path={tmp_path / name}", *knobs, *small)
+        assert answer.status == 0, answer.err
+        accuracies.append(json.loads(Path(answer.out.splitlines()[-1]).read_text())["accuracy_boolq"])
+    assert accuracies[0] == accuracies[1]
+    assert 0 < accuracies[0] < 1

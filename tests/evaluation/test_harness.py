@@ -1,6 +1,9 @@
+import math
+
 import pytest
 import torch
 from family_shapes import random_model
+from templated import with_template
 
 from slimsweep.evaluation.harness import HarnessModel
 
@@ -69,3 +72,45 @@ def test_choices_of_one_token_share_a_forward(tiny):
 def test_batches_hold_at_most_batch_tokens_padding_included(tiny):
     inputs = [tuple(range(length)) for length in (6, 5, 4, 2, 1)]
     assert [len(batch) for batch in HarnessModel(tiny, 12)._batches(inputs)] == [2, 3]
+
+
+@pytest.mark.parametrize("prefix", ["", "<s> ", "<s> <s> "])
+@pytest.mark.parametrize("closing", [" </s>", " </s> <s>"])
+def test_special_tokens_after_a_text_change_no_likelihood(prefix, closing, tiny):
+    plain, closed = (with_template(tiny.tokenizer, f"{prefix}$A{end}") for end in ("", closing))
+    assert len(closed.encode("a")) == len(plain.encode("a")) + len(closing.split())
+    tiny.tokenizer = plain
+    expected = HarnessModel(tiny, 512).loglikelihood(REQUESTS, disable_tqdm=True)
+    tiny.tokenizer = closed
+    assert HarnessModel(tiny, 512).loglikelihood(REQUESTS, disable_tqdm=True) == expected
+    assert all(score < 0 for score, _ in expected)
+
+
+def merging_tokenizer():
+    """Letters, of which `b` and `c` merge into the `A` before them."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {"<s>": 0, "A": 1, "b": 2, "c": 3, "x": 4, "Ab": 5, "Abc": 6}
+    merges = [("A", "b"), ("Ab", "c")]
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE(vocabulary, merges)), bos_token="<s>")
+
+
+def test_an_answer_that_merges_into_its_prompt_is_scored_with_what_it_merged_into(tiny):
+    tiny.tokenizer = merging_tokenizer()
+    lm = HarnessModel(tiny, 512)
+    assert lm._encode_pair("xA", "b") == ([4], [5])
+    assert lm._encode_pair("xAb", "c") == ([4], [6])
+    assert lm._encode_pair("A", "b") == ([0], [5])  # nothing is left of the prompt: the beginning token stands for it
+    assert lm._encode_pair("xA", "x") == ([4, 1], [4])
+    ((found, _),) = lm.loglikelihood([Request("xA", "b")], disable_tqdm=True)
+    logits = tiny.module(input_ids=torch.tensor([[4]])).logits[0, -1]
+    assert found == pytest.approx(float(logits.log_softmax(dim=-1)[5]), abs=1e-5)
+
+
+def test_an_answer_without_tokens_is_never_the_best(tiny):
+    lm = HarnessModel(tiny, 512)
+    (empty, is_greedy), (worst, _) = lm.loglikelihood([Request("prompt", ""), Request("prompt", "x" * 60)])
+    assert (empty, is_greedy) == (-math.inf, False)
+    assert math.isfinite(worst) and worst < -100
+    assert lm._loglikelihood_tokens([(("", ""), [256], [])]) == [(-math.inf, False)]

@@ -7,7 +7,7 @@ import torch
 from safetensors import safe_open
 
 from slimsweep.errors import ModelError
-from slimsweep.models import package
+from slimsweep.models import gguf_file
 from slimsweep.models.package import PackageModel
 
 CPU = torch.device("cpu")
@@ -35,7 +35,7 @@ def test_package_that_is_not_installed_is_a_fault(tmp_path):
 
 
 def test_package_is_found_but_never_imported(gguf, monkeypatch):
-    monkeypatch.setattr(package, "convert", lambda file, folder: (folder / "config.json").write_text("{}"))
+    monkeypatch.setattr(gguf_file, "convert", lambda file, folder: (folder / "config.json").write_text("{}"))
     assert (gguf.folder() / "config.json").is_file()
     assert len(gguf.digest()) == 64
     assert "some_model" not in sys.modules
@@ -48,7 +48,7 @@ def test_conversion_happens_once(gguf, monkeypatch):
         converted.append(file)
         (folder / "config.json").write_text("{}")
 
-    monkeypatch.setattr(package, "convert", convert)
+    monkeypatch.setattr(gguf_file, "convert", convert)
     assert gguf.folder() == gguf.folder()
     assert len(converted) == 1
 
@@ -58,10 +58,10 @@ def test_conversion_that_was_killed_starts_again(gguf, monkeypatch):
         (folder / "model.safetensors").write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(package, "convert", killed)
+    monkeypatch.setattr(gguf_file, "convert", killed)
     with pytest.raises(KeyboardInterrupt):
         gguf.folder()
-    monkeypatch.setattr(package, "convert", lambda file, folder: (folder / "config.json").write_text("{}"))
+    monkeypatch.setattr(gguf_file, "convert", lambda file, folder: (folder / "config.json").write_text("{}"))
     assert [file.name for file in gguf.folder().iterdir()] == ["config.json"]
 
 
@@ -69,7 +69,7 @@ def test_full_disk_is_one_error_that_says_what_to_do(gguf, monkeypatch):
     def full(file: Path, folder: Path):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(package, "convert", full)
+    monkeypatch.setattr(gguf_file, "convert", full)
     with pytest.raises(ModelError, match=r"No space left.*cache_dir"):
         gguf.folder()
 

@@ -241,6 +241,40 @@ def test_resizing_to_what_is_there_changes_nothing(load):
     assert torch.equal(logits(model), before)
 
 
+@pytest.mark.parametrize("shape", [{}, {"word_embed_proj_dim": 32}], ids=["projected", "tied"])
+def test_norms_without_weights_follow_the_residual_width(load, shape, monkeypatch):
+    """The masked model's norms take mean and variance over the channels that stay, as the formula has it."""
+    shape |= {"layer_norm_elementwise_affine": False, "enable_bias": False}
+    model, masked = load("opt", **shape), load("opt", **shape)
+    gone = [0, 5, 6, 30]
+    kept = [channel for channel in range(32) if channel not in gone]
+    removal.remove(model, anatomy.channels(model), gone)
+    removal.mask(anatomy.channels(masked), gone)
+    found = logits(model)
+
+    def over_the_kept(self, inputs):
+        values = inputs[..., kept]
+        centred = values - values.mean(dim=-1, keepdim=True)
+        outputs = torch.zeros_like(inputs)
+        outputs[..., kept] = centred / (centred.square().mean(dim=-1, keepdim=True) + self.eps).sqrt()
+        return outputs
+
+    monkeypatch.setattr(nn.LayerNorm, "forward", over_the_kept)
+    torch.testing.assert_close(found, logits(masked), atol=1e-5, rtol=0)
+    norms = [module for module in model.module.modules() if isinstance(module, nn.LayerNorm)]
+    assert norms and all(norm.weight is None and norm.normalized_shape == (28,) for norm in norms)
+
+
+def test_norms_without_weights_are_saved_and_read_at_their_width(load, tmp_path):
+    from slimsweep.models.reduced import load as read
+    from slimsweep.models.reduced import save
+
+    model = load("opt", layer_norm_elementwise_affine=False, enable_bias=False)
+    removal.remove(model, anatomy.channels(model), [1, 2, 3])
+    save(model, tmp_path / "saved")
+    assert torch.equal(logits(read(tmp_path / "saved")), logits(model))
+
+
 WHOLE = BlockShape(4, 2, 48)
 
 

@@ -213,6 +213,26 @@ def test_more_than_each_block_can_spare_is_a_fault_that_says_how_much_is_allowed
     assert Heads(ratio=0.5).faults(tiny) == []
 
 
+@pytest.mark.parametrize("technique", ["heads", "heads ranking=local", "qap parts=[heads]"])
+def test_where_each_block_has_one_key_value_head_nothing_can_be_removed(technique, slimsweep):
+    name, *knobs = technique.split()
+    words = [f"technique={name}", *(f"technique.{name}.{knob}" for knob in knobs), "ratio=0.3", "tracker=none"]
+    shape = ["model=random", "model.shape.num_key_value_heads=1", "model.shape.vocab_size=258"]
+    answer = slimsweep(*shape, *words, "evaluation=cost", "calibration.tokens=32", "dry_run=true")
+    assert answer.status == 1
+    assert "nothing can be removed there, since each of" in answer.err
+    assert "has one key/value head that all its query heads read" in answer.err
+    assert "give at most" not in answer.err
+
+
+def test_one_head_a_block_stays_and_a_ratio_of_0_is_no_fault(tiny_source):
+    shape = tiny_source.shape | {"num_attention_heads": 1, "num_key_value_heads": 1}
+    skeleton = replace(tiny_source, shape=shape).skeleton()
+    (fault,) = Heads(ratio=0.1).faults(skeleton)
+    assert "each of 2 blocks has one attention head, and it must stay" in fault
+    assert Heads(ratio=0).faults(skeleton) == []
+
+
 @pytest.mark.parametrize("name", ["smollm2_135m", "llama_2_7b", "distilbert", "bert_base", "pythia_160m"])
 def test_the_ratio_a_fault_allows_is_allowed_and_removes_all_it_can(name):
     model = meta_model(name)

@@ -16,6 +16,7 @@ from restatements import perplexity
 from slimsweep import importance
 from slimsweep.models import anatomy
 from slimsweep.models.language_model import parameter_count
+from slimsweep.models.reduced import save
 from slimsweep.models.removal import remove, remove_blocks
 from slimsweep.techniques.llm_pruner import IMPORTANCES, RANKINGS, LLMPruner
 
@@ -214,6 +215,19 @@ def test_channels_go_from_every_family(name, tmp_path):
     LLMPruner(ratio=0.25, level="channel").apply(model, ids(), 0)
     assert anatomy.shape_of(model).channels == 24
     assert torch.isfinite(model.module(input_ids=ids()).logits).all()
+
+
+def test_a_job_removes_channels_from_a_model_whose_norms_have_no_weights(slimsweep, tmp_path):
+    shape = {"layer_norm_elementwise_affine": False, "enable_bias": False, "word_embed_proj_dim": 32}
+    save(loud("opt", str(tmp_path), **shape), tmp_path / "opt")
+    knobs = ["technique=llm_pruner", "ratio=0.3", "technique.llm_pruner.level=channel", "calibration.tokens=32"]
+    small = ["evaluation.tasks=[]", "evaluation.context_tokens=64", "evaluation.prompt_tokens=8"]
+    small += ["evaluation.memory_tokens=16", "tracker=none", "dtype=float32"]
+    answer = slimsweep("model=local", f"model.path={tmp_path}/opt", *knobs, *small)
+    assert answer.status == 0, answer.err
+    record = json.loads(Path(answer.out.splitlines()[-1]).read_text())
+    assert record["stages"][0]["notes"]["after"]["channels"] == 22  # floor(32 x 0.7)
+    assert record["perplexity_movie_reviews"] > 1
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,10 @@ import functools
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -18,6 +18,7 @@ from slimsweep.errors import CorpusError, TaskError
 from slimsweep.evaluation.base import Measurement, Metric
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.rows import Rows
+from slimsweep.unknown_tokens import texts_fault
 
 TASKS = Path(__file__).parent / "tasks"
 _METRICS = {"acc": "accuracy", "acc_norm": "acc_norm"}
@@ -27,6 +28,8 @@ _METRICS = {"acc": "accuracy", "acc_norm": "acc_norm"}
 @dataclass(frozen=True, kw_only=True)
 class Accuracy(Metric):
     """Fraction of questions answered right, with its standard error, by task. Nothing is shown beforehand."""
+
+    version: ClassVar[int] = 2
 
     tasks: str | Sequence[str]
     """Names of files in evaluation/tasks; kept as a tuple."""
@@ -64,7 +67,15 @@ class Accuracy(Metric):
             faults.append(f"model {source.name} is no language model, which zero-shot tasks need")
         elif source.tokenizer() is None:
             faults.append(f"model {source.name} has no tokenizer, which zero-shot tasks need")
-        return faults
+        return faults or self._unknown_token_faults(source, corpora)
+
+    def _unknown_token_faults(self, source: Any, corpora: Corpora) -> list[str]:
+        tokenizer, embeddings = source.tokenizer(), source.config().get_text_config().vocab_size
+        faults = []
+        for task in self.tasks:
+            texts = _texts(_questions(task, corpora)[0][: self.task_limit])
+            faults.append(texts_fault(f"task {task}", texts, tokenizer, embeddings))
+        return [fault for fault in faults if fault]
 
     def measure(self, model: LanguageModel, corpora: Corpora) -> Measurement:
         """`accuracy_<task>` and `accuracy_stderr_<task>`; `acc_norm_<task>` where choices are normalised by length.
@@ -133,6 +144,15 @@ def _read(name: str, rows: Rows, corpora: Corpora) -> tuple[list[dict], str]:
     if key not in _read_rows:
         _read_rows[key] = rows.read(corpora.data_dir, corpora.cache_dir)
     return _read_rows[key]
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text within a value of dicts and lists."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _texts(part)
 
 
 def _digest(task: str, questions: list[dict]) -> str:

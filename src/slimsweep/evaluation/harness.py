@@ -1,6 +1,8 @@
 """One LanguageModel as lm-evaluation-harness sees it. Importing this file imports the harness (5 s)."""
 
+import itertools
 import math
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from slimsweep.evaluation.base import longest_context
 from slimsweep.models.language_model import LanguageModel
 
 FALLBACK_CONTEXT = 2048
+PROBE = "A text."
 
 
 class HarnessModel(TemplateLM):
@@ -39,18 +42,50 @@ class HarnessModel(TemplateLM):
         return self.eot_token_id if bos is None else bos
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-        """Token ids; special tokens as the tokenizer adds them by default unless told otherwise."""
-        return self.tokenizer.encode(string, add_special_tokens=add_special_tokens is not False, verbose=False)
+        """Token ids; special tokens before the text as the tokenizer adds them, unless told otherwise.
+
+        Special tokens after the text are left out. An end token between a prompt and its answer would shift the place
+        where the harness cuts the two apart, and the answer would lose its first token.
+        """
+        if add_special_tokens is False:
+            return self._encode(string, special=False)
+        token_ids = self._encode(string, special=True)
+        return token_ids[: len(token_ids) - self._closing_tokens]
+
+    def _encode(self, string: str, special: bool) -> list[int]:
+        return self.tokenizer.encode(string, add_special_tokens=special, verbose=False)
+
+    @cached_property
+    def _closing_tokens(self) -> int:
+        """Number of special tokens that the tokenizer puts after a text."""
+        plain, whole = self._encode(PROBE, special=False), self._encode(PROBE, special=True)
+        before = next((start for start in range(len(whole)) if whole[start : start + len(plain)] == plain), None)
+        return 0 if before is None else len(whole) - before - len(plain)
+
+    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        """Token ids of a prompt and of the answer after it, cut apart as the harness does.
+
+        An answer that merges into the last tokens of its prompt would have no tokens left. It is then scored from the
+        first token that differs from the prompt's.
+        """
+        context_ids, answer_ids = super()._encode_pair(context, continuation)
+        if answer_ids:
+            return context_ids, answer_ids
+        alone, whole = self.tok_encode(context.rstrip()), self.tok_encode(context + continuation)
+        shared = len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], zip(alone, whole, strict=False))))
+        return whole[:shared] or [self.prefix_token_id], whole[shared:]
 
     def _loglikelihood_tokens(
         self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
     ) -> list[tuple[float, bool]]:
         # Choices of one token share their input, so each distinct input is run once.
-        inputs = [tuple((context + answer)[-self.longest - 1 : -1]) for _, context, answer in requests]
         readers: dict[tuple[int, ...], list[int]] = {}
-        for index, token_ids in enumerate(inputs):
-            readers.setdefault(token_ids, []).append(index)
         scores: dict[int, tuple[float, bool]] = {}
+        for index, (_, context, answer) in enumerate(requests):
+            if answer:
+                readers.setdefault(tuple((context + answer)[-self.longest - 1 : -1]), []).append(index)
+            else:
+                scores[index] = -math.inf, False  # the sum over no tokens, 0, would beat every other answer
         for batch in self._batches(sorted(readers, key=lambda token_ids: (-len(token_ids), token_ids))):
             hidden = self.model.hidden_states(_padded(batch))
             for row, token_ids in zip(hidden, batch, strict=True):

@@ -16,6 +16,7 @@ from slimsweep.corpora import SHORT_DIGEST, Corpora, corpus_name, tokenizer_dige
 from slimsweep.errors import TooFewTokensError
 from slimsweep.evaluation.base import Measurement, Metric, longest_context
 from slimsweep.models.language_model import LanguageModel
+from slimsweep.unknown_tokens import ids_fault
 
 HEAD_NUMBERS = 2**25
 """Logits held at once (128 MiB in fp32), whatever the vocabulary."""
@@ -63,11 +64,25 @@ class Perplexity(Metric):
         tokenizer = source.tokenizer()
         if tokenizer is None:
             return [*faults, f"model {source.name} has no tokenizer, which perplexity needs"]
-        longest = longest_context(source.config())
+        longest, embeddings = longest_context(source.config()), source.config().get_text_config().vocab_size
         for corpus in self.corpora:
             fault = corpora.fault(corpus) or self._window_fault(corpus, corpora, tokenizer, longest)
+            fault = fault or ids_fault(
+                corpus_name(corpus), self._read_ids(corpus, corpora, tokenizer), tokenizer, embeddings
+            )
             faults += [fault] if fault else []
         return faults
+
+    def _read_ids(self, corpus: str | dict[str, str], corpora: Corpora, tokenizer: Any) -> Int[Tensor, " token"]:
+        """The token ids of the windows that are read."""
+        token_ids, context = corpora.token_ids(corpus, tokenizer), self._context(corpora, corpus)
+        windows = len(token_ids) // context
+        return token_ids[: context * min(windows, self._most_windows(corpora, corpus) or windows)]
+
+    def _most_windows(self, corpora: Corpora, corpus: str | dict[str, str]) -> int | None:
+        """The most windows that protocol and knobs let be read; None: all."""
+        counts = [count for count in (corpora.text(corpus).corpus.max_windows, self.max_windows) if count]
+        return min(counts, default=None)
 
     def _window_fault(
         self, corpus: str | dict[str, str], corpora: Corpora, tokenizer: Any, longest: int | None
@@ -107,10 +122,9 @@ class Perplexity(Metric):
     def _windows(
         self, model: LanguageModel, corpora: Corpora, corpus: str | dict[str, str]
     ) -> Int[Tensor, "window token"]:
-        most = [count for count in (corpora.text(corpus).corpus.max_windows, self.max_windows) if count]
         bos = model.tokenizer.bos_token_id if model.family.bos_every_window else None
         windows = cut(corpora.token_ids(corpus, model.tokenizer), self._context(corpora, corpus), bos)
-        return windows[: min(most)] if most else windows
+        return windows[: self._most_windows(corpora, corpus)]
 
     def _protocol(self, model: LanguageModel, corpora: Corpora, corpus: str | dict[str, str], windows: Tensor) -> str:
         text = corpora.text(corpus)

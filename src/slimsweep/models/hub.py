@@ -47,6 +47,10 @@ class HubModel(ModelSource):
     def light_folder(self) -> Path:
         return _download(self.id or "", self.revision, (*LIGHT, *self._code))
 
+    @property
+    def _place(self) -> str:
+        return self.id or ""
+
     def _folder_faults(self) -> list[str]:
         folder = self.light_folder()
         if checkpoint.weight_files(folder) and all(file.is_file() for file in checkpoint.weight_files(folder)):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from slimsweep.container_memory import tightest_limit
 from slimsweep.errors import ModelError
 
 AUTO_CLASSES = {
@@ -114,14 +115,15 @@ def has_room(parameters: int, dtype: torch.dtype, device: torch.device) -> bool:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that is free on a device."""
+    """Memory that is free on a device; of host memory, what the limits of a container leave."""
     if device.type == "cuda":
         # What torch keeps for its next tensors is free too.
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + kept
     import psutil
 
-    return psutil.virtual_memory().available
+    available, limit = psutil.virtual_memory().available, tightest_limit()
+    return min(available, limit.free_bytes) if limit else available
 
 
 def _auto(auto_class: str) -> Any:

@@ -8,11 +8,13 @@ from torch import Tensor, nn
 
 from slimsweep.layer_mask import select
 from slimsweep.models.anatomy import (
+    CHANNELS,
     HEADS,
     OUT,
     Shape,
     Units,
     axes_of,
+    channel_count,
     channels,
     find,
     heads,
@@ -54,6 +56,8 @@ def remove(model: LanguageModel, units: Units, gone: Iterable[int]) -> None:
             model.zeros[name] = model.zeros[name] * len(kept) // before
     if units.kind == HEADS:
         _set_head_counts(model, units)
+    if units.kind == CHANNELS:
+        _set_norm_widths(model)
 
 
 @torch.no_grad()
@@ -120,8 +124,18 @@ def _set_size(module: nn.Module, side: str, count: int) -> None:
         setattr(module, "out_features" if side == OUT else "in_features", count)
     elif is_linear(module):
         setattr(module, "nf" if side == OUT else "nx", count)
-    elif isinstance(module, nn.LayerNorm):
+    elif hasattr(module, "normalized_shape"):
         module.normalized_shape = (count,)
+
+
+def _set_norm_widths(model: LanguageModel) -> None:
+    """Tell norms without weights the residual width. They own nothing, so they are no slots of the channels."""
+    family = model.family
+    names = [name for name in (*family.residual_writers, family.final_norm) if name]
+    names += [f"{prefix}.{name}" for prefix in model.block_names for name in family.norms]
+    for norm in (find(model.module, name) for name in names):
+        if hasattr(norm, "normalized_shape") and not axes_of(norm, OUT):
+            norm.normalized_shape = (channel_count(model),)
 
 
 def _set_head_counts(model: LanguageModel, units: Units) -> None:

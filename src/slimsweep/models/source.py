@@ -12,6 +12,7 @@ import torch
 from slimsweep.errors import ModelError
 from slimsweep.layer_mask import bits_shape, read_masks, reserve
 from slimsweep.models import checkpoint, loading, reduced
+from slimsweep.models.adapter import adapter_faults
 from slimsweep.models.byte_tokenizer import VOCABULARY, byte_tokenizer
 from slimsweep.models.families import family_of
 from slimsweep.models.language_model import LanguageModel, is_linear
@@ -61,6 +62,11 @@ class ModelSource:
         """Commit or version of the weights, for the record; None where there is none."""
         return None
 
+    @property
+    def described_baseline(self) -> str:
+        """What the uncompressed weights are, for the record; empty for the published ones."""
+        return self.baseline
+
     def folder(self) -> Path:
         """Folder with config.json, safetensors and tokenizer files; downloads or converts them once."""
         raise NotImplementedError
@@ -69,10 +75,18 @@ class ModelSource:
         """Folder with config.json and tokenizer files, where those can be had without the weights."""
         return self.folder()
 
+    @property
+    def _place(self) -> str:
+        """The folder or hub id that `from_pretrained` takes."""
+        return str(self.light_folder())
+
     def faults(self) -> list[str]:
         """Everything wrong with this model that shows without reading weights."""
         try:
-            faults = self._folder_faults() if self.weights == "trained" else self._shape_faults()
+            if self.weights == "trained":
+                faults = adapter_faults(self.light_folder(), self._place) or self._folder_faults()
+            else:
+                faults = self._shape_faults()
             if not faults:
                 self.skeleton()
         except ModelError as error:

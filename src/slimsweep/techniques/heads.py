@@ -60,6 +60,8 @@ class Heads(BlockwiseTechnique):
     def _count_faults(self, skeleton: LanguageModel) -> list[str]:
         if self.ranking == "local":
             return super()._count_faults(skeleton)
+        if faults := self._lone_head_faults(skeleton):
+            return faults
         units = [anatomy.heads(skeleton, index) for index in self.block_range(skeleton)]
         most = sum(len(one) - 1 for one in units)
         if self._total(units) <= most:
