@@ -208,3 +208,22 @@ def test_a_failure_outside_a_jobs_own_run_is_told_at_the_end(slimsweep, monkeypa
     monkeypatch.setattr(Store, "fault", lambda store: next(faults))
     answer = slimsweep(*SMALL, "+sweeps=dense")
     assert answer.status == 1 and "the disk is full" in answer.err
+
+
+def test_a_model_that_cannot_be_loaded_costs_its_own_jobs_of_a_sweep(slimsweep, tiny, tmp_path):
+    for name in ("good", "bad"):
+        tiny.module.save_pretrained(tmp_path / name)
+        tiny.tokenizer.save_pretrained(tmp_path / name)
+    (tmp_path / "bad" / "tokenizer.json").write_text("{}")
+    models = ",".join(str(tmp_path / name) for name in ("good", "bad"))
+    sweep = ("-m", *SMALL[1:], "model=local", "technique=[],magnitude", "sweep=mine")
+    planned = slimsweep(*sweep, f"model.path={models}", "dry_run=true")
+    assert "2 jobs, 0 done, 2 to run" in planned.out and "2 jobs: The tokenizer in" in planned.out
+    answer = slimsweep(*sweep, f"model.path={models}")
+    assert answer.status == 1 and "Traceback" not in answer.err
+    assert "2 of 4 jobs of mine have no record" in answer.err and "2 jobs: The tokenizer in" in answer.err
+    store = Store(tmp_path / "outputs")
+    assert [job.state for job in store.status("mine")] == ["done", "done"]
+    assert not (store.sweeps_dir / "mine" / ".complete").exists()
+    alone = slimsweep(*sweep, f"model.path={tmp_path}/bad")
+    assert alone.status == 1 and "nothing was started" in alone.err
