@@ -272,3 +272,22 @@ def test_a_text_in_another_column_is_told_and_read_by_its_name(slimsweep, tmp_pa
     refused = slimsweep(*arguments)
     assert refused.status == 1 and "columns there: content" in refused.err and "Traceback" not in refused.err
     assert slimsweep(*arguments, "calibration.column=content").status == 0
+
+
+def test_a_model_that_cannot_be_loaded_costs_its_own_jobs_of_a_sweep(slimsweep, tiny, tmp_path):
+    for name in ("good", "bad"):
+        tiny.module.save_pretrained(tmp_path / name)
+        tiny.tokenizer.save_pretrained(tmp_path / name)
+    (tmp_path / "bad" / "tokenizer.json").write_text("{}")
+    models = ",".join(str(tmp_path / name) for name in ("good", "bad"))
+    sweep = ("-m", *SMALL[1:], "model=local", "technique=[],magnitude", "sweep=mine")
+    planned = slimsweep(*sweep, f"model.path={models}", "dry_run=true")
+    assert "2 jobs, 0 done, 2 to run" in planned.out and "2 jobs: The tokenizer in" in planned.out
+    answer = slimsweep(*sweep, f"model.path={models}")
+    assert answer.status == 1 and "Traceback" not in answer.err
+    assert "2 of 4 jobs of mine have no record" in answer.err and "2 jobs: The tokenizer in" in answer.err
+    store = Store(tmp_path / "outputs")
+    assert [job.state for job in store.status("mine")] == ["done", "done"]
+    assert not (store.sweeps_dir / "mine" / ".complete").exists()
+    alone = slimsweep(*sweep, f"model.path={tmp_path}/bad")
+    assert alone.status == 1 and "nothing was started" in alone.err

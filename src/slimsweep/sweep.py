@@ -1,12 +1,12 @@
 """A sweep as a whole: its jobs checked and named before the first starts, and what is left at its end."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from slimsweep.errors import ConfigError, SlimsweepError, StoreError
+from slimsweep.errors import ConfigError, ModelError, SlimsweepError, StoreError
 from slimsweep.experiment import Experiment
 from slimsweep.record import write_json, write_text
 from slimsweep.store import Store, SweepJob
@@ -26,10 +26,14 @@ class Sweep:
     store: Store
     jobs: tuple[SweepJob, ...]
     experiments: tuple[Experiment, ...]
+    unloadable: dict[str, int] = field(default_factory=dict)
+    """Why models cannot be loaded, and how many jobs each reason leaves out."""
 
     @classmethod
     def plan(cls, configs: dict[tuple[str, ...], DictConfig]) -> "Sweep":
         """Check every job and fold those with equal keys.
+
+        A model that cannot be loaded costs its own jobs, as long as another model's jobs are left.
 
         Raises:
             ConfigError: the faults of all jobs together, each named once with the first job it stands in.
@@ -38,18 +42,27 @@ class Sweep:
 
         faults: dict[str, str] = {}
         found: dict[str, tuple[SweepJob, Experiment]] = {}
-        experiment = None
+        unloadable: dict[str, list[tuple[str, ...]]] = {}
         for overrides, config in configs.items():
             keep_no_cache_of_a_dry_run(config)
+            experiment = None
             try:
                 experiment = Experiment.of(*_task_of(config))
                 experiment.check()
                 job = SweepJob(experiment.key, experiment.label, list(overrides))
                 found.setdefault(job.key, (job, experiment))
             except ConfigError as error:
+                if experiment and set(error.faults) <= set(experiment.model.faults()):
+                    unloadable.setdefault("; ".join(error.faults), []).append(overrides)
+                    continue
                 for fault in error.faults:
                     faults.setdefault(fault, " ".join(overrides))
+            except ModelError as error:  # files that went away during the check, say
+                unloadable.setdefault(str(error), []).append(overrides)
+        if faults or not found:
+            faults |= {reason: " ".join(jobs[0]) for reason, jobs in unloadable.items()}
         if not faults:
+            experiment = next(experiment for _, experiment in found.values())
             store = Store(experiment.outputs_dir)
             fault = None if config.dry_run is True else store.fault()
             if fault:
@@ -58,13 +71,15 @@ class Sweep:
             raise ConfigError([f"{fault} [job: {job}]" if job else fault for fault, job in faults.items()])
         name = experiment.sweep or UNNAMED_SWEEP
         jobs, experiments = zip(*found.values(), strict=True)
-        return cls(name, store, jobs, experiments)
+        return cls(name, store, jobs, experiments, {reason: len(lost) for reason, lost in unloadable.items()})
 
     def show(self) -> None:
         """Print what a launch would do, and do nothing."""
         states = [("done" if self.store.read(job.key) else "missing") for job in self.jobs]
         for job, state in zip(self.jobs, states, strict=True):
             print(f"{job.key[:16]}  {state:8} {job.label}")
+        for reason, count in self.unloadable.items():
+            print(f"{'-':16}  {'faulty':8} {count} jobs: {reason}")
         print(f"{self.name}: {len(self.jobs)} jobs, {states.count('done')} done, {states.count('missing')} to run")
 
     def open(self) -> list[list[str]]:
@@ -72,6 +87,8 @@ class Sweep:
         from slimsweep.app import publish
 
         self._warn_of_other_jobs()
+        for reason, count in self.unloadable.items():
+            log.error("%d jobs left out, whose model cannot be loaded: %s", count, reason)
         self.store.open_sweep(self.name, list(self.jobs))
         missing = []
         for job, experiment in zip(self.jobs, self.experiments, strict=True):
@@ -115,14 +132,16 @@ class Sweep:
             self.publish(records)
         print(f"\n{table}\n", flush=True)
         unfinished = [status for status in states if status.state != "done"]
-        if unfinished or errors:
+        if unfinished or errors or self.unloadable:
             told = " ".join(job.reason for job in unfinished)
             # What raised outside a job's own run (a disk filling up, say) left no failure with a reason.
             others = dict.fromkeys(line for error in errors if (line := _first_line(error)) not in told)
             lines = "\n".join(f"  - {job.label}: {job.reason or job.state} ({job.log})" for job in unfinished)
-            lines += "".join(f"\n  - {line}" for line in others)
+            lost = [f"{count} jobs: {reason}" for reason, count in self.unloadable.items()]
+            lines = "\n".join([lines, *(f"  - {line}" for line in (*lost, *others))]).lstrip("\n")
+            count = sum(self.unloadable.values())
             raise SweepError(
-                f"{len(unfinished)} of {len(states)} jobs of {self.name} have no record:\n{lines}\n"
+                f"{len(unfinished) + count} of {len(states) + count} jobs of {self.name} have no record:\n{lines}\n"
                 f"The others are recorded. `slim status {self.name}` shows them; the same command tries again."
             )
         return self.store.close_sweep(self.name, list(self.jobs))

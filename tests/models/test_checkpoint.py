@@ -1,4 +1,6 @@
+import hashlib
 import json
+import os
 import shutil
 
 import pytest
@@ -110,3 +112,82 @@ def test_digest_is_remembered_until_the_file_changes(tmp_path):
     assert checkpoint.file_digest(file, tmp_path / "cache") == "remembered"
     file.write_bytes(b"abcd")
     assert checkpoint.file_digest(file, tmp_path / "cache") not in (first, "remembered")
+
+
+def test_equal_size_and_time_do_not_hide_other_contents(tmp_path):
+    file, other = tmp_path / "weights", tmp_path / "other"
+    file.write_bytes(b"abc")
+    first, times = checkpoint.file_digest(file, tmp_path / "cache"), (file.stat().st_atime_ns, file.stat().st_mtime_ns)
+    other.write_bytes(b"abd")
+    os.utime(other, ns=times)
+    other.replace(file)  # as rsync does
+    second = checkpoint.file_digest(file, tmp_path / "cache")
+    file.write_bytes(b"abe")  # as cp -p does
+    os.utime(file, ns=times)
+    third = checkpoint.file_digest(file, tmp_path / "cache")
+    assert [first, second, third] == [hashlib.sha256(text).hexdigest() for text in (b"abc", b"abd", b"abe")]
+
+
+@pytest.mark.parametrize(
+    ("present", "config", "chosen"),
+    [
+        (["model.safetensors", "index"], {}, ["model.safetensors"]),
+        (["index", "left-over.safetensors"], {}, ["a.safetensors", "b.safetensors"]),
+        (["model.safetensors", "index"], {"transformers_weights": "mine.safetensors"}, ["mine.safetensors"]),
+        (["left-over.safetensors"], {}, []),
+    ],
+)
+def test_the_files_read_are_those_transformers_chooses(tmp_path, present, config, chosen):
+    from transformers.modeling_utils import _get_resolved_checkpoint_files
+
+    for name in ("a.safetensors", "b.safetensors", "mine.safetensors"):
+        (tmp_path / name).touch()
+    for name in present:
+        (tmp_path / (checkpoint.INDEX if name == "index" else name)).touch()
+    if "index" in present:
+        weights = {"metadata": {}, "weight_map": {"x": "b.safetensors", "y": "a.safetensors"}}
+        (tmp_path / checkpoint.INDEX).write_text(json.dumps(weights))
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert [file.name for file in checkpoint.weight_files(tmp_path)] == chosen
+    asked = {"variant": None, "gguf_file": None, "use_safetensors": True, "user_agent": None, "is_remote_code": False}
+    asked["transformers_explicit_filename"] = config.get("transformers_weights")
+    if chosen:
+        files, _ = _get_resolved_checkpoint_files(tmp_path, **asked)
+        assert files == [str(tmp_path / name) for name in chosen]
+
+
+def test_a_file_of_weights_under_another_name_is_told(folder):
+    (folder / checkpoint.INDEX).unlink()
+    (fault,) = checkpoint.folder_faults(folder)
+    assert "model-00001-of-00002.safetensors" in fault and "neither model.safetensors nor" in fault
+
+
+@pytest.mark.parametrize(
+    "name", ["tokenizer.json", "config.json", checkpoint.INDEX, "model-00002-of-00002.safetensors"]
+)
+def test_a_git_lfs_pointer_is_told_from_a_file(folder, name):
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:abab\nsize 19473\n"
+    (folder / name).write_text(pointer)
+    (folder / "left-over.safetensors").write_text(pointer)
+    (fault,) = checkpoint.folder_faults(folder)
+    assert f"{name} is a git-lfs pointer" in fault and "git lfs pull" in fault and "left-over" not in fault
+
+
+def test_an_adapter_beside_the_weights_is_told(folder):
+    (folder / "adapter_config.json").write_text("{}")
+    (fault,) = checkpoint.folder_faults(folder)
+    assert "merge_and_unload" in fault
+
+
+@pytest.mark.parametrize("weight_map", [[], {"x": 3}, None])
+def test_an_index_of_another_form_is_a_fault(folder, weight_map):
+    (folder / checkpoint.INDEX).write_text(json.dumps({"weight_map": weight_map}))
+    (fault,) = checkpoint.folder_faults(folder)
+    assert "unreadable" in fault
+
+
+@pytest.mark.parametrize("header", [[], {"x": {}}, {"x": {"data_offsets": 3}}])
+def test_an_odd_header_is_not_whole(tmp_path, header):
+    text = json.dumps(header).encode()
+    (tmp_path / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text)
+    assert not checkpoint.is_whole(tmp_path / "model.safetensors")

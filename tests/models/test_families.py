@@ -124,7 +124,7 @@ def test_saved_models_reload_with_equal_weights(load, name, tmp_path):
     matrix(next(iter(model.targets().values())))[0].zero_()
     folder = tmp_path / "saved"
     model.module.save_pretrained(folder)
-    (folder / "vocab.txt").write_text("stands for a tokenizer")
+    model.tokenizer.save_pretrained(folder)
     auto_class = "causal_lm" if name in DECODERS else "sequence_classification"
     source = LocalModel(path=str(folder), auto_class=auto_class, cache_dir=str(tmp_path))
     assert source.faults() == []

@@ -1,6 +1,9 @@
 """The hub is not reached in tests: its answers are set up here."""
 
 import json
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import httpx
@@ -142,3 +145,34 @@ def save(model, folder):
     model.module.save_pretrained(folder)
     model.tokenizer.save_pretrained(folder)
     assert json.loads((folder / "config.json").read_text())["model_type"] == "llama"
+
+
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1", "http://127.0.0.1:1", "nonsense://127.0.0.1:1"])
+def test_settings_of_the_network_do_not_keep_the_cache_from_being_used(tiny, tmp_path, proxy):
+    repository = tmp_path / "hub" / "models--ORG--NAME"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("abc123")
+    save(tiny, repository / "snapshots" / "abc123")
+    code = (
+        "from slimsweep.models.hub import HubModel\n"
+        f"cached = HubModel(id='ORG/NAME', cache_dir={str(tmp_path)!r})\n"
+        "print('cached', cached.faults(), cached.resolved_revision, len(cached.digest()))\n"
+        f"print('absent', HubModel(id='ORG/OTHER', cache_dir={str(tmp_path)!r}).faults())\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    environment |= {"HF_HUB_OFFLINE": "0", "HF_HUB_CACHE": str(tmp_path / "hub"), "ALL_PROXY": proxy}
+    environment["HF_ENDPOINT"] = "http://hub.invalid"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
+    cached, absent = [line for line in done.stdout.splitlines() if line.startswith(("cached", "absent"))]
+    assert cached == "cached [] abc123 64", done.stderr
+    assert "ORG/OTHER is" in absent and "in the hub's cache" in absent and "ALL_PROXY" in absent
+    assert "model=local model.path=FOLDER" in absent and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("status", [407, 429, 503])
+def test_a_hub_that_fails_leaves_the_cache(answers, source, tiny, status):
+    from huggingface_hub.errors import HfHubHTTPError
+
+    answers.files = response(HfHubHTTPError, status)
+    save(tiny, answers.folder)
+    assert source.faults() == []

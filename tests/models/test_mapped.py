@@ -10,6 +10,7 @@ from slimsweep.models.language_model import weights_digest
 from slimsweep.models.local import LocalModel
 from slimsweep.models.reduced import save
 from slimsweep.techniques.gptq import GPTQ
+from slimsweep.techniques.rtn import RTN
 from slimsweep.techniques.sparsegpt import SparseGPT
 from slimsweep.techniques.wanda import Wanda
 
@@ -119,3 +120,44 @@ def test_a_manifest_is_refused(folder, tmp_path):
 def test_a_trained_model_too(shared, stories260k_source, stories260k, tmp_path):
     mapped = stories260k_source.load_mapped(torch.float32, tmp_path)
     assert weights_digest(mapped) == weights_digest(stories260k)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kept", ["own head", "equal head", "head alone"])
+def test_tied_weights_in_the_file_are_read_as_transformers_reads_them(folder, tmp_path, dtype, kept):
+    from transformers import AutoModelForCausalLM
+
+    tensors = load_file(folder / "model.safetensors")
+    embeddings = tensors["model.embed_tokens.weight"]
+    tensors["lm_head.weight"] = embeddings * (0.5 if kept == "own head" else 1.0)
+    if kept == "head alone":
+        del tensors["model.embed_tokens.weight"]
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    held, mapped = pair(folder, tmp_path, dtype)
+    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    with torch.no_grad():
+        expected = plain(token_ids()).logits
+    for model in (held, mapped):
+        assert torch.equal(model.module(token_ids()).logits, expected)
+        is_tied = model.module.lm_head.weight is model.module.model.embed_tokens.weight
+        assert is_tied == (kept != "own head")
+    assert weights_digest(held) == weights_digest(mapped)
+    assert Size().measure(held, None) == Size().measure(mapped, None)
+
+
+def test_an_own_head_survives_compressing_saving_and_reading(folder, tmp_path):
+    tensors = load_file(folder / "model.safetensors")
+    own = {"lm_head.weight": tensors["model.embed_tokens.weight"] * 0.5}
+    save_file(tensors | own, folder / "model.safetensors", {"format": "pt"})
+    for name, model in zip(("held", "mapped"), pair(folder, tmp_path), strict=True):
+        SparseGPT(ratio=0.5).apply(model, token_ids(), 0)
+        assert save(model, tmp_path / name)
+        assert weights_digest(
+            LocalModel(path=str(tmp_path / name), cache_dir=str(tmp_path)).load(torch.float32, CPU)
+        ) == (weights_digest(model))
+    held, _ = pair(folder, tmp_path)
+    RTN(bits=4, group_size=8).apply(held, None, 0)
+    save(held, tmp_path / "packed")
+    assert weights_digest(
+        LocalModel(path=str(tmp_path / "packed"), cache_dir=str(tmp_path)).load(torch.float32, CPU)
+    ) == (weights_digest(held))

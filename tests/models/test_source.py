@@ -175,3 +175,78 @@ def test_a_config_with_fewer_blocks_than_the_weights_is_refused(tiny, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1, "layer_types": None}))
     with pytest.raises(ModelError, match="more blocks"):
         LocalModel(path=str(tmp_path), cache_dir=str(tmp_path)).load(torch.float32, torch.device("cpu"))
+
+
+def test_a_single_file_beside_shards_is_hashed_read_and_mapped_alike(saved, tmp_path):
+    tensors = load_file(saved / "model.safetensors")
+    save_file(tensors, saved / "model-00001-of-00001.safetensors", {"format": "pt"})
+    index = {"metadata": {}, "weight_map": dict.fromkeys(tensors, "model-00001-of-00001.safetensors")}
+    (saved / "model.safetensors.index.json").write_text(json.dumps(index))
+    rewrite(saved, lambda weights: weights["model.norm.weight"].fill_(2.0))
+    source = LocalModel(path=str(saved), cache_dir=str(tmp_path))
+    assert source.faults() == []
+    for model in (source.load(torch.float32, CPU), source.load_mapped(torch.float32, tmp_path / "scratch")):
+        assert (model.module.model.norm.weight == 2).all()
+    before = source.digest()
+    save_file({"x": torch.ones(1)}, saved / "model-00001-of-00001.safetensors")
+    assert source.digest() == before
+    rewrite(saved, lambda weights: weights["model.norm.weight"].fill_(3.0))
+    assert source.digest() != before
+
+
+def test_code_that_may_run_is_part_of_the_digest(saved, tmp_path):
+    digests = []
+    for text in ("a = 1", "a = 2"):
+        (saved / "modeling_own.py").write_text(text)
+        for trusted in (False, True):
+            source = LocalModel(path=str(saved), cache_dir=str(tmp_path), trust_remote_code=trusted)
+            digests.append(source.digest())
+    assert digests[0] == digests[2] and len(set(digests)) == 3
+
+
+@pytest.mark.parametrize("content", ["{}", "", '{"model": 3}', "[1]"])
+def test_a_tokenizer_that_cannot_be_read_is_one_sentence(saved, tmp_path, content):
+    (saved / "tokenizer.json").write_text(content)
+    (saved / "tokenizer_config.json").unlink()
+    (fault,) = LocalModel(path=str(saved), cache_dir=str(tmp_path)).faults()
+    assert "tokenizer.json" in fault and str(saved) in fault and "\n" not in fault
+    assert "tokenizer.save_pretrained" in fault
+
+
+def test_heads_that_do_not_divide_the_width_are_one_sentence(saved, tmp_path):
+    config = json.loads((saved / "config.json").read_text())
+    (saved / "config.json").write_text(json.dumps(config | {"num_attention_heads": 6, "num_key_value_heads": 6}))
+    (fault,) = LocalModel(path=str(saved), cache_dir=str(tmp_path)).faults()
+    assert "config.json" in fault and "32) is not a multiple of the number of attention heads (6)" in fault
+    assert "\n" not in fault
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [{"hidden_act": "nonsense"}, {"vocab_size": "many"}, {"rope_parameters": {"rope_type": "nonsense"}}],
+)
+def test_a_config_no_model_can_be_built_of_is_one_sentence(saved, tmp_path, entries):
+    config = json.loads((saved / "config.json").read_text())
+    (saved / "config.json").write_text(json.dumps(config | entries))
+    (fault,) = LocalModel(path=str(saved), cache_dir=str(tmp_path)).faults()
+    assert f"{saved}/config.json" in fault and "\n" not in fault
+
+
+@pytest.mark.parametrize("kind", ["mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "deepseek_v3", "dbrx", "gpt_oss"])
+def test_experts_are_refused_by_name_before_weights_are_read(saved, tmp_path, kind):
+    (saved / "config.json").write_text(json.dumps({"model_type": kind}))
+    (fault,) = LocalModel(path=str(saved), cache_dir=str(tmp_path)).faults()
+    assert f"{kind!r} has experts" in fault and "not support" in fault
+    (fault,) = random_source(tmp_path, shape={"model_type": kind}).faults()
+    assert "has experts" in fault
+
+
+def test_what_a_library_raises_while_loading_is_one_sentence(saved, tmp_path, monkeypatch):
+    import transformers
+
+    def refuse(*_, **__):
+        raise ImportError("needs a package\nthat is not there")
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", refuse)
+    with pytest.raises(ModelError, match=r"saved cannot be read \(needs a package that is not there\)"):
+        LocalModel(path=str(saved), cache_dir=str(tmp_path)).load(torch.float32, CPU)

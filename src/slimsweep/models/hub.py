@@ -2,16 +2,20 @@
 
 import errno
 import functools
+import os
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from slimsweep.errors import ModelError
 from slimsweep.models import checkpoint
+from slimsweep.models.loading import reason
 from slimsweep.models.source import ModelSource
 
 LIGHT = ("*.json", "*.txt", "tokenizer.model")
 SKIPPED = ("*/*", "consolidated*")  # other formats of the same weights
+NETWORK_SETTINGS = ("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR", "HF_ENDPOINT")
 CONVERTER = "SFconvertbot"  # the hub's own account; offers safetensors to repositories that hold only pickles
 
 
@@ -72,9 +76,15 @@ def _download(id: str, revision: str | None, patterns: tuple[str, ...]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    chosen = {"allow_patterns": list(patterns), "ignore_patterns": list(SKIPPED)}
     try:
         revision = _revision_with_weights(id, revision)
-        folder = snapshot_download(id, revision=revision, allow_patterns=list(patterns), ignore_patterns=list(SKIPPED))
+        try:
+            folder = snapshot_download(id, revision=revision, **chosen)
+        except Exception as error:
+            if not _is_network(error):
+                raise
+            folder = _cached(id, revision, chosen, error)
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(_advice(id, revision, error)) from error
     return Path(folder)
@@ -86,9 +96,7 @@ def _revision_with_weights(id: str, revision: str | None) -> str | None:
 
     Without a network the revision is taken as it is: its files may lie in the hub's cache.
     """
-    import httpx
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import OfflineModeIsEnabled
 
     hub: Any = HfApi()
     try:
@@ -97,7 +105,9 @@ def _revision_with_weights(id: str, revision: str | None) -> str | None:
             return revision
         requests = hub.get_repo_discussions(id, author=CONVERTER, discussion_type="pull_request")
         converted = None if revision else next((request.git_reference for request in requests), None)
-    except (httpx.TransportError, OfflineModeIsEnabled):
+    except Exception as error:
+        if not _is_network(error):
+            raise
         return revision
     if converted is None:
         raise ModelError(
@@ -105,6 +115,49 @@ def _revision_with_weights(id: str, revision: str | None) -> str | None:
             "to one that has them, or convert it where you trust it and use model=local model.path=FOLDER."
         )
     return converted
+
+
+def _cached(id: str, revision: str | None, chosen: dict[str, list[str]], error: Exception) -> str:
+    """Folder of a repository's files in the hub's cache, where settings keep the network from being asked.
+
+    Raises:
+        ModelError: they are not all there.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return snapshot_download(id, revision=revision, local_files_only=True, **chosen)
+    except LocalEntryNotFoundError:
+        raise ModelError(
+            f"{id} is not in the hub's cache, and the network cannot be used{_settings()} ({reason(error)}). Change or "
+            "unset them, install what they need, or use a copy on disk: model=local model.path=FOLDER."
+        ) from error
+
+
+def _settings() -> str:
+    """Names of the environment variables that decide how the network is reached; their values may hold a password."""
+    names = sorted(name for name in os.environ if name.upper() in NETWORK_SETTINGS and os.environ[name])
+    return f" with the settings {', '.join(names)}" if names else ""
+
+
+def _is_network(error: Exception) -> bool:
+    """Whether an error says that the hub was not reached: no network, a server that fails, or settings it refuses.
+
+    A proxy of a kind that httpx needs a package for is an ImportError, one of an unknown kind a ValueError, a file of
+    certificates that is not there a FileNotFoundError.
+    """
+    import httpx
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    if isinstance(error, HfHubHTTPError):
+        return error.response.status_code >= 500 or error.response.status_code in (407, 429)
+    if isinstance(error, HFValidationError | LocalEntryNotFoundError | ModelError):
+        return False
+    if isinstance(error, OSError):
+        is_certificates = isinstance(error, FileNotFoundError | ssl.SSLError)
+        return is_certificates or isinstance(error, ConnectionError | TimeoutError | OfflineModeIsEnabled)
+    return isinstance(error, httpx.TransportError | httpx.InvalidURL | ImportError | ValueError)
 
 
 def _advice(id: str, revision: str | None, error: Exception) -> str:
@@ -132,8 +185,8 @@ def _advice(id: str, revision: str | None, error: Exception) -> str:
         )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
         return f"{id} cannot be stored ({error}): free space or set HF_HOME to a folder with room, {elsewhere}"
-    reason = str(error).strip().splitlines() or [type(error).__name__]
+    lines = str(error).strip().splitlines() or [type(error).__name__]
     return (
-        f"{id} is neither in the hub's cache nor reachable ({reason[0]}). Check the network and "
+        f"{id} is neither in the hub's cache nor reachable{_settings()} ({lines[0]}). Check the network and "
         f"HF_HUB_OFFLINE, {elsewhere}"
     )

@@ -2,21 +2,25 @@
 
 import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 
 from slimsweep.container_memory import tightest_limit
 from slimsweep.errors import ModelError
+from slimsweep.models import quantized_checkpoint
 
 AUTO_CLASSES = {
     "causal_lm": "AutoModelForCausalLM",
     "sequence_classification": "AutoModelForSequenceClassification",
 }
 GENERATION = "generation_config.json"
+REFUSALS = (OSError, ImportError, ValueError, LookupError, TypeError, RuntimeError, StrictDataclassError)
+"""What transformers and torch raise about a config or files that they cannot build a model of."""
 ROOM_FRACTION = 0.8  # of free memory: what a second model may take
 SHARED_FRACTION = 0.25  # of free memory: a smaller model may be kept once more, to be copied for each job
 
@@ -56,6 +60,8 @@ def read(folder: Path, auto_class: str, dtype: torch.dtype, device: torch.device
     """
     from safetensors import SafetensorError
 
+    if fault := quantized_checkpoint.fault(folder):
+        raise ModelError(fault)
     try:
         module, info = _auto(auto_class).from_pretrained(
             folder,
@@ -68,6 +74,13 @@ def read(folder: Path, auto_class: str, dtype: torch.dtype, device: torch.device
         )
     except SafetensorError as error:
         raise ModelError(f"Weights in {folder} are damaged ({error}); copy them again.") from error
+    except torch.OutOfMemoryError:
+        raise
+    except REFUSALS as error:
+        raise ModelError(
+            f"Weights in {folder} cannot be read ({reason(error)}). Copy config and weights again from one source, or "
+            "save the model with save_pretrained."
+        ) from error
     absent = [*sorted(info["missing_keys"]), *sorted(str(key[0]) for key in info["mismatched_keys"])]
     if absent:
         raise ModelError(
@@ -80,6 +93,27 @@ def read(folder: Path, auto_class: str, dtype: torch.dtype, device: torch.device
             "Copy config and weights again from one source."
         )
     return module
+
+
+def untie(module: nn.Module, filed: Collection[str]) -> None:
+    """Give an empty module's tied weights a tensor of their own where a file has one for them (an own head, say)."""
+    for name in tied_names(module) & set(filed):
+        owner, _, own = name.rpartition(".")
+        weight = module.get_parameter(name)
+        setattr(module.get_submodule(owner), own, nn.Parameter(torch.empty_like(weight), requires_grad=False))
+
+
+def tie_absent(module: nn.Module, filed: Collection[str]) -> None:
+    """Tie weights that no file had to those they are tied with, as from_pretrained does.
+
+    Tied weights that a file has twice stay apart where they differ, and are tied where they are equal.
+    """
+    module.tie_weights(missing_keys=set(module.state_dict()) - set(filed))
+
+
+def tied_names(module: nn.Module) -> set[str]:
+    """Names of parameters that another one is tied to, under which a file need not have them."""
+    return dict(module.named_parameters(remove_duplicate=False)).keys() - dict(module.named_parameters()).keys()
 
 
 def read_generation_settings(module: nn.Module, folder: Path) -> None:
@@ -137,6 +171,12 @@ def _is_finite(parameter: torch.Tensor) -> bool:
         return True
     lowest, highest = parameter.detach().aminmax()  # NaN wins in both
     return bool(lowest.isfinite() and highest.isfinite())
+
+
+def reason(error: Exception) -> str:
+    """What a library said, as one line: that of its cause where it only names the check that failed."""
+    cause = error.__cause__ if isinstance(error, StrictDataclassError) and error.__cause__ else error
+    return " ".join(str(cause).split())[:500].rstrip(".") or type(cause).__name__
 
 
 def some(names: list[str], shown: int = 5) -> str:

@@ -9,7 +9,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from slimsweep.errors import ModelError
-from slimsweep.models import checkpoint, loading
+from slimsweep.models import checkpoint, loading, quantized_checkpoint
 from slimsweep.models.reduced import saved_tensors
 from slimsweep.models.scratch import Scratch, padded_bytes
 
@@ -27,9 +27,14 @@ def read_mapped(module: nn.Module, in_blocks: set[str], folder: Path, dtype: tor
     Raises:
         ModelError: weights that are missing, or of other shapes or names than the module's, all by name; or not finite.
     """
-    wanted, filed = saved_tensors(module), _filed(folder)
-    prefix = f"{module.base_model_prefix}."
+    if fault := quantized_checkpoint.fault(folder):
+        raise ModelError(fault)
+    filed, prefix = _filed(folder), f"{module.base_model_prefix}."
+    loading.untie(module, filed.keys())
+    wanted = saved_tensors(module)
+    partners = {source: tied for tied, source in module.get_expanded_tied_weights_keys(all_submodels=True).items()}
     names = {own: own if own in filed else own.removeprefix(prefix) for own in wanted}  # without it in older files
+    names = {own: name for own, name in names.items() if name in filed or partners.get(own) not in filed}
     odd = [own for own, name in names.items() if name not in filed or filed[name].shape != tuple(wanted[own].shape)]
     odd += [name for name in filed.keys() - set(names.values()) if loading.is_another_block(name, module)]
     if odd:
@@ -47,7 +52,7 @@ def read_mapped(module: nn.Module, in_blocks: set[str], folder: Path, dtype: tor
         loading.refuse_non_finite({own: read[own]}, str(folder), dtype)
         scratch.release()
     module.load_state_dict(read, strict=False, assign=True)
-    module.tie_weights()
+    loading.tie_absent(module, read.keys())
     loading.read_generation_settings(module, folder)
 
 

@@ -16,7 +16,7 @@ from slimsweep.errors import ModelError
 from slimsweep.layer_mask import read_masks, write_masks
 from slimsweep.models import anatomy, loading, removal
 from slimsweep.models.anatomy import BlockShape, Shape
-from slimsweep.models.checkpoint import INDEX, MANIFEST
+from slimsweep.models.checkpoint import INDEX, MANIFEST, PACKED_FILE, WEIGHTS_FILE, weight_files
 from slimsweep.models.families import family_of
 from slimsweep.models.language_model import LanguageModel, layer_shape
 from slimsweep.models.plain import auto_class_of_name, plain_config
@@ -26,9 +26,6 @@ from slimsweep.packed import install, kinds, packed_layers
 
 FORMAT = 2
 """1: widths; 2: and packed layers."""
-WEIGHTS_FILE = "model.safetensors"
-PACKED_FILE = "packed.safetensors"
-"""Of packed weights that only the manifest describes; where it found them, `from_pretrained` would draw random ones."""
 
 
 def save(model: LanguageModel, folder: Path) -> bool:
@@ -103,11 +100,12 @@ def read(folder: Path, auto_class: str, dtype: torch.dtype, device: torch.device
         module = loading.build_empty(config, auto_class, dtype, remote_code)
     module.tie_weights()  # which making them empty has untied
     resize(module, folder)
-    file = folder / (PACKED_FILE if (folder / PACKED_FILE).is_file() else WEIGHTS_FILE)
+    (file,) = weight_files(folder)
     try:
         tensors = load_file(file, device=str(device))
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{file} cannot be read ({error}); save the model again.") from error
+    loading.untie(module, tensors.keys())
     wanted = {name: tuple(tensor.shape) for name, tensor in saved_tensors(module).items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if wanted != found:
@@ -134,7 +132,7 @@ def _fill(module: nn.Module, tensors: dict[str, torch.Tensor], dtype: torch.dtyp
         strict=False,  # tied weights are in the file once
         assign=True,
     )
-    module.tie_weights()
+    loading.tie_absent(module, tensors.keys())
 
 
 @contextlib.contextmanager
@@ -143,7 +141,9 @@ def _refusals(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, LookupError, TypeError, RuntimeError, ArithmeticError, StrictDataclassError) as error:
-        raise ModelError(f"{folder / 'config.json'} cannot be read ({error}); save the model again.") from error
+        raise ModelError(
+            f"{folder / 'config.json'} cannot be read ({loading.reason(error)}); save the model again."
+        ) from error
 
 
 def resize(module: nn.Module, folder: Path) -> None:

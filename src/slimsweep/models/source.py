@@ -11,7 +11,7 @@ import torch
 
 from slimsweep.errors import ModelError
 from slimsweep.layer_mask import bits_shape, read_masks, reserve
-from slimsweep.models import checkpoint, loading, reduced
+from slimsweep.models import checkpoint, loading, quantized_checkpoint, reduced
 from slimsweep.models.adapter import adapter_faults
 from slimsweep.models.byte_tokenizer import VOCABULARY, byte_tokenizer
 from slimsweep.models.families import family_of
@@ -85,10 +85,13 @@ class ModelSource:
         try:
             if self.weights == "trained":
                 faults = adapter_faults(self.light_folder(), self._place) or self._folder_faults()
+                if not faults and (fault := quantized_checkpoint.fault(self.light_folder())):
+                    faults = [fault]
             else:
                 faults = self._shape_faults()
             if not faults:
                 self.skeleton()
+                self.tokenizer()
         except ModelError as error:
             return [str(error)]
         return faults
@@ -142,7 +145,11 @@ class ModelSource:
     def digest(self) -> str:
         """SHA-256 of what decides the model: contents of its files; config and seed where none are read."""
         if self.weights == "trained":
-            return checkpoint.folder_digest(self.folder(), Path(self.cache_dir))
+            digest = checkpoint.folder_digest(self.folder(), Path(self.cache_dir))
+            code = sorted(self.folder().glob("*.py")) if self.trust_remote_code else []
+            return (
+                checkpoint.json_digest([digest, [[file.name, file.read_text()] for file in code]]) if code else digest
+            )
         config = {
             name: value for name, value in self.config().to_dict().items() if name not in checkpoint.VOLATILE_CONFIG
         }
@@ -255,8 +262,13 @@ class ModelSource:
         """Turn what transformers and torch say about an impossible config into a ModelError."""
         try:
             yield
-        except (TypeError, ValueError, RuntimeError, ZeroDivisionError, OSError) as error:
-            raise ModelError(f"Model {self.name} has an impossible shape or config: {error}") from error
+        except (*loading.REFUSALS, AttributeError, ArithmeticError) as error:
+            is_shape = self.weights != "trained" and self.shape
+            place = "model.shape" if is_shape else f"{self.light_folder() / 'config.json'}"
+            raise ModelError(
+                f"Model {self.name} has an impossible shape or config, in {place}: {loading.reason(error)}. "
+                + ("Change it there." if is_shape else "Copy config and weights again from one source.")
+            ) from error
 
     @property
     def _identity(self) -> str:
@@ -265,7 +277,19 @@ class ModelSource:
 
 @functools.cache
 def tokenizer_of(folder: str, trust_remote_code: bool = False) -> Any:
-    """The tokenizer of a folder, read once a process."""
+    """The tokenizer of a folder, read once a process.
+
+    Raises:
+        ModelError: its files are damaged, or need a package that is not there.
+    """
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except Exception as error:  # tokenizers raises nothing more exact
+        files = [name for name in checkpoint.TOKENIZER_FILES if (Path(folder) / name).is_file()]
+        raise ModelError(
+            f"The tokenizer in {folder} cannot be read, of the files {', '.join(files) or 'that are not there'}: "
+            f"{loading.reason(error)}. Copy them again from the model's source, or save it there with "
+            "tokenizer.save_pretrained."
+        ) from error

@@ -76,9 +76,25 @@ def family_of(model_type: str) -> Family:
         ModelError: no family file names this type.
     """
     known = families()
+    if model_type not in known and _has_experts(model_type):
+        raise ModelError(
+            f"Model type {model_type!r} has experts, which slimsweep does not support yet; known families are "
+            f"{', '.join(sorted(known))}."
+        )
     if model_type not in known:
         raise ModelError(
             f"Model type {model_type!r} is not a known family; known are {', '.join(sorted(known))}. "
             "A family is one small file in slimsweep/models/families."
         )
     return known[model_type]
+
+
+def _has_experts(model_type: str) -> bool:
+    """Whether a config of this type, or one inside it, has a number of experts by default."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    if model_type not in CONFIG_MAPPING:
+        return False
+    config = CONFIG_MAPPING[model_type]  # the class: making one would, for some types, ask the hub
+    parts = (config, *(part for part in config.sub_configs.values() if isinstance(part, type)))
+    return any("experts" in name and getattr(part, name) for part in parts for name in vars(part))
