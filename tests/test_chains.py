@@ -83,7 +83,7 @@ def test_a_pruner_that_corrects_the_rest_records_what_packing_again_cost(tmp_pat
 
 @pytest.mark.parametrize("of", ["original", "remaining"])
 def test_passes_over_packed_weights_are_those_over_their_values(of, tmp_path):
-    own = (f"technique.magnitude.of={of}", "dtype=float32", "cache=off", "ratio=0.3")
+    own = (f"technique.magnitude.relative_to={of}", "dtype=float32", "cache=off", "ratio=0.3")
     once = compress(experiment(tmp_path, "technique=[rtn,magnitude]", *own))
     twice = compress(experiment(tmp_path, "technique=[rtn,magnitude]", "technique.magnitude.passes=2", *own))
     is_same = told(once)[3] == told(twice)[3]

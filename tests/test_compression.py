@@ -36,13 +36,13 @@ CHAINS = {
     "pruned, then packed": ("technique=[sparsegpt,rtn]",),
     "packed, then pruned": ("technique=[rtn,sparsegpt]", "technique.rtn.grid=minimum"),
     "narrower": ("technique=llm_pruner", "technique.llm_pruner.level=channel", "ratio=0.25"),
-    "uneven, then packed": ("technique=[glu,rtn]", "technique.glu.layers=[1,1]", "ratio=0.25"),
+    "uneven, then packed": ("technique=[glu,rtn]", "technique.glu.blocks=[1,1]", "ratio=0.25"),
     "packed, then fewer blocks": (
         *("technique=[magnitude,rtn,layers]", "technique.layers.ratio=0.34", "technique.layers.protect_first=0"),
         "model.shape.num_hidden_layers=3",
     ),
     "in 16 bits": ("technique=[magnitude,half,rtn]",),
-    "twice": ("technique=random", "technique.random.of=remaining", "technique.random.passes=2"),
+    "twice": ("technique=random", "technique.random.relative_to=remaining", "technique.random.passes=2"),
 }
 
 

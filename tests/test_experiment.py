@@ -53,7 +53,7 @@ def test_what_cannot_change_the_result_is_not_in_the_key(chain, irrelevant):
         ("technique=wanda", "ratio=0.3"),
         ("technique=wanda", "seed=7"),
         ("technique=wanda", "calibration.tokens=64"),
-        ("technique=wanda", "technique.wanda.of=remaining"),
+        ("technique=wanda", "technique.wanda.relative_to=remaining"),
         ("technique=wanda", "technique.wanda.passes=2"),
         ("technique=wanda", "dtype=float16"),
         ("technique=[]", "model.seed=1"),
@@ -72,7 +72,7 @@ def test_order_is_part_of_a_chain():
 
 
 def test_a_field_written_out_at_its_default_is_the_same_experiment():
-    assert key("technique=wanda") == key("technique=wanda", "technique.wanda.of=original")
+    assert key("technique=wanda") == key("technique=wanda", "technique.wanda.relative_to=original")
 
 
 def test_a_raised_version_is_another_experiment(monkeypatch):

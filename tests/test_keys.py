@@ -42,7 +42,7 @@ def test_order_decides(tmp_path):
         ("[magnitude,wanda]", "sweep=other", 2),
         ("[magnitude,wanda]", "model.name=renamed", 2),
         ("[magnitude,wanda]", "cache_limit_gb=1", 2),
-        ("[magnitude,wanda]", "technique.wanda.of=original", 2),  # its default
+        ("[magnitude,wanda]", "technique.wanda.relative_to=original", 2),  # its default
     ],
 )
 def test_what_changes_a_stage_changes_its_key_and_those_after_it(tmp_path, chain, change, same):

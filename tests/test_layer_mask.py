@@ -155,7 +155,7 @@ def test_a_model_without_masks_writes_no_file(tiny, tmp_path):
 def test_zeros_by_value_are_ordinary_for_a_pruner_and_ratios_of_the_remaining(tiny):
     for layer in tiny.targets().values():
         matrix(layer)[:, ::2] = 0
-    Wanda(ratio=0.25, of="remaining").apply(tiny, torch.arange(64).view(2, 32), 0)
+    Wanda(ratio=0.25, relative_to="remaining").apply(tiny, torch.arange(64).view(2, 32), 0)
     for layer in tiny.targets().values():
         rows, columns = matrix(layer).shape
         assert int(removed(layer).sum()) == rows * (columns // 4)  # of all of them, zeros by value first

@@ -17,7 +17,7 @@ def test_a_block_of_columns_loses_one_more_than_ours(peer):
 
 
 @pytest.mark.parametrize("peer", [LLMCompressor, SparseML])
-@pytest.mark.parametrize("knobs", [{"of": "remaining"}, {"inputs": "dense"}])
+@pytest.mark.parametrize("knobs", [{"relative_to": "remaining"}, {"inputs": "dense"}])
 def test_what_only_ours_can_is_refused(peer, knobs):
     with pytest.raises(ValueError, match=f"{peer.package} has only"):
         peer(ratio=0.5, **knobs)

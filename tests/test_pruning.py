@@ -82,7 +82,7 @@ def test_a_second_pattern_pass_changes_no_bit(pruner, tiny):
 @every_pruner
 def test_a_second_pass_of_the_remaining_compounds(pruner, tiny):
     for _ in range(2):
-        report = make(pruner, ratio=0.3, of="remaining").apply(tiny, ids(), 0)
+        report = make(pruner, ratio=0.3, relative_to="remaining").apply(tiny, ids(), 0)
     weights = sum(layer.weights for layer in report.layers)
     units = sum(max(matrix(layer).shape) * 3 for layer in tiny.targets().values())  # rounding: under 1 a unit and pass
     expected = (1 - 0.7**2) * weights
@@ -114,7 +114,7 @@ UNITS = {  # weights that are ranked together, written out: [out in] -> sizes
 
 @pytest.mark.parametrize("pruner", UNITS)
 def test_two_passes_of_the_remaining_remove_the_exact_count_of_every_layer(pruner, tiny):
-    make(pruner, ratio=0.3, of="remaining", passes=2).apply(tiny, ids(), 0)
+    make(pruner, ratio=0.3, relative_to="remaining", passes=2).apply(tiny, ids(), 0)
     for name, layer in tiny.targets().items():
         first = [(size, size * 3 // 10) for size in UNITS[pruner](*matrix(layer).shape)]
         both = sum(gone + (size - gone) * 3 // 10 for size, gone in first)
@@ -124,7 +124,7 @@ def test_two_passes_of_the_remaining_remove_the_exact_count_of_every_layer(prune
 
 def test_two_passes_of_the_remaining_of_all_layers_together_count_once(tiny):
     total = sum(matrix(layer).numel() for layer in tiny.targets().values())
-    report = make("magnitude, global", ratio=0.3, of="remaining", passes=2).apply(tiny, ids(), 0)
+    report = make("magnitude, global", ratio=0.3, relative_to="remaining", passes=2).apply(tiny, ids(), 0)
     first = total * 3 // 10
     assert report.notes["zeros_by_pass"] == [first, first + (total - first) * 3 // 10]
     assert sum(zeros(tiny).values()) == report.notes["zeros_by_pass"][-1]
@@ -134,8 +134,8 @@ def test_two_passes_of_the_remaining_of_all_layers_together_count_once(tiny):
 def test_two_passes_are_two_stages_but_for_chance(pruner, tiny, tiny_source):
     twice = tiny_source.load(torch.float32, torch.device("cpu"))
     for _ in range(2):
-        make(pruner, ratio=0.3, of="remaining").apply(twice, ids(), 0)
-    make(pruner, ratio=0.3, of="remaining", passes=2).apply(tiny, ids(), 0)
+        make(pruner, ratio=0.3, relative_to="remaining").apply(twice, ids(), 0)
+    make(pruner, ratio=0.3, relative_to="remaining", passes=2).apply(tiny, ids(), 0)
     assert equal(bits(tiny), bits(twice)) is (pruner != "random")
 
 
@@ -171,14 +171,14 @@ def test_counts_planned_on_the_meta_device_are_those_of_real_pruning(pruner, fie
 def test_plans_of_a_second_pass_too(pruner, of, tiny, tiny_source):
     meta = tiny_source.skeleton().copy()
     for ratio in (0.3, 0.2):
-        assert_plan(make(pruner, ratio=ratio, of=of), meta, tiny)
+        assert_plan(make(pruner, ratio=ratio, relative_to=of), meta, tiny)
 
 
 @every_pruner
 @pytest.mark.parametrize("of", ["original", "remaining"])
 def test_plans_of_passes_within_a_stage_too(pruner, of, tiny, tiny_source):
     meta = tiny_source.skeleton().copy()
-    technique = make(pruner, ratio=0.3, of=of, passes=3)
+    technique = make(pruner, ratio=0.3, relative_to=of, passes=3)
     planned = technique.apply(meta, None, 0).notes["zeros_by_pass"]
     assert planned == technique.apply(tiny, ids(), 0).notes["zeros_by_pass"]
     assert sum(meta.zeros.values()) == planned[-1] == sum(zeros(tiny).values())
@@ -220,8 +220,8 @@ def test_ratios_out_of_range_are_refused(pruner, ratio):
 
 @every_pruner
 def test_all_bad_values_are_named_together(pruner):
-    with pytest.raises(ValueError, match=r"inputs='sparse'.*of='all'.*pattern='4:2'"):
-        make(pruner, ratio=0.5, inputs="sparse", of="all", pattern="4:2")
+    with pytest.raises(ValueError, match=r"inputs='sparse'.*relative_to='all'.*pattern='4:2'"):
+        make(pruner, ratio=0.5, inputs="sparse", relative_to="all", pattern="4:2")
 
 
 @every_pruner
@@ -231,8 +231,8 @@ def test_the_ratio_cannot_be_forgotten(pruner):
 
 
 def test_a_pattern_has_no_ratio_of_the_remaining():
-    with pytest.raises(ValueError, match="of=remaining has no meaning with pattern=2:4"):
-        Magnitude(ratio=0.5, pattern="2:4", of="remaining")
+    with pytest.raises(ValueError, match="relative_to=remaining has no meaning with pattern=2:4"):
+        Magnitude(ratio=0.5, pattern="2:4", relative_to="remaining")
 
 
 def test_a_pattern_that_does_not_divide_names_every_layer_and_what_would(tiny_source):

@@ -30,7 +30,7 @@ JOB = (
     "tracker=none",
 )
 COST = ("model=random", "evaluation=cost", "tracker=none")
-GLU = ("technique=glu", "ratio=0.25", "technique.glu.layers=[1,1]")
+GLU = ("technique=glu", "ratio=0.25", "technique.glu.blocks=[1,1]")
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_a_structured_model_is_computed_again_and_saved(recorded, store, save, f
     answer = save(record["key"][:8], folder)
     assert answer.exit_code == 0, answer.stderr
     assert answer.stdout.splitlines() == [str(folder), f"load it with slimsweep.load({str(folder)!r})"]
-    expected = compressed(Glu(ratio=0.25, layers=(1, 1)), record["dtype"])
+    expected = compressed(Glu(ratio=0.25, blocks=(1, 1)), record["dtype"])
     assert torch.equal(logits(package.load(folder)), logits(expected))
     assert sum(value.numel() for value in package.load(folder).parameters()) == record["parameters"]
 
@@ -105,7 +105,7 @@ def test_a_masked_model_is_computed_again_and_saved(recorded, save, folder):
 def test_what_the_stage_cache_holds_is_not_computed_again(recorded, store, save, folder, monkeypatch):
     monkeypatch.setattr("slimsweep.stage_writing.WORTH_BYTES_PER_SECOND", 1e15)
     record = recorded(*COST, *GLU, "cache=on", f"cache_dir={store.outputs_dir / 'cache'}")
-    expected = logits(compressed(Glu(ratio=0.25, layers=(1, 1)), record["dtype"]))
+    expected = logits(compressed(Glu(ratio=0.25, blocks=(1, 1)), record["dtype"]))
     monkeypatch.setattr(ModelSource, "load", None)
     answer = save(record["key"][:8], folder)
     assert answer.exit_code == 0, answer.stderr
@@ -126,7 +126,7 @@ def test_calibration_and_seed_of_the_record_are_used_again(recorded, store, save
 def test_a_model_kept_beside_its_record_is_copied_not_computed(recorded, store, save, folder, monkeypatch):
     record = recorded(*COST, *GLU, "save_model=true")
     kept = store.folder(record["key"]) / "model"
-    expected = logits(compressed(Glu(ratio=0.25, layers=(1, 1)), record["dtype"]))
+    expected = logits(compressed(Glu(ratio=0.25, blocks=(1, 1)), record["dtype"]))
     assert torch.equal(logits(package.load(kept)), expected)
     monkeypatch.setattr(ModelSource, "load", None)  # a second computation would call it
     assert save(record["key"], folder).exit_code == 0

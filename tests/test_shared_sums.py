@@ -190,7 +190,7 @@ def test_compressed_inputs_other_text_layers_and_models_share_nothing(tiny_sourc
 
 @pytest.mark.parametrize("technique", [SparseGPT, Wanda])
 def test_every_pass_has_sums_of_its_own(tiny_source, cache, technique):
-    twice = technique(ratio=0.3, of="remaining", passes=2, inputs="dense")
+    twice = technique(ratio=0.3, relative_to="remaining", passes=2, inputs="dense")
     assert compressed(tiny_source, twice, SharedSums(cache, stage())) == compressed(tiny_source, twice, None)
     assert compressed(tiny_source, twice, SharedSums(cache, stage())) == compressed(tiny_source, twice, None)
 

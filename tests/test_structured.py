@@ -37,12 +37,12 @@ def test_a_range_that_is_none_is_named(technique, layers):
 @pytest.mark.parametrize("technique", BLOCKWISE)
 def test_all_bad_values_are_named_in_one_message(technique):
     with pytest.raises(ValueError, match=r"^ratio=1.5: give [^;]*; layers=\(3, 1\): give [^;]*$"):
-        technique(ratio=1.5, layers=[3, 1])
+        technique(ratio=1.5, blocks=[3, 1])
 
 
 def test_bad_knobs_of_a_technique_join_those_of_all():
     with pytest.raises(ValueError) as error:
-        LLMPruner(ratio=-1, layers=[3, 1], level="channel", repair=True, order="third", steps=0)
+        LLMPruner(ratio=-1, blocks=[3, 1], level="channel", repair=True, order="third", steps=0)
     faults = str(error.value).split("; ")
     assert [fault.split("=")[0].split()[0] for fault in faults] == [
         *("ratio", "layers", "order", "steps", "repair", "layers")
@@ -51,10 +51,10 @@ def test_bad_knobs_of_a_technique_join_those_of_all():
 
 @pytest.mark.parametrize("technique", EVERY)
 def test_knobs_are_kept_as_plain_values(technique):
-    made = technique(ratio=0, layers=[1, 2])
+    made = technique(ratio=0, blocks=[1, 2])
     assert made.ratio == 0.0 and type(made.ratio) is float
     assert made.layers == (1, 2)
-    assert made == technique(ratio=0.0, layers=(1, 2)) and hash(made) == hash(technique(ratio=0.0, layers=(1, 2)))
+    assert made == technique(ratio=0.0, blocks=(1, 2)) and hash(made) == hash(technique(ratio=0.0, blocks=(1, 2)))
 
 
 @pytest.mark.parametrize("technique", EVERY)
@@ -72,7 +72,7 @@ def test_ranges_within_the_model_are_none(technique, layers, tiny):
 
 def test_a_default_range_that_leaves_no_block_says_what_to_set(tiny):
     assert LLMPruner(ratio=0.1).faults(tiny) == [
-        "the default range leaves none of the 2 blocks: set layers=[0,1]",
+        "the default range leaves none of the 2 blocks: set blocks=[0,1]",
     ]
     assert LLMPruner(ratio=0.1, level="channel").faults(tiny) == []
 
@@ -86,9 +86,9 @@ def test_the_default_range_is_every_block(technique, tiny):
     ("technique", "message"),
     [
         (Glu(ratio=0.99), "ratio=0.99 would leave none of the 48 neurons of block 0 and 1 more: give a smaller ratio"),
-        (Qap(ratio=0.99, layers=[1, 1]), "ratio=0.99 would leave none of the 48 neurons of block 1: give a smaller"),
+        (Qap(ratio=0.99, blocks=[1, 1]), "ratio=0.99 would leave none of the 48 neurons of block 1: give a smaller"),
         (Qap(ratio=0.99, parts=["heads"]), "ratio=0.99 would leave none of the 2 heads of block 0 and 1 more"),
-        (LLMPruner(ratio=0.99, layers=[0, 1]), "none of the 2 heads of block 0 and 1 more.*none of the 48 neurons"),
+        (LLMPruner(ratio=0.99, blocks=[0, 1]), "none of the 2 heads of block 0 and 1 more.*none of the 48 neurons"),
     ],
 )
 def test_a_ratio_that_leaves_nothing_names_the_blocks(technique, message, tiny):
@@ -97,7 +97,7 @@ def test_a_ratio_that_leaves_nothing_names_the_blocks(technique, message, tiny):
 
 def test_the_report_holds_the_shapes_before_and_after(tiny):
     before, parameters = asdict(anatomy.shape_of(tiny)), parameter_count(tiny.module)
-    report = Qap(ratio=0.5, parts=["heads", "neurons"], layers=[1, 1]).apply(tiny, ids(), 0)
+    report = Qap(ratio=0.5, parts=["heads", "neurons"], blocks=[1, 1]).apply(tiny, ids(), 0)
     notes = report.notes
     assert (
         notes["before"]
@@ -142,7 +142,7 @@ def test_a_stage_that_removes_something_warns_of_nothing(tiny, caplog):
 @pytest.mark.parametrize("technique", EVERY)
 def test_a_ratio_is_of_what_the_stage_before_left(technique, tiny_source):
     model = replace(tiny_source, weights="meta").load(torch.float32, torch.device("cpu"))
-    technique = Glu(ratio=0.5) if technique is Layers else technique(ratio=0.5, layers=[0, 1])
+    technique = Glu(ratio=0.5) if technique is Layers else technique(ratio=0.5, blocks=[0, 1])
     for _ in range(2):
         technique.apply(model, None, 0)
     after = anatomy.shape_of(model).blocks

@@ -120,12 +120,12 @@ def job(config: DictConfig) -> str | None:
     hydra_config = HydraConfig.get()
     keep_no_cache_of_a_dry_run(config)
     refuse_grids_of_one_job(hydra_config)
-    experiment = Experiment.of(config, list(hydra_config.overrides.task))
+    experiment = Experiment.of(config, list(hydra_config.overrides.task), dict(hydra_config.runtime.choices))
     experiment.check()
     warn_of_idle_ratio(experiment, config, list(hydra_config.overrides.task))
     store = Store(experiment.outputs_dir)
     if config.dry_run:
-        state = "done" if store.read(experiment.key) else "missing"
+        state = "done" if store.read(experiment.key, experiment.asked) else "missing"
         print(f"{experiment.key[:16]}  {state:8} {experiment.label}")
         return None
     fault = store.fault()
@@ -185,39 +185,64 @@ def warn_of_idle_ratio(experiment: Experiment, config: DictConfig, overrides: li
 
 
 def perform(experiment: Experiment, store: Store) -> Path:
-    """Compute the record of an experiment unless it exists, publish it, and return its path."""
-    from slimsweep.run import run
-
+    """Compute what an experiment's record lacks, publish it, and return its path."""
     gc.enable()
     folder = store.folder(experiment.key)
     with store.claim(experiment.key), logged(folder / "job.log"):
-        record = store.read(experiment.key)
-        if record is None:
-            log.info("%s%s", position(experiment, store), experiment.label)
-            try:
-                save_to = folder / "model" if experiment.save_model else None
-                if save_to:
-                    shutil.rmtree(save_to, ignore_errors=True)  # left by a job that was killed
-                record, layers = run(experiment, save_to)
-                store.write(record, layers)
-            except Exception as error:
-                # The job's own log keeps the traceback: Hydra shows only the first failure of a multirun.
-                log.error("failed: %s\n%s", experiment.label, traceback.format_exc())
-                store.write_failure(experiment.key, f"{type(error).__name__}: {error}".splitlines()[0])
-                raise
+        record = store.read(experiment.key, experiment.asked)
+        is_stale = record is not None and experiment.fresh and record["sources"]
+        if record is None or is_stale:
+            record = complete(experiment, store)
         else:
             log.info("%s%s: already recorded", position(experiment, store), experiment.label)
+            if store.read(experiment.key) != record:  # shown until now: other measurements
+                store.write(record, store.layers(experiment.key))
             if experiment.save_model and not (folder / "model").is_dir():
                 log.info("its model was not kept; recompute it with: slim save %s FOLDER", experiment.key[:8])
         publish(experiment, store, record)
     return folder / "record.json"
 
 
+def complete(experiment: Experiment, store: Store) -> dict:
+    """Measure what is missing of an experiment, on its model where that is needed; returns the record."""
+    from slimsweep.run import borrowed, run
+
+    key, folder, before = experiment.key, store.folder(experiment.key), store.model(experiment.key)
+    known = store.measured(key)
+    missing = {
+        identity: asked
+        for identity, asked in experiment.asked.items()
+        if identity not in known or (experiment.fresh and known[identity]["source"])
+    }
+    words = ", ".join(dict.fromkeys(asked.name for asked in missing.values()))
+    log.info("%s%s%s", position(experiment, store), experiment.label, f": only {words}" if before else "")
+    try:
+        found = borrowed(experiment, store, missing)
+        missing = {identity: asked for identity, asked in missing.items() if identity not in {*_identities(found)}}
+        if before and not missing:
+            return store.add(before, store.layers(key), found, experiment.asked)
+        save_to = folder / "model" if experiment.save_model else None
+        if save_to:
+            shutil.rmtree(save_to, ignore_errors=True)  # left by a job that was killed
+        ran = run(experiment, store, missing, save_to)
+        return store.add(ran.model, ran.layers, [*found, *ran.measured], experiment.asked)
+    except Exception as error:
+        # The job's own log keeps the traceback: Hydra shows only the first failure of a multirun.
+        log.error("failed: %s\n%s", experiment.label, traceback.format_exc())
+        store.write_failure(key, f"{type(error).__name__}: {error}".splitlines()[0])
+        raise
+
+
+def _identities(measured: list[dict]) -> list[str]:
+    return [one["identity"] for one in measured]
+
+
 def publish(experiment: Experiment, store: Store, record: dict) -> None:
-    """Mirror a record to the tracker, once for each set of sweeps it belongs to."""
+    """Mirror a record to the tracker, once for each set of sweeps it belongs to and of measurements it shows."""
     sweeps = store.sweeps_of(experiment.key)
     marker = store.folder(experiment.key) / "published.json"
-    state = {"tracker": repr(experiment.tracker), "sweeps": sweeps}
+    shown = list(dict.fromkeys(record.get("identities", {}).values()))
+    state = {"tracker": repr(experiment.tracker), "sweeps": sweeps, "measurements": shown}
     if Store.read_json(marker) != state and experiment.tracker.publish(record, sweeps, store.outputs_dir):
         write_json(marker, state)
 

@@ -4,6 +4,7 @@ Hydra reads `sweep=1e5` as a number and cannot read `~`, `=` or letters beyond A
 every plain `KEY=VALUE` of a multirun to the defaults first, where the technique that has the key may not be chosen.
 """
 
+import logging
 import re
 import shlex
 from fnmatch import fnmatchcase
@@ -12,6 +13,11 @@ from pathlib import Path
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import OverrideParseException
+
+from slimsweep.composition import FORMER_KNOBS
+from slimsweep.paths import config_root
+
+log = logging.getLogger(__name__)
 
 FOLDERS = ("outputs_dir", "data_dir", "cache_dir")
 TEXT = (
@@ -53,11 +59,27 @@ def readable(argument: str) -> str:
         return f"{option}={_home_folder(folder)}" if folder.startswith("~") else argument
     if not equal or "'" in folder or '"' in folder:
         return argument
+    option = _todays_knob(option)
     key = option.lstrip("+")
     value = HOME.sub(lambda match: match[1] + _quoted(_home_folder(match[2])), f"={folder}")
     if any(fnmatchcase(key, pattern) for pattern in TEXT) and (value.startswith("=choice(") or "(" not in value):
         value = WORD.sub(lambda match: match[1] + (_quoted(match[2]) if match[2] else ""), value)
     return option + value
+
+
+def _todays_knob(option: str) -> str:
+    """A key with today's word for a knob that had another one, where the technique's YAML has today's alone."""
+    head, _, knob = option.rpartition(".")
+    new, stage = FORMER_KNOBS.get(knob), re.fullmatch(r"\+*technique\.(\w+)", head)
+    if not (new and stage):
+        return option
+    for name in (stage[1], re.sub(r"_\d+$", "", stage[1])):
+        file = config_root() / "conf" / "technique" / f"{name}.yaml"
+        lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+        if any(line.startswith(f"{new}:") for line in lines):
+            log.warning("%s is called %s.%s now", option.lstrip("+"), head.lstrip("+"), new)
+            return f"{head}.{new}"
+    return option
 
 
 def _home_folder(path: str) -> str:

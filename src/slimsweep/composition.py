@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import logging
 import math
 import re
 import typing
@@ -15,13 +16,22 @@ from omegaconf import DictConfig, OmegaConf
 from slimsweep.errors import SlimsweepError
 from slimsweep.memory_plan import parse_budget
 
+log = logging.getLogger(__name__)
+
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 KEYS = frozenset(
     ("model", "technique", "ratio", "seed", "calibration", "evaluation", "tracker", "device", "dtype", "offload")
     + ("on_error", "dry_run", "save_model", "outputs_dir", "data_dir", "cache", "cache_limit_gb", "cache_dir", "sweep")
-    + ("memory_budget", "keep_zeros")
+    + ("memory_budget", "keep_zeros", "fresh", "amend")
 )
 """The keys of conf/config.yaml."""
+DROPPED = frozenset(
+    ("outputs_dir", "data_dir", "cache_dir", "cache", "cache_limit_gb", "tracker", "sweep", "on_error", "dry_run")
+    + ("save_model", "memory_budget", "fresh", "amend")
+)
+"""Keys that decide no result, and stand in no record."""
+FORMER_KNOBS = {"of": "relative_to", "layers": "blocks"}
+"""Words that knobs had before, accepted where today's word is a knob."""
 SWITCH = {"on": True, "true": True, "off": False, "false": False}
 """Words of a switch, in lower case; YAML reads on and off as booleans, Hydra's command line as text."""
 
@@ -42,6 +52,11 @@ def build(where: str, fields: Any, faults: list[str]) -> Any:
         faults.append(f"{where}._target_={target!r} cannot be imported: {error}")
         return None
     known = [field.name for field in dataclasses.fields(part) if field.init]
+    for old, new in FORMER_KNOBS.items():
+        if old in settings and old not in known and new in known:
+            log.warning("%s.%s is called %s now", where, old, new)
+            value = settings.pop(old)
+            settings[new] = value if settings.get(new) in (None, _default_of(part, new)) else settings[new]
     unknown = [name for name in settings if name not in known]
     faults += [f"{where}.{name} is no setting{_near(name, known)}" for name in unknown]
     texts = {field.name: field.type for field in dataclasses.fields(part) if field.name in settings}
@@ -120,6 +135,10 @@ def missing_knob(override: str, jobs: Sequence[DictConfig]) -> str:
     return f"{override}: no job has {missing}; there are: {', '.join(options) or 'none'}. {advice}"
 
 
+def _default_of(part: type, name: str) -> Any:
+    return next(field.default for field in dataclasses.fields(part) if field.name == name)
+
+
 def _near(given: str, known: list[str]) -> str:
     """`; did you mean X? Allowed: ...` for a mistyped name."""
     matches = difflib.get_close_matches(given, known, n=3, cutoff=0.5)
@@ -190,7 +209,7 @@ def bad_scalars(plain: dict[str, Any]) -> list[str]:
         parse_budget(plain["memory_budget"])
     except ValueError as error:
         faults.append(str(error))
-    for name in ("offload", "keep_zeros", "dry_run", "save_model"):
+    for name in ("offload", "keep_zeros", "fresh", "amend", "dry_run", "save_model"):
         if not isinstance(plain[name], bool):
             faults.append(f"{name}={plain[name]!r}: give true or false")
     if plain["save_model"] is True and plain["model"].get("weights") == "meta":
@@ -217,9 +236,18 @@ def device_faults(device: str, offload: bool) -> list[str]:
 
 def portable(plain: dict[str, Any]) -> dict[str, Any]:
     """Settings as a record keeps them: without this machine's folders and without what decides no result."""
-    dropped = {"outputs_dir", "data_dir", "cache_dir", "cache", "cache_limit_gb", "tracker", "sweep"}
-    dropped |= {"on_error", "dry_run", "save_model", "memory_budget"}
-    config = {key: value for key, value in plain.items() if key not in dropped}
+    config = {key: _without_targets(value) for key, value in plain.items() if key not in DROPPED}
     config["technique"] = config.get("technique") or {}
-    config["model"] = {key: value for key, value in plain["model"].items() if key != "cache_dir"}
+    config["model"] = {key: value for key, value in config["model"].items() if key != "cache_dir"}
     return config
+
+
+def telling(overrides: list[str]) -> list[str]:
+    """Overrides that say something of a result: without folders, trackers, sweeps and how a launch behaves."""
+    return [word for word in overrides if re.split(r"[.=@]", word.lstrip("+~"))[0] not in DROPPED | {"sweeps", "hydra"}]
+
+
+def _without_targets(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_targets(item) for key, item in value.items() if key != "_target_"}
+    return [_without_targets(item) for item in value] if isinstance(value, list) else value

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from slimsweep import memory_plan
-from slimsweep.errors import ModelError
+from slimsweep.errors import ModelError, StageError
 from slimsweep.experiment import Experiment, Stage
 from slimsweep.keys import StageKey, stage_keys
 from slimsweep.layer_mask import mark_zeros
@@ -215,7 +215,10 @@ def apply(experiment: Experiment, stage: Stage, token_ids: torch.Tensor | None, 
     started = time.perf_counter()
     torch.manual_seed(experiment.seed)
     before = done.model.targets()
-    report = stage.technique.apply(done.model, token_ids, experiment.seed)
+    try:
+        report = stage.technique.apply(done.model, token_ids, experiment.seed)
+    except Exception as error:  # whatever a technique raises; the failure says which stage it was
+        raise StageError.of(stage.name, error) from error
     seconds = time.perf_counter() - started
     log.info("%s: computed in %.1f s", stage.name, seconds)
     done.spent_seconds += seconds

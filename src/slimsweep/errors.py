@@ -34,5 +34,21 @@ class HessianError(SlimsweepError):
     """A Hessian cannot be factored at any allowed damping."""
 
 
+class StageError(SlimsweepError):
+    """A stage of a chain failed; the message names the stage and, where one is at fault, the layer."""
+
+    @classmethod
+    def of(cls, stage: str, error: Exception) -> "StageError":
+        """An error of a stage; one that names its stage already is returned as it is."""
+        if isinstance(error, cls):
+            return error
+        kind = "" if isinstance(error, SlimsweepError) else f"{type(error).__name__}: "
+        return cls(f"stage {stage}: {kind}{error}")
+
+
+class LayerError(SlimsweepError):
+    """A layer could not be compressed for a reason that no other error has; the message names it."""
+
+
 class StoreError(SlimsweepError):
     """A record or sweep is unknown, or the output folder cannot be used."""

@@ -19,10 +19,11 @@ from slimsweep.composition import (
     portable,
     repeated_stages,
     rounded,
+    telling,
     unknown_keys,
 )
-from slimsweep.errors import ConfigError
-from slimsweep.keys import experiment_key, identity
+from slimsweep.errors import ConfigError, StageError
+from slimsweep.keys import digest_of, identity, metric_identity, model_key, name_of, stem_of
 from slimsweep.paths import project_path
 
 
@@ -36,7 +37,18 @@ class Stage:
     @property
     def label(self) -> str:
         """The technique's file name, which is its word on the command line, in records and in legends."""
-        return type(self.technique).__module__.rsplit(".", 1)[-1]
+        return stem_of(type(self.technique))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A measurement that an experiment asks for."""
+
+    name: str
+    """Of its metric in the evaluation."""
+    metric: Any
+    content: dict[str, Any]
+    """What its identity is the digest of."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +76,23 @@ class Experiment:
     save_model: bool
     outputs_dir: Path
     sweep: str | None
+    fresh: bool
+    """Whether speed and memory are measured although a model of equal shapes has them."""
+    amend: bool
+    """Whether a launch adds to the sweep of its name instead of replacing its list."""
+    choices: dict[str, Any]
+    """The words by which its parts were chosen: one for `model` and `calibration`, one for each stage and metric."""
+    overrides: list[str]
+    """The settings that were given beside the choices, as one types them; for people."""
     config: dict[str, Any]
-    """The composed settings as plain values, without the folders for outputs, corpora and cache."""
+    """The composed settings as plain values, without targets and the folders for outputs, corpora and cache."""
 
     @classmethod
-    def of(cls, config: DictConfig, overrides: list[str]) -> "Experiment":
+    def of(cls, config: DictConfig, overrides: list[str], choices: dict[str, Any] | None = None) -> "Experiment":
         """Build the typed form of a composed configuration.
+
+        Args:
+            choices: Hydra's, by group; None: parts are told by the stems of their files.
 
         Raises:
             ConfigError: every unknown key, mistyped knob, bad value and repeated stage, together.
@@ -106,13 +129,29 @@ class Experiment:
             corpora=Corpora(data_dir, Path(plain["cache_dir"])),
             **{
                 name: plain[name]
-                for name in ("seed", "device", "dtype", "offload", "keep_zeros", "save_model", "sweep")
+                for name in (
+                    "seed",
+                    "device",
+                    "dtype",
+                    "offload",
+                    "keep_zeros",
+                    "save_model",
+                    "sweep",
+                    "fresh",
+                    "amend",
+                )
             },
             memory_budget=memory_plan.parse_budget(plain["memory_budget"]),
             cache=SWITCH[str(plain["cache"]).lower()],
             cache_limit_bytes=round(plain["cache_limit_gb"] * 10**9),
             cache_dir=Path(plain["cache_dir"]),
             outputs_dir=project_path(plain["outputs_dir"]),
+            choices={
+                **{name: (choices or {}).get(name) or stem_of(type(parts[name])) for name in ("model", "calibration")},
+                "technique": {stage.name: stage.label for stage in stages},
+                "metric": {name: name_of(type(metric)) for name, metric in metrics.items()},
+            },
+            overrides=telling(overrides),
             config=portable(plain),
         )
 
@@ -143,13 +182,16 @@ class Experiment:
             for fault in stage.technique.device_faults(self.resolved_device)
         ]
         for position, stage in enumerate(self.stages):
-            found = stage.technique.faults(skeleton)
-            faults += [f"technique.{stage.name}: {fault}" for fault in found]
-            if found:
-                break
-            if position + 1 < len(self.stages):  # later stages see what earlier ones leave
-                skeleton = skeleton.copy()
-                stage.technique.apply(skeleton, None, self.seed)
+            try:
+                found = stage.technique.faults(skeleton)
+                faults += [f"technique.{stage.name}: {fault}" for fault in found]
+                if found:
+                    break
+                if position + 1 < len(self.stages):  # later stages see what earlier ones leave
+                    skeleton = skeleton.copy()
+                    stage.technique.apply(skeleton, None, self.seed)
+            except Exception as error:  # whatever a technique raises while it plans costs its own job
+                raise StageError.of(stage.name, error) from error
         if self.memory_budget and not faults:
             faults += memory_plan.faults(self)
         if self.model.weights == "meta":
@@ -222,8 +264,19 @@ class Experiment:
 
     @cached_property
     def key(self) -> str:
-        """SHA-256 of everything that decides this experiment's result, and of nothing else."""
-        return experiment_key(self)
+        """SHA-256 of everything that decides this experiment's model, and of nothing else."""
+        return model_key(self)
+
+    @cached_property
+    def asked(self) -> dict[str, Asked]:
+        """What is to be measured, each text and task by itself, by identity; on shapes alone what these tell."""
+        found = {}
+        for name, metric in self.metrics.items():
+            if self.measures(metric):
+                for part in metric.parts():
+                    content = metric_identity(part, self.corpora)
+                    found[digest_of(content)] = Asked(name, part, content)
+        return found
 
     def measures(self, metric: Any) -> bool:
         """Whether a metric can be measured on this model; shapes alone have no quality and no speed."""

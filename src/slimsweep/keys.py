@@ -1,14 +1,31 @@
-"""What decides a result, and nothing else, as a digest: of an experiment, and of each stage of its chain."""
+"""Identities: what decides a model, a stage of its chain, or a measurement, and nothing else, as SHA-256 digests.
+
+No identity holds a module path: a file may move without a record or a cached stage being lost.
+"""
 
 import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, runtime_checkable
 
-if TYPE_CHECKING:
-    from slimsweep.experiment import Experiment
+
+@runtime_checkable
+class Keyed(Protocol):
+    """What keys read of an experiment."""
+
+    model: Any
+    stages: tuple[Any, ...]
+    calibration: Any
+    corpora: Any
+    seed: int
+    keep_zeros: bool
+    label: str
+    needs_calibration: bool
+    uses_seed: bool
+    resolved_dtype: str
+    resolved_device: str
 
 
 SUMS_VERSION = 3
@@ -29,16 +46,15 @@ class StageKey:
     """The chain to this stage, for lists and logs; decides nothing."""
 
 
-def experiment_key(experiment: "Experiment") -> str:
-    """SHA-256 of everything that decides an experiment's result."""
+def model_key(experiment: Keyed, versions: Sequence[int] | None = None) -> str:
+    """SHA-256 of what decides an experiment's model: weights, stages, calibration text, seed, dtype, kind of device.
+
+    `versions`: of the stages, where an older record holds them; None: those of today's code.
+    """
     has_weights = experiment.model.weights != "meta"
+    versions = versions or [None] * len(experiment.stages)
     content = _loaded(experiment) | {
-        "stages": [identity(stage.technique) for stage in experiment.stages],
-        "evaluation": {
-            name: identity(metric) | {"digests": metric.digests(experiment.corpora)}
-            for name, metric in experiment.metrics.items()
-            if experiment.measures(metric)
-        },
+        "stages": [identity(stage.technique, own) for stage, own in zip(experiment.stages, versions, strict=True)]
     }
     if experiment.needs_calibration and has_weights:
         content["calibration"] = _calibration(experiment)
@@ -47,7 +63,17 @@ def experiment_key(experiment: "Experiment") -> str:
     return _digest(content)
 
 
-def stage_keys(experiment: "Experiment") -> list[StageKey]:
+def metric_identity(metric: Any, corpora: Any) -> dict[str, Any]:
+    """What decides how a quantity is measured: metric, version, fields, and digests of its texts."""
+    return identity(metric) | {"digests": metric.digests(corpora)}
+
+
+def digest_of(content: Any) -> str:
+    """SHA-256 of an identity."""
+    return _digest(content)
+
+
+def stage_keys(experiment: Keyed) -> list[StageKey]:
     """The key of each stage's result, in order of the chain.
 
     Calibration and seed are in it from the first stage on that looks at text or draws anything.
@@ -78,12 +104,12 @@ def sums_key(asks: StageKey, statistic: str, layers: Sequence[str]) -> StageKey:
         name: own[name] for name in ("calibration", "seed")
     }
     parts = (*upstream, part)
-    chain = "+".join(stage["stage"]["class"].rsplit(".", 1)[-1].lower() for stage in upstream[1:]) or "dense"
+    chain = "+".join(stage["stage"]["name"] for stage in upstream[1:]) or "dense"
     return StageKey(_digest(list(parts)), parts, asks.model, f"{statistic} of the inputs of {chain}")
 
 
-def identity(part: Any) -> dict[str, Any]:
-    """What a stage, metric or calibration adds to a key: its class, version and fields that are not default.
+def identity(part: Any, version: int | None = None) -> dict[str, Any]:
+    """What a stage, metric or calibration adds to a key: its package and name, version, fields that are not default.
 
     Paths and columns are left out: the digest of what they hold stands in the key instead.
     """
@@ -93,11 +119,23 @@ def identity(part: Any) -> dict[str, Any]:
         default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
         if value != default and field.name not in ("path", "column"):
             fields[field.name] = _pathless(value)
-    name = f"{type(part).__module__}.{type(part).__qualname__}"
-    return {"class": name, "version": getattr(part, "version", 1), "fields": fields}
+    package = type(part).__module__.partition(".")[0]
+    version = getattr(part, "version", 1) if version is None else version
+    return {"package": package, "name": name_of(type(part)), "version": version, "fields": fields}
 
 
-def _loaded(experiment: "Experiment") -> dict[str, Any]:
+def name_of(kind: type) -> str:
+    """Word of a technique or metric: its file's stem, with the class where that has another name (`base.Other`)."""
+    stem = stem_of(kind)
+    return stem if kind.__name__.lower() == stem.replace("_", "") else f"{stem}.{kind.__name__}"
+
+
+def stem_of(kind: type) -> str:
+    """Stem of the file that defines a class."""
+    return kind.__module__.rsplit(".", 1)[-1]
+
+
+def _loaded(experiment: Keyed) -> dict[str, Any]:
     model = experiment.model
     return {
         "weights": model.digest(),
@@ -107,7 +145,7 @@ def _loaded(experiment: "Experiment") -> dict[str, Any]:
     } | ({"keep_zeros": True} if experiment.keep_zeros else {})
 
 
-def _calibration(experiment: "Experiment") -> dict[str, Any]:
+def _calibration(experiment: Keyed) -> dict[str, Any]:
     return identity(experiment.calibration) | {"digest": experiment.calibration.digest(experiment.corpora)}
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from slimsweep.activations import Activations, InputSum
 from slimsweep.cores import side_by_side
+from slimsweep.errors import LayerError, SlimsweepError
 from slimsweep.layer_mask import removed, set_removed
 from slimsweep.models.language_model import LanguageModel, layer_shape, matrix
 from slimsweep.packed import PackedLinear, install, relative_error
@@ -235,8 +236,13 @@ def _compress(
         name, prepared = job
         common = prepared()
         layer, generator = layers[name], _generator(seed, name)
-        found = method.compress_layer(matrix(layer).float(), common, generator, removed(layer))
-        return replace_weight(model, name, found, method.notes(common))
+        try:
+            found = method.compress_layer(matrix(layer).float(), common, generator, removed(layer))
+            return replace_weight(model, name, found, method.notes(common))
+        except SlimsweepError:  # names its layers itself
+            raise
+        except Exception as error:
+            raise LayerError(f"{name}: {type(error).__name__}: {error}") from error
 
     reports = {report.name: report for report in side_by_side(solve, _in_turn(every, layers), device)}
     return [reports[name] for name in layers]

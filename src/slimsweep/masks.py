@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-OF = ("original", "remaining")
+RELATIVE_TO = ("original", "remaining")
 """What a ratio is of: all targeted weights, or those that are not zero yet."""
 SHORT_UNIT = 64
 """Weights of a unit below which sorting it beats partitioning it."""
@@ -46,12 +46,12 @@ def any_of(mask: Bool[Tensor, "*shape"]) -> bool:
     return mask.numel() > 0 and bool(straight.view(torch.uint8).max())
 
 
-def drop_counts(present: Int[Tensor, " unit"], size: int, ratio: float, of: str) -> Int[Tensor, " unit"]:
+def drop_counts(present: Int[Tensor, " unit"], size: int, ratio: float, relative_to: str) -> Int[Tensor, " unit"]:
     """How many of its `size` weights each unit loses in all, the zeros `present` already among them.
 
     A zero never comes back: a unit with more zeros than the ratio asks for keeps them all.
     """
-    if of == "original":
+    if relative_to == "original":
         return present.clamp(min=drop_count(ratio, size))
     more = [drop_count(ratio, size - count) for count in present.tolist()]
     return present + torch.tensor(more, device=present.device)

@@ -33,7 +33,7 @@ class PeerPruner(Pruner):
     """SparseGPT: fraction of the Hessian's mean diagonal added to its diagonal."""
 
     def _bad_values(self) -> list[str]:
-        only = {"of": "original", "inputs": "compressed"}
+        only = {"relative_to": "original", "inputs": "compressed"}
         faults = [*super()._bad_values(), *knob_faults(self.block_columns, self.damping_fraction)]
         return faults + [
             f"{name}={getattr(self, name)!r}: {self.package} has only {value}"

@@ -48,11 +48,25 @@ def version(package: str) -> str | None:
 
 def processor_vendor() -> str | None:
     """Such as `GenuineIntel` or `AuthenticAMD`; None where the system does not say."""
+    return _cpu_field("vendor_id")
+
+
+def _cpu_field(name: str) -> str | None:
     try:
-        found = re.search(r"^vendor_id\s*:\s*(\S+)", CPU_FILE.read_text(), re.MULTILINE)
+        found = re.search(rf"^{name}\s*:\s*(\S.*?)\s*$", CPU_FILE.read_text(), re.MULTILINE)
     except OSError:
         return None
     return found[1] if found else None
+
+
+def machine(device: str) -> dict[str, str | int | None]:
+    """What a time or a peak of memory depends on beside the model: device, processor, threads, torch."""
+    return {
+        "device": device_name(device),
+        "processor": _cpu_field("model name"),
+        "threads": torch.get_num_threads(),
+        "torch": version("torch"),
+    }
 
 
 def device_name(device: str) -> str:

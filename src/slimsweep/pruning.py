@@ -23,7 +23,7 @@ class Pruner(LayerwiseTechnique):
     """Fraction of the targeted weights to remove, [0, 1). With a pattern n:m it is set to 1 - n/m."""
     pattern: str = "unstructured"
     """`unstructured`, or `n:m`: of every m neighbouring inputs, n are kept."""
-    of: str = "original"
+    relative_to: str = "original"
     """What the ratio is of: the `original` weights (removed ones count), or those `remaining`."""
     passes: int = 1
     """How often the stage is applied, each time to what the pass before left, with statistics and draws of its own.
@@ -39,16 +39,18 @@ class Pruner(LayerwiseTechnique):
 
     def _bad_values(self) -> list[str]:
         faults = super()._bad_values()
-        if self.of not in masks.OF:
-            faults.append(choice_fault("of", self.of, masks.OF))
+        if self.relative_to not in masks.RELATIVE_TO:
+            faults.append(choice_fault("relative_to", self.relative_to, masks.RELATIVE_TO))
         if isinstance(self.passes, bool) or not isinstance(self.passes, int) or self.passes < 1:
             faults.append(f"passes={self.passes!r}: give a whole number of at least 1")
         try:
             group = masks.parse_pattern(self.pattern)
         except ValueError as error:
             return [*faults, f"pattern={error}"]
-        if group and self.of == "remaining":
-            faults.append(f"of=remaining has no meaning with pattern={self.pattern}: the pattern fixes the count")
+        if group and self.relative_to == "remaining":
+            faults.append(
+                f"relative_to=remaining has no meaning with pattern={self.pattern}: the pattern fixes the count"
+            )
         is_number = isinstance(self.ratio, float | int) and not isinstance(self.ratio, bool)
         if not group and not (is_number and 0 <= self.ratio < 1):
             faults.append(f"ratio={self.ratio!r}: give a number in [0, 1), the fraction of weights to remove")
@@ -84,7 +86,7 @@ class Pruner(LayerwiseTechnique):
             score = score.masked_fill(removed, -1)
         if not self.group and unit == "layer":
             present = torch.zeros(1, dtype=torch.int64) if removed is None else removed.count_nonzero()[None]
-            (dropped,) = masks.drop_counts(present, score.numel(), self.ratio, self.of).tolist()
+            (dropped,) = masks.drop_counts(present, score.numel(), self.ratio, self.relative_to).tolist()
             return masks.keep_highest_of_all(score, dropped)
         score = score.reshape((-1, self.group[1]) if self.group else score.shape)
         if removed is None:
@@ -94,7 +96,7 @@ class Pruner(LayerwiseTechnique):
         if self.group:
             dropped = present.clamp(min=self.group[1] - self.group[0])
         else:
-            dropped = masks.drop_counts(present, score.shape[1], self.ratio, self.of)
+            dropped = masks.drop_counts(present, score.shape[1], self.ratio, self.relative_to)
         return masks.keep_highest(score, dropped).view(shape)
 
     def units(self, rows: int, columns: int) -> list[tuple[int, int]]:
@@ -133,7 +135,7 @@ class Pruner(LayerwiseTechnique):
             kept, size = self.group
             return max(zeros, math.prod(shape) // size * (size - kept))
         units = self.units(*shape)
-        if self.of == "original":
+        if self.relative_to == "original":
             return max(zeros, sum(count * masks.drop_count(self.ratio, size) for count, size in units))
         sizes = [size for count, size in units for _ in range(count)]
         remaining = [size - zero for size, zero in zip(sizes, masks.spread(zeros, sizes), strict=True)]

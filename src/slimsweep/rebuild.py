@@ -1,6 +1,8 @@
 """A compressed model again from its record: restored or computed anew, compared with what was recorded, and saved."""
 
+import logging
 import math
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,16 @@ from slimsweep.errors import StoreError
 from slimsweep.evaluation.perplexity import Perplexity
 from slimsweep.evaluation.size import Size
 from slimsweep.experiment import Experiment
+from slimsweep.keys import model_key
 from slimsweep.models import reduced
+from slimsweep.models.language_model import weights_digest
 from slimsweep.models.whole_folder import refuse_unless_empty, written_whole
-from slimsweep.run import Outcome, measure
+from slimsweep.paths import config_root
+from slimsweep.run import measure
 from slimsweep.stage_cache import limit_of
 from slimsweep.store import Store
+
+log = logging.getLogger(__name__)
 
 COUNTED = ("sparsity", "parameters", "nonzero_parameters")
 COMPARED = (*COUNTED, "perplexity_")
@@ -42,16 +49,18 @@ def save(store: Store, record: dict[str, Any], folder: Path, data_dir: Path | No
             shutil.copytree(kept, partial, dirs_exist_ok=True)
         return reduced.is_plain(folder)
     experiment = experiment_of(store, record, data_dir)
-    model, outcome = compress(experiment).model, Outcome()
-    for name in [name for name, metric in experiment.metrics.items() if not isinstance(metric, Perplexity | Size)]:
-        del experiment.metrics[name]
-    measure(experiment, model, outcome)
-    if not any(name.startswith(COMPARED) for name in outcome.values):
+    model = compress(experiment).model
+    if weights_digest(model) == record["weights_digest"]:
+        return reduced.save(model, folder)
+    asked = {identity: one for identity, one in experiment.asked.items() if isinstance(one.metric, Perplexity | Size)}
+    measured = measure(experiment, store, model, asked)
+    values = {name: value for one in measured for name, value in one["values"].items()}
+    if not any(name.startswith(COMPARED) for name in values):
         raise StoreError(
             f"record {record['key'][:8]} measured neither size nor perplexity to compare by. "
             "Run the experiment with save_model=true."
         )
-    if faults := differences(record, outcome.values):
+    if faults := differences(record, values):
         raise StoreError(
             f"record {record['key'][:8]} is not what its settings give here: {'; '.join(faults)}. Nothing was saved. "
             "Another machine, thread count or package version rounds otherwise; run the experiment here and save that."
@@ -60,10 +69,10 @@ def save(store: Store, record: dict[str, Any], folder: Path, data_dir: Path | No
 
 
 def experiment_of(store: Store, record: dict[str, Any], data_dir: Path | None) -> Experiment:
-    """The checked experiment of a record.
+    """The checked experiment of a record, composed anew from its choices and settings.
 
     Raises:
-        StoreError: there are no weights, or the settings give another key here.
+        StoreError: there are no weights, a choice is not there any more, or the settings give another key here.
         ConfigError: something it needs is not there.
     """
     if record["weights"] == "meta":
@@ -71,22 +80,63 @@ def experiment_of(store: Store, record: dict[str, Any], data_dir: Path | None) -
             f"record {record['key'][:8]} is of shapes alone (model.weights=meta): there is nothing to save"
         )
     cache = str(store.outputs_dir / "cache")
-    limit = limit_of(store.outputs_dir / "cache" / "stages") / 1e9
-    device = "cpu" if record["device"] == "cpu" else "auto"
-    settings = record["config"] | {"dtype": record["dtype"], "device": device, "cache_dir": cache}
-    settings["evaluation"] = {"metrics": record["config"]["evaluation"]["metrics"]}
-    settings |= {"outputs_dir": str(store.outputs_dir), "data_dir": str(data_dir) if data_dir else None}
-    settings |= {"tracker": {"_target_": "slimsweep.tracker.NoTracker"}, "on_error": "stop", "dry_run": False}
-    settings |= {"cache": True, "cache_limit_gb": limit, "memory_budget": None}
-    settings |= {"sweep": None, "save_model": False, "model": record["config"]["model"] | {"cache_dir": cache}}
-    experiment = Experiment.of(OmegaConf.create(settings), [])
+    own = {"cache_dir": cache, "cache_limit_gb": limit_of(store.outputs_dir / "cache" / "stages") / 1e9}
+    own |= {"outputs_dir": str(store.outputs_dir), "data_dir": str(data_dir) if data_dir else None}
+    experiment = composed(record, own)
     experiment.check()
     if experiment.key != record["key"]:
-        raise StoreError(
-            f"the settings of record {record['key'][:8]} give the key {experiment.key[:8]} here: weights, texts, the "
-            "kind of device or the version of a technique have changed. Run the experiment anew, with save_model=true."
-        )
+        versions = [stage["version"] for stage in record["stages"]]
+        if model_key(experiment, versions) != record["key"]:
+            raise StoreError(
+                f"the settings of record {record['key'][:8]} give the key {experiment.key[:8]} here: weights, texts or "
+                "the kind of device have changed. Run the experiment anew, with save_model=true."
+            )
+        log.warning("record %s was made by other versions of its techniques", record["key"][:8])
     return experiment
+
+
+def composed(record: dict[str, Any], own: dict[str, Any]) -> Experiment:
+    """The experiment of a record; `own` are settings that stand in no record, such as folders.
+
+    Raises:
+        StoreError: a choice of the record is not there any more.
+    """
+    config, choices = record["config"], record["choices"]
+    device = "cpu" if record["device"] == "cpu" else "auto"
+    settings = config | own | {"dtype": record["dtype"], "device": device, "sweep": None, "cache": True}
+    settings |= {"on_error": "stop", "memory_budget": None, "keep_zeros": config.get("keep_zeros", False)}
+    settings |= dict.fromkeys(("dry_run", "save_model", "fresh", "amend"), False)
+    settings["tracker"] = {"_target_": "slimsweep.tracker.NoTracker"}
+    for group in ("model", "calibration"):
+        settings[group] = config[group] | {"_target_": target_of(group, choices[group])}
+    settings["model"] |= {"cache_dir": own["cache_dir"]}
+    settings["technique"] = {
+        name: fields | {"_target_": target_of("technique", choices["technique"][name])}
+        for name, fields in config["technique"].items()
+    }
+    metrics = {
+        name: fields | {"_target_": target_of("evaluation", choices["metric"][name])}
+        for name, fields in config["evaluation"]["metrics"].items()
+    }
+    settings["evaluation"] = {"metrics": metrics}
+    return Experiment.of(OmegaConf.create(settings), [], choices)
+
+
+def target_of(group: str, choice: str) -> str:
+    """Class path behind a choice of a config group: that of its YAML, else of any YAML whose class has this name.
+
+    Raises:
+        StoreError: no YAML of this project leads to it.
+    """
+    folder = config_root() / "conf" / group
+    named = folder / f"{choice}.yaml"
+    for file in ([named] if named.is_file() else []) + sorted(folder.glob("*.yaml")):
+        for target in re.findall(r"_target_: (\S+)", file.read_text(encoding="utf-8")):
+            module, _, name = target.rpartition(".")
+            stem = module.rsplit(".", 1)[-1]
+            if (file == named and group != "evaluation") or choice in (stem, f"{stem}.{name}"):
+                return target
+    raise StoreError(f"{group}={choice} of this record is not among the choices in conf/{group} any more")
 
 
 def differences(record: dict[str, Any], values: dict[str, Any]) -> list[str]:

@@ -10,12 +10,36 @@ from slimsweep.errors import StoreError
 
 FIELDS = (
     # The fields every record has, in the order they are written; metrics add perplexity_*, accuracy_* and more.
-    *("key", "model", "model_revision", "baseline", "weights", "technique", "pattern", "ratio", "seed", "sparsity"),
+    *(
+        "key",
+        "base_key",
+        "model",
+        "model_revision",
+        "baseline",
+        "weights",
+        "technique",
+        "pattern",
+        "ratio",
+        "seed",
+        "sparsity",
+    ),
     *("parameters", "nonzero_parameters", "weight_bytes", "bits_per_weight", "checkpoint_bytes", "compression_factor"),
     *("gmacs", "gmacs_nonzero", "load_memory_bytes", "peak_memory_bytes", "prefill_seconds"),
     *("decode_tokens_per_second", "speedup_prefill", "speedup_decode", "load_seconds", "compress_seconds"),
     *("compress_spent_seconds", "evaluate_seconds", "device", "dtype", "threads", "weights_digest", "git_commit"),
-    *("created", "sweep", "versions", "protocols", "reasons", "stages", "config"),
+    *(
+        "created",
+        "sweep",
+        "versions",
+        "protocols",
+        "identities",
+        "sources",
+        "reasons",
+        "stages",
+        "choices",
+        "overrides",
+    ),
+    *("config",),
 )
 
 RESULT_FIELDS_THAT_MAY_DIFFER = frozenset(
@@ -24,7 +48,7 @@ RESULT_FIELDS_THAT_MAY_DIFFER = frozenset(
         *("load_memory_bytes", "peak_memory_bytes", "prefill_seconds", "decode_tokens_per_second"),
         *("speedup_prefill", "speedup_decode", "load_seconds", "compress_seconds", "compress_spent_seconds"),
         *("evaluate_seconds",),
-        *("threads", "git_commit", "created", "sweep", "versions", "config"),
+        *("threads", "git_commit", "created", "sweep", "versions", "sources", "choices", "overrides", "config"),
     )
 )
 
@@ -45,6 +69,77 @@ def results(record: dict[str, Any]) -> dict[str, Any]:
         for stage in record["stages"]
     ]
     return kept
+
+
+def assembled(model: dict[str, Any], measured: list[dict[str, Any]]) -> dict[str, Any]:
+    """A record: what is known of a model, and the flat fields of some of its measurements.
+
+    Where two of them have one field, both appear, under names that say in which setting of the metric they differ:
+    `perplexity_wikitext2[max_windows=8]`.
+
+    Args:
+        model: The fields that are no measurement, as `ordered` gives them.
+        measured: Measurements as `measurement` gives them, in the order they were asked for.
+    """
+    holders: dict[str, list[dict[str, Any]]] = {}
+    for one in measured:
+        for name in one["values"]:
+            holders.setdefault(name, []).append(one)
+    values, reasons, protocols, identities, sources = dict(model), dict(model["reasons"]), {}, {}, {}
+    for name, several in holders.items():
+        labels = _differences([one["metric"] for one in several]) if len(several) > 1 else [""]
+        for one, label in zip(several, labels, strict=True):
+            field = f"{name}[{label}]" if label else name
+            values[field], identities[field] = one["values"][name], one["identity"]
+            reasons.pop(field, None)
+            if name in one["reasons"]:
+                reasons[field] = one["reasons"][name]
+            if name in one["protocols"]:
+                protocols[field] = one["protocols"][name]
+            if one["source"]:
+                sources[field] = one["source"]
+    own = [one["seconds"] for one in measured if not one["source"]]
+    values |= {"evaluate_seconds": sum(own), "protocols": protocols, "identities": identities, "sources": sources}
+    return ordered(values, reasons)
+
+
+def measurement(
+    name: str, identity: str, metric: dict[str, Any], result: Any, seconds: float, created: str
+) -> dict[str, Any]:
+    """What is kept of a measurement, as plain values.
+
+    Args:
+        name: Of the metric in the evaluation.
+        identity: Digest of `metric`, which says how it was measured.
+        result: What the metric returned: values, reasons, protocols.
+        created: When, as a record has it.
+    """
+    return {
+        "name": name,
+        "identity": identity,
+        "metric": metric,
+        "values": result.values,
+        "reasons": result.reasons,
+        "protocols": result.protocols,
+        "seconds": seconds,
+        "source": None,  # key of another record, where the values were measured there
+        "created": created,
+    }
+
+
+def _differences(metrics: list[dict[str, Any]]) -> list[str]:
+    """In which settings metrics of one field differ, a text for each: `max_windows=8`."""
+    flat = [
+        {**one["fields"], "version": one["version"], **{f"text {name}": text for name, text in one["digests"].items()}}
+        for one in metrics
+    ]
+    names = sorted(name for name in set().union(*flat) if len({repr(one.get(name)) for one in flat}) > 1)
+    return [", ".join(f"{name}={_setting(one.get(name, 'default'))}" for name in names) for one in flat]
+
+
+def _setting(value: Any) -> str:
+    text = str(value)
+    return text[:8] if len(text) == 64 else text
 
 
 def finite(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:

@@ -1,8 +1,9 @@
-"""One job: the order of the stages, and nothing else."""
+"""One job: the order of its steps, and nothing else."""
 
+import dataclasses
 import logging
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,18 @@ from typing import Any
 import torch
 
 from slimsweep.compression import Compressed, compress, load
-from slimsweep.evaluation.base import Metric
-from slimsweep.experiment import Experiment
+from slimsweep.errors import StoreError
+from slimsweep.evaluation.base import Measurement, Metric
+from slimsweep.experiment import Asked, Experiment
+from slimsweep.keys import digest_of
+from slimsweep.models.anatomy import shapes_digest
 from slimsweep.models.language_model import LanguageModel, parameter_count, weights_digest
 from slimsweep.models.loading import has_room
 from slimsweep.models.reduced import save
 from slimsweep.packed import packed_layers
-from slimsweep.provenance import device_name, git_commit, version
-from slimsweep.record import ordered
+from slimsweep.provenance import device_name, git_commit, machine, version
+from slimsweep.record import measurement, ordered
+from slimsweep.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -28,44 +33,95 @@ PACKAGES = (
 NO_ROOM = "memory has no room for the dense model beside this one"
 SAME_SHAPE = "every layer has its original shape and storage, so dense kernels take the same time"
 META = "depends on data or weights, and only shapes were loaded (model.weights=meta)"
+SPEED_UPS = ("speedup_prefill", "speedup_decode")
 
 
-@dataclass
-class Outcome:
-    """What the steps of a job found, before it becomes a record."""
+@dataclass(frozen=True)
+class Ran:
+    """What a job found, before it is written."""
 
-    values: dict[str, Any] = field(default_factory=dict)
-    reasons: dict[str, str] = field(default_factory=dict)
-    protocols: dict[str, str] = field(default_factory=dict)
+    model: dict[str, Any]
+    """The fields of its record that are no measurement."""
+    layers: list[dict]
+    """Counts of every layer that each stage treated."""
+    measured: list[dict[str, Any]]
 
 
-def run(experiment: Experiment, save_to: Path | None = None) -> tuple[dict[str, Any], list[dict]]:
-    """Run one checked experiment: compress, measure, save. Returns its record and per-layer counts."""
-    outcome = Outcome()
+def run(experiment: Experiment, store: Store, missing: dict[str, Asked], save_to: Path | None = None) -> Ran:
+    """Run one checked experiment: compress, measure what is `missing` by identity, save.
+
+    Where the model has a record already, that keeps what it says of the model.
+
+    Raises:
+        StoreError: the model came out with other weights than its record has.
+    """
+    before = store.model(experiment.key)
     done = compress(experiment)  # load or restore, calibrate, stage 1 .. stage n
-    measure(experiment, done.model, outcome)
-    describe(experiment, done, outcome)
+    model = describe(experiment, done)
+    if before:
+        refuse_other_weights(before, model)
+    measured = measure(experiment, store, done.model, missing)
     if save_to:
         save(done.model, save_to)
-    return ordered(outcome.values, outcome.reasons), done.layers
+    return Ran(model, done.layers, measured) if before is None else Ran(before, store.layers(experiment.key), measured)
 
 
-def measure(experiment: Experiment, model: LanguageModel, outcome: Outcome) -> None:
-    """Measure everything the evaluation asks for; what shapes alone cannot tell is null with the reason."""
-    started = time.perf_counter()
-    for name, metric in experiment.metrics.items():
-        if not experiment.measures(metric):
-            outcome.reasons |= dict.fromkeys(metric.fields(), META)
-            outcome.values |= dict.fromkeys(metric.fields())
+def refuse_other_weights(before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise StoreError where a model that is made again is not the one that was measured."""
+    if before["weights_digest"] != now["weights_digest"]:
+        raise StoreError(
+            f"record {before['key'][:8]} is of other weights than this run makes: it ran with {before['threads']} "
+            f"threads on {before['device']} at commit {before['git_commit']}, this one with {now['threads']} on "
+            f"{now['device']}. Run it where it ran, or give this run an outputs_dir of its own."
+        )
+
+
+def borrowed(experiment: Experiment, store: Store, missing: dict[str, Asked]) -> list[dict[str, Any]]:
+    """Of what is missing, that which a model of equal shapes gives; known only where this model has a record."""
+    model = store.model(experiment.key)
+    if model is None or experiment.fresh:
+        return []
+    found = (_shared(experiment, store, asked, identity, model["shapes_digest"]) for identity, asked in missing.items())
+    return [one for one in found if one]
+
+
+def measure(
+    experiment: Experiment, store: Store, model: LanguageModel, missing: dict[str, Asked]
+) -> list[dict[str, Any]]:
+    """Measure what is missing, by identity; what depends on shapes alone is taken over where it is known."""
+    measured, shapes = [], shapes_digest(model)
+    for identity, asked in missing.items():
+        if not experiment.fresh and (known := _shared(experiment, store, asked, identity, shapes)):
+            log.info("%s: as measured of record %s, which has the same shapes", asked.name, known["source"][:8])
+            measured.append(known)
             continue
-        log.info("%s: measuring", name)
-        measured = metric.measure(model, experiment.corpora)
-        outcome.values |= measured.values
-        outcome.reasons |= measured.reasons
-        outcome.protocols |= measured.protocols
-    outcome.values["evaluate_seconds"] = time.perf_counter() - started
-    if not model.is_meta and _is_other(experiment, model):
-        compare(experiment, model, outcome)
+        log.info("%s: measuring", asked.name)
+        started = time.perf_counter()
+        result = asked.metric.measure(model, experiment.corpora)
+        if type(asked.metric).compare is not Metric.compare:
+            result = _compared(experiment, model, asked.metric, result)
+        seconds, created = time.perf_counter() - started, datetime.now(UTC).isoformat(timespec="seconds")
+        one = measurement(asked.name, identity, asked.content, result, seconds, created)
+        measured.append(one)
+        if place := _place(experiment, asked, identity, shapes):
+            store.share(place, one, experiment.key)
+    return measured
+
+
+def _shared(experiment: Experiment, store: Store, asked: Asked, identity: str, shapes: str) -> dict[str, Any] | None:
+    place = _place(experiment, asked, identity, shapes)
+    known = store.shared(place) if place else None
+    return None if known is None or known["source"] == experiment.key else known | {"name": asked.name}
+
+
+def _place(experiment: Experiment, asked: Asked, identity: str, shapes: str) -> str | None:
+    """Digest of all that decides a measurement of shapes and machine; None where weights decide it too."""
+    if asked.metric.depends_on_values or experiment.model.weights == "meta":
+        return None
+    how = {"offload": experiment.offload, "is_mapped": bool(experiment.memory_budget)}
+    dense = {name: experiment.config["model"].get(name) for name in ("name", "path", "id", "shape")}
+    machine_parts = machine(experiment.resolved_device)
+    return digest_of({"metric": identity, "shapes": shapes, "dense": dense, "machine": machine_parts, **how})
 
 
 def _is_other(experiment: Experiment, model: LanguageModel) -> bool:
@@ -74,32 +130,34 @@ def _is_other(experiment: Experiment, model: LanguageModel) -> bool:
     return is_smaller or bool(packed_layers(model.module)) or model.dtype != getattr(torch, experiment.resolved_dtype)
 
 
-def compare(experiment: Experiment, model: LanguageModel, outcome: Outcome) -> None:
-    """Measure what only shows beside the dense model, which is loaded once more."""
-    metrics = [metric for metric in experiment.metrics.values() if type(metric).compare is not Metric.compare]
-    if not metrics:
-        return
-    if experiment.memory_budget:
-        outcome.reasons |= dict.fromkeys(("speedup_prefill", "speedup_decode"), NO_ROOM)
-        return
+def _compared(experiment: Experiment, model: LanguageModel, metric: Metric, result: Measurement) -> Measurement:
+    """A result, and beside it what only shows beside the dense model, which is loaded once more."""
+    reason = ""
+    if not _is_other(experiment, model):
+        reason = SAME_SHAPE
+    elif experiment.memory_budget or not _has_room_for_dense(experiment, model):
+        reason = NO_ROOM
+    if reason:
+        beside = Measurement(dict.fromkeys(SPEED_UPS), dict.fromkeys(SPEED_UPS, reason))
+    else:
+        log.info("speed-up: measuring beside the dense model")
+        beside = metric.compare(load(experiment).model, model)
+    return Measurement(
+        result.values | beside.values, result.reasons | beside.reasons, result.protocols | beside.protocols
+    )
+
+
+def _has_room_for_dense(experiment: Experiment, model: LanguageModel) -> bool:
     resting = next(model.blocks[0].parameters()).device
-    if not has_room(model.original_parameters, getattr(torch, experiment.resolved_dtype), resting):
-        outcome.reasons |= dict.fromkeys(("speedup_prefill", "speedup_decode"), NO_ROOM)
-        return
-    log.info("speed-up: measuring beside the dense model")
-    dense = load(experiment).model
-    for metric in metrics:
-        measured = metric.compare(dense, model)
-        outcome.values |= measured.values
-        outcome.reasons |= measured.reasons
-        outcome.protocols |= measured.protocols
+    return has_room(model.original_parameters, getattr(torch, experiment.resolved_dtype), resting)
 
 
-def describe(experiment: Experiment, done: Compressed, outcome: Outcome) -> None:
-    """Add what was asked for, what it took and where it ran: the axes, times, provenance and the settings."""
+def describe(experiment: Experiment, done: Compressed) -> dict[str, Any]:
+    """What a record says beside measurements: what was asked for, what it took, where it ran, and the settings."""
     model, ratios = done.model, experiment.ratios
-    outcome.values |= {
+    values = {
         "key": experiment.key,
+        "base_key": dataclasses.replace(experiment, stages=()).key,
         "model": experiment.model.name,
         "model_revision": experiment.model.resolved_revision,
         "baseline": experiment.model.described_baseline or None,
@@ -115,15 +173,17 @@ def describe(experiment: Experiment, done: Compressed, outcome: Outcome) -> None
         "compress_seconds": done.compress_seconds,
         "compress_spent_seconds": done.spent_seconds,
         "weights_digest": None if model.is_meta else done.weights_digest or weights_digest(model),
+        "shapes_digest": shapes_digest(model),
         "git_commit": git_commit(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "sweep": experiment.sweep,
         "versions": {name: version(name) for name in PACKAGES},
-        "protocols": outcome.protocols,
         "stages": done.stages,
+        "choices": experiment.choices,
+        "overrides": experiment.overrides,
         "config": experiment.config,
     }
-    outcome.reasons |= {
+    reasons = {
         "ratio": f"stages have different ratios: {ratios}" if ratios else "no stage has a ratio",
         "seed": "nothing in this experiment is drawn by chance",
         "pattern": "no stage has a pattern",
@@ -133,7 +193,10 @@ def describe(experiment: Experiment, done: Compressed, outcome: Outcome) -> None
         "git_commit": "not run from a git checkout",
         "sweep": "run on its own",
     }
-    unmeasured = "not measured by this evaluation" if _is_other(experiment, model) else SAME_SHAPE
-    for name in ("speedup_prefill", "speedup_decode"):
-        if outcome.values.setdefault(name) is None:
-            outcome.reasons.setdefault(name, META if model.is_meta else unmeasured)
+    for metric in experiment.metrics.values():
+        if not experiment.measures(metric):
+            values |= dict.fromkeys(metric.fields())
+            reasons |= dict.fromkeys(metric.fields(), META)
+    if model.is_meta:
+        reasons |= dict.fromkeys(SPEED_UPS, META)
+    return ordered(values, reasons)

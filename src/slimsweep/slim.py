@@ -211,6 +211,23 @@ def save(
 
 
 @app.command()
+def migrate(
+    folder: Annotated[Path, typer.Argument(help="Output folder of an older version.")],
+    data_dir: Annotated[Path | None, typer.Option(envvar="SLIMSWEEP_DATA", help="Local copies of corpora.")] = None,
+) -> None:
+    """Rewrite records of an older version under today's keys, once; their results and W&B runs stay."""
+    from slimsweep.migration import migrate as rewrite
+
+    store = Store(project_path(folder))
+    done = rewrite(store, project_path(data_dir) if data_dir else None)
+    typer.echo(f"{len(done.keys)} records have new keys, {len(done.left)} could not be rewritten")
+    for key, reason in done.left.items():
+        typer.echo(f"  {key[:16]}  {reason}", err=True)
+    if done.left:
+        raise typer.Exit(1)
+
+
+@app.command()
 def cache(
     clear: Annotated[bool, typer.Option("--clear", help="Remove all that no running job holds.")] = False,
     cache_dir: Annotated[Path | None, typer.Option(help="The cache_dir of jobs; default: `cache` in outputs.")] = None,

@@ -8,14 +8,14 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
 from slimsweep.errors import StoreError
-from slimsweep.record import write_json
+from slimsweep.record import assembled, write_json
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +34,8 @@ class SweepJob:
     key: str
     label: str
     overrides: list[str]
+    measurements: list[str] = field(default_factory=list)
+    """Identities of what the sweep asks to be measured of this model."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Store:
         self.outputs_dir = Path(outputs_dir)
         self.records_dir = self.outputs_dir / "records"
         self.sweeps_dir = self.outputs_dir / "sweeps"
+        self.shared_dir = self.outputs_dir / "by_shape"
 
     def fault(self) -> str | None:
         """Why this folder cannot take new records, or None. Creates the folder if it is missing."""
@@ -73,7 +76,7 @@ class Store:
         return None
 
     def folder(self, key: str) -> Path:
-        """Folder of one key: record.json, layers.json, job.log and, after a failure, failure.json."""
+        """Folder of one key: record.json, what it is made of (model.json, measurements/), layers.json and job.log."""
         return self.records_dir / key[:FOLDER_CHARACTERS]
 
     @contextmanager
@@ -117,9 +120,57 @@ class Store:
             _damaged.add(path)
             log.warning("%s is damaged and counts as missing (%s)", path, reason)
 
-    def read(self, key: str) -> dict[str, Any] | None:
-        """The record of a key, or None where it has not finished."""
-        return self._record(self.folder(key) / "record.json")
+    def read(self, key: str, asked: Iterable[str] | None = None) -> dict[str, Any] | None:
+        """The record of a key, or None where it has not finished.
+
+        With `asked`, identities of measurements, the record has the fields of these, and is None where one is missing.
+        """
+        record = self._record(self.folder(key) / "record.json")
+        asked = list(asked or [])
+        if record is None or not asked or list(dict.fromkeys(record.get("identities", {}).values())) == asked:
+            return record
+        model, measured = self.read_json(self.folder(key) / "model.json", needs="key"), self.measured(key)
+        if model is None or any(identity not in measured for identity in asked):
+            return None
+        return assembled(model, [measured[identity] for identity in asked])
+
+    def measured(self, key: str) -> dict[str, dict[str, Any]]:
+        """Everything ever measured of a key's model, by identity."""
+        paths = sorted((self.folder(key) / "measurements").glob("*.json"))
+        kept = [self.read_json(path, needs="identity") for path in paths]
+        return {one["identity"]: one for one in kept if one}
+
+    def add(
+        self, model: dict[str, Any], layers: list[dict], measured: Iterable[dict[str, Any]], asked: Iterable[str]
+    ) -> dict[str, Any]:
+        """Write what is known of a model and new measurements of it; its record then shows those asked for.
+
+        Nothing that was measured before is overwritten but by the same identity. Returns the record.
+        """
+        folder = self.folder(model["key"])
+        for one in measured:
+            write_json(folder / "measurements" / f"{one['identity'][:FOLDER_CHARACTERS]}.json", one)
+        write_json(folder / "model.json", model)
+        kept = self.measured(model["key"])
+        record = assembled(model, [kept[identity] for identity in asked])
+        self.write(record, layers)
+        return record
+
+    def model(self, key: str) -> dict[str, Any] | None:
+        """The fields of a record that are no measurement."""
+        return self.read_json(self.folder(key) / "model.json", needs="key")
+
+    def layers(self, key: str) -> list[dict]:
+        """Counts of every layer that the stages of a key treated."""
+        return self.read_json(self.folder(key) / "layers.json", list) or []
+
+    def shared(self, place: str) -> dict[str, Any] | None:
+        """A measurement that depends on shapes and machine alone, of whichever model it was made first."""
+        return self.read_json(self.shared_dir / f"{place[:FOLDER_CHARACTERS]}.json", needs="identity")
+
+    def share(self, place: str, measured: dict[str, Any], key: str) -> None:
+        """Keep a measurement of a key's model for all models of equal shapes."""
+        write_json(self.shared_dir / f"{place[:FOLDER_CHARACTERS]}.json", measured | {"source": key})
 
     def _record(self, path: Path) -> dict[str, Any] | None:
         return self.read_json(path, needs="key")
@@ -188,7 +239,7 @@ class Store:
 
     def sweep_records(self, name: str) -> list[dict[str, Any]]:
         """The finished records of a sweep, in the order of its jobs."""
-        return [record for job in self.sweep_jobs(name) if (record := self.read(job.key))]
+        return [record for job in self.sweep_jobs(name) if (record := self.read(job.key, job.measurements))]
 
     def open_sweep(self, name: str, jobs: list[SweepJob]) -> None:
         """Keep a sweep's own list of keys. Jobs that differ from the last launch undo its completeness."""
@@ -225,7 +276,7 @@ class Store:
     def _job_status(self, job: SweepJob) -> JobStatus:
         folder = self.folder(job.key)
         reason, state = "", "missing"
-        if self.read(job.key):
+        if self.read(job.key, job.measurements):
             state = "done"
         elif self.is_claimed(job.key):
             state = "running"

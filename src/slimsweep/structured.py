@@ -30,12 +30,12 @@ class StructuredTechnique(Technique):
 
     ratio: float | int
     """Fraction of the units to remove, [0, 1)."""
-    layers: Sequence[int] | None = None
+    blocks: Sequence[int] | None = None
     """First and last block to remove from, counted from 0; null is the technique's own range."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.layers, list | tuple):
-            object.__setattr__(self, "layers", tuple(self.layers))
+        if isinstance(self.blocks, list | tuple):
+            object.__setattr__(self, "blocks", tuple(self.blocks))
         if faults := self._bad_values():
             raise ValueError("; ".join(faults))
         if self.ratio is not None:
@@ -44,14 +44,14 @@ class StructuredTechnique(Technique):
     def _bad_values(self) -> list[str]:
         """Every field that holds what is not allowed."""
         faults = self._ratio_faults()
-        given = self.layers
+        given = self.blocks
         if given is not None and not (
             isinstance(given, tuple)
             and len(given) == 2
             and all(isinstance(index, int) and not isinstance(index, bool) for index in given)
             and 0 <= given[0] <= given[1]
         ):
-            faults.append(f"layers={given!r}: give the first and the last block, such as [4,27]")
+            faults.append(f"blocks={given!r}: give the first and the last block, such as [4,27]")
         return faults
 
     def _ratio_faults(self) -> list[str]:
@@ -65,7 +65,7 @@ class StructuredTechnique(Technique):
 
     def block_range(self, model: LanguageModel) -> range:
         """The blocks this stage removes from."""
-        first, last = self.layers or self.default_layers(len(model.blocks))
+        first, last = self.blocks or self.default_layers(len(model.blocks))
         return range(first, last + 1)
 
     def faults(self, skeleton: LanguageModel) -> list[str]:
@@ -84,12 +84,12 @@ class StructuredTechnique(Technique):
 
     def _range_faults(self, skeleton: LanguageModel) -> list[str]:
         blocks = len(skeleton.blocks)
-        if self.layers and self.layers[1] >= blocks:
-            return [f"layers={list(self.layers)} lie outside the model, whose blocks are 0 to {blocks - 1}"]
+        if self.blocks and self.blocks[1] >= blocks:
+            return [f"blocks={list(self.blocks)} lie outside the model, whose blocks are 0 to {blocks - 1}"]
         chosen = self.block_range(skeleton)
-        if self.layers or (chosen and chosen[-1] < blocks):
+        if self.blocks or (chosen and chosen[-1] < blocks):
             return []
-        return [f"the default range leaves none of the {blocks} blocks: set layers=[0,{blocks - 1}]"]
+        return [f"the default range leaves none of the {blocks} blocks: set blocks=[0,{blocks - 1}]"]
 
     @torch.no_grad()
     def apply(self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int) -> StageReport:

@@ -3,10 +3,11 @@
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from slimsweep.errors import ConfigError, ModelError, SlimsweepError, StoreError
+from slimsweep.errors import ConfigError, ModelError, SlimsweepError, StageError, StoreError
 from slimsweep.experiment import Experiment
 from slimsweep.record import write_json, write_text
 from slimsweep.store import Store, SweepJob
@@ -25,15 +26,18 @@ class Sweep:
     name: str
     store: Store
     jobs: tuple[SweepJob, ...]
-    experiments: tuple[Experiment, ...]
+    """Every model of the sweep once, with all that is asked to be measured of it."""
+    launches: tuple[tuple[SweepJob, Experiment], ...]
+    """What this launch runs where it is missing; several may ask other measurements of one model."""
     unloadable: dict[str, int] = field(default_factory=dict)
     """Why models cannot be loaded, and how many jobs each reason leaves out."""
 
     @classmethod
     def plan(cls, configs: dict[tuple[str, ...], DictConfig]) -> "Sweep":
-        """Check every job and fold those with equal keys.
+        """Check every job and join those of one model.
 
-        A model that cannot be loaded costs its own jobs, as long as another model's jobs are left.
+        A model that cannot be loaded costs its own jobs, as long as another model's jobs are left; so does a technique
+        that raises while it is planned.
 
         Raises:
             ConfigError: the faults of all jobs together, each named once with the first job it stands in.
@@ -41,7 +45,7 @@ class Sweep:
         from slimsweep.app import UNNAMED_SWEEP, keep_no_cache_of_a_dry_run
 
         faults: dict[str, str] = {}
-        found: dict[str, tuple[SweepJob, Experiment]] = {}
+        launches: dict[tuple, tuple[SweepJob, Experiment]] = {}
         unloadable: dict[str, list[tuple[str, ...]]] = {}
         for overrides, config in configs.items():
             keep_no_cache_of_a_dry_run(config)
@@ -49,20 +53,20 @@ class Sweep:
             try:
                 experiment = Experiment.of(*_task_of(config))
                 experiment.check()
-                job = SweepJob(experiment.key, experiment.label, list(overrides))
-                found.setdefault(job.key, (job, experiment))
+                job = SweepJob(experiment.key, experiment.label, list(overrides), list(experiment.asked))
+                launches.setdefault((job.key, *sorted(job.measurements)), (job, experiment))
             except ConfigError as error:
                 if experiment and set(error.faults) <= set(experiment.model.faults()):
                     unloadable.setdefault("; ".join(error.faults), []).append(overrides)
                     continue
                 for fault in error.faults:
                     faults.setdefault(fault, " ".join(overrides))
-            except ModelError as error:  # files that went away during the check, say
+            except (ModelError, StageError) as error:  # files that went away during the check, or a technique's own
                 unloadable.setdefault(str(error), []).append(overrides)
-        if faults or not found:
+        if faults or not launches:
             faults |= {reason: " ".join(jobs[0]) for reason, jobs in unloadable.items()}
         if not faults:
-            experiment = next(experiment for _, experiment in found.values())
+            experiment = next(experiment for _, experiment in launches.values())
             store = Store(experiment.outputs_dir)
             fault = None if config.dry_run is True else store.fault()
             if fault:
@@ -70,12 +74,14 @@ class Sweep:
         if faults:
             raise ConfigError([f"{fault} [job: {job}]" if job else fault for fault, job in faults.items()])
         name = experiment.sweep or UNNAMED_SWEEP
-        jobs, experiments = zip(*found.values(), strict=True)
-        return cls(name, store, jobs, experiments, {reason: len(lost) for reason, lost in unloadable.items()})
+        before = store.sweep_jobs(name) if experiment.amend and name in store.sweep_names() else []
+        jobs = joined([*before, *(job for job, _ in launches.values())])
+        lost = {reason: len(lost) for reason, lost in unloadable.items()}
+        return cls(name, store, jobs, tuple(launches.values()), lost)
 
     def show(self) -> None:
         """Print what a launch would do, and do nothing."""
-        states = [("done" if self.store.read(job.key) else "missing") for job in self.jobs]
+        states = [("done" if self.store.read(job.key, job.measurements) else "missing") for job in self.jobs]
         for job, state in zip(self.jobs, states, strict=True):
             print(f"{job.key[:16]}  {state:8} {job.label}")
         for reason, count in self.unloadable.items():
@@ -91,8 +97,9 @@ class Sweep:
             log.error("%d jobs left out, whose model cannot be loaded: %s", count, reason)
         self.store.open_sweep(self.name, list(self.jobs))
         missing = []
-        for job, experiment in zip(self.jobs, self.experiments, strict=True):
-            if record := self.store.read(job.key):
+        for job, experiment in self.launches:
+            record = self.store.read(job.key, job.measurements)
+            if record and not experiment.fresh:
                 publish(experiment, self.store, record)  # it may belong to one sweep more than before
             else:
                 missing.append(job.overrides)
@@ -107,7 +114,7 @@ class Sweep:
         if gone := before - {job.key for job in self.jobs}:
             log.warning(
                 "%s had %d jobs, of which %d are not among the %d of this launch: its list and table are replaced, the "
-                "records stay. To keep both, name this launch: sweep=NEW_NAME",
+                "records stay. To keep both, name this launch: sweep=NEW_NAME; to add to the list: amend=true",
                 *(self.name, len(before), len(gone), len(self.jobs)),
             )
 
@@ -124,7 +131,7 @@ class Sweep:
         from slimsweep.table import render
 
         states = self.store.states(self.jobs)
-        records = [record for job in self.jobs if (record := self.store.read(job.key))]
+        records = [record for job in self.jobs if (record := self.store.read(job.key, job.measurements))]
         table = render(records)
         write_text(self.store.outputs_dir / "tables" / f"{self.name}.md", table + "\n")
         write_text(self.store.outputs_dir / "tables" / f"{self.name}.csv", render(records, "csv") + "\n")
@@ -148,12 +155,14 @@ class Sweep:
 
     def publish(self, records: list[dict]) -> None:
         """Draw the figures and mirror them and the table to the tracker, if anything is new."""
-        tracker = self.experiments[0].tracker
-        state = {"tracker": repr(tracker), "keys": [record["key"] for record in records]}
+        tracker = self.launches[0][1].tracker
+        shown = [list(record.get("identities", {}).values()) for record in records]
+        state = {"tracker": repr(tracker), "keys": [record["key"] for record in records], "measurements": shown}
         marker = self.store.sweeps_dir / self.name / "published.json"
         known = Store.read_json(marker) or {}
         paths = [Path(path) for path in known.get("figures", [])]
-        is_drawn = known.get("keys") == state["keys"] and all(path.is_file() for path in paths)
+        is_same = all(known.get(part) == state[part] for part in ("keys", "measurements"))
+        is_drawn = is_same and all(path.is_file() for path in paths)
         if not is_drawn:
             paths = self.draw()
         state["figures"] = [str(path) for path in paths]
@@ -175,13 +184,23 @@ class Sweep:
             return []
 
 
+def joined(jobs: list[SweepJob]) -> tuple[SweepJob, ...]:
+    """Jobs with one entry for each key, which asks for all that any of its entries did; in the order of the first."""
+    found: dict[str, SweepJob] = {}
+    for job in jobs:
+        first = found.setdefault(job.key, job)
+        measurements = list(dict.fromkeys([*first.measurements, *job.measurements]))
+        found[job.key] = SweepJob(first.key, first.label, first.overrides, measurements)
+    return tuple(found.values())
+
+
 def _first_line(error: Exception) -> str:
     if isinstance(error, ConfigError):
         return "; ".join(error.faults)
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _task_of(config: DictConfig) -> tuple[DictConfig, list[str]]:
-    """A job's own settings and overrides, as Hydra hands them to the job."""
+def _task_of(config: DictConfig) -> tuple[DictConfig, list[str], dict[str, Any]]:
+    """A job's own settings, overrides and choices, as Hydra hands them to the job."""
     own = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
-    return own, list(config.hydra.overrides.task)
+    return own, list(config.hydra.overrides.task), dict(config.hydra.runtime.choices)

@@ -67,7 +67,7 @@ class Wandb:
     def publish(self, record: Record, sweeps: list[str], outputs_dir: Path) -> bool:
         """Make the run of one record, replacing an older one of the same key. Whether it is there now."""
         identity = {
-            "id": record["key"][:16],
+            "id": record.get("previous_key", record["key"])[:16],  # a migrated record keeps its run
             "name": " ".join(words(record)),
             "group": record.get("sweep") or (sweeps[0] if sweeps else None),
             "job_type": "experiment",

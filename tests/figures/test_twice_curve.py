@@ -12,7 +12,7 @@ def style():
 
 
 def pruned(ratio, value, passes=1, of="original", technique="wanda", seed=None):
-    return record(technique, ratio, seed, fields={"passes": passes, "of": of}, perplexity_wikitext2=value)
+    return record(technique, ratio, seed, fields={"passes": passes, "relative_to": of}, perplexity_wikitext2=value)
 
 
 STUDY = [

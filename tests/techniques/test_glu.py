@@ -46,7 +46,7 @@ def by_hand(model, index: int, importance: str) -> list[float]:
 def test_the_neurons_of_lowest_score_go(importance, tmp_path, monkeypatch):
     model, gone = loud("llama", str(tmp_path)), noted(monkeypatch)
     expected = lowest(by_hand(model, 0, importance), 20)
-    Glu(ratio=0.4, importance=importance, layers=[0, 0]).apply(model, ids(), 0)
+    Glu(ratio=0.4, importance=importance, blocks=[0, 0]).apply(model, ids(), 0)
     assert gone == {(0, "neurons"): expected}
     assert widths(model) == [28, 48]
 
@@ -54,7 +54,7 @@ def test_the_neurons_of_lowest_score_go(importance, tmp_path, monkeypatch):
 def test_activations_are_those_of_the_reduced_blocks_before(tmp_path, monkeypatch):
     dense, gone = loud("llama", str(tmp_path)), noted(monkeypatch)
     half_way = dense.copy()
-    Glu(ratio=0.5, importance="activation", layers=[0, 0]).apply(half_way, ids(), 0)
+    Glu(ratio=0.5, importance="activation", blocks=[0, 0]).apply(half_way, ids(), 0)
     Glu(ratio=0.5, importance="activation").apply(dense.copy(), ids(), 0)
     assert gone[1, "neurons"] == lowest(by_hand(half_way, 1, "activation"), 24)
     assert gone[1, "neurons"] != lowest(by_hand(dense, 1, "activation"), 24)
@@ -67,9 +67,9 @@ def test_peak_to_peak_by_hand(tiny, monkeypatch):
     mlp.up_proj.weight[:] = torch.arange(48.0)[:, None]
     mlp.gate_proj.weight[[1, 2], 0] = torch.tensor([-95.0, 6.0])  # 100 and 1 from the lowest to the highest
     mlp.up_proj.weight[3, 5] = 5.0  # 2
-    Glu(ratio=0.5, layers=[0, 0]).apply(tiny, None, 0)
+    Glu(ratio=0.5, blocks=[0, 0]).apply(tiny, None, 0)
     assert gone[0, "neurons"] == [0, *range(4, 27)]  # of the 45 without any distance the first 24
-    Glu(ratio=0.95, layers=[0, 0]).apply(tiny, None, 0)
+    Glu(ratio=0.95, blocks=[0, 0]).apply(tiny, None, 0)
     assert tiny.blocks[0].mlp.gate_proj.weight[0, 0] == -95  # neuron 1 is the one that stays
     assert widths(tiny) == [1, 48]
 
@@ -109,7 +109,7 @@ def test_the_expansion_ratio_is_of_the_width_the_model_has_now(tiny):
 
 
 def test_a_block_that_is_narrower_already_is_left_alone(tiny):
-    Glu(ratio=0.75, layers=[0, 0]).apply(tiny, None, 0)
+    Glu(ratio=0.75, blocks=[0, 0]).apply(tiny, None, 0)
     Glu(ratio=None, expansion_ratio=1).apply(tiny, None, 0)
     assert widths(tiny) == [12, 32]
 
@@ -153,7 +153,7 @@ def test_the_expansion_ratio_that_is_said_to_be_allowed_is():
         ({"ratio": 0.5, "expansion_ratio": -1.0}, "expansion_ratio=-1.0: give a number above 0"),
         ({"ratio": 0.5, "expansion_ratio": float("nan")}, "expansion_ratio=nan: give a number above 0"),
         ({"ratio": 0.5, "expansion_ratio": True}, "expansion_ratio=True: give a number above 0"),
-        ({"ratio": 2, "importance": "x", "layers": [2, 1]}, "ratio=2.*; layers=.*; importance='x'"),
+        ({"ratio": 2, "importance": "x", "blocks": [2, 1]}, "ratio=2.*; blocks=.*; importance='x'"),
     ],
 )
 def test_bad_knobs_are_named(fields, message):
@@ -186,7 +186,7 @@ def test_golden_output_of_version_2(tiny, monkeypatch):
         rows, columns = layer.weight.shape
         row, column = torch.arange(rows)[:, None], torch.arange(columns)
         layer.weight.copy_(((7 * column + row) % 13 - 6) * (row % 5 + 1) / 8)  # 12 (row % 5 + 1) / 8 from end to end
-    Glu(ratio=0.75, layers=[0, 0]).apply(tiny, None, 0)
+    Glu(ratio=0.75, blocks=[0, 0]).apply(tiny, None, 0)
     kept = sorted(set(range(48)) - set(gone[0, "neurons"]))
     assert kept == [4, 9, 14, 19, 24, 29, 33, 34, 38, 39, 43, 44]  # of the nine that tie at 3 the last three
 

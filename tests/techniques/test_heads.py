@@ -296,7 +296,7 @@ def test_golden_output_of_version_2(tmp_path, monkeypatch):
 def test_repair_fits_the_data_better_than_masking(tmp_path, monkeypatch):
     model, gone = loud("gpt2", str(tmp_path)), noted(monkeypatch)
     dense = model.copy()
-    (entry,) = Heads(ratio=0.5, layers=[0, 0], repair=True).apply(model, ids(), 0).notes["details"]
+    (entry,) = Heads(ratio=0.5, blocks=[0, 0], repair=True).apply(model, ids(), 0).notes["details"]
     reader = anatomy.heads(dense, 0).reader
     (inputs,) = layer_inputs(dense.module, [reader.name], ids()).values()
     keep = torch.ones(inputs.shape[1], dtype=torch.bool)

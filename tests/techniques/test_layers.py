@@ -122,8 +122,8 @@ def test_the_blocks_of_lowest_score_go(ratio, count, importance, deep):
         ({"protect_first": 0, "protect_last": 0}, range(6)),
         ({"protect_first": 3}, range(3, 5)),
         ({"protect_last": 4}, range(1, 2)),
-        ({"protect_first": 2, "layers": [0, 3]}, range(2, 4)),
-        ({"layers": [3, 5]}, range(3, 5)),
+        ({"protect_first": 2, "blocks": [0, 3]}, range(2, 4)),
+        ({"blocks": [3, 5]}, range(3, 5)),
     ],
 )
 @pytest.mark.parametrize("importance", IMPORTANCES)
@@ -142,7 +142,7 @@ def test_protected_blocks_stay(importance, fields, free, deep):
 
 @pytest.mark.parametrize(
     ("fields", "free"),
-    [({}, 4), ({"protect_first": 3, "protect_last": 3}, 0), ({"protect_first": 9}, 0), ({"layers": [2, 3]}, 2)],
+    [({}, 4), ({"protect_first": 3, "protect_last": 3}, 0), ({"protect_first": 9}, 0), ({"blocks": [2, 3]}, 2)],
 )
 def test_more_blocks_than_are_free_is_a_fault(fields, free, deep):
     (fault,) = Layers(ratio=0.9, **fields).faults(deep)

@@ -107,7 +107,7 @@ def test_steps_are_a_whole_number(steps):
     ("fields", "message"),
     [
         ({"level": "channel", "repair": True}, "repair=true has nothing to fit at level=channel"),
-        ({"level": "channel", "layers": [0, 1]}, "layers has no meaning at level=channel"),
+        ({"level": "channel", "blocks": [0, 1]}, "blocks has no meaning at level=channel"),
         ({"level": "channel", "ranking": "global"}, "ranking means nothing at level=channel"),
         ({"importance": "l1", "order": "second"}, "order and taylor mean nothing to importance=l1"),
         ({"importance": "random", "taylor": "vector"}, "order and taylor mean nothing to importance=random"),
@@ -171,9 +171,9 @@ def test_every_choice_leaves_the_same_channels(name, tiny):
 @pytest.mark.parametrize(
     "fields",
     [
-        {"layers": [1, 1]},
-        {"layers": [0, 1], "ranking": "global"},
-        {"layers": [0, 1], "steps": 3},
+        {"blocks": [1, 1]},
+        {"blocks": [0, 1], "ranking": "global"},
+        {"blocks": [0, 1], "steps": 3},
         {"level": "channel"},
         {"level": "channel", "importance": "l2", "steps": 2},
     ],
@@ -321,14 +321,14 @@ def test_golden_output_of_version_2(tiny, monkeypatch):
         layer.weight.copy_(
             torch.tensor([[((7 * column + 3 * row) % 11 - 5) / 4 for column in range(columns)] for row in range(rows)])
         )
-    LLMPruner(ratio=0.9, importance="l1", layers=[1, 1]).apply(tiny, None, 0)
+    LLMPruner(ratio=0.9, importance="l1", blocks=[1, 1]).apply(tiny, None, 0)
     every = set(range(48))
     assert every - set(gone[1, "neurons"]) == {4, 15, 26, 37} and gone[1, "heads"] == [1]
 
 
 def test_a_chain_with_wanda_prunes_what_is_left(slimsweep):
     answer = slimsweep(
-        *("model=random", "technique=[llm_pruner,wanda]", "ratio=0.5", "technique.llm_pruner.layers=[0,1]"),
+        *("model=random", "technique=[llm_pruner,wanda]", "ratio=0.5", "technique.llm_pruner.blocks=[0,1]"),
         *("calibration.sequences=2", "calibration.tokens=32", "evaluation.context_tokens=64", "tracker=none"),
         *("evaluation.max_windows=2", "evaluation.tasks=[]", "dtype=float32"),
     )
@@ -378,7 +378,7 @@ def test_repair_lowers_perplexity_on_trained_weights(fields, stories260k_source,
     found = {}
     for repair in (False, True):
         model = stories260k_source.load(torch.float32, CPU)
-        report = LLMPruner(ratio=0.4, layers=[0, 4], repair=repair, **fields).apply(model, calibration, 0)
+        report = LLMPruner(ratio=0.4, blocks=[0, 4], repair=repair, **fields).apply(model, calibration, 0)
         found[repair] = perplexity(model.module, judged)
     assert found[True] < found[False]
     repaired = [entry for entry in report.notes["details"] if entry["removed"]]
@@ -388,7 +388,7 @@ def test_repair_lowers_perplexity_on_trained_weights(fields, stories260k_source,
 def test_the_first_blocks_of_smollm2(smollm2, monkeypatch):
     model = first_blocks(smollm2)
     token_ids, dense, gone = text_ids(model, 2, 64), model.copy(), noted(monkeypatch)
-    LLMPruner(ratio=0.4, layers=[0, 1]).apply(model, token_ids, 0)
+    LLMPruner(ratio=0.4, blocks=[0, 1]).apply(model, token_ids, 0)
     shapes = [(block.heads, block.key_value_heads, block.neurons) for block in anatomy.shape_of(model).blocks]
     assert shapes == [(6, 2, 921), (6, 2, 921), (9, 3, 1536)]
     assert agree(model, masked(dense, gone), token_ids)
@@ -401,6 +401,6 @@ def test_the_first_blocks_of_smollm2(smollm2, monkeypatch):
 
 def test_removed_blocks_before_it_are_counted(tiny):
     remove_blocks(tiny, [0])
-    assert LLMPruner(ratio=0.5, layers=[0, 1]).faults(tiny) == [
-        "layers=[0, 1] lie outside the model, whose blocks are 0 to 0"
+    assert LLMPruner(ratio=0.5, blocks=[0, 1]).faults(tiny) == [
+        "blocks=[0, 1] lie outside the model, whose blocks are 0 to 0"
     ]

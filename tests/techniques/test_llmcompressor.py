@@ -71,7 +71,7 @@ def layers(one, other):
     [
         ({"method": "magnitude"}, "method='magnitude'"),
         ({"batch_size": 0}, "batch_size=0: give a whole number"),
-        ({"of": "remaining"}, "of='remaining'"),
+        ({"relative_to": "remaining"}, "relative_to='remaining'"),
         ({"inputs": "dense"}, "inputs='dense'"),
         ({"method": "wanda", "block_columns": 64}, "block_columns=64"),
     ],

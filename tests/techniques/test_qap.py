@@ -56,7 +56,7 @@ def test_the_objective_is_at_most_greedys(ratio, fields, tmp_path):
 def test_exchanges_gain_and_greedy_alone_does_not(tmp_path, monkeypatch):
     gone, found = noted(monkeypatch), {}
     for exchanges in (False, True):
-        technique = Qap(ratio=0.5, layers=[0, 0], exchanges=exchanges)
+        technique = Qap(ratio=0.5, blocks=[0, 0], exchanges=exchanges)
         (entry,) = technique.apply(loud("gpt2", str(tmp_path)), ids(), 0).notes["details"]
         found[exchanges] = entry, gone[0, "neurons"]
     (alone, first), (swapped, second) = found[False], found[True]
@@ -168,7 +168,7 @@ def test_golden_output_of_version_2():
 def test_repair_fits_the_data_better_than_masking(kind, tmp_path, monkeypatch):
     model, gone = loud("llama", str(tmp_path)), noted(monkeypatch)
     dense = model.copy()
-    (entry,) = Qap(ratio=0.5, parts=[kind], layers=[0, 0], repair=True).apply(model, ids(), 0).notes["details"]
+    (entry,) = Qap(ratio=0.5, parts=[kind], blocks=[0, 0], repair=True).apply(model, ids(), 0).notes["details"]
     units = units_of(dense, kind, 0)
     (inputs,) = layer_inputs(dense.module, [units.reader.name], ids()).values()
     keep = torch.ones(inputs.shape[1], dtype=torch.bool)
@@ -196,7 +196,7 @@ def test_exchanges_and_repair_both_lower_perplexity_on_trained_weights(shared, s
 def test_the_first_blocks_of_smollm2(smollm2, monkeypatch):
     model = first_blocks(smollm2)
     token_ids, dense, gone = text_ids(model, 2, 64), model.copy(), noted(monkeypatch)
-    (entry,) = Qap(ratio=0.3, layers=[1, 1], partition=512).apply(model, token_ids, 0).notes["details"]
+    (entry,) = Qap(ratio=0.3, blocks=[1, 1], partition=512).apply(model, token_ids, 0).notes["details"]
     assert [block.neurons for block in anatomy.shape_of(model).blocks] == [1536, 1075, 1536]
     assert entry["objective"] < entry["objective_greedy"] and entry["exchanges"] > 0
     found = measured(dense, units_of(dense, "neurons", 1), gone[1, "neurons"], token_ids)

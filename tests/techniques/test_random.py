@@ -18,7 +18,7 @@ def test_the_seed_decides(tiny_source):
 
 def passes(source, seed: int, **fields) -> torch.Tensor:
     model = source.load(torch.float32, torch.device("cpu"))
-    Random(of="remaining", **fields).apply(model, None, seed)
+    Random(relative_to="remaining", **fields).apply(model, None, seed)
     return torch.cat([matrix(layer).flatten() == 0 for layer in model.targets().values()])
 
 

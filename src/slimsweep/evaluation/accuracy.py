@@ -1,5 +1,6 @@
 """Zero-shot accuracy by lm-evaluation-harness, on the task files in evaluation/tasks."""
 
+import dataclasses
 import difflib
 import functools
 import hashlib
@@ -45,6 +46,9 @@ class Accuracy(Metric):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ValueError(f"evaluation.{name}={value!r}: give an integer of at least 1")
+
+    def parts(self) -> list[Metric]:
+        return [dataclasses.replace(self, tasks=(task,)) for task in self.tasks]
 
     def fields(self) -> list[str]:
         names = []

@@ -33,13 +33,19 @@ class Metric:
     """Raised by hand when results change."""
     needs_weights: ClassVar[bool] = True
     """False: shapes alone are enough, so the metric is measured on the meta device too."""
+    depends_on_values: ClassVar[bool] = True
+    """False: shapes, storage, dtype and the machine decide the result, which models of equal shapes then share."""
+
+    def parts(self) -> list["Metric"]:
+        """One metric for each text or task, measured and kept by itself: asking for one more measures only that."""
+        return [self]
 
     def faults(self, source: Any, corpora: Any) -> list[str]:
         """Everything wrong with measuring this on a ModelSource with these Corpora, known without weights."""
         return []
 
     def digests(self, corpora: Any) -> dict[str, str]:
-        """Digests of the texts that decide the result, by name; they stand in the experiment's key."""
+        """Digests of the texts that decide the result, by name; they stand in the measurement's identity."""
         return {}
 
     def fields(self) -> list[str]:

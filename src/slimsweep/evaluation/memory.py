@@ -5,7 +5,7 @@ import gc
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,8 @@ IN_A_FILE = "weights rest in a file (memory_budget), so that the peak is that of
 @dataclass(frozen=True, kw_only=True)
 class Memory(Metric):
     """Bytes of the weights, and those plus the rise of memory during one forward of one sequence."""
+
+    depends_on_values: ClassVar[bool] = False
 
     tokens: int = 512
     """Tokens of that forward."""

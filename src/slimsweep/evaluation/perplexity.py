@@ -1,5 +1,6 @@
 """Perplexity of a language model on text, by the windows of SparseGPT and GPTQ or of LLM-Pruner."""
 
+import dataclasses
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -46,6 +47,9 @@ class Perplexity(Metric):
             is_left_out = name != "context_tokens" and value is None
             if not is_left_out and (isinstance(value, bool) or not isinstance(value, int) or value < least):
                 raise ValueError(f"evaluation.{name}={value!r}: give an integer of at least {least}")
+
+    def parts(self) -> list[Metric]:
+        return [dataclasses.replace(self, corpora=(corpus,)) for corpus in self.corpora]
 
     def fields(self) -> list[str]:
         return [*self._fields("perplexity"), *self._fields("evaluate_seconds")]

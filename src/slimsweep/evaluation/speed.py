@@ -3,7 +3,7 @@
 import statistics
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ IN_A_FILE = "weights rest in a file (memory_budget), so that this would be the s
 @dataclass(frozen=True, kw_only=True)
 class Speed(Metric):
     """Seconds of a prefill and tokens per second of a decode: warmed up, median of repeats."""
+
+    depends_on_values: ClassVar[bool] = False
 
     prompt_tokens: int = 64
     """Tokens read at once."""

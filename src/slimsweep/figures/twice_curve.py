@@ -72,10 +72,12 @@ def _pruned(records: list[Record]) -> list[Record]:
     Neither tells a variant here; a record without them was pruned once.
     """
     found = []
-    for record, plain in zip(records, without(records, "passes", "of"), strict=True):
+    for record, plain in zip(records, without(records, "passes", "relative_to"), strict=True):
         knobs = [stage["fields"] for stage in stages_of(record) if stage.get("fields", {}).get("ratio") is not None]
         if len(knobs) == 1 and record.get("ratio") is not None:
-            found.append(plain | {"passes": knobs[0].get("passes", 1), "of": knobs[0].get("of", "original")})
+            found.append(
+                plain | {"passes": knobs[0].get("passes", 1), "relative_to": knobs[0].get("relative_to", "original")}
+            )
     return found
 
 
@@ -87,8 +89,12 @@ def passes(members: list[Record], field: str) -> list[Line]:
     roles = {
         ONCE_AT_X: [one | {"x": one["ratio"]} for one in once.values()],
         ONCE_AT_S: [one | {"x": removed_by_two(one["ratio"])} for one in once.values() if one["ratio"] in repeated],
-        TWICE_ORIGINAL: [one | {"x": removed_by_two(one["ratio"])} for one in twice if one["of"] == "original"],
-        TWICE_REMAINING: [one | {"x": removed_by_two(one["ratio"])} for one in twice if one["of"] == "remaining"],
+        TWICE_ORIGINAL: [
+            one | {"x": removed_by_two(one["ratio"])} for one in twice if one["relative_to"] == "original"
+        ],
+        TWICE_REMAINING: [
+            one | {"x": removed_by_two(one["ratio"])} for one in twice if one["relative_to"] == "remaining"
+        ],
     }
     return [replace(line, label=role) for role, placed in roles.items() for line in lines(placed, "x", field)]
 

@@ -1,6 +1,8 @@
 """Where a model keeps its heads, neurons and residual channels."""
 
-from dataclasses import dataclass
+import hashlib
+import json
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -8,6 +10,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from slimsweep.models.language_model import LanguageModel, is_linear, layer_shape
+from slimsweep.packed import packed_layers
 
 OUT, IN = "out", "in"
 HEADS, NEURONS, CHANNELS = "heads", "neurons", "channels"
@@ -61,6 +64,17 @@ class Shape:
 
     channels: int
     blocks: tuple[BlockShape, ...]
+
+
+def shapes_digest(model: LanguageModel) -> str:
+    """SHA-256 of what decides the work of a forward: kinds of packed layers, shapes and dtypes of all tensors, heads.
+
+    Values are not in it: two models that differ in these alone run equally fast in dense kernels.
+    """
+    tensors = [[name, list(tensor.shape), str(tensor.dtype)] for name, tensor in model.module.state_dict().items()]
+    packed = [[name, layer.kind, layer.settings] for name, layer in packed_layers(model.module).items()]
+    content = [model.config.model_type, str(model.dtype), asdict(shape_of(model)), sorted(tensors), packed]
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def shape_of(model: LanguageModel) -> Shape:

@@ -62,7 +62,7 @@ class Layers(StructuredTechnique):
 
     def faults(self, skeleton: LanguageModel) -> list[str]:
         blocks, free = len(skeleton.blocks), self.block_range(skeleton)
-        faults = self._range_faults(skeleton) if self.layers else []  # whole blocks may go, packed or not
+        faults = self._range_faults(skeleton) if self.blocks else []  # whole blocks may go, packed or not
         if self.importance == "perplexity" and not skeleton.module.can_generate():
             faults.append("importance=perplexity needs a language model: set importance=block_influence")
         if getattr(skeleton.config, "scale_attn_by_inverse_layer_idx", False):

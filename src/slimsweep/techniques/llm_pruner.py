@@ -69,8 +69,8 @@ class LLMPruner(BlockwiseTechnique):
             faults.append("ranking means nothing at level=channel, where there is one set of channels: leave it out")
         if self.level == "channel" and self.repair is True:
             faults.append("repair=true has nothing to fit at level=channel: set repair=false")
-        if self.level == "channel" and self.layers is not None:
-            faults.append("layers has no meaning at level=channel, which removes from every block: set layers=null")
+        if self.level == "channel" and self.blocks is not None:
+            faults.append("blocks has no meaning at level=channel, which removes from every block: set blocks=null")
         return faults
 
     @property

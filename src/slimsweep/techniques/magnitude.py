@@ -90,7 +90,7 @@ class Magnitude(Pruner):
         return reports
 
     def _dropped(self, total: int, removed: int) -> int:
-        if self.of == "original":
+        if self.relative_to == "original":
             return max(removed, masks.drop_count(self.ratio, total))
         return removed + masks.drop_count(self.ratio, total - removed)
 
