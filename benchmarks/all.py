@@ -12,7 +12,7 @@ from pathlib import Path
 import measuring
 import torch
 
-from slimsweep.provenance import git_commit, version
+from slimsweep.records.provenance import git_commit, version
 
 HERE = Path(__file__).parent
 COMMIT = git_commit() or "unknown"

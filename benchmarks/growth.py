@@ -19,8 +19,8 @@ import measuring
 import torch
 from measuring import SMOLLM2_SHAPE
 
-from slimsweep.run import run
-from slimsweep.store import Store, SweepJob
+from slimsweep.pipeline.run import run
+from slimsweep.records.store import Store, SweepJob
 
 TOKENS = (8, 16, 32)
 """Sequences of 512 tokens."""
@@ -59,7 +59,7 @@ def table_of_many(count: int) -> float:
             store.write(record, [])
             keys.append(SweepJob(record["key"], f"magnitude {number}", []))
         store.open_sweep("many", keys)
-        command = f"import os; os.environ['SLIMSWEEP_OUTPUTS'] = {folder!r}; from slimsweep.slim import app; app()"
+        command = f"import os; os.environ['SLIMSWEEP_OUTPUTS'] = {folder!r}; from slimsweep.cli.slim import app; app()"
         words = [sys.executable, "-c", command, "table", "many"]
         return min(
             measuring.alternate({"table": partial(subprocess.run, words, capture_output=True, check=True)}, 3)["table"]

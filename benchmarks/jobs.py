@@ -16,13 +16,13 @@ from functools import partial
 import measuring
 import torch
 
-from slimsweep.batches import BATCH_TOKENS, GPU_BATCH_TOKENS
 from slimsweep.evaluation.perplexity import Perplexity
-from slimsweep.techniques.gptq import GPTQ
-from slimsweep.techniques.llmcompressor import LLMCompressor
-from slimsweep.techniques.llmcompressor_quantizer import LLMCompressorQuantizer
-from slimsweep.techniques.sparsegpt import SparseGPT
-from slimsweep.techniques.wanda import Wanda
+from slimsweep.models.batches import BATCH_TOKENS, GPU_BATCH_TOKENS
+from slimsweep.techniques.external.llmcompressor import LLMCompressor
+from slimsweep.techniques.external.llmcompressor_quantizer import LLMCompressorQuantizer
+from slimsweep.techniques.pruning.sparsegpt import SparseGPT
+from slimsweep.techniques.pruning.wanda import Wanda
+from slimsweep.techniques.quantization.gptq import GPTQ
 
 GPTQ4 = {"bits": 4, "group_size": 64}
 METHODS = {

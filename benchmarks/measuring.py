@@ -14,11 +14,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 from hydra import compose, initialize_config_dir
 
-import slimsweep.app  # registers the resolvers of conf/config.yaml
-from slimsweep.experiment import Experiment
+import slimsweep.cli.app  # registers the resolvers of conf/config.yaml
 from slimsweep.paths import config_root, project_root
+from slimsweep.pipeline.experiment import Experiment
 
-assert slimsweep.app
+assert slimsweep.cli.app
 
 HEAD = "| what | beside it | ours | ratio | goal | met |\n| --- | ---: | ---: | ---: | ---: | ---: |"
 SMOLLM2_SHAPE = "model.shape={model_type: llama, hidden_size: 576, intermediate_size: 1536, num_attention_heads: 9, "

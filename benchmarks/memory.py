@@ -43,8 +43,8 @@ def write_model(folder: Path, blocks: int) -> None:
     from safetensors.torch import save_file
     from transformers import AutoConfig
 
-    from slimsweep.models import loading
-    from slimsweep.models.byte_tokenizer import byte_tokenizer
+    from slimsweep.models.placement import loading
+    from slimsweep.models.sources.byte_tokenizer import byte_tokenizer
 
     folder.mkdir(parents=True, exist_ok=True)
     config = AutoConfig.for_model(**SHAPE | {"num_hidden_layers": blocks})
@@ -72,9 +72,9 @@ def prune(folder: Path, given: argparse.Namespace) -> None:
     """What the process of its own does; prints JSON of its seconds by block."""
     from measuring import experiment
 
-    from slimsweep.compression import load
     from slimsweep.evaluation.perplexity import mean_nll
     from slimsweep.models.language_model import LanguageModel
+    from slimsweep.pipeline.chain import load
 
     made = experiment(
         "model=local", f"model.path={folder}", f"technique={given.technique}", "ratio=0.5",

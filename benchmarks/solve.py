@@ -17,11 +17,11 @@ import measuring
 import torch
 from torch import Tensor
 
-from slimsweep import grid
-from slimsweep.grid import Grid
-from slimsweep.hessian import InverseFactor, factor_inverse, gram
-from slimsweep.techniques.gptq import GPTQ, OrderedFactor
-from slimsweep.techniques.sparsegpt import SparseGPT
+from slimsweep.numerics import uniform_grid
+from slimsweep.numerics.hessian import InverseFactor, factor_inverse, gram
+from slimsweep.numerics.uniform_grid import Grid
+from slimsweep.techniques.pruning.sparsegpt import SparseGPT
+from slimsweep.techniques.quantization.gptq import GPTQ, OrderedFactor
 
 SHAPES = ((1536, 576), (576, 1536))
 BLOCK = 128
@@ -167,7 +167,7 @@ def main() -> None:
         inputs = torch.randn(4096, columns, generator=chance) @ (mixed + torch.eye(columns))
         weight = torch.randn(rows, columns, generator=chance).to(given.device)
         prepared = factor_inverse(gram(inputs.to(given.device)), 0.01)
-        levels = grid.fit(weight, "asymmetric", 4, 64)
+        levels = uniform_grid.fit(weight, "asymmetric", 4, 64)
         ordered = OrderedFactor(torch.arange(columns, device=given.device), prepared)  # not by activations, as plain
         pairs = {
             f"SparseGPT at 0.5, {rows}x{columns}": (

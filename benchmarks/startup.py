@@ -29,7 +29,7 @@ def main() -> None:
 
         def run(words: list[str]) -> None:
             outputs = [] if "--help" in words else [f"outputs_dir={folder}"]
-            ran = subprocess.run([sys.executable, "-m", "slimsweep.app", *words, *outputs], capture_output=True)
+            ran = subprocess.run([sys.executable, "-m", "slimsweep.cli.app", *words, *outputs], capture_output=True)
             assert ran.returncode == (0 if "--help" in words else 1), ran.stderr.decode()
 
         seconds = measuring.alternate(

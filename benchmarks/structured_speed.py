@@ -14,9 +14,9 @@ import torch
 
 from slimsweep.evaluation.semi_structured import FIELD, SemiStructured
 from slimsweep.evaluation.speed import Speed
-from slimsweep.models import anatomy, removal
+from slimsweep.models import anatomy, surgery
 from slimsweep.models.language_model import LanguageModel, parameter_count
-from slimsweep.techniques.magnitude import Magnitude
+from slimsweep.techniques.pruning.magnitude import Magnitude
 
 WIDE = "{model_type: llama, hidden_size: 4096, intermediate_size: 11008, num_attention_heads: 32, "
 WIDE += "num_key_value_heads: 32, num_hidden_layers: 4, vocab_size: 258, tie_word_embeddings: true}"
@@ -31,18 +31,18 @@ def half_of_the_heads_and_neurons(model: LanguageModel) -> None:
     """Half of the heads, rounded down, and half of the neurons of every block."""
     for index in range(len(model.blocks)):
         for units in (anatomy.heads(model, index), anatomy.neurons(model, index)):
-            removal.remove(model, units, range(len(units) - len(units) // 2, len(units)))
+            surgery.remove(model, units, range(len(units) - len(units) // 2, len(units)))
 
 
 def half_of_the_blocks(model: LanguageModel) -> None:
     """Every second block."""
-    removal.remove_blocks(model, range(1, len(model.blocks), 2))
+    surgery.remove_blocks(model, range(1, len(model.blocks), 2))
 
 
 def half_of_the_channels(model: LanguageModel) -> None:
     """Half of the residual width, in embeddings and head too."""
     channels = anatomy.channels(model)
-    removal.remove(model, channels, range(len(channels) - len(channels) // 2, len(channels)))
+    surgery.remove(model, channels, range(len(channels) - len(channels) // 2, len(channels)))
 
 
 def main() -> None:

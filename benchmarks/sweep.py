@@ -17,8 +17,8 @@ from pathlib import Path
 import measuring
 import torch
 
-from slimsweep.compression import compress
-from slimsweep.run import run
+from slimsweep.pipeline.chain import compress
+from slimsweep.pipeline.run import run
 
 TECHNIQUES = ("magnitude", "sparsegpt", "wanda")
 GOALS = {"dense": 5, "compressed": None}

@@ -10,7 +10,7 @@ import pytest
 PROJECT = Path(__file__).resolve().parents[1]
 CACHE = PROJECT / "outputs" / "cache"
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported; see slimsweep.app
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported; see slimsweep.cli.app
 os.environ["WANDB_MODE"] = "offline"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.pop("SLIMSWEEP_DATA", None)
@@ -41,7 +41,7 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def tiny_source():
     """A Llama of two blocks with random weights and one id per byte."""
-    from slimsweep.models.random import RandomModel
+    from slimsweep.models.sources.random import RandomModel
 
     return RandomModel(name="tiny", shape=TINY_SHAPE, cache_dir=str(CACHE))
 
@@ -68,7 +68,7 @@ def tiny(tiny_source):
 @pytest.fixture(scope="session")
 def stories260k_source(shared):
     """The trained Llama of 260,032 parameters that writes TinyStories."""
-    from slimsweep.models.local import LocalModel
+    from slimsweep.models.sources.local import LocalModel
 
     return LocalModel(path=str(shared / "models" / "stories260K"), cache_dir=str(CACHE))
 
@@ -143,7 +143,7 @@ class Answer:
 @pytest.fixture
 def slimsweep(tmp_path, monkeypatch, capfd):
     """Run the command `slimsweep` in this process, into an output folder of its own, without a stage cache."""
-    from slimsweep.app import main
+    from slimsweep.cli.app import main
 
     def command(*arguments: str) -> Answer:
         monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)

@@ -5,9 +5,9 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from slimsweep.app import Experiment
+from slimsweep.cli.app import Experiment
+from slimsweep.linear.base import PackedLinear
 from slimsweep.models.language_model import matrix
-from slimsweep.packed import PackedLinear
 from slimsweep.paths import config_root
 
 pytestmark = pytest.mark.gpu

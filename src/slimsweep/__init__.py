@@ -6,7 +6,7 @@ __version__ = "0.1.0"
 
 
 def load(folder: Any, dtype: Any = None, device: Any = "cpu") -> Any:
-    """A model that `slimsweep` saved, whatever its widths, as a transformers module; see models/reduced.py."""
-    from slimsweep.models import reduced  # not above: the commands' --help does not wait for torch
+    """A model that `slimsweep` saved, whatever its widths, as a transformers module; see models/storage."""
+    from slimsweep.models.storage import saved_model  # not above: the commands' --help does not wait for torch
 
-    return reduced.load(folder, dtype, device)
+    return saved_model.load(folder, dtype, device)

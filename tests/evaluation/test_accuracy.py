@@ -10,11 +10,11 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from templated import with_template
 
-from slimsweep.corpora import Corpora
+from slimsweep.data.corpora import Corpora
 from slimsweep.errors import TaskError
 from slimsweep.evaluation import accuracy
 from slimsweep.evaluation.accuracy import TASKS, Accuracy, task_file
-from slimsweep.models.reduced import save
+from slimsweep.models.storage.saved_model import save
 
 CPU = torch.device("cpu")
 ALL = sorted(path.stem for path in TASKS.glob("*.yaml"))
@@ -152,7 +152,7 @@ def test_a_task_that_is_neither_local_nor_reachable_names_both_ways(tiny_source,
 def test_the_hub_is_asked_for_the_split_that_is_measured(tiny_source, tmp_path, monkeypatch):
     import datasets
 
-    from slimsweep import rows
+    from slimsweep.data import rows
 
     asked = []
 

@@ -6,7 +6,7 @@ import torch
 from family_shapes import DECODERS, random_model
 from torch.nn.functional import cross_entropy
 
-from slimsweep.corpora import Corpora
+from slimsweep.data.corpora import Corpora
 from slimsweep.errors import TooFewTokensError
 from slimsweep.evaluation.perplexity import HEAD_NUMBERS, LOSS_NUMBERS, Perplexity, cut, mean_nll, perplexity
 

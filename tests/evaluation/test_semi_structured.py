@@ -4,7 +4,7 @@ from torch import nn
 
 from slimsweep.evaluation import semi_structured
 from slimsweep.evaluation.semi_structured import FIELD, SemiStructured, is_2_of_4, stored_sparse
-from slimsweep.techniques.magnitude import Magnitude
+from slimsweep.techniques.pruning.magnitude import Magnitude
 
 
 def test_a_pattern_is_counted_in_neighbouring_inputs():

@@ -8,8 +8,8 @@ from reductions import loud, uneven
 from safetensors.torch import save_file
 
 from slimsweep.evaluation.size import FORMAT_DTYPES, Size, safetensors_bytes
-from slimsweep.models import reduced
 from slimsweep.models.language_model import matrix
+from slimsweep.models.storage import saved_model
 
 CPU = torch.device("cpu")
 TARGETED = 2 * (2 * 32 * 32 + 2 * 16 * 32 + 3 * 48 * 32)  # weights in the tiny model's blocks
@@ -108,7 +108,7 @@ def test_checkpoint_bytes_are_those_of_the_file(name, dtype, tmp_path):
 @pytest.mark.parametrize("name", ["gpt_neox", "llama"])
 def test_checkpoint_bytes_of_uneven_models_are_those_of_the_file(name, tmp_path):
     model = uneven(loud(name, str(tmp_path)))
-    assert not reduced.save(model, tmp_path / "saved")
+    assert not saved_model.save(model, tmp_path / "saved")
     assert measure(model)["checkpoint_bytes"] == (tmp_path / "saved" / "model.safetensors").stat().st_size
 
 

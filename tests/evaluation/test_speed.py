@@ -52,7 +52,7 @@ def test_more_tokens_than_the_model_takes_is_a_fault(tiny_source):
 
 
 def test_weights_in_a_file_have_no_speed(tiny, tmp_path):
-    from slimsweep.models.scratch import Scratch
+    from slimsweep.models.placement.scratch import Scratch
 
     tiny.scratch = Scratch(tmp_path, 4096)
     found = Speed(prompt_tokens=4, new_tokens=2, repeats=1).measure(tiny, None)

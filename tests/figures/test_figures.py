@@ -5,7 +5,7 @@ from made_up import curve, record, sweep
 
 from slimsweep.errors import StoreError
 from slimsweep.figures import known, render
-from slimsweep.store import Store
+from slimsweep.records.store import Store
 
 
 @pytest.fixture

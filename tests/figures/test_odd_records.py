@@ -5,7 +5,7 @@ from made_up import chain, record, reduced
 
 from slimsweep.figures import known
 from slimsweep.figures.style import paper_style
-from slimsweep.record import FIELDS
+from slimsweep.records.record import FIELDS
 
 TIMES = {"evaluate_seconds_wikitext2": 2.0, "threads": 2}
 NO_SIZES = dict.fromkeys(("parameters", "nonzero_parameters", "weight_bytes", "bits_per_weight"))

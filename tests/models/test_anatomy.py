@@ -4,7 +4,7 @@ from reductions import EVERY, logits, loud
 
 from slimsweep.models import anatomy
 from slimsweep.models.anatomy import IN, OUT, BlockShape
-from slimsweep.models.removal import remove
+from slimsweep.models.surgery import remove
 
 GROUPED = {name for name, shape in EVERY.items() if "num_key_value_heads" in shape}
 POOLED_OUTPUTS = {  # as wide as the residual, and not part of it: parameter, axis

@@ -118,7 +118,7 @@ def test_a_copy_is_independent_and_keeps_ties(load, name):
 
 @pytest.mark.parametrize("name", EVERY)
 def test_saved_models_reload_with_equal_weights(load, name, tmp_path):
-    from slimsweep.models.local import LocalModel
+    from slimsweep.models.sources.local import LocalModel
 
     model = load(name)
     matrix(next(iter(model.targets().values())))[0].zero_()

@@ -1,7 +1,7 @@
 import pytest
 
 from slimsweep.techniques.base import LayerwiseTechnique
-from slimsweep.techniques.magnitude import Magnitude
+from slimsweep.techniques.pruning.magnitude import Magnitude
 
 
 def test_globs_may_come_as_lists_or_alone():

@@ -11,9 +11,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobStatus
 from omegaconf import DictConfig, OmegaConf
 
-from slimsweep.arguments import is_knob, readable
-from slimsweep.composition import missing_knob
+from slimsweep.cli.arguments import is_knob, readable
 from slimsweep.errors import ConfigError
+from slimsweep.pipeline.compose import missing_knob
 
 
 @dataclass
@@ -63,7 +63,7 @@ class GridsSweeper(BasicSweeper):
             ConfigError: the faults of all jobs, before any starts.
             SweepError: after the last job, when some failed.
         """
-        from slimsweep.sweep import Sweep
+        from slimsweep.pipeline.sweep import Sweep
 
         context = self.hydra_context
         configs = {

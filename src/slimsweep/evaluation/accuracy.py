@@ -13,13 +13,13 @@ from typing import Any, ClassVar
 
 import yaml
 
-from slimsweep.batches import batch_tokens
-from slimsweep.corpora import SHORT_DIGEST, Corpora
+from slimsweep.data.corpora import SHORT_DIGEST, Corpora
+from slimsweep.data.rows import Rows
+from slimsweep.data.unknown_tokens import texts_fault
 from slimsweep.errors import CorpusError, TaskError
 from slimsweep.evaluation.base import Measurement, Metric
+from slimsweep.models.batches import batch_tokens
 from slimsweep.models.language_model import LanguageModel
-from slimsweep.rows import Rows
-from slimsweep.unknown_tokens import texts_fault
 
 TASKS = Path(__file__).parent / "tasks"
 _METRICS = {"acc": "accuracy", "acc_norm": "acc_norm"}

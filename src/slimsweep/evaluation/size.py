@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from slimsweep.evaluation.base import Measurement, Metric
 from slimsweep.evaluation.cost import zero_count
-from slimsweep.models import reduced
+from slimsweep.linear.base import PackedLinear, dense_parameters, packed_layers
 from slimsweep.models.language_model import LanguageModel, layer_shape, parameter_count
-from slimsweep.models.plain import plain_config
-from slimsweep.packed import PackedLinear, dense_parameters, packed_layers
+from slimsweep.models.storage import saved_model
+from slimsweep.models.storage.plain import plain_config
 
 FORMAT_DTYPES = {  # names of the safetensors format, in the order of its writer, narrow to wide
     torch.bool: "BOOL",
@@ -111,10 +111,10 @@ def saved_tensors(model: LanguageModel) -> dict[str, Tensor]:
     They carry the names of the file, which for some families (GPT-NeoX) are not those of the module.
     """
     if packed_layers(model.module) or plain_config(model) is None:  # saved with a manifest, under the module's names
-        return reduced.saved_tensors(model.module)
+        return saved_model.saved_tensors(model.module)
     from transformers.core_model_loading import revert_weight_conversion
 
-    return revert_weight_conversion(model.module, reduced.saved_tensors(model.module))
+    return revert_weight_conversion(model.module, saved_model.saved_tensors(model.module))
 
 
 def safetensors_bytes(tensors: dict[str, Tensor]) -> int:

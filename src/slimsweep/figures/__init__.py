@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from slimsweep.errors import StoreError
-from slimsweep.store import Store
+from slimsweep.records.store import Store
 
 
 def known() -> dict[str, ModuleType]:

@@ -26,7 +26,7 @@ from slimsweep.figures.style import (
     plain_number,
     scaled,
 )
-from slimsweep.points import Record
+from slimsweep.records.points import Record
 
 SWEEPS = ("eight_categories",)
 

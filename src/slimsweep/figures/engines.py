@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from slimsweep.figures.kinds import stages_of
 from slimsweep.figures.series import Panel, by_device, dense, panels
 from slimsweep.figures.style import COLOURS, MARKERS, PAGE_INCHES, log_axis, new_figure, place_legend
-from slimsweep.points import Record
+from slimsweep.records.points import Record
 
 SWEEPS = ("engines",)
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from slimsweep.points import Record
+from slimsweep.records.points import Record
 
 Stage = dict[str, Any]
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from slimsweep.figures.style import COLOURS, PAGE_INCHES, new_figure
-from slimsweep.points import distinctions
+from slimsweep.records.points import distinctions
 
 SWEEPS = ("structured", "structured_methods")
 

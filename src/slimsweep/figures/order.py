@@ -9,7 +9,7 @@ from slimsweep.figures.kinds import is_pruned, is_quantized, prunes, quantizes, 
 from slimsweep.figures.ratio_curve import draw_perplexity, seeds_note
 from slimsweep.figures.series import Line, Panel, dense, lines, panels
 from slimsweep.figures.style import COLOURS, MARKERS, Look, log_axis, new_figure, paper_title, place_legend
-from slimsweep.points import Record
+from slimsweep.records.points import Record
 
 SWEEPS = ("order",)
 

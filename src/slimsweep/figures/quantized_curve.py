@@ -11,7 +11,7 @@ from slimsweep.figures.kinds import is_pruned, is_quantized, is_structured, prun
 from slimsweep.figures.ratio_curve import draw_line, mark_overflow, seeds_note
 from slimsweep.figures.series import DENSE, Line, Panel, Point, dense, lines, panels, variants
 from slimsweep.figures.style import COLOURS, Look, log_axis, new_figure, paper_title, place_legend
-from slimsweep.points import Record
+from slimsweep.records.points import Record
 
 SWEEPS = ("quantized",)
 

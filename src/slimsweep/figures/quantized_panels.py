@@ -12,7 +12,7 @@ from slimsweep.figures.quantized_curve import NOTE, draw_over_ratio, is_compared
 from slimsweep.figures.ratio_curve import seeds_note
 from slimsweep.figures.series import Line, Panel, by_device, panels
 from slimsweep.figures.style import LEGEND_ROW_INCHES, PAGE_INCHES, Look, legend_columns, log_axis, new_figure, scaled
-from slimsweep.points import Record
+from slimsweep.records.points import Record
 
 SWEEPS = ("quantized",)
 

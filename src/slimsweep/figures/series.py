@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from slimsweep.points import Record, distinctions
+from slimsweep.records.points import Record, distinctions
 
 DENSE = "dense"
 Place = tuple[int | float, int | float]

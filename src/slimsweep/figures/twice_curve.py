@@ -21,7 +21,7 @@ from slimsweep.figures.style import (
     legend_columns,
     new_figure,
 )
-from slimsweep.points import Record
+from slimsweep.records.points import Record
 
 SWEEPS = ("twice",)
 

@@ -1,1 +1,4 @@
-"""Where weights come from, and where each model family keeps its parts."""
+"""What a model is: its parts, where its weights come from and rest, how it is cut and saved.
+
+What runs calibration text through it lies in blockwise/.
+"""

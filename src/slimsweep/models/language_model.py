@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from slimsweep.cores import side_by_side
+from slimsweep.linear.base import PackedLinear, dense_parameters, packed_layers
 from slimsweep.models.families import Family
-from slimsweep.models.offload import Offload
-from slimsweep.models.scratch import PAGE, Scratch
-from slimsweep.packed import PackedLinear, dense_parameters, packed_layers
+from slimsweep.models.placement.offload import Offload
+from slimsweep.models.placement.scratch import PAGE, Scratch
+from slimsweep.numerics.parallel import side_by_side
 
 CPU = torch.device("cpu")
 

@@ -1,1 +1,4 @@
-"""Compression techniques: one file each, named as in conf/technique."""
+"""Compression techniques: one folder per kind, one file per technique, named as in conf/technique.
+
+Walks over blocks lie in blockwise/, mathematics in numerics/.
+"""

@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from slimsweep.layerwise import LayerReport, Pruned, compress_blocks
+from slimsweep.blockwise.layerwise import LayerReport, Pruned, compress_blocks
+from slimsweep.linear.base import PackedLinear
 from slimsweep.models.language_model import LanguageModel, layer_shape
-from slimsweep.packed import PackedLinear
 
 INPUTS = ("compressed", "dense", "sequential")
 

@@ -1,0 +1,91 @@
+"""What a model gives its blocks: hidden states, and whatever else they take."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from slimsweep.models.language_model import LanguageModel
+from slimsweep.models.placement.scratch import Scratch
+
+
+@dataclass(frozen=True)
+class Call:
+    """Arguments of a block's forward beside its hidden states."""
+
+    args: tuple
+    kwargs: dict[str, Any]
+
+
+class EnoughSeen(Exception):
+    """Ends a forward whose rest is not needed."""
+
+
+def record_calls(model: LanguageModel, token_ids: Int[Tensor, "one token"]) -> list[Call]:
+    """What each block is given beside its hidden states, seen in one forward of the model."""
+    calls: dict[int, Call] = {}
+
+    def record(index: int) -> Callable[[nn.Module, tuple, dict], None]:
+        def before_forward(_block: nn.Module, args: tuple, kwargs: dict) -> None:
+            _, call = _hidden_and_rest(args, kwargs)
+            calls[index] = call
+
+        return before_forward
+
+    handles = [
+        block.register_forward_pre_hook(record(index), with_kwargs=True) for index, block in enumerate(model.blocks)
+    ]
+    try:
+        model.hidden_states(token_ids)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [calls[index] for index in range(len(model.blocks))]
+
+
+def first_inputs(
+    model: LanguageModel, token_ids: Int[Tensor, "sequence token"], batch: int
+) -> tuple[Float[Tensor, "sequence token width"], Scratch | None]:
+    """Hidden states of all sequences as they enter the first block, and the file that holds them if one does."""
+    one = _entering(model, token_ids[:1])
+    shape = (len(token_ids), *one.shape[1:])
+    spill = model.spill(math.prod(shape) * one.element_size())
+    hidden = spill.tensor(shape, one.dtype) if spill else one.new_empty(shape)
+    for ids, place in zip(token_ids.split(batch), hidden.split(batch), strict=True):
+        place.copy_(_entering(model, ids))
+        if spill:
+            spill.release()
+    return hidden, spill
+
+
+def _entering(model: LanguageModel, token_ids: Int[Tensor, "batch token"]) -> Float[Tensor, "batch token width"]:
+    """Hidden states of one batch as they enter the first block; the forward ends there."""
+    entered: list[Tensor] = []
+
+    def before_forward(_block: nn.Module, args: tuple, kwargs: dict) -> None:
+        entered.append(_hidden_and_rest(args, kwargs)[0])
+        raise EnoughSeen
+
+    handle = model.blocks[0].register_forward_pre_hook(before_forward, with_kwargs=True)
+    try:
+        model.hidden_states(token_ids)
+    except EnoughSeen:
+        pass
+    finally:
+        handle.remove()
+    return entered[0]
+
+
+def _hidden_and_rest(args: tuple, kwargs: dict) -> tuple[Tensor, Call]:
+    """A block's hidden states, which come first or by name, and the rest without any cache of keys."""
+    from transformers.cache_utils import Cache
+
+    if not args:
+        kwargs = dict(kwargs)
+        args = (kwargs.pop("hidden_states"),)
+    rest = tuple(None if isinstance(value, Cache) else value for value in args[1:])
+    named = {name: None if isinstance(value, Cache) else value for name, value in kwargs.items()}
+    return args[0], Call(rest, named)

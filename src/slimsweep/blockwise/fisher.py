@@ -1,0 +1,83 @@
+"""How much the loss bends along each weight: the diagonal of the Fisher information, from gradients on text."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from slimsweep.errors import ModelError
+from slimsweep.linear.base import PackedLinear, packed_layers
+from slimsweep.models.language_model import LanguageModel
+from slimsweep.techniques.structured import importance
+
+
+def fisher_diagonal(
+    model: LanguageModel, names: list[str], token_ids: Int[Tensor, "sequence token"]
+) -> dict[str, Float[Tensor, "out in"]]:
+    """The diagonal Fisher information of the named linear layers' weights, in nats per token, fp32.
+
+    With L_s the summed loss of the T predicted tokens of sequence s, it is the mean over sequences of (dL_s/dw)^2 / T:
+    half of it times a small change squared is by how much the mean loss of a token is expected to rise. A classifier
+    has T = 1 and the loss of the label it finds most likely itself.
+
+    Holds one fp32 number for each weight of these layers, and the gradient of one at a time. A packed layer counts with
+    its dequantised weight, and the rounding of inputs is left out. The model is what it was afterwards.
+
+    Raises:
+        ModelError: gradients that are not finite; names the layers.
+    Source: arXiv:2306.07629, sec. 4.1; Fisher by the gradients of whole sequences.
+    """
+    predicted = token_ids.shape[1] - 1 if model.module.can_generate() else 1
+    with dense_weights(model):
+        weights = {name: model.module.get_submodule(name).weight for name in names}
+        sums = {id(weight): torch.zeros_like(weight, dtype=torch.float32) for weight in weights.values()}
+
+        def add(parameter: nn.Parameter) -> None:
+            slope = parameter.grad.float()
+            sums[id(parameter)].addcmul_(slope, slope)
+
+        with importance.gradients(list({id(weight): weight for weight in weights.values()}.values()), add):
+            for ids in token_ids.split(1):
+                # Summed, not mean: the slopes of a mean are near the least that fp16 can tell from 0.
+                (predicted * importance.loss(model, ids)).backward()
+        found = {name: sums[id(weight)].div_(len(token_ids) * predicted) for name, weight in weights.items()}
+    if bad := [name for name, values in found.items() if not bool(values.isfinite().all())]:
+        raise ModelError(
+            f"The gradients of {', '.join(bad)} are not finite. Choose a dtype with more range "
+            "(dtype=bfloat16 or dtype=float32), or compress less before."
+        )
+    layers = {name: model.module.get_submodule(name) for name in names}
+    is_transposed = {name: not isinstance(layer, nn.Linear | PackedLinear) for name, layer in layers.items()}  # Conv1D
+    return {name: values.T if is_transposed[name] else values for name, values in found.items()}
+
+
+@contextmanager
+def dense_weights(model: LanguageModel) -> Iterator[None]:
+    """Dense layers in the place of all packed ones, so that gradients pass through them and reach their weights."""
+    dense: dict[str, nn.Module] = {}
+    for name, layer in packed_layers(model.module).items():
+        dense[name] = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
+        dense[name].weight = nn.Parameter(layer.dequantized(), requires_grad=False)
+        dense[name].bias = layer.bias
+    with replaced(model.module, dense):
+        yield
+
+
+@contextmanager
+def replaced(module: nn.Module, layers: dict[str, nn.Module]) -> Iterator[None]:
+    """Other layers in the places of those of these names, for a while."""
+    before = {name: module.get_submodule(name) for name in layers}
+    try:
+        for name, layer in layers.items():
+            _put(module, name, layer)
+        yield
+    finally:
+        for name, layer in before.items():
+            _put(module, name, layer)
+
+
+def _put(module: nn.Module, name: str, layer: nn.Module) -> None:
+    holder, _, last = name.rpartition(".")
+    setattr(module.get_submodule(holder), last, layer)

@@ -1,0 +1,275 @@
+"""The walk over blocks, written once: collect what a technique asks of the inputs, compress, go on."""
+
+import contextlib
+import functools
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from slimsweep.blockwise.activations import Activations, InputSum
+from slimsweep.blockwise.sequential import by_group
+from slimsweep.blockwise.shared_inputs import Prepared, Shared
+from slimsweep.errors import LayerError, SlimsweepError
+from slimsweep.linear.base import PackedLinear, install, relative_error
+from slimsweep.linear.mask import removed, set_removed
+from slimsweep.models.language_model import LanguageModel, layer_shape, matrix
+from slimsweep.numerics.parallel import side_by_side
+
+WIDE_NUMBERS = 2048**2
+"""Numbers of a statistic whose factor keeps all cores busy by itself; smaller ones are prepared side by side."""
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """What one layer looks like after a stage."""
+
+    name: str
+    weights: int
+    zeros: int
+    error: float | None = None
+    """Relative error (Frobenius) of what a packed layer stores, from the weight it was to store."""
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A weight after a pruning stage, or the layer that stores it packed, and which of its entries stay."""
+
+    weight: Float[Tensor, "out in"] | PackedLinear
+    keep: Bool[Tensor, "out in"]
+    """False where this stage or an earlier one removed the weight."""
+
+
+@runtime_checkable
+class LayerMethod(Protocol):
+    """What the walk asks of a technique; tensors in, tensors out."""
+
+    needs_calibration: bool
+    statistic_name: str
+    """What `statistic` computes; equal names mean equal values, which may be shared. Empty: not shared."""
+    inputs: str
+    """`compressed`: each block sees outputs of the compressed blocks before it; `dense`: of the dense; `sequential`:
+    each layer sees outputs of all compressed layers before it, those of its own block among them."""
+
+    def statistic(self, inputs: Float[Tensor, "token in"]) -> Tensor:
+        """What to know of a layer's inputs; additive, the walk sums it over sequences."""
+
+    def prepare(self, summed: Tensor) -> Any:
+        """What layers that share an input share: computed once from the summed statistic."""
+
+    prepared_name: str
+    """What `prepare` computes; as statistic_name. Where it is not empty, the next two take it to a file and back."""
+
+    def to_tensors(self, prepared: Any) -> dict[str, Tensor]: ...
+
+    def from_tensors(self, tensors: dict[str, Tensor]) -> Any: ...
+
+    def compress_layer(
+        self,
+        weight: Float[Tensor, "out in"],
+        prepared: Any,
+        generator: torch.Generator | None,
+        removed: Bool[Tensor, "out in"] | None,
+    ) -> Pruned | PackedLinear:
+        """The pruned weight, or the layer that stores it packed, from an fp32 weight that must not be written to."""
+
+    def notes(self, prepared: Any) -> dict[str, Any]:
+        """What the report should say of a layer."""
+
+
+@torch.no_grad()
+def compress_blocks(
+    model: LanguageModel,
+    method: LayerMethod,
+    targets: dict[str, nn.Module],
+    token_ids: Int[Tensor, "sequence token"] | None,
+    seed: int,
+) -> list[LayerReport]:
+    """Compress the targeted layers in place, block by block, in forward order.
+
+    Beyond the weights it holds the inputs of one block for all sequences. A method that needs no calibration
+    walks without any forward.
+
+    Raises:
+        ModelError: inputs of a layer that are not finite, or that no calibration token reached.
+        HessianError: a Hessian that no damping makes factorable; both name the layers.
+    """
+    blocks = targets_by_block(model, targets)
+    last = max((index for index, layers in enumerate(blocks) if layers), default=-1)
+    reports: list[LayerReport] = []
+    with _shared(model, method, targets) as shared:
+        activations = Activations(model, token_ids) if method.needs_calibration and not shared.is_known else None
+        for index, block in progress(model.blocks[: last + 1], type(method).__name__):
+            layers = blocks[index]
+            with model.resident(block):
+                if activations is None:
+                    known = shared.is_known
+                    every = shared.read(index, model.compute_device) if known else [_unasked(method, layers)]
+                    reports += _compress(model, method, layers, every, seed)
+                    shared.keep(index, every)
+                    continue
+                if method.inputs == "sequential" and layers:
+                    reports += _in_sequence(model, method, activations, index, layers, seed, index == last)
+                    continue
+                advances_early = method.inputs == "dense" or not layers
+                collect = functools.partial(_timed, activations.collect, index, layers, advances_early and index < last)
+                every = shared.sum(index, collect)
+                reports += _compress(model, method, layers, every, seed)
+                shared.keep(index, every)
+                if not advances_early and index < last:
+                    activations.advance(index)
+    return reports
+
+
+def _timed(
+    collect: Callable[..., list[InputSum]],
+    index: int,
+    layers: dict[str, nn.Module],
+    advance: bool,
+    statistic: Callable[[Tensor], Any],
+    merge: Callable[[Any, Any], Any],
+) -> tuple[list[InputSum], float]:
+    """A block's sums, and the seconds they took."""
+    started = time.perf_counter()
+    return collect(index, layers, statistic, advance, merge), time.perf_counter() - started
+
+
+def _unasked(method: LayerMethod, layers: dict[str, nn.Module]) -> Prepared:
+    """For a method that asks nothing of inputs."""
+    return Prepared(method, InputSum(list(layers), None))
+
+
+def _in_sequence(
+    model: LanguageModel,
+    method: LayerMethod,
+    activations: Activations,
+    index: int,
+    layers: dict[str, nn.Module],
+    seed: int,
+    is_last: bool,
+) -> list[LayerReport]:
+    """Compress a block's layers in forward order, each on outputs of all that were compressed before it."""
+    reports: dict[str, LayerReport] = {}
+    replaced = model.module.get_submodule
+    for shared in by_group(activations, index, layers, replaced, method.statistic, is_last):
+        group = {name: layers[name] for name in shared.layers}
+        every = [Prepared(method, shared)]
+        reports |= {report.name: report for report in _compress(model, method, group, every, seed)}
+    return [reports[name] for name in layers]
+
+
+def _shared(model: LanguageModel, method: LayerMethod, targets: dict[str, nn.Module]) -> AbstractContextManager[Shared]:
+    """What the jobs before this one know of its inputs, and what keeps that which it finds; see SharedSums.of.
+
+    Of compressed inputs jobs would share those of the first block alone, one of thirty in SmolLM2: not worth keeping.
+    """
+    if model.shared_sums is None or not method.statistic_name or method.inputs != "dense":
+        return contextlib.nullcontext(Shared(method))
+    return model.shared_sums.of(method, {name: layer_shape(layer)[1] for name, layer in targets.items()})
+
+
+def targets_by_block(model: LanguageModel, targets: dict[str, nn.Module]) -> list[dict[str, nn.Module]]:
+    """The targeted layers of each block by full name."""
+    return [
+        {name: targets[name] for part in model.linears(block) if (name := f"{prefix}.{part}") in targets}
+        for prefix, block in zip(model.block_names, model.blocks, strict=True)
+    ]
+
+
+def replace_weight(
+    model: LanguageModel,
+    name: str,
+    found: Tensor | PackedLinear | Pruned,
+    notes: dict[str, Any] | None = None,
+    wanted: Float[Tensor, "out in"] | None = None,
+) -> LayerReport:
+    """Give a layer a new weight, in place where it is dense; what is packed takes the place of the layer.
+
+    A dense weight for a layer that is packed is packed again, on the levels it has. The error of what is packed is
+    from `wanted`, or from the weight the layer had. The layer's mask becomes that of `found`; without one it stays, but
+    for removed weights that are no zeros any more.
+    """
+    layer = model.module.get_submodule(name)
+    mask = removed(layer)
+    if isinstance(found, Pruned):
+        found, mask = found.weight, ~found.keep
+    packed, error = found if isinstance(found, PackedLinear) else None, None
+    if packed is not None:
+        wanted = matrix(layer).float() if wanted is None else wanted
+    elif isinstance(layer, PackedLinear):
+        packed, wanted = layer.nearest(found), found
+    if packed is None:
+        weight = matrix(layer)
+        weight.copy_(found)
+    else:
+        install(model.module, name, packed)
+        layer, weight = packed, packed.dequantized()
+        error = relative_error(weight, wanted)
+    set_removed(layer, None if mask is None else mask & (weight == 0))
+    return LayerReport(name, weight.numel(), weight.numel() - int(torch.count_nonzero(weight)), error, notes or {})
+
+
+def _compress(
+    model: LanguageModel, method: LayerMethod, layers: dict[str, nn.Module], every: list[Prepared], seed: int
+) -> list[LayerReport]:
+    """Compress layers in place, side by side: those that have most to prepare first, then the largest.
+
+    Those that share an input share what is prepared of it. Their rows are not stacked into one solve: each layer has
+    its own mask, and on a CPU layers side by side keep all cores busy.
+    """
+    if not layers:
+        return []
+    device = next(next(iter(layers.values())).parameters()).device
+    for prepared in every:
+        if len(every) == 1 or prepared.numbers >= WIDE_NUMBERS:
+            prepared()
+
+    def solve(job: tuple[str, Prepared]) -> LayerReport:
+        name, prepared = job
+        common = prepared()
+        layer, generator = layers[name], _generator(seed, name)
+        try:
+            found = method.compress_layer(matrix(layer).float(), common, generator, removed(layer))
+            return replace_weight(model, name, found, method.notes(common))
+        except SlimsweepError:  # names its layers itself
+            raise
+        except Exception as error:
+            raise LayerError(f"{name}: {type(error).__name__}: {error}") from error
+
+    reports = {report.name: report for report in side_by_side(solve, _in_turn(every, layers), device)}
+    return [reports[name] for name in layers]
+
+
+def _in_turn(every: list[Prepared], layers: dict[str, nn.Module]) -> list[tuple[str, Prepared]]:
+    """Layers with what they share, one of each input first: nobody waits for what another layer prepares."""
+    sizes = {name: math.prod(layer_shape(layer)) for name, layer in layers.items()}
+    firsts, others = [], []
+    for prepared in sorted(every, key=lambda prepared: -prepared.numbers):
+        first, *rest = sorted(prepared.layers, key=lambda name: -sizes[name])
+        firsts.append((first, prepared))
+        others += [(name, prepared) for name in rest]
+    firsts.sort(key=lambda job: (-job[1].numbers, -sizes[job[0]]))
+    return firsts + sorted(others, key=lambda job: -sizes[job[0]])
+
+
+def _generator(seed: int, name: str) -> torch.Generator:
+    """Chance of one layer, whichever layers come before it and wherever it lies."""
+    digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+def progress(blocks: list[nn.Module], title: str) -> Iterable[tuple[int, nn.Module]]:
+    """Blocks with their index, under a progress bar where somebody watches."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    return track(list(enumerate(blocks)), title, console=console, transient=True, disable=not console.is_terminal)

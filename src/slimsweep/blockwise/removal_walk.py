@@ -1,0 +1,258 @@
+"""The walk that removes heads and neurons block by block, and the least-squares repair of what reads them."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from slimsweep.blockwise.activations import Activations
+from slimsweep.blockwise.layerwise import progress
+from slimsweep.errors import HessianError, ModelError
+from slimsweep.linear.mask import removed as removed_of
+from slimsweep.models import anatomy
+from slimsweep.models.anatomy import HEADS, Units
+from slimsweep.models.language_model import LanguageModel, matrix
+from slimsweep.models.surgery import remove
+from slimsweep.numerics.finite import all_finite
+from slimsweep.numerics.hessian import gram
+
+DAMPING_FRACTION = 0.01
+"""Of the mean diagonal of the kept inputs' Gram matrix; added to it in a repair."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which units of a block's heads or neurons go, and what the record should say of it."""
+
+    gone: Sequence[int]
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+CG_STEPS = 500
+CG_TOLERANCE = 1e-8
+"""Of what a row owes: conjugate gradients end where no row's residual is larger."""
+
+Choose = Callable[[int, Units, Tensor | None], Choice]
+"""From a block's index, its units and, where asked for, the Gram matrix of their reader's inputs."""
+
+
+def kept_count(ratio: float, width: int) -> int:
+    """floor(width x (1 - ratio)) for the ratio as written, free of binary rounding."""
+    return math.floor((1 - Fraction(repr(float(ratio)))) * width)
+
+
+def removed_count(units: Units, ratio: float) -> int:
+    """How many units go. Of heads: floor(removed query channels / head width), then whole key/value groups of these.
+
+    Source: the rounding of LLM-Pruner, arXiv:2305.11627, whose counts DESIGN's oracles hold.
+    """
+    width = units.reader.index.numel()
+    removed = width - kept_count(ratio, width)
+    return removed // (width // len(units))
+
+
+def units_of(model: LanguageModel, kind: str, index: int) -> Units:
+    """The heads or neurons of a block."""
+    return anatomy.heads(model, index) if kind == HEADS else anatomy.neurons(model, index)
+
+
+@torch.no_grad()
+def reduce_blocks(
+    model: LanguageModel,
+    plan: dict[int, Sequence[str]],
+    choose: Choose,
+    token_ids: Int[Tensor, "sequence token"] | None,
+    looks: bool,
+    repair: bool,
+    title: str,
+) -> list[dict[str, Any]]:
+    """Remove what `choose` names, for the kinds of units that `plan` lists by block, in forward order.
+
+    Neurons are judged after the heads of their block went, and each block by the outputs of the reduced blocks
+    before it. `looks` or `repair` has the Gram matrix collected. On the meta device nothing is collected.
+    Returns one entry of counts and notes for each block and kind.
+
+    Raises:
+        ModelError: calibration inputs that are not finite.
+    """
+    needs_gram = (looks or repair) and not model.is_meta
+    activations = Activations(model, token_ids) if needs_gram else None
+    last = max(plan, default=-1)
+    entries = []
+    for index, block in progress(model.blocks[: last + 1], title):
+        with model.resident(block):
+            for kind in plan.get(index, ()):
+                units = units_of(model, kind, index)
+                seen = _collect(activations, index, units) if activations else None
+                choice = choose(index, units, seen)
+                if len(set(choice.gone)) >= len(units):
+                    raise ModelError(
+                        f"No {kind} would be left in block {index}: an earlier stage left {len(units)}. "
+                        "Give a smaller ratio."
+                    )
+                entry = {"block": index, "kind": kind, "before": len(units), "members": units.members, **choice.notes}
+                if repair and seen is not None and len(choice.gone):
+                    entry |= _repair(units, choice.gone, seen)
+                remove(model, units, choice.gone)
+                entries.append(entry | {"removed": len(choice.gone)})
+            if activations and index < last:
+                activations.advance(index)
+    return entries
+
+
+def _collect(activations: Activations, index: int, units: Units) -> Float[Tensor, "in in"]:
+    """Mean of x x^T over the calibration tokens, x the inputs of the units' reader."""
+    reader = units.reader
+    (shared,) = activations.collect(index, {reader.name: reader.module}, gram, advance=False)
+    if not all_finite(shared.summed):
+        raise ModelError(
+            f"The calibration inputs of {reader.name} are not finite. Choose a dtype with more range "
+            "(dtype=bfloat16 or dtype=float32), or remove less."
+        )
+    return shared.summed / activations.hidden.shape[:2].numel()
+
+
+def _repair(units: Units, gone: Sequence[int], seen: Float[Tensor, "in in"]) -> dict[str, Any]:
+    """Give the reader's surviving columns what the removed ones did, as far as a linear map can."""
+    weight = matrix(units.reader.module)
+    lost = units.reader.index[torch.tensor(sorted(gone))].flatten().to(weight.device)
+    try:
+        repaired, before, after = least_squares(weight.double(), seen.double(), lost, removed_of(units.reader.module))
+    except HessianError as error:
+        raise HessianError(f"{units.reader.name}: {error}") from error
+    weight.copy_(repaired.to(weight.dtype))
+    return {"error_before_repair": before, "error_after_repair": after}
+
+
+def least_squares(
+    weight: Float[Tensor, "out in"],
+    second_moment: Float[Tensor, "in in"],
+    lost: Int[Tensor, " lost"],
+    removed: Bool[Tensor, "out in"] | None = None,
+) -> tuple[Float[Tensor, "out in"], float, float]:
+    """The weight whose kept columns come closest to the whole layer's output without the lost ones.
+
+    Minimises E|W x - W' x_kept|^2 + damping |W'_kept - W_kept|^2, so that what the text does not show stays as it
+    was; `removed` weights, which are zero, stay zero. Returns W' with zeros in the lost columns, and the mean squared
+    output error before and after, each as a fraction of E|W x|^2.
+
+    Raises:
+        HessianError: the inputs' second moment cannot be factored.
+    Source: the normal equations; arXiv:2305.11627 leaves this step to fine-tuning.
+    """
+    keep = torch.ones(weight.shape[1], dtype=torch.bool, device=weight.device)
+    keep[lost] = False
+    inner = second_moment[keep][:, keep]
+    repaired = torch.zeros_like(weight)
+    repaired[:, keep] = weight[:, keep]
+    mean = float(inner.diagonal().mean())
+    if mean != 0:  # else the kept inputs never move, and owe nothing
+        owed = weight[:, lost] @ second_moment[lost][:, keep]
+        factor, damped = _factor(inner, mean)
+        change = torch.cholesky_solve(owed.T, factor).T
+        if removed is not None:
+            change = _without(change, owed, damped, removed[:, keep])
+        repaired[:, keep] += change
+    masked = weight.clone()
+    masked[:, lost] = 0
+    total = _energy(weight, second_moment)
+    errors = [_energy(weight - other, second_moment) / total if total else 0.0 for other in (masked, repaired)]
+    return repaired, *errors
+
+
+def _without(
+    change: Float[Tensor, "out kept"],
+    owed: Float[Tensor, "out kept"],
+    damped: Float[Tensor, "kept kept"],
+    removed: Bool[Tensor, "out kept"],
+) -> Float[Tensor, "out kept"]:
+    """The best change of each row that leaves its removed weights zero, by conjugate gradients from `change`.
+
+    Each row has removed weights of its own, so that a factor for each would cost its width cubed.
+    """
+    change = change.masked_fill(removed, 0)
+    residual = (owed - change @ damped).masked_fill_(removed, 0)
+    direction, energy = residual.clone(), residual.square().sum(dim=1, keepdim=True)
+    goal = CG_TOLERANCE**2 * owed.square().sum(dim=1, keepdim=True)
+    for _ in range(CG_STEPS):
+        if bool((energy <= goal).all()):
+            break
+        image = (direction @ damped).masked_fill_(removed, 0)
+        curvature = (direction * image).sum(dim=1, keepdim=True)
+        step = torch.where(curvature > 0, energy / curvature, 0)
+        change += step * direction
+        residual -= step * image
+        before, energy = energy, residual.square().sum(dim=1, keepdim=True)
+        direction = residual + torch.where(before > 0, energy / before, 0) * direction
+    return change
+
+
+def _factor(
+    inner: Float[Tensor, "kept kept"], mean: float
+) -> tuple[Float[Tensor, "kept kept"], Float[Tensor, "kept kept"]]:
+    """Cholesky factor of the damped matrix, and that matrix; ten times the damping where one fails, up to 1."""
+    fraction = DAMPING_FRACTION
+    while True:
+        damped = inner.clone()
+        damped.diagonal().add_(fraction * mean)
+        factor, failed = torch.linalg.cholesky_ex(damped)
+        if not int(failed):
+            return factor, damped
+        if not fraction < 1:
+            raise HessianError(f"no damping up to {fraction:g} of its mean diagonal makes the kept inputs factorable")
+        fraction = min(10 * fraction, 1.0)
+
+
+def _energy(weight: Float[Tensor, "out in"], second_moment: Float[Tensor, "in in"]) -> float:
+    """E|W x|^2."""
+    return float(((weight @ second_moment) * weight).sum())
+
+
+def refuse_non_finite(values: Tensor, units: Units) -> None:
+    """Raise ModelError where what should rank the units of a place is not finite."""
+    if not bool(values.isfinite().all()):
+        raise ModelError(
+            f"What ranks the {units.kind} of {units.reader.name} is not finite. Choose a dtype with more range "
+            "(dtype=bfloat16 or dtype=float32), or remove less before."
+        )
+
+
+def _refuse_scores(scores: Float[Tensor, " unit"]) -> None:
+    if not scores.is_meta and not bool(scores.isfinite().all()):
+        raise ModelError(
+            "The importance of some units is not finite: loss or weights overflowed. Choose a dtype with more range "
+            "(dtype=bfloat16 or dtype=float32)."
+        )
+
+
+def gone_lowest(scores: Float[Tensor, " unit"], count: int) -> list[int]:
+    """The `count` units of lowest score, the first of equals first.
+
+    Raises:
+        ModelError: a score is not finite.
+    """
+    _refuse_scores(scores)
+    return scores.argsort(stable=True)[:count].tolist()
+
+
+def gone_lowest_overall(scores: dict[Any, Float[Tensor, " unit"]], count: int) -> dict[Any, list[int]]:
+    """The `count` lowest of several places together; the best unit of each place always stays."""
+    for values in scores.values():
+        _refuse_scores(values)
+    best = {place: int(values.argmax()) for place, values in scores.items()}
+    ranked = sorted(
+        (float(value), position, unit)
+        for position, (place, values) in enumerate(scores.items())
+        for unit, value in enumerate(values)
+        if unit != best[place]
+    )
+    gone: dict[Any, list[int]] = {place: [] for place in scores}
+    places = list(scores)
+    for _, position, unit in ranked[:count]:
+        gone[places[position]].append(unit)
+    return gone

@@ -1,0 +1,147 @@
+"""What layers that share an input share: summed once, and prepared once, by whichever is compressed first."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from slimsweep.blockwise.activations import InputSum
+from slimsweep.errors import HessianError, ModelError
+from slimsweep.numerics.finite import all_finite
+from slimsweep.numerics.hessian import squared_norm
+
+if TYPE_CHECKING:
+    from slimsweep.blockwise.layerwise import LayerMethod
+    from slimsweep.pipeline.stage_cache.statistics import Blocks, BlockWriter
+
+ALONG = {"gram": {"squared_norm": squared_norm}}
+"""What is summed in the same forwards for whoever asks next: it takes next to nothing beside them."""
+SUM = "sum"
+
+Groups = list[tuple[list[str], dict[str, Tensor]]]
+"""Layers that share an input, and tensors of that input by name."""
+
+
+class Prepared:
+    """What a method prepares of the sum over one input; layers compressed side by side may ask for it at once."""
+
+    def __init__(self, method: "LayerMethod", shared: InputSum):
+        """Raises ModelError where what was collected is not finite."""
+        refuse_non_finite(shared)
+        self.layers = shared.layers
+        self.seconds = 0.0
+        """What preparing took."""
+        self.numbers = 0 if shared.summed is None else shared.summed.numel()
+        """Of the sum; how long preparing takes grows with them."""
+        self._method, self._summed = method, shared.summed
+        shared.summed = None  # so that it can be freed when it is prepared
+        self._lock, self._found, self._failed = threading.Lock(), None, None
+
+    @classmethod
+    def ready(cls, layers: list[str], found: Any) -> "Prepared":
+        """What was prepared before."""
+        made = cls.__new__(cls)
+        made.layers, made.seconds, made.numbers = layers, 0.0, 0
+        made._method, made._summed, made._lock = None, None, threading.Lock()
+        made._found, made._failed = found, None
+        return made
+
+    def __call__(self) -> Any:
+        """None where there is no sum.
+
+        Raises:
+            HessianError: naming the layers.
+        """
+        with self._lock:
+            if self._failed:
+                raise self._failed
+            if self._summed is not None:
+                started = time.perf_counter()
+                try:
+                    self._found, self._summed = self._method.prepare(self._summed), None
+                except HessianError as error:
+                    self._failed = HessianError(
+                        f"Hessian of {', '.join(self.layers)}: {error}. Use more calibration text or exclude these "
+                        "layers."
+                    )
+                    raise self._failed from error
+                self.seconds = time.perf_counter() - started
+            return self._found
+
+
+def refuse_non_finite(shared: InputSum) -> None:
+    """Raise ModelError where what was collected of some inputs is not finite."""
+    if shared.summed is not None and not all_finite(shared.summed):
+        raise ModelError(
+            f"The calibration inputs of {', '.join(shared.layers)} are not finite. Choose a dtype with more range "
+            "(dtype=bfloat16 or dtype=float32), or compress less."
+        )
+
+
+class Shared:
+    """What a method's layers share of their inputs: read where it is known, else summed, and kept where asked."""
+
+    def __init__(self, method: "LayerMethod"):
+        self.method = method
+        self.known: dict[str, Blocks] = {}
+        self.writers: dict[str, BlockWriter] = {}
+        self._seconds = 0.0
+        """What summing over a block's inputs takes."""
+
+    @property
+    def is_known(self) -> bool:
+        """Whether no inputs need be collected."""
+        return bool(self.known)
+
+    def read(self, index: int, device: torch.device) -> list[Prepared]:
+        """What is known of a block's inputs, on a device."""
+        if found := self.known.get(self.method.prepared_name):
+            groups = found.of(index, device)
+            return [Prepared.ready(layers, self.method.from_tensors(tensors)) for layers, tensors in groups]
+        known = self.known[self.method.statistic_name]
+        groups, self._seconds = known.of(index, device), known.seconds
+        return [Prepared(self.method, InputSum(layers, tensors[SUM])) for layers, tensors in groups]
+
+    def sum(self, index: int, collect: Callable[..., tuple[list[InputSum], float]]) -> list[Prepared]:
+        """A block's sums.
+
+        Args:
+            collect: of a statistic and what merges two of them; returns the sums, and the seconds they took.
+        """
+        along = ALONG.get(self.method.statistic_name, {})
+        every = {self.method.statistic_name: self.method.statistic}
+        every |= {name: along[name] for name in self.writers if name in along}
+        tuples, self._seconds = collect(lambda inputs: tuple(part(inputs) for part in every.values()), _add)
+        for place, name in enumerate(every):
+            self._write(name, index, [(shared.layers, {SUM: shared.summed[place]}) for shared in tuples], self._seconds)
+        return [Prepared(self.method, InputSum(shared.layers, shared.summed[0])) for shared in tuples]
+
+    def keep(self, index: int, every: list[Prepared]) -> None:
+        """Keep what was prepared for a block."""
+        if (name := self.method.prepared_name) in self.writers:
+            groups = [(prepared.layers, self.method.to_tensors(prepared())) for prepared in every]
+            # Who reads it need not sum either.
+            self._write(name, index, groups, self._seconds + sum(prepared.seconds for prepared in every))
+
+    def _write(self, name: str, index: int, groups: Groups, seconds: float) -> None:
+        if name in self.writers:
+            self.writers[name].write(index, groups, seconds)
+
+
+def statistic_bytes(statistic: Callable[[Tensor], Tensor], widths: Iterable[int]) -> int:
+    """What the statistics of inputs of so many channels take, if no two layers share one."""
+    counts = Counter(widths)
+    return sum(count * statistic(torch.empty(1, width, device="meta")).nbytes for width, count in counts.items())
+
+
+def prepared_bytes(statistics: int, widths: Iterable[int]) -> int:
+    """What is prepared of them takes: as much, and for each input a scale in fp32 and its place in an order."""
+    return statistics + 12 * sum(widths)
+
+
+def _add(one: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(a.add_(b) for a, b in zip(one, other, strict=True))

@@ -1,0 +1,4 @@
+"""The two commands: slimsweep (Hydra) and slim (Typer).
+
+What they do lies in the rooms below.
+"""

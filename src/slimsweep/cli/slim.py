@@ -1,0 +1,273 @@
+"""The command `slim`: read what sweeps have left. Only `save` loads a model."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from slimsweep.errors import ConfigError, SlimsweepError, StoreError
+from slimsweep.paths import outputs_dir, project_path
+from slimsweep.records.store import JobStatus, Store
+
+Format = StrEnum("Format", ["md", "csv", "json", "latex"])
+Over = StrEnum("Over", ["seed"])
+
+
+class Slim(TyperGroup):
+    """Tells every known error in one line on standard error, exit status 1."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SlimsweepError as error:
+            typer.echo(f"slim: {error}", err=True)
+            raise typer.Exit(1) from error
+        except PermissionError as error:  # figures and copies of models are written, where one may only read
+            typer.echo(f"slim: {error.filename}: {error.strerror}", err=True)
+            raise typer.Exit(1) from error
+
+
+app = typer.Typer(
+    cls=Slim,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Read records: status, tables, figures, Weights & Biases; save a record's model.",
+)
+
+
+def _sweep_names(incomplete: str) -> list[str]:
+    return [name for name in Store(outputs_dir()).sweep_names() if name.startswith(incomplete)]
+
+
+Outputs = Annotated[
+    Path | None,
+    typer.Option(help="Output folder; default: environment SLIMSWEEP_OUTPUTS, else `outputs` of the project."),
+]
+Sweep = Annotated[str, typer.Argument(autocompletion=_sweep_names, help="Name of a sweep launched before.")]
+Sweeps = Annotated[
+    list[str] | None,
+    typer.Argument(autocompletion=_sweep_names, help="Names of sweeps; default: every record."),
+]
+As = Annotated[Format, typer.Option("--format", help="md and latex show chosen columns, csv and json every field.")]
+
+
+def _store(folder: Path | None) -> Store:
+    return Store(project_path(folder) if folder else outputs_dir())
+
+
+def _records(store: Store, sweeps: Sequence[str] | None) -> list[dict[str, Any]]:
+    """Records of the named sweeps, each once, or of all; what is missing is said on standard error."""
+    if not sweeps:
+        return store.records()
+    found: dict[str, dict[str, Any]] = {}
+    for name in sweeps:
+        records = store.sweep_records(name)
+        missing = len(store.sweep_jobs(name)) - len(records)
+        if missing:
+            typer.echo(f"{name}: {missing} jobs have no record yet; see: slim status {name}", err=True)
+        found |= {record["key"]: record for record in records}
+    return list(found.values())
+
+
+@app.command()
+def status(sweep: Annotated[str | None, typer.Argument(autocompletion=_sweep_names)] = None, outputs: Outputs = None):
+    """Done, running, failed and missing jobs of one sweep or of all, with the reason of each failure."""
+    store = _store(outputs)
+    names = [sweep] if sweep else store.sweep_names()
+    if not names:
+        raise StoreError(f"no sweep was launched into {store.outputs_dir} yet. Run: slimsweep +sweeps=unstructured")
+    for name in names:
+        jobs = store.status(name)
+        counts = Counter(job.state for job in jobs)
+        states = ("done", "running", "failed", "missing")
+        typer.echo(f"{name}: {len(jobs)} jobs, " + ", ".join(f"{counts[state]} {state}" for state in states))
+        _echo_jobs(jobs if sweep else [job for job in jobs if job.state in ("failed", "running")])
+
+
+def _echo_jobs(jobs: Sequence[JobStatus]) -> None:
+    width = max((len(job.label) for job in jobs), default=0)
+    for job in jobs:
+        typer.echo(f"  {job.key[:16]}  {job.state:7}  {job.label:{width}}  {job.reason}".rstrip())
+        if job.state in ("failed", "running") and job.log:
+            typer.echo(f"  {'':16}  {'':7}  log: {job.log}")
+
+
+@app.command()
+def table(
+    sweeps: Sweeps = None,
+    format: As = Format.md,
+    over: Annotated[Over | None, typer.Option(help="Mean and standard deviation over this axis.")] = None,
+    outputs: Outputs = None,
+) -> None:
+    """Records as a table; json is a list of flat records on standard output."""
+    from slimsweep.records.points import over_seed
+    from slimsweep.records.table import render
+
+    records = _records(_store(outputs), sweeps)
+    typer.echo(render(over_seed(records) if over else records, format.value))
+
+
+@app.command()
+def show(key: Annotated[str, typer.Argument(help="Key of a record, or its beginning.")], outputs: Outputs = None):
+    """One record as JSON: every field, and why a null is null."""
+    typer.echo(json.dumps(_store(outputs).find(key), indent=1))
+
+
+@app.command()
+def figures(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Figures or single files of them; default: all that the records of their own sweeps allow."
+        ),
+    ] = None,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(
+            autocompletion=_sweep_names, help="Read this sweep instead, into the same files; may be repeated."
+        ),
+    ] = None,
+    outputs: Outputs = None,
+) -> None:
+    """Figures from records, PDF and PNG; prints their paths."""
+    from slimsweep.figures import render
+
+    for path in render(_store(outputs), names or [], sweep or []):
+        typer.echo(path)
+
+
+@app.command()
+def compare(first: Sweep, second: Sweep, format: As = Format.md, outputs: Outputs = None) -> None:
+    """Two sweeps point by point: model, technique, pattern, ratio and seed."""
+    from slimsweep.records.comparison import comparison, pairs
+    from slimsweep.records.points import label
+    from slimsweep.records.table import layout, render
+
+    store = _store(outputs)
+    rows, only_first, only_second = pairs(_records(store, [first]), _records(store, [second]))
+    for name, records in ((first, only_first), (second, only_second)):
+        if records:
+            points = ", ".join(label(record) for record in records[:8])
+            more = f" and {len(records) - 8} more" if len(records) > 8 else ""
+            typer.echo(f"only in {name}: {points}{more}", err=True)
+    if not rows:
+        raise StoreError(f"{first} and {second} have no point in common (model, technique, pattern, ratio, seed)")
+    is_data = format in (Format.csv, Format.json)
+    typer.echo(render(rows, format.value) if is_data else layout(comparison(rows, (first, second)), format.value))
+
+
+@app.command()
+def publish(
+    sweeps: Sweeps = None,
+    project: Annotated[str, typer.Option(help="W&B project.")] = "slimsweep",
+    entity: Annotated[str | None, typer.Option(help="W&B entity; default: yours.")] = None,
+    mode: Annotated[
+        str, typer.Option(help="auto (as W&B is set, else online with a key), online or offline.")
+    ] = "auto",
+    outputs: Outputs = None,
+) -> None:
+    """Send records to Weights & Biases again. Runs of the same key are replaced, never doubled."""
+    from slimsweep.records.tracking.wandb import MODES, Wandb
+
+    if mode not in MODES:
+        raise ConfigError([f"--mode {mode}: give one of {', '.join(MODES)}"])
+    store = _store(outputs)
+    records = _records(store, sweeps)
+    if not records:
+        raise StoreError(f"{store.outputs_dir} holds no record to publish. Run: slimsweep +sweeps=unstructured")
+    tracker = Wandb(project=project, entity=entity, mode=mode)
+    if tracker.resolved_mode() == "disabled":
+        by = "--mode" if mode != "auto" else "WANDB_MODE or `wandb disabled`"
+        raise ConfigError([f"Weights & Biases is disabled by {by}: give --mode online or --mode offline"])
+    owners = _owners(store)
+    sent = sum(tracker.publish(record, owners.get(record["key"], []), store.outputs_dir) for record in records)
+    for name in sweeps or store.sweep_names():
+        tracker.publish_sweep(name, store.sweep_records(name), _drawn(store, name), store.outputs_dir)
+    typer.echo(f"{sent} of {len(records)} records published")
+    if sent < len(records):
+        raise typer.Exit(1)
+
+
+@app.command()
+def save(
+    key: Annotated[str, typer.Argument(help="Key of a record, or its beginning.")],
+    folder: Annotated[Path, typer.Argument(help="Where the model goes; a new or empty folder.")],
+    data_dir: Annotated[Path | None, typer.Option(envvar="SLIMSWEEP_DATA", help="Local copies of corpora.")] = None,
+    outputs: Outputs = None,
+) -> None:
+    """The model of a record as safetensors: the one kept by save_model=true, else computed again and compared."""
+    from slimsweep.pipeline.rebuild import save as save_again
+
+    store = _store(outputs)
+    is_plain = save_again(store, store.find(key), folder, project_path(data_dir) if data_dir else None)
+    load = f"AutoModel...from_pretrained({str(folder)!r})" if is_plain else f"slimsweep.load({str(folder)!r})"
+    typer.echo(f"{folder}\nload it with {load}")
+
+
+@app.command()
+def migrate(
+    folder: Annotated[Path, typer.Argument(help="Output folder of an older version.")],
+    data_dir: Annotated[Path | None, typer.Option(envvar="SLIMSWEEP_DATA", help="Local copies of corpora.")] = None,
+) -> None:
+    """Rewrite records of an older version under today's keys, once; their results and W&B runs stay."""
+    from slimsweep.pipeline.migration import migrate as rewrite
+
+    store = Store(project_path(folder))
+    done = rewrite(store, project_path(data_dir) if data_dir else None)
+    typer.echo(f"{len(done.keys)} records have new keys, {len(done.left)} could not be rewritten")
+    for key, reason in done.left.items():
+        typer.echo(f"  {key[:16]}  {reason}", err=True)
+    if done.left:
+        raise typer.Exit(1)
+
+
+@app.command()
+def cache(
+    clear: Annotated[bool, typer.Option("--clear", help="Remove all that no running job holds.")] = False,
+    cache_dir: Annotated[Path | None, typer.Option(help="The cache_dir of jobs; default: `cache` in outputs.")] = None,
+    outputs: Outputs = None,
+) -> None:
+    """Kept results of stages, which chains go on from: what, of which model, how large, and when last used."""
+    from slimsweep.cli.stage_list import lines
+    from slimsweep.pipeline.stage_cache.cache import StageCache, limit_of
+    from slimsweep.pipeline.stage_cache.entry import told
+
+    folder = project_path(cache_dir) if cache_dir else _store(outputs).outputs_dir / "cache"
+    kept = StageCache(folder, limit_of(folder / "stages"))
+    if clear:
+        removed, left = kept.clear()
+        typer.echo(f"{len(removed)} entries removed, {told(sum(entry.bytes for entry in removed))} freed")
+        if left:
+            typer.echo(f"{len(left)} are in use and stay: {', '.join(entry.chain for entry in left)}", err=True)
+        return
+    for line in lines(kept):
+        typer.echo(line)
+
+
+def _owners(store: Store) -> dict[str, list[str]]:
+    """Names of the sweeps of every key, each sweep's list read once."""
+    owners: dict[str, list[str]] = {}
+    for name in store.sweep_names():
+        for job in store.sweep_jobs(name):
+            owners.setdefault(job.key, []).append(name)
+    return owners
+
+
+def _drawn(store: Store, sweep: str) -> list[Path]:
+    """Figures of one sweep, in a folder of their own; none where it measured nothing to draw."""
+    from slimsweep.figures import render
+
+    try:
+        return render(store, sweeps=[sweep], folder=store.outputs_dir / "figures" / sweep)
+    except StoreError:
+        return []
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,81 @@
+"""Weights in 8 bits with a scale for each row, multiplied by inputs in 8 bits but for those with outliers."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int8
+from torch import Tensor
+
+from slimsweep.linear.backends import bitsandbytes_functional
+from slimsweep.linear.base import Layout, PackedLinear
+
+HIGHEST = 127
+LEAST = 1e-36  # below, 127 over a magnitude has no finite fp32
+
+
+class LLMInt8Linear(PackedLinear):
+    """Vector-wise int8: `weight_codes` [out in] and the largest magnitude of each row, `weight_absmax` [out].
+
+    Settings: `threshold`. An input channel in which any token of a forward reaches it is multiplied in the model's
+    dtype, by dequantised weights; with 0 no channel is. So what a token gets depends on the tokens beside it.
+    Source: arXiv:2208.07339, sec. 3. As in bitsandbytes, a token's scale leaves out its outliers, not their whole
+    channels, and weights of outlier channels are the stored 8-bit ones, where the paper keeps 16 bits for them. Unlike
+    there, inputs are rounded from fp32 and not from fp16, in which those of a bf16 model may overflow, and sums are
+    scaled in fp32.
+    """
+
+    kind = "llm_int8"
+
+    @classmethod
+    def of(cls, weight: Float[Tensor, "out in"], settings: dict[str, Any]) -> "LLMInt8Linear":
+        """Quantize the rows of a weight; zeros stay exact zeros."""
+        absmax = weight.abs().amax(dim=1)
+        return cls(
+            tuple(weight.shape), settings, {"weight_codes": rounded(weight, absmax), "weight_absmax": absmax.float()}
+        )
+
+    @classmethod
+    def layout(cls, shape: tuple[int, int], settings: dict[str, Any]) -> Layout:
+        return {"weight_codes": (shape, torch.int8), "weight_absmax": (shape[:1], torch.float32)}
+
+    @property
+    def code_bits(self) -> int | float:
+        return 8
+
+    @property
+    def scale(self) -> Float[Tensor, " out"]:
+        return self.weight_absmax.data / HIGHEST
+
+    def dequantized(self) -> Float[Tensor, "out in"]:
+        return (self.weight_codes.data.float() * self.scale[:, None]).to(self.dtype)
+
+    def forward(self, inputs: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
+        tokens = inputs.flatten(0, -2)
+        values, threshold = tokens.float(), self.settings["threshold"]
+        if threshold > 0:
+            is_outlier = values.abs() >= threshold
+            channels = is_outlier.any(dim=0).nonzero().flatten()
+            values = values.masked_fill(is_outlier, 0)
+        else:
+            channels = torch.empty(0, dtype=torch.long, device=inputs.device)
+        absmax = values.abs().amax(dim=1)
+        codes = rounded(values.index_fill(1, channels, 0), absmax)
+        sums = bitsandbytes_functional().int8_linear_matmul(codes, self.weight_codes.data)
+        outputs = sums.float() * (absmax / HIGHEST)[:, None] * self.scale
+        if len(channels):
+            weight = (self.weight_codes.data[:, channels].float() * self.scale[:, None]).to(inputs.dtype)
+            outputs += tokens[:, channels] @ weight.T
+        if self.bias is not None:
+            outputs += self.bias
+        return outputs.to(inputs.dtype).unflatten(0, inputs.shape[:-1])
+
+    def nearest(self, weight: Float[Tensor, "out in"]) -> "LLMInt8Linear":
+        absmax = self.weight_absmax.data
+        tensors = {"weight_codes": rounded(weight.float(), absmax), "weight_absmax": absmax}
+        return LLMInt8Linear((self.out_features, self.in_features), self.settings, tensors)
+
+
+def rounded(values: Float[Tensor, "row column"], absmax: Float[Tensor, " row"]) -> Int8[Tensor, "row column"]:
+    """Each row over its `absmax`, in 127ths; ties go to the even one. Below 1e-36 a row becomes zeros."""
+    steps = torch.where(absmax > LEAST, HIGHEST / absmax, 0)
+    return (values * steps[:, None]).round_().clamp_(-HIGHEST, HIGHEST).to(torch.int8)

@@ -1,0 +1,136 @@
+"""GGUF files: converted once to fp32 safetensors in the cache, as transformers reads them.
+
+Everything else in this package then works on the converted folder, `memory_budget` and digests of layers included.
+"""
+
+import json
+import logging
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from slimsweep.errors import ModelError
+from slimsweep.models.storage import checkpoint
+
+CONVERSION = 1
+"""Raised when `convert` writes other values than before."""
+MAGIC = b"GGUF"
+ORIGIN = "gguf.json"
+"""Beside the converted weights: what they were quantized to."""
+SENTENCE = "The quick brown fox jumps over the lazy dog, and then it sleeps."
+UNQUANTIZED = ("F32", "F16", "BF16")
+
+
+def fault(file: Path) -> str | None:
+    """Sentence on why a path is no GGUF file; None where it is one."""
+    if not file.is_file():
+        return f"Model file {file} does not exist; give a .gguf file, or a folder with config.json and *.safetensors."
+    with file.open("rb") as stream:
+        start = stream.read(len(MAGIC))
+    if start == MAGIC:
+        return None
+    reason = "it is a git-lfs pointer" if start == b"vers" else f"it begins with {start!r} instead of {MAGIC!r}"
+    return f"Model file {file} is no GGUF file: {reason}. Download the file itself again."
+
+
+def digest(file: Path, cache_dir: Path) -> str:
+    """SHA-256 of the file as it was published, so that a key does not wait for the conversion."""
+    return checkpoint.json_digest([checkpoint.file_digest(file, cache_dir), CONVERSION])
+
+
+def converted(file: Path, cache_dir: Path) -> Path:
+    """Folder of a GGUF file's weights as safetensors, with config and tokenizer; written at the first call.
+
+    Raises:
+        ModelError: transformers cannot read the file, or the folder cannot be written.
+    """
+    target = cache_dir / "models" / f"{file.stem}-{checkpoint.file_digest(file, cache_dir)[:12]}-v{CONVERSION}"
+    if not (target / "config.json").is_file():
+        _convert_once(file, target)
+    return target
+
+
+def _convert_once(file: Path, target: Path) -> None:
+    """Convert `file` into the folder `target`, which appears whole or not at all; other processes wait."""
+    from filelock import FileLock
+    from safetensors import SafetensorError
+
+    partial = target.with_name(f"{target.name}.partial")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{target}.lock"):
+            if (target / "config.json").is_file():
+                return
+            logging.getLogger(__name__).info("Converting %s to safetensors, once: about a minute.", file.name)
+            shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
+            partial.mkdir()
+            convert(file, partial)
+            partial.replace(target)
+    except (OSError, SafetensorError) as error:  # safetensors reports a full disk in its own class
+        raise ModelError(
+            f"{file.name} could not be converted into {target} ({error}). The folder must be writable and "
+            f"have room for about {8 * file.stat().st_size / 1e9:.1f} GB; or set cache_dir=FOLDER."
+        ) from error
+    except (ValueError, LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise ModelError(
+            f"{file} cannot be read by transformers ({type(error).__name__}: {error}). Download it again if it may be "
+            "damaged; otherwise use the model's safetensors: model=hub model.id=ORG/NAME, or model=local."
+        ) from error
+
+
+def convert(file: Path, folder: Path) -> None:
+    """Write the weights of a GGUF file to `folder` as fp32 safetensors, with config and tokenizer."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    model.hf_quantizer = None  # the weights are plain numbers now; these marks would make saving fail
+    del model.config.quantization_config
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, clean_up_tokenization_spaces=False)
+    # The GGUF reader of transformers 5.17 takes the beginning token for the end token; the config does not.
+    end = model.config.eos_token_id
+    if end is not None:
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end[0] if isinstance(end, list) else end)
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.save_pretrained(folder)
+    model.save_pretrained(folder)
+    (folder / ORIGIN).write_text(json.dumps({"baseline": _baseline(file)}))
+
+
+def baseline(file: Path, cache_dir: Path) -> str:
+    """What the weights of a file were before they were converted, such as `dequantised Q4_K_M`."""
+    origin = converted(file, cache_dir) / ORIGIN
+    return json.loads(origin.read_text())["baseline"] if origin.is_file() else _baseline(file)
+
+
+def _baseline(file: Path) -> str:
+    from gguf import GGUFReader, LlamaFileType
+
+    reader, numbers = GGUFReader(file), Counter()
+    for tensor in reader.tensors:
+        if len(tensor.shape) > 1:  # norms and biases stay in fp32
+            numbers[tensor.tensor_type.name] += int(tensor.n_elements)
+    name = numbers.most_common(1)[0][0] if numbers else UNQUANTIZED[0]
+    if name in UNQUANTIZED:
+        return f"{name} of a GGUF file"
+    # A mixture such as Q4_K_M has a name of its own; it is taken where it fits what most of the weights are.
+    stated = reader.get_field("general.file_type")
+    mixture = {int(kind): kind.name.removeprefix("MOSTLY_") for kind in LlamaFileType}
+    said = mixture.get(int(stated.contents()), "") if stated else ""
+    return f"dequantised {said if said.startswith(name) else name}"
+
+
+def tokenizer_fault(tokenizer: Any, file: Path) -> str | None:
+    """Sentence where a tokenizer does not give back a sentence that it was given.
+
+    Transformers builds a tokenizer of what a GGUF file says of it, and not every kind comes out right.
+    """
+    back = tokenizer.decode(tokenizer(SENTENCE)["input_ids"], skip_special_tokens=True)
+    if back.strip().lower() == SENTENCE.lower():
+        return None
+    return (
+        f"The tokenizer that transformers reads from {file} is broken: it turns {SENTENCE!r} into {back!r}. Give the "
+        "model's own tokenizer (its tokenizer.json and tokenizer_config.json): model.tokenizer_path=FOLDER."
+    )

@@ -1,0 +1,63 @@
+"""Which config, if any, lets plain transformers build a model as it is now."""
+
+import copy
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from torch import nn
+
+from slimsweep.linear.base import packed_layers
+from slimsweep.models import anatomy
+from slimsweep.models.language_model import LanguageModel
+from slimsweep.models.placement import loading
+
+
+def plain_config(model: LanguageModel) -> Any | None:
+    """The config from which transformers builds exactly this model; None where there is none."""
+    shape = anatomy.shape_of(model)
+    if len(set(shape.blocks)) != 1:
+        return None
+    block, config = shape.blocks[0], copy.deepcopy(model.config)
+    if model.family.scales_embeddings and shape.channels != config.hidden_size:
+        return None
+    width = anatomy.head_width(model)
+    config.hidden_size, config.num_attention_heads = shape.channels, block.heads
+    setattr(config, model.family.neurons_field, block.neurons)
+    if hasattr(config, "num_key_value_heads"):
+        config.num_key_value_heads = block.key_value_heads
+    if width * block.heads != shape.channels or getattr(config, "head_dim", None) is not None:
+        config.head_dim = width  # families that do not know this field build another shape, which is found below
+    try:
+        config.validate()  # Llama's, for one, wants a width that the number of heads divides
+        built = loading.build(
+            config, auto_class_of(model.module), torch.float32, torch.device("meta"), remote_code=False
+        )
+    except (StrictDataclassError, ValueError, RuntimeError, ZeroDivisionError, TypeError):
+        return None
+    is_same = _shapes(built) == _shapes(model.module)
+    return config if is_same and _head_widths(built, model) == _head_widths(model.module, model) else None
+
+
+def auto_class_of(module: nn.Module) -> str:
+    """`causal_lm` or `sequence_classification`, from the name of the module's class."""
+    return auto_class_of_name(type(module).__name__)
+
+
+def auto_class_of_name(architecture: str) -> str:
+    return "sequence_classification" if architecture.endswith("ForSequenceClassification") else "causal_lm"
+
+
+def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Shape of every tensor by name; of a packed layer that of the weight it stands for."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    for name, layer in packed_layers(module).items():
+        for stored in layer.storage:
+            del shapes[f"{name}.{stored}"]
+        shapes[f"{name}.weight"] = (layer.out_features, layer.in_features)
+    return shapes
+
+
+def _head_widths(module: nn.Module, model: LanguageModel) -> list[int]:
+    like = LanguageModel(module=module, family=model.family)
+    return [anatomy.head_width(like, index) for index in range(len(like.blocks))]

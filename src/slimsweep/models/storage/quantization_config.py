@@ -1,0 +1,67 @@
+"""What `config.json` must say for plain transformers and vLLM to load packed layers, through compressed-tensors."""
+
+import re
+from collections import defaultdict
+from typing import Any
+
+import torch
+from torch import nn
+
+from slimsweep.linear.base import PackedLinear, packed_layers
+from slimsweep.models.language_model import LanguageModel, is_linear
+from slimsweep.models.placement import loading
+from slimsweep.models.storage.plain import auto_class_of
+
+
+def quantization_config(model: LanguageModel) -> dict[str, Any] | None:
+    """The `quantization_config` of a model whose packed layers compressed-tensors can express; None for any other.
+
+    It lists the layers of each scheme by name, and what stays dense as `ignore`.
+    """
+    if not _has_its_names_and_layers(model):
+        return None
+    schemes: dict[str, list[str]] = defaultdict(list)
+    groups: dict[str, dict[str, Any]] = {}
+    for name, layer in packed_layers(model.module).items():
+        scheme = layer.compressed_tensors_scheme()
+        if scheme is None:
+            return None
+        schemes[repr(scheme)].append(name)
+        groups[repr(scheme)] = scheme
+    formats = {scheme["format"] for scheme in groups.values()}
+    if not groups or len(formats) > 1:
+        return None
+    dense = [
+        name for name, layer in model.module.named_modules() if is_linear(layer) and not isinstance(layer, PackedLinear)
+    ]
+    return {
+        "quant_method": "compressed-tensors",
+        "format": formats.pop(),
+        "quantization_status": "compressed",
+        "config_groups": {
+            f"group_{index}": {"targets": _targets(names), **groups[key]}
+            for index, (key, names) in enumerate(schemes.items())
+        },
+        "ignore": dense,
+    }
+
+
+def _has_its_names_and_layers(model: LanguageModel) -> bool:
+    """Whether files name the tensors as the module does, and packed layers stand where transformers has an nn.Linear.
+
+    GPT-2 has another kind of layer there, which compressed-tensors passes over.
+    """
+    from transformers.core_model_loading import revert_weight_conversion
+
+    tensors = dict(model.module.named_parameters())
+    built = loading.build(
+        model.config, auto_class_of(model.module), torch.float32, torch.device("meta"), remote_code=False
+    )
+    is_named_alike = revert_weight_conversion(model.module, tensors).keys() == tensors.keys()
+    return is_named_alike and all(
+        isinstance(built.get_submodule(name), nn.Linear) for name in packed_layers(model.module)
+    )
+
+
+def _targets(names: list[str]) -> list[str]:
+    return [f"re:{re.escape(name)}$" for name in names]

@@ -1,0 +1,87 @@
+"""The column solve inside a block: remove or round weights from left to right, correcting those still to come."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from slimsweep.numerics.parallel import workers_of_this_thread
+from slimsweep.numerics.uniform_grid import Grid
+
+LANES = 64
+"""Rows that go through the columns together: lanes of vector instructions, few enough for a near cache."""
+WORK_PER_THREAD = 2**23
+"""Rows x columns^2 that a thread gets at least; less is done in the time that it takes to wake another."""
+
+
+@dataclass(frozen=True)
+class ColumnBlock:
+    """The weights of some columns, corrected for all columns before them, and what it takes to solve them.
+
+    A layer's columns are the rows of `turned`: all that is done to one of them lies side by side in memory.
+    """
+
+    turned: Float[Tensor, "column out"]
+    """Weights; overwritten with the solution."""
+    keep: Bool[Tensor, "column out"]
+    """False: to be removed. With a pattern what is eligible (False: zero already), overwritten with the choice."""
+    errors: Float[Tensor, "column out"]
+    """Overwritten with the error of each removed or rounded weight in units of its column's diagonal, so that
+    upper[these, later].T @ errors is what later columns must lose."""
+    upper: Float[Tensor, "column column"]
+    """The block of the inverse Hessian's factor that belongs to these columns."""
+    scale: Float[Tensor, " column"]
+    """Of scores: |weight| x scale, of weights corrected so far."""
+    pattern: tuple[int, int] | None = None
+    """(n, m): which n of every m columns stay is chosen when the first of them is reached."""
+    grid: Grid | None = None
+    """Levels that weights which stay are rounded to when they are reached; None: they are not."""
+    groups: Int[Tensor, " column"] | None = None
+    """Which of the grid's groups each column is in."""
+
+
+def solve_columns(block: ColumnBlock) -> None:
+    """Remove the weights that a block does not keep, and spread each error over the columns after it, in place.
+
+    With a grid the weights that stay are rounded, which has errors too.
+
+    Source: arXiv:2301.00774, alg. 1, inner loop, and sec. 3.5; arXiv:2210.17323, alg. 1, is the same without removal.
+        Rows of a layer are independent: threads do not change the result.
+    """
+    if not block.turned.is_cpu:
+        from slimsweep.numerics.column_solver.gpu import gpu_solve
+
+        gpu_solve(block.turned.device)(block)
+        return
+    from slimsweep.numerics.column_solver.cpu import solve_rows  # importing numba takes a fifth of a second
+
+    columns, rows = block.turned.shape
+    tensors = (block.turned, block.keep, block.upper.contiguous(), block.scale, block.errors)
+    levels = torch.empty(3, 0, rows) if block.grid is None else block.grid.planes
+    groups = torch.empty(0, dtype=torch.int64) if block.groups is None else block.groups.contiguous()
+    ends = (0, 0) if block.grid is None else (block.grid.lowest, block.grid.highest)
+    rounding = (levels.numpy(), groups.numpy(), *map(np.float32, ends))
+    given = (*(tensor.numpy() for tensor in tensors), *(block.pattern or (0, 0)), *rounding)
+    threads = min(torch.get_num_threads(), rows * columns**2 // WORK_PER_THREAD)
+    if threads <= 1:
+        solve_rows(0, rows, *given)
+    else:
+        tiles = -(-rows // LANES)
+        bounds = [min(tiles * part // threads * LANES, rows) for part in range(threads + 1)]
+        # They sleep between calls: numba's own threads, which spin, fight those of torch for the same cores.
+        workers = workers_of_this_thread(threads, 1)
+        list(workers.map(lambda first, last: solve_rows(first, last, *given), bounds, bounds[1:]))
+
+
+def knob_faults(block_columns: Any, damping_fraction: Any) -> list[str]:
+    """What is wrong with the knobs of a solve by columns."""
+    faults = []
+    if isinstance(block_columns, bool) or not isinstance(block_columns, int) or block_columns < 1:
+        faults.append(f"block_columns={block_columns!r}: give a whole number of at least 1")
+    is_number = isinstance(damping_fraction, float | int) and not isinstance(damping_fraction, bool)
+    if not is_number or not 0 < damping_fraction <= 1:
+        faults.append(f"damping_fraction={damping_fraction!r}: give a number in (0, 1], a fraction and not percent")
+    return faults

@@ -1,0 +1,143 @@
+"""The Hessian of a layer's squared output error, and the triangular factor of its inverse."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from slimsweep.errors import HessianError
+from slimsweep.numerics.finite import all_finite
+
+GRAM_STRIP = 192
+"""Rows of the strips that the upper half of a Gram matrix is computed by; narrower ones are no faster on a CPU."""
+WHOLE_ON_GPU = 1024
+"""Width up to which it is one product on a GPU, where every operation costs as much as a small product."""
+INVERSE_LEAF = 256
+"""Width up to which a triangular inverse is left to LAPACK; wider ones are faster by halves."""
+
+FACTOR_BYTES = 12
+"""For each number of a Hessian while it is factored, beside itself: one in fp64 and one in fp32, or three in fp32."""
+
+
+@dataclass(frozen=True)
+class InverseFactor:
+    """What a column solve needs of a Hessian H: `upper` triangular, with H^-1 = upper^T upper."""
+
+    upper: Float[Tensor, "in in"]
+    scale: Float[Tensor, " in"]
+    """What turns a weight's magnitude into its score: 1 / the diagonal of `upper`, and 0 for a dead input."""
+    damping_fraction: float
+    """Fraction of the mean diagonal that was added; above the requested one where that failed."""
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """For a file."""
+        damping = torch.tensor(self.damping_fraction, dtype=torch.float64)
+        return {"upper": self.upper.contiguous(), "scale": self.scale, "damping_fraction": damping}
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> "InverseFactor":
+        """As `to_tensors` gave them."""
+        return cls(tensors["upper"], tensors["scale"], float(tensors["damping_fraction"]))
+
+
+def gram(inputs: Float[Tensor, "token in"]) -> Float[Tensor, "in in"]:
+    """inputs^T inputs, summed in fp32; bf16 inputs are multiplied as bf16, which loses nothing.
+
+    Source: arXiv:2301.00774, sec. 3.1, without the factor 2 / tokens: every use is free of scale.
+    """
+    width = inputs.shape[1]
+    step = width if width <= WHOLE_ON_GPU and not inputs.is_cpu else GRAM_STRIP
+    result = inputs.new_empty(width, width, dtype=torch.float32)
+    with _exact_half_products(inputs.dtype):
+        values = inputs.float()
+        for start in range(0, width, step):
+            stop = min(start + step, width)
+            torch.mm(values[:, start:stop].T, values[:, start:], out=result[start:stop, start:])
+            result[stop:, start:stop] = result[start:stop, stop:].T
+    return result
+
+
+def squared_norm(inputs: Float[Tensor, "token in"]) -> Float[Tensor, " in"]:
+    """Squared norm of each input over all tokens, in fp32: the diagonal of its Gram matrix, but for rounding."""
+    return inputs.float().square().sum(dim=0)
+
+
+@contextlib.contextmanager
+def _exact_half_products(dtype: torch.dtype) -> Iterator[None]:
+    """Let fp32 products run on matrix units where these represent every value of `dtype`."""
+    knobs = []
+    if dtype == torch.bfloat16:
+        knobs = [(torch.backends.mkldnn.matmul, "bf16"), (torch.backends.cuda.matmul, "tf32")]
+    elif dtype == torch.float16:
+        knobs = [(torch.backends.cuda.matmul, "tf32")]
+    before = [(backend, backend.fp32_precision) for backend, _ in knobs]
+    for backend, precision in knobs:
+        backend.fp32_precision = precision
+    try:
+        yield
+    finally:
+        for backend, precision in before:
+            backend.fp32_precision = precision
+
+
+def factor_inverse(hessian: Float[Tensor, "in in"], damping_fraction: float) -> InverseFactor:
+    """The triangular factor of the inverse of a damped Hessian, in fp32.
+
+    A dead input (zero diagonal) gets the mean diagonal of the live ones, and touches no other. Where a damping fails,
+    ten times as much is tried, up to 1.
+
+    Raises:
+        HessianError: not finite, or no damping up to 1 makes it positive definite.
+    Source: arXiv:2301.00774, sec. 3.3. Instead of inverting and factoring again, H = R R^T with R upper (a Cholesky
+        factor read backwards) and R is inverted: H^-1 = R^-T R^-1. Factored in fp64, since the error of a factor grows
+        with H's condition (fp32 moved masks of real layers); inverted in fp32, since that of R is only its root.
+    """
+    diagonal = hessian.diagonal()
+    if not bool(diagonal.isfinite().all()):
+        raise HessianError("the inputs are not finite, so there is nothing to solve")
+    dead = diagonal == 0
+    mean = float(diagonal[~dead].double().mean()) if bool((~dead).any()) else 1.0
+    fraction = damping_fraction
+    while (upper := _try_factor(hessian, (dead + fraction) * mean)) is None:
+        if fraction >= 1:
+            raise HessianError(
+                f"no damping from {damping_fraction:g} to {fraction:g} of its mean diagonal makes it factorable"
+            )
+        fraction = min(10 * fraction, 1.0)
+    return InverseFactor(upper, (1 / upper.diagonal()).masked_fill(dead, 0), fraction)
+
+
+def factor_name(damping_fraction: float) -> str:
+    """What factors of Gram matrices at this damping are called where they are kept."""
+    return f"factor of gram at damping {damping_fraction!r}"
+
+
+def _try_factor(hessian: Float[Tensor, "in in"], added: Float[Tensor, " in"]) -> Float[Tensor, "in in"] | None:
+    """The factor with `added` on the diagonal; None where that is not positive definite."""
+    # By columns, as LAPACK has matrices, so that it is factored in place: of a wide layer nothing takes more memory.
+    lower = hessian.new_empty(hessian.shape, dtype=torch.float64).mT
+    lower.copy_(hessian.flip(0, 1)).diagonal().add_(added.flip(0))
+    failed = torch.empty((), dtype=torch.int32, device=hessian.device)
+    torch.linalg.cholesky_ex(lower, out=(lower, failed))
+    if int(failed):
+        return None
+    lower = lower.float()
+    upper = _invert_lower(lower).flip(0, 1)
+    return upper if all_finite(upper) else None
+
+
+def _invert_lower(lower: Float[Tensor, "in in"]) -> Float[Tensor, "in in"]:
+    """Inverse of a lower triangular matrix, by halves."""
+    size = lower.shape[0]
+    if size <= INVERSE_LEAF:
+        eye = torch.eye(size, dtype=lower.dtype, device=lower.device)
+        return torch.linalg.solve_triangular(lower, eye, upper=False)
+    half = size // 2
+    inverse = torch.zeros_like(lower)
+    inverse[:half, :half] = _invert_lower(lower[:half, :half])
+    inverse[half:, half:] = _invert_lower(lower[half:, half:])
+    inverse[half:, :half] = -inverse[half:, half:] @ lower[half:, :half] @ inverse[:half, :half]
+    return inverse

@@ -1,0 +1,231 @@
+"""From an experiment to its compressed model: the longest known part of its chain restored, the rest computed."""
+
+import contextlib
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+from slimsweep.errors import ModelError, StageError
+from slimsweep.linear.mask import mark_zeros
+from slimsweep.models.language_model import LanguageModel, matrix, weights_digest
+from slimsweep.pipeline import memory_plan
+from slimsweep.pipeline.experiment import Experiment, Stage
+from slimsweep.pipeline.keys import StageKey, stage_keys
+from slimsweep.pipeline.stage_cache.cache import StageCache
+from slimsweep.pipeline.stage_cache.entry import written_digest
+from slimsweep.pipeline.stage_cache.statistics import SharedSums
+from slimsweep.pipeline.stage_report import account_of, described, places, sparsity
+from slimsweep.records.provenance import computed_on
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Compressed:
+    """A model, and what the stages that it went through did."""
+
+    model: LanguageModel
+    stages: list[dict[str, Any]] = field(default_factory=list)
+    """As in a record."""
+    layers: list[dict[str, Any]] = field(default_factory=list)
+    """The counts of every layer each stage treated."""
+    treated: list[set[str]] = field(default_factory=list)
+    """The layers that each stage treated, by the names they have now."""
+    weights_digest: str | None = None
+    """Of the model as it is, where the stage cache has it."""
+    load_seconds: float = 0.0
+    """What it took to read the dense model, or in its place that of a stage."""
+    spent_seconds: float = 0.0
+    """What this job spent on restoring, computing and keeping stages, waiting for others left out."""
+
+    @property
+    def compress_seconds(self) -> float:
+        """What the whole chain takes: each stage as long as it took when it was computed."""
+        return sum((stage["seconds"] for stage in self.stages), 0.0)
+
+
+def compress(experiment: Experiment) -> Compressed:
+    """The model of an experiment after its chain.
+
+    The dense model is loaded only where no stage can be restored. Every stage begins with the experiment's seed, so
+    that it draws the same whether those before it were computed or not.
+    """
+    cache = cache_of(experiment)
+    keys = stage_keys(experiment) if cache else []
+    done = _longest(experiment, keys, cache) if cache else None
+    token_ids, unkept = None, 0.0
+    for position in range(len(done.stages) if done else 0, len(experiment.stages)):
+        with cache.claim(keys[position]) if cache else contextlib.nullcontext():
+            # Another process may have computed it while this one waited.
+            if cache and (restored := _restored(experiment, keys[position], position + 1, cache, done)):
+                done, unkept = restored, 0.0
+                continue
+            done = done or load(experiment)
+            if token_ids is None and experiment.stages[position].technique.needs_calibration:
+                token_ids = calibrate(experiment, done.model)
+            upstream = done.weights_digest
+            done.model.shared_sums = SharedSums(cache, keys[position]) if cache else None
+            apply(experiment, experiment.stages[position], token_ids, done)
+            done.model.shared_sums = None
+            unkept += done.stages[-1]["seconds"]
+            if cache and _keep(cache, keys[position], done, unkept, upstream):
+                unkept = 0.0
+    done = done or load(experiment)
+    torch.manual_seed(experiment.seed)
+    return done
+
+
+def load(experiment: Experiment) -> Compressed:
+    """The dense model; only its shapes for `model.weights=meta`."""
+    started = time.perf_counter()
+    if experiment.memory_budget and experiment.model.weights != "meta":
+        model = _mapped(experiment)
+    else:
+        model = experiment.model.load(
+            dtype=getattr(torch, experiment.resolved_dtype),
+            device=torch.device(experiment.resolved_device),
+            offload=experiment.offload,
+        )
+    if experiment.keep_zeros and not model.is_meta:
+        for layer in model.targets().values():
+            mark_zeros(layer, matrix(layer))
+            model.release()
+    return Compressed(model, load_seconds=time.perf_counter() - started)
+
+
+def _mapped(experiment: Experiment) -> LanguageModel:
+    """The dense model in a file, after saying what will be in memory."""
+    log.info("what will be resident at the fullest moment, about:")
+    for line in memory_plan.lines(memory_plan.plan(experiment), experiment.memory_budget):
+        log.info(line)
+    model = experiment.model.load_mapped(getattr(torch, experiment.resolved_dtype), experiment.cache_dir / "scratch")
+    model.activation_bytes = experiment.memory_budget // memory_plan.ACTIVATION_SHARE
+    return model
+
+
+def calibrate(experiment: Experiment, model: LanguageModel) -> torch.Tensor | None:
+    """Token ids of the calibration text, shape [sequence token], or None for shapes alone."""
+    if model.is_meta:
+        return None
+    return experiment.calibration.sample(model.tokenizer, experiment.corpora, experiment.seed)
+
+
+def cache_of(experiment: Experiment) -> StageCache | None:
+    """The stage cache of an experiment, ready for use; None where it is off or would hold nothing."""
+    model = experiment.model
+    if not (experiment.cache and experiment.stages) or model.weights == "meta" or model.trust_remote_code:
+        return None  # an entry holds no code, so a model that needs its own cannot be read from one
+    if experiment.memory_budget:
+        return None  # it holds whole models
+    cache = StageCache(experiment.cache_dir, experiment.cache_limit_bytes)
+    if reason := cache.open():
+        log.warning(
+            "the stage cache %s cannot be used (%s): this job goes on without it. Set cache_dir=FOLDER, or cache=off",
+            *(cache.folder, reason),
+        )
+        return None
+    return cache
+
+
+def _longest(experiment: Experiment, keys: Sequence[StageKey], cache: StageCache) -> Compressed | None:
+    """The longest part of the chain, from its beginning, that the cache holds whole."""
+    for position in range(len(keys), 0, -1):
+        if not cache.holds(keys[position - 1]):
+            continue
+        with cache.claim(keys[position - 1]):
+            if restored := _restored(experiment, keys[position - 1], position, cache, None):
+                return restored
+    return None
+
+
+def _restored(
+    experiment: Experiment, key: StageKey, position: int, cache: StageCache, before: Compressed | None
+) -> Compressed | None:
+    """The model after the first `position` stages as the cache holds it; None where it does not, or not as written."""
+    started = time.perf_counter()
+    if (kept := cache.read(key)) is None:
+        return None
+    content = kept.content
+    began_with = content["state"].get("upstream_digest")
+    if before and None not in (before.weights_digest, began_with) and before.weights_digest != began_with:
+        cache.refuse(key, "the stage before it left other weights than it began with")
+        return None
+    try:
+        model = experiment.model.restored(
+            kept.folder,
+            dtype=getattr(torch, content["dtype"]),
+            device=torch.device(experiment.resolved_device),
+            offload=experiment.offload,
+            original_parameters=content["original_parameters"],
+        )
+    except ModelError as error:
+        cache.refuse(key, str(error))
+        return None
+    if weights_digest(model) != content["weights_digest"]:
+        cache.refuse(key, "it reads back as other weights than were written")
+        return None
+    seconds = time.perf_counter() - started
+    stages, layers, treated = _with_names(content["state"], experiment.stages[:position])
+    known = before.stages if before else []
+    for entry, own in zip(stages, known, strict=False):
+        entry |= {name: own[name] for name in ("restored", "seconds", "computed_on")}
+    for entry in stages[len(known) :]:
+        log.info("%s: restored (computed in %.1f s)", entry["name"], entry["seconds"])
+    log.info("restoring took %.1f s", seconds)
+    load, spent = (before.load_seconds, before.spent_seconds) if before else (0.0, 0.0)
+    return Compressed(model, stages, layers, treated, content["weights_digest"], load + seconds, spent + seconds)
+
+
+def _with_names(state: dict[str, Any], stages: Sequence[Stage]) -> tuple[list[dict], list[dict], list[set[str]]]:
+    """What was kept of some stages, which may have other names in this chain."""
+    names = {entry["name"]: stage.name for entry, stage in zip(state["stages"], stages, strict=True)}
+    entries = [
+        entry
+        | described(stage)
+        | {
+            "sparsity_after": {names[name]: value for name, value in entry["sparsity_after"].items()},
+            "restored": True,
+        }
+        for entry, stage in zip(state["stages"], stages, strict=True)
+    ]
+    layers = [counts | {"stage": names[counts["stage"]]} for counts in state["layers"]]
+    return entries, layers, [set(treated) for treated in state["treated"]]
+
+
+def _keep(cache: StageCache, key: StageKey, done: Compressed, unkept: float, upstream: str | None) -> bool:
+    """Keep what the last stage made of a model of digest `upstream`; returns whether it is there to be restored."""
+    started = time.perf_counter()
+    state = {"stages": done.stages, "layers": done.layers, "upstream_digest": upstream}
+    state["treated"] = [sorted(names) for names in done.treated]
+    outcome = cache.keep(key, done.model, state, unkept)
+    done.spent_seconds += time.perf_counter() - started
+    log.info("%s: %s", done.stages[-1]["name"], outcome)
+    done.weights_digest = written_digest(cache.folder / key.digest) if cache.holds(key) else None
+    return cache.holds(key)
+
+
+def apply(experiment: Experiment, stage: Stage, token_ids: torch.Tensor | None, done: Compressed) -> None:
+    """Apply a stage in place; then the sparsity of every stage so far is measured again."""
+    log.info("%s: compressing", stage.name)
+    done.weights_digest = None
+    started = time.perf_counter()
+    torch.manual_seed(experiment.seed)
+    before = done.model.targets()
+    try:
+        report = stage.technique.apply(done.model, token_ids, experiment.seed)
+    except Exception as error:  # whatever a technique raises; the failure says which stage it was
+        raise StageError.of(stage.name, error) from error
+    seconds = time.perf_counter() - started
+    log.info("%s: computed in %.1f s", stage.name, seconds)
+    done.spent_seconds += seconds
+    done.layers.append({"stage": stage.name, "layers": [asdict(layer) for layer in report.layers]})
+    done.stages.append(account_of(stage, report, seconds) | {"computed_on": computed_on(experiment.resolved_device)})
+    now = places(before, done.model.targets())
+    done.treated.append({layer.name for layer in report.layers})
+    done.treated = [{now[name] for name in layers if name in now} for layers in done.treated]
+    for entry, layers in zip(done.stages, done.treated, strict=True):
+        entry["sparsity_after"][stage.name] = sparsity(done.model, layers)

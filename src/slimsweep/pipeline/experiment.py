@@ -1,0 +1,294 @@
+"""The typed form of conf/config.yaml: one experiment, checked for every fault before weights load."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from slimsweep.errors import ConfigError, StageError
+from slimsweep.paths import project_path
+from slimsweep.pipeline import memory_plan
+from slimsweep.pipeline.compose import (
+    SWITCH,
+    as_text,
+    bad_scalars,
+    build,
+    device_faults,
+    missing_keys,
+    portable,
+    repeated_stages,
+    rounded,
+    telling,
+    unknown_keys,
+)
+from slimsweep.pipeline.keys import digest_of, identity, metric_identity, model_key, name_of, stem_of
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A technique at its place in a chain; `name` is its key below `technique`."""
+
+    name: str
+    technique: Any
+
+    @property
+    def label(self) -> str:
+        """The technique's file name, which is its word on the command line, in records and in legends."""
+        return stem_of(type(self.technique))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A measurement that an experiment asks for."""
+
+    name: str
+    """Of its metric in the evaluation."""
+    metric: Any
+    content: dict[str, Any]
+    """What its identity is the digest of."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One point of a sweep: model x chain x ratio x seed x calibration x evaluation."""
+
+    model: Any
+    stages: tuple[Stage, ...]
+    calibration: Any
+    metrics: dict[str, Any]
+    tracker: Any
+    corpora: Any
+    seed: int
+    device: str
+    dtype: str
+    offload: bool
+    keep_zeros: bool
+    """Whether every exact zero of the model as loaded counts as removed by an earlier stage."""
+    memory_budget: int | None
+    """Bytes that may be resident; None: the whole model is held in memory."""
+    cache: bool
+    """Whether results of stages are kept and restored."""
+    cache_limit_bytes: int
+    cache_dir: Path
+    save_model: bool
+    outputs_dir: Path
+    sweep: str | None
+    fresh: bool
+    """Whether speed and memory are measured although a model of equal shapes has them."""
+    amend: bool
+    """Whether a launch adds to the sweep of its name instead of replacing its list."""
+    choices: dict[str, Any]
+    """The words by which its parts were chosen: one for `model` and `calibration`, one for each stage and metric."""
+    overrides: list[str]
+    """The settings that were given beside the choices, as one types them; for people."""
+    config: dict[str, Any]
+    """The composed settings as plain values, without targets and the folders for outputs, corpora and cache."""
+
+    @classmethod
+    def of(cls, config: DictConfig, overrides: list[str], choices: dict[str, Any] | None = None) -> "Experiment":
+        """Build the typed form of a composed configuration.
+
+        Args:
+            choices: Hydra's, by group; None: parts are told by the stems of their files.
+
+        Raises:
+            ConfigError: every unknown key, mistyped knob, bad value and repeated stage, together.
+        """
+        from slimsweep.data.corpora import Corpora
+
+        faults = [*repeated_stages(overrides), *missing_keys(config), *unknown_keys(config)]
+        if faults:
+            raise ConfigError(faults)
+        try:
+            plain = OmegaConf.to_container(config, resolve=True)
+        except OmegaConfBaseException as error:
+            raise ConfigError([f"{error.full_key}: {error.msg}"]) from error
+        # A model's shape keeps every digit: it describes weights that exist.
+        plain = rounded(plain) | {"model": plain["model"]}
+        as_text(plain, faults)
+        stages = tuple(
+            Stage(name, build(f"technique.{name}", fields, faults))
+            for name, fields in (plain.get("technique") or {}).items()
+        )
+        parts = {name: build(name, plain[name], faults) for name in ("model", "calibration", "tracker")}
+        metrics = {
+            name: build(f"evaluation.metrics.{name}", fields, faults)
+            for name, fields in (plain["evaluation"].get("metrics") or {}).items()
+        }
+        faults += bad_scalars(plain)
+        if faults:
+            raise ConfigError(faults)
+        data_dir = project_path(plain["data_dir"]) if plain["data_dir"] else None
+        return cls(
+            **parts,
+            stages=stages,
+            metrics=metrics,
+            corpora=Corpora(data_dir, Path(plain["cache_dir"])),
+            **{
+                name: plain[name]
+                for name in (
+                    "seed",
+                    "device",
+                    "dtype",
+                    "offload",
+                    "keep_zeros",
+                    "save_model",
+                    "sweep",
+                    "fresh",
+                    "amend",
+                )
+            },
+            memory_budget=memory_plan.parse_budget(plain["memory_budget"]),
+            cache=SWITCH[str(plain["cache"]).lower()],
+            cache_limit_bytes=round(plain["cache_limit_gb"] * 10**9),
+            cache_dir=Path(plain["cache_dir"]),
+            outputs_dir=project_path(plain["outputs_dir"]),
+            choices={
+                **{name: (choices or {}).get(name) or stem_of(type(parts[name])) for name in ("model", "calibration")},
+                "technique": {stage.name: stage.label for stage in stages},
+                "metric": {name: name_of(type(metric)) for name, metric in metrics.items()},
+            },
+            overrides=telling(overrides),
+            config=portable(plain),
+        )
+
+    def check(self) -> None:
+        """Find every fault that can be known without weights: names, shapes, texts, devices.
+
+        Raises:
+            ConfigError: with all of them.
+        """
+        faults = [*device_faults(self.device, self.offload), *self.model.faults()]
+        if not faults:  # the rest asks the model's shape and tokenizer
+            faults += self._shape_faults()
+        if faults:
+            raise ConfigError(list(dict.fromkeys(faults)))
+
+    def _shape_faults(self) -> list[str]:
+        faults = []
+        skeleton = self.model.skeleton()
+        faults += [
+            f"technique.{stage.name}: gradients need all weights in one place: set offload=false, or choose a "
+            "technique or setting that needs none"
+            for stage in self.stages
+            if self.offload and stage.technique.uses_gradients
+        ]
+        faults += [
+            f"technique.{stage.name}: {fault}"
+            for stage in self.stages
+            for fault in stage.technique.device_faults(self.resolved_device)
+        ]
+        for position, stage in enumerate(self.stages):
+            try:
+                found = stage.technique.faults(skeleton)
+                faults += [f"technique.{stage.name}: {fault}" for fault in found]
+                if found:
+                    break
+                if position + 1 < len(self.stages):  # later stages see what earlier ones leave
+                    skeleton = skeleton.copy()
+                    stage.technique.apply(skeleton, None, self.seed)
+            except Exception as error:  # whatever a technique raises while it plans costs its own job
+                raise StageError.of(stage.name, error) from error
+        if self.memory_budget and not faults:
+            faults += memory_plan.faults(self)
+        if self.model.weights == "meta":
+            return faults
+        checks = [("calibration", self.calibration)] if self.needs_calibration else []
+        for name, part in [*checks, *((f"evaluation.metrics.{name}", part) for name, part in self.metrics.items())]:
+            faults += [f"{name}: {fault}" for fault in part.faults(self.model, self.corpora)]
+        return faults
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether any stage looks at calibration text."""
+        return any(stage.technique.needs_calibration for stage in self.stages)
+
+    @property
+    def uses_seed(self) -> bool:
+        """Whether chance decides anything: calibration draws, random masks."""
+        return any(stage.technique.needs_calibration or stage.technique.uses_seed for stage in self.stages)
+
+    @property
+    def chain(self) -> str:
+        """The chain as records name it: `dense`, `sparsegpt`, `sparsegpt+nf4`."""
+        return "+".join(stage.label for stage in self.stages) or "dense"
+
+    @property
+    def ratios(self) -> list[float]:
+        """The distinct ratios of the stages that have one, in order."""
+        given = [getattr(stage.technique, "ratio", None) for stage in self.stages]
+        return list(dict.fromkeys(ratio for ratio in given if ratio is not None))
+
+    @property
+    def pattern(self) -> str | None:
+        """The chain's distinct patterns joined by `+`, or None where no stage has one."""
+        given = [getattr(stage.technique, "pattern", None) for stage in self.stages]
+        return "+".join(dict.fromkeys(pattern for pattern in given if pattern)) or None
+
+    @property
+    def label(self) -> str:
+        """One line for logs and status tables."""
+        words = [self.model.name, self.chain, *(f"{ratio:g}" for ratio in self.ratios)]
+        if self.pattern not in (None, "unstructured"):
+            words.append(self.pattern)
+        words += [word for stage in self.stages for word in _knobs(stage.technique)]
+        return " ".join([*words, f"seed={self.seed}"] if self.uses_seed else words)
+
+    @cached_property
+    def resolved_device(self) -> str:
+        """Where blocks compute: `cpu` or `cuda:N`."""
+        import torch
+
+        if self.device == "auto":
+            return "cuda:0" if torch.cuda.is_available() else "cpu"
+        return "cuda:0" if self.device == "cuda" else self.device
+
+    @cached_property
+    def resolved_dtype(self) -> str:
+        """The dtype weights are held in; `auto` is bfloat16 where the hardware multiplies it natively."""
+        import torch
+
+        from slimsweep.records.provenance import processor_vendor
+
+        if self.dtype != "auto":
+            return self.dtype
+        if self.resolved_device != "cpu":
+            return "bfloat16"
+        # AMX tiles; or dot products of AVX512-BF16 on AMD, measured 4 times as fast as fp32 on a Zen 5 (2 cores). On a
+        # Xeon with them but without AMX a forward of SmolLM2 took 1.5 times as long in bf16 as in fp32.
+        has_fast_dots = torch.cpu._is_avx512_bf16_supported() and processor_vendor() == "AuthenticAMD"
+        return "bfloat16" if torch.cpu._is_amx_tile_supported() or has_fast_dots else "float32"
+
+    @cached_property
+    def key(self) -> str:
+        """SHA-256 of everything that decides this experiment's model, and of nothing else."""
+        return model_key(self)
+
+    @cached_property
+    def asked(self) -> dict[str, Asked]:
+        """What is to be measured, each text and task by itself, by identity; on shapes alone what these tell."""
+        found = {}
+        for name, metric in self.metrics.items():
+            if self.measures(metric):
+                for part in metric.parts():
+                    content = metric_identity(part, self.corpora)
+                    found[digest_of(content)] = Asked(name, part, content)
+        return found
+
+    def measures(self, metric: Any) -> bool:
+        """Whether a metric can be measured on this model; shapes alone have no quality and no speed."""
+        return self.model.weights != "meta" or not metric.needs_weights
+
+
+def _knobs(technique: Any) -> list[str]:
+    """Knobs but ratio and pattern that are not at their default, as one types them."""
+    fields = identity(technique)["fields"]
+    return [f"{name}={_typed(value)}" for name, value in fields.items() if name not in ("ratio", "pattern")]
+
+
+def _typed(value: Any) -> str:
+    text = f"[{','.join(map(str, value))}]" if isinstance(value, tuple | list) else str(value)
+    return text.lower() if isinstance(value, bool) else text

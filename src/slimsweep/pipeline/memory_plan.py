@@ -1,0 +1,164 @@
+"""What a job under a memory budget will hold at once, told and checked before its weights load."""
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from slimsweep.pipeline.experiment import Experiment
+
+UNITS = {"GiB": 2**30, "MiB": 2**20, "GB": 10**9, "MB": 10**6}
+PROCESS_BYTES = 900 * 10**6
+"""Python, torch and the libraries around them, measured on a CPU build with a tokenizer loaded."""
+ACTIVATION_SHARE = 8
+"""Activations of all calibration sequences that take more than the budget over this rest in a file."""
+LIVE_WIDTHS = 12
+"""Tensors of the residual width alive at once in a forward, about; those of neurons are 3."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One line of a plan."""
+
+    what: str
+    bytes: int
+
+
+def parse_budget(given: Any) -> int | None:
+    """Bytes of `6 GiB`, `800MB` and the like; None for null.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if given is None:
+        return None
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(GiB|MiB|GB|MB)\s*", str(given))
+    if not found or float(found[1]) == 0:
+        raise ValueError(
+            f"memory_budget={given!r}: give a number with its unit, such as 6GiB or 800MB (units: {', '.join(UNITS)})"
+        )
+    return round(float(found[1]) * UNITS[found[2]])
+
+
+def plan(experiment: "Experiment") -> list[Part]:
+    """What will be resident at the fullest moment, an estimate from shapes."""
+    import torch
+
+    from slimsweep.evaluation.perplexity import HEAD_NUMBERS, LOSS_NUMBERS
+    from slimsweep.linear.base import packed_layers
+    from slimsweep.models.language_model import layer_shape
+
+    skeleton, dtype = experiment.model.skeleton(), getattr(torch, experiment.resolved_dtype)
+    after = skeleton.copy()
+    for stage in experiment.stages:
+        stage.technique.apply(after, None, experiment.seed)
+    packed = sum(tensor.nbytes for layer in packed_layers(after.module).values() for tensor in layer.storage.values())
+    outside = sum(parameter.numel() for parameter in skeleton.module.parameters())
+    shapes, largest = [], 0
+    for block in skeleton.blocks:
+        size = sum(parameter.numel() for parameter in block.parameters())
+        outside, largest = outside - size, max(largest, size)
+        shapes.append([layer_shape(layer) for layer in skeleton.linears(block).values()])
+    width = skeleton.config.get_text_config().hidden_size
+    neurons = max((out for block in shapes for out, _ in block), default=width)
+    text, batch = _calibration_tokens(experiment)
+    token = (LIVE_WIDTHS * width + 3 * neurons) * dtype.itemsize  # of a forward through a block
+    compressing = max(
+        (_compressing(stage.technique, block) for stage in experiment.stages for block in shapes), default=0
+    )
+    logits = 4 * (HEAD_NUMBERS + 3 * LOSS_NUMBERS)  # of a part what the loss reads, makes and returns
+    measuring = _measured_tokens(experiment.metrics) * token + logits
+    parts = [
+        Part("Python and its libraries", PROCESS_BYTES),
+        Part("weights outside the blocks", outside * dtype.itemsize),
+        Part("one block", largest * dtype.itemsize),
+        Part("packed weights", packed),
+        Part(
+            "activations of the calibration text",
+            min(text * width * dtype.itemsize, experiment.memory_budget // ACTIVATION_SHARE),
+        ),
+        # Beside what compressing takes, since allocators keep some of it.
+        Part("a forward of the calibration text", batch * token),
+        Part("compressing one block" if compressing > measuring else "measuring", max(compressing, measuring)),
+    ]
+    return [part for part in parts if part.bytes]
+
+
+def _calibration_tokens(experiment: "Experiment") -> tuple[int, int]:
+    """Tokens of the calibration text, and those of one forward."""
+    from slimsweep.models.batches import BATCH_TOKENS
+
+    if not experiment.needs_calibration:
+        return 0, 0
+    text = experiment.calibration.sequences * experiment.calibration.tokens
+    halts = any(getattr(stage.technique, "inputs", None) == "sequential" for stage in experiment.stages)
+    # Halted forwards are alive all at once.
+    return text, text if halts else min(max(BATCH_TOKENS, experiment.calibration.tokens), text)
+
+
+def _measured_tokens(metrics: dict[str, Any]) -> int:
+    """The most tokens that a metric sends through the model at once."""
+    from slimsweep.models.batches import BATCH_TOKENS
+
+    knobs = ("batch_tokens", "context_tokens", "tokens", "prompt_tokens")
+    given = [getattr(metric, knob) for metric in metrics.values() for knob in knobs if hasattr(metric, knob)]
+    return max((tokens or BATCH_TOKENS for tokens in given), default=0)
+
+
+def _compressing(technique: Any, shapes: list[tuple[int, int]]) -> int:
+    """Statistics of a block's inputs, and what the hungriest layers take, one for each thread, while worked on."""
+    import torch
+
+    from slimsweep.blockwise.shared_inputs import statistic_bytes
+
+    statistics = 0
+    if technique.needs_calibration:
+        statistics = statistic_bytes(technique.statistic, (inputs for _, inputs in shapes))
+    at_once = min(torch.get_num_threads(), len(shapes))
+    return statistics + sum(sorted(technique.working_bytes(shape) for shape in shapes)[-at_once:])
+
+
+def faults(experiment: "Experiment") -> list[str]:
+    """Why an experiment cannot run block by block, or not within its budget."""
+    faults = [
+        f"technique.{stage.name}: memory_budget works block by block, and this technique looks at the whole model at "
+        "once: leave one of them out"
+        for stage in experiment.stages
+        if not stage.technique.works_by_block
+    ]
+    if experiment.resolved_device != "cpu":
+        faults.append("memory_budget bounds host memory of runs on the CPU: set device=cpu, or use offload=true")
+    if experiment.model.weights != "trained":
+        faults.append(f"memory_budget reads trained weights from files, and model.weights={experiment.model.weights}")
+    return faults or _room_faults(plan(experiment), experiment.memory_budget)
+
+
+def _room_faults(parts: list[Part], budget: int) -> list[str]:
+    import psutil
+    import torch
+
+    from slimsweep.models.placement.container_memory import tightest_limit
+    from slimsweep.models.placement.loading import free_bytes
+
+    total, free, told = sum(part.bytes for part in parts), free_bytes(torch.device("cpu")), lines(parts, budget)
+    if total > budget:
+        reason = (
+            "memory_budget is less than this experiment holds at once: give more, shorter calibration text, a smaller "
+            "evaluation.batch_tokens, or a technique without Hessians"
+        )
+    elif total > free:
+        limit, where = tightest_limit(), ""
+        if limit and limit.limit_bytes < psutil.virtual_memory().total:
+            where = f" of the {limit.limit_bytes / 2**30:.2f} GiB that the container or job may use (cgroup)"
+        reason = f"memory has {free / 2**30:.2f} GiB free{where}, less than this experiment holds at once"
+    else:
+        return []
+    return ["\n".join([reason, *told])]
+
+
+def lines(parts: list[Part], budget: int) -> list[str]:
+    """A plan for people."""
+    total = sum(part.bytes for part in parts)
+    rows = [*((part.what, part.bytes) for part in parts), ("together, about", total), ("memory_budget", budget)]
+    widest = max(len(what) for what, _ in rows)
+    return [f"  {what.ljust(widest)}  {size / 2**30:6.2f} GiB" for what, size in rows]

@@ -1,0 +1,154 @@
+"""A compressed model again from its record: restored or computed anew, compared with what was recorded, and saved."""
+
+import logging
+import math
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from slimsweep.errors import StoreError
+from slimsweep.evaluation.perplexity import Perplexity
+from slimsweep.evaluation.size import Size
+from slimsweep.models.language_model import weights_digest
+from slimsweep.models.storage import saved_model
+from slimsweep.models.storage.whole_folder import refuse_unless_empty, written_whole
+from slimsweep.paths import config_root
+from slimsweep.pipeline.chain import compress
+from slimsweep.pipeline.experiment import Experiment
+from slimsweep.pipeline.keys import model_key
+from slimsweep.pipeline.run import measure
+from slimsweep.pipeline.stage_cache.cache import limit_of
+from slimsweep.records.store import Store
+
+log = logging.getLogger(__name__)
+
+COUNTED = ("sparsity", "parameters", "nonzero_parameters")
+COMPARED = (*COUNTED, "perplexity_")
+"""Fields, or their beginnings, that a rebuilt model is compared by."""
+RELATIVE_TOLERANCE = 1e-3
+"""Of a perplexity: another batch of kernels rounds otherwise, another model is further off."""
+
+
+def save(store: Store, record: dict[str, Any], folder: Path, data_dir: Path | None) -> bool:
+    """Write the model of a record to `folder`: the one kept beside it, else compressed again.
+
+    Stages that the stage cache holds are restored, not computed.
+
+    Returns whether plain `from_pretrained` loads it.
+
+    Raises:
+        StoreError: the record's settings no longer give its key, or sparsity or perplexity come out different.
+    """
+    refuse_unless_empty(folder)
+    kept = store.folder(record["key"]) / "model"
+    if kept.is_dir():
+        with written_whole(folder) as partial:
+            shutil.copytree(kept, partial, dirs_exist_ok=True)
+        return saved_model.is_plain(folder)
+    experiment = experiment_of(store, record, data_dir)
+    model = compress(experiment).model
+    if weights_digest(model) == record["weights_digest"]:
+        return saved_model.save(model, folder)
+    asked = {identity: one for identity, one in experiment.asked.items() if isinstance(one.metric, Perplexity | Size)}
+    measured = measure(experiment, store, model, asked)
+    values = {name: value for one in measured for name, value in one["values"].items()}
+    if not any(name.startswith(COMPARED) for name in values):
+        raise StoreError(
+            f"record {record['key'][:8]} measured neither size nor perplexity to compare by. "
+            "Run the experiment with save_model=true."
+        )
+    if faults := differences(record, values):
+        raise StoreError(
+            f"record {record['key'][:8]} is not what its settings give here: {'; '.join(faults)}. Nothing was saved. "
+            "Another machine, thread count or package version rounds otherwise; run the experiment here and save that."
+        )
+    return saved_model.save(model, folder)
+
+
+def experiment_of(store: Store, record: dict[str, Any], data_dir: Path | None) -> Experiment:
+    """The checked experiment of a record, composed anew from its choices and settings.
+
+    Raises:
+        StoreError: there are no weights, a choice is not there any more, or the settings give another key here.
+        ConfigError: something it needs is not there.
+    """
+    if record["weights"] == "meta":
+        raise StoreError(
+            f"record {record['key'][:8]} is of shapes alone (model.weights=meta): there is nothing to save"
+        )
+    cache = str(store.outputs_dir / "cache")
+    own = {"cache_dir": cache, "cache_limit_gb": limit_of(store.outputs_dir / "cache" / "stages") / 1e9}
+    own |= {"outputs_dir": str(store.outputs_dir), "data_dir": str(data_dir) if data_dir else None}
+    experiment = composed(record, own)
+    experiment.check()
+    if experiment.key != record["key"]:
+        versions = [stage["version"] for stage in record["stages"]]
+        if model_key(experiment, versions) != record["key"]:
+            raise StoreError(
+                f"the settings of record {record['key'][:8]} give the key {experiment.key[:8]} here: weights, texts or "
+                "the kind of device have changed. Run the experiment anew, with save_model=true."
+            )
+        log.warning("record %s was made by other versions of its techniques", record["key"][:8])
+    return experiment
+
+
+def composed(record: dict[str, Any], own: dict[str, Any]) -> Experiment:
+    """The experiment of a record; `own` are settings that stand in no record, such as folders.
+
+    Raises:
+        StoreError: a choice of the record is not there any more.
+    """
+    config, choices = record["config"], record["choices"]
+    device = "cpu" if record["device"] == "cpu" else "auto"
+    settings = config | own | {"dtype": record["dtype"], "device": device, "sweep": None, "cache": True}
+    settings |= {"on_error": "stop", "memory_budget": None, "keep_zeros": config.get("keep_zeros", False)}
+    settings |= dict.fromkeys(("dry_run", "save_model", "fresh", "amend"), False)
+    settings["tracker"] = {"_target_": "slimsweep.records.tracking.wandb.NoTracker"}
+    for group in ("model", "calibration"):
+        settings[group] = config[group] | {"_target_": target_of(group, choices[group])}
+    settings["model"] |= {"cache_dir": own["cache_dir"]}
+    settings["technique"] = {
+        name: fields | {"_target_": target_of("technique", choices["technique"][name])}
+        for name, fields in config["technique"].items()
+    }
+    metrics = {
+        name: fields | {"_target_": target_of("evaluation", choices["metric"][name])}
+        for name, fields in config["evaluation"]["metrics"].items()
+    }
+    settings["evaluation"] = {"metrics": metrics}
+    return Experiment.of(OmegaConf.create(settings), [], choices)
+
+
+def target_of(group: str, choice: str) -> str:
+    """Class path behind a choice of a config group: that of its YAML, else of any YAML whose class has this name.
+
+    Raises:
+        StoreError: no YAML of this project leads to it.
+    """
+    folder = config_root() / "conf" / group
+    named = folder / f"{choice}.yaml"
+    for file in ([named] if named.is_file() else []) + sorted(folder.glob("*.yaml")):
+        for target in re.findall(r"_target_: (\S+)", file.read_text(encoding="utf-8")):
+            module, _, name = target.rpartition(".")
+            stem = module.rsplit(".", 1)[-1]
+            if (file == named and group != "evaluation") or choice in (stem, f"{stem}.{name}"):
+                return target
+    raise StoreError(f"{group}={choice} of this record is not among the choices in conf/{group} any more")
+
+
+def differences(record: dict[str, Any], values: dict[str, Any]) -> list[str]:
+    """What a rebuilt model has otherwise than its record: counts exactly, perplexities within 0.1 %."""
+    faults = []
+    for name in sorted(name for name in values if name in COUNTED):
+        if values[name] != record[name]:
+            faults.append(f"{name} {values[name]} instead of {record[name]}")
+    for name in sorted(name for name in values if name.startswith("perplexity_")):
+        was, found = record.get(name), values[name]
+        found = found if found is not None and math.isfinite(found) else None
+        same = was is found or (None not in (was, found) and math.isclose(was, found, rel_tol=RELATIVE_TOLERANCE))
+        if not same:
+            faults.append(f"{name} {found} instead of {was}")
+    return faults

@@ -1,0 +1,202 @@
+"""One job: the order of its steps, and nothing else."""
+
+import dataclasses
+import logging
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from slimsweep.errors import StoreError
+from slimsweep.evaluation.base import Measurement, Metric
+from slimsweep.linear.base import packed_layers
+from slimsweep.models.anatomy import shapes_digest
+from slimsweep.models.language_model import LanguageModel, parameter_count, weights_digest
+from slimsweep.models.placement.loading import has_room
+from slimsweep.models.storage.saved_model import save
+from slimsweep.pipeline.chain import Compressed, compress, load
+from slimsweep.pipeline.experiment import Asked, Experiment
+from slimsweep.pipeline.keys import digest_of
+from slimsweep.records.provenance import device_name, git_commit, machine, version
+from slimsweep.records.record import measurement, ordered
+from slimsweep.records.store import Store
+
+log = logging.getLogger(__name__)
+
+PACKAGES = (
+    *("slimsweep", "torch", "transformers", "bitsandbytes", "compressed-tensors", "datasets", "lm-eval", "numpy"),
+    *("numba", "hydra-core", "wandb"),
+)
+NO_ROOM = "memory has no room for the dense model beside this one"
+SAME_SHAPE = "every layer has its original shape and storage, so dense kernels take the same time"
+META = "depends on data or weights, and only shapes were loaded (model.weights=meta)"
+SPEED_UPS = ("speedup_prefill", "speedup_decode")
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a job found, before it is written."""
+
+    model: dict[str, Any]
+    """The fields of its record that are no measurement."""
+    layers: list[dict]
+    """Counts of every layer that each stage treated."""
+    measured: list[dict[str, Any]]
+
+
+def run(experiment: Experiment, store: Store, missing: dict[str, Asked], save_to: Path | None = None) -> Ran:
+    """Run one checked experiment: compress, measure what is `missing` by identity, save.
+
+    Where the model has a record already, that keeps what it says of the model.
+
+    Raises:
+        StoreError: the model came out with other weights than its record has.
+    """
+    before = store.model(experiment.key)
+    done = compress(experiment)  # load or restore, calibrate, stage 1 .. stage n
+    model = describe(experiment, done)
+    if before:
+        refuse_other_weights(before, model)
+    measured = measure(experiment, store, done.model, missing)
+    if save_to:
+        save(done.model, save_to)
+    return Ran(model, done.layers, measured) if before is None else Ran(before, store.layers(experiment.key), measured)
+
+
+def refuse_other_weights(before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise StoreError where a model that is made again is not the one that was measured."""
+    if before["weights_digest"] != now["weights_digest"]:
+        raise StoreError(
+            f"record {before['key'][:8]} is of other weights than this run makes: it ran with {before['threads']} "
+            f"threads on {before['device']} at commit {before['git_commit']}, this one with {now['threads']} on "
+            f"{now['device']}. Run it where it ran, or give this run an outputs_dir of its own."
+        )
+
+
+def borrowed(experiment: Experiment, store: Store, missing: dict[str, Asked]) -> list[dict[str, Any]]:
+    """Of what is missing, that which a model of equal shapes gives; known only where this model has a record."""
+    model = store.model(experiment.key)
+    if model is None or experiment.fresh:
+        return []
+    found = (_shared(experiment, store, asked, identity, model["shapes_digest"]) for identity, asked in missing.items())
+    return [one for one in found if one]
+
+
+def measure(
+    experiment: Experiment, store: Store, model: LanguageModel, missing: dict[str, Asked]
+) -> list[dict[str, Any]]:
+    """Measure what is missing, by identity; what depends on shapes alone is taken over where it is known."""
+    measured, shapes = [], shapes_digest(model)
+    for identity, asked in missing.items():
+        if not experiment.fresh and (known := _shared(experiment, store, asked, identity, shapes)):
+            log.info("%s: as measured of record %s, which has the same shapes", asked.name, known["source"][:8])
+            measured.append(known)
+            continue
+        log.info("%s: measuring", asked.name)
+        started = time.perf_counter()
+        result = asked.metric.measure(model, experiment.corpora)
+        if type(asked.metric).compare is not Metric.compare:
+            result = _compared(experiment, model, asked.metric, result)
+        seconds, created = time.perf_counter() - started, datetime.now(UTC).isoformat(timespec="seconds")
+        one = measurement(asked.name, identity, asked.content, result, seconds, created)
+        measured.append(one)
+        if place := _place(experiment, asked, identity, shapes):
+            store.share(place, one, experiment.key)
+    return measured
+
+
+def _shared(experiment: Experiment, store: Store, asked: Asked, identity: str, shapes: str) -> dict[str, Any] | None:
+    place = _place(experiment, asked, identity, shapes)
+    known = store.shared(place) if place else None
+    return None if known is None or known["source"] == experiment.key else known | {"name": asked.name}
+
+
+def _place(experiment: Experiment, asked: Asked, identity: str, shapes: str) -> str | None:
+    """Digest of all that decides a measurement of shapes and machine; None where weights decide it too."""
+    if asked.metric.depends_on_values or experiment.model.weights == "meta":
+        return None
+    how = {"offload": experiment.offload, "is_mapped": bool(experiment.memory_budget)}
+    dense = {name: experiment.config["model"].get(name) for name in ("name", "path", "id", "shape")}
+    machine_parts = machine(experiment.resolved_device)
+    return digest_of({"metric": identity, "shapes": shapes, "dense": dense, "machine": machine_parts, **how})
+
+
+def _is_other(experiment: Experiment, model: LanguageModel) -> bool:
+    """Whether a forward takes other work than the dense model's: in other shapes or another dtype, or packed."""
+    is_smaller = parameter_count(model.module) != model.original_parameters
+    return is_smaller or bool(packed_layers(model.module)) or model.dtype != getattr(torch, experiment.resolved_dtype)
+
+
+def _compared(experiment: Experiment, model: LanguageModel, metric: Metric, result: Measurement) -> Measurement:
+    """A result, and beside it what only shows beside the dense model, which is loaded once more."""
+    reason = ""
+    if not _is_other(experiment, model):
+        reason = SAME_SHAPE
+    elif experiment.memory_budget or not _has_room_for_dense(experiment, model):
+        reason = NO_ROOM
+    if reason:
+        beside = Measurement(dict.fromkeys(SPEED_UPS), dict.fromkeys(SPEED_UPS, reason))
+    else:
+        log.info("speed-up: measuring beside the dense model")
+        beside = metric.compare(load(experiment).model, model)
+    return Measurement(
+        result.values | beside.values, result.reasons | beside.reasons, result.protocols | beside.protocols
+    )
+
+
+def _has_room_for_dense(experiment: Experiment, model: LanguageModel) -> bool:
+    resting = next(model.blocks[0].parameters()).device
+    return has_room(model.original_parameters, getattr(torch, experiment.resolved_dtype), resting)
+
+
+def describe(experiment: Experiment, done: Compressed) -> dict[str, Any]:
+    """What a record says beside measurements: what was asked for, what it took, where it ran, and the settings."""
+    model, ratios = done.model, experiment.ratios
+    values = {
+        "key": experiment.key,
+        "base_key": dataclasses.replace(experiment, stages=()).key,
+        "model": experiment.model.name,
+        "model_revision": experiment.model.resolved_revision,
+        "baseline": experiment.model.described_baseline or None,
+        "weights": experiment.model.weights,
+        "technique": experiment.chain,
+        "pattern": experiment.pattern,
+        "ratio": ratios[0] if len(ratios) == 1 else None,
+        "seed": experiment.seed if experiment.uses_seed else None,
+        "device": device_name(experiment.resolved_device),
+        "dtype": experiment.resolved_dtype,
+        "threads": torch.get_num_threads(),
+        "load_seconds": done.load_seconds,
+        "compress_seconds": done.compress_seconds,
+        "compress_spent_seconds": done.spent_seconds,
+        "weights_digest": None if model.is_meta else done.weights_digest or weights_digest(model),
+        "shapes_digest": shapes_digest(model),
+        "git_commit": git_commit(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "sweep": experiment.sweep,
+        "versions": {name: version(name) for name in PACKAGES},
+        "stages": done.stages,
+        "choices": experiment.choices,
+        "overrides": experiment.overrides,
+        "config": experiment.config,
+    }
+    reasons = {
+        "ratio": f"stages have different ratios: {ratios}" if ratios else "no stage has a ratio",
+        "seed": "nothing in this experiment is drawn by chance",
+        "pattern": "no stage has a pattern",
+        "baseline": "the weights as published",
+        "model_revision": "this source has no revision",
+        "weights_digest": META,
+        "git_commit": "not run from a git checkout",
+        "sweep": "run on its own",
+    }
+    for metric in experiment.metrics.values():
+        if not experiment.measures(metric):
+            values |= dict.fromkeys(metric.fields())
+            reasons |= dict.fromkeys(metric.fields(), META)
+    if model.is_meta:
+        reasons |= dict.fromkeys(SPEED_UPS, META)
+    return ordered(values, reasons)

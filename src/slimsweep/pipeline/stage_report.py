@@ -1,0 +1,56 @@
+"""What a record says of a stage: what it was, what it did, and where its layers are now."""
+
+import math
+from typing import Any
+
+from torch import nn
+
+from slimsweep.evaluation.cost import zero_count
+from slimsweep.models.language_model import LanguageModel, layer_shape
+from slimsweep.pipeline.experiment import Stage
+
+
+def described(stage: Stage) -> dict[str, Any]:
+    """What it was."""
+    fields = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(stage.technique).items()}
+    return {
+        "name": stage.name,
+        "technique": stage.label,
+        "version": type(stage.technique).version,
+        "fields": fields,
+    }
+
+
+def account_of(stage: Stage, report: Any, seconds: float) -> dict[str, Any]:
+    """Of a stage that was just computed."""
+    weights = sum(layer.weights for layer in report.layers)
+    zeros = sum(layer.zeros for layer in report.layers)
+    return described(stage) | {
+        "restored": False,
+        "seconds": seconds,
+        "layers": len(report.layers),
+        "weights": weights,
+        "zeros": zeros,
+        "sparsity": zeros / weights if weights else None,
+        "sparsity_after": {},
+        "notes": report.notes,
+    }
+
+
+def places(before: dict[str, nn.Module], after: dict[str, nn.Module]) -> dict[str, str]:
+    """Where each layer is after a stage: under another name where blocks were renumbered, absent where it is gone.
+
+    A packed layer is another module than the one whose place and name it took.
+    """
+    names = {id(layer): name for name, layer in after.items()}
+    known = {id(layer) for layer in before.values()}
+    replaced = {name: name for name in before if name in after and id(after[name]) not in known}
+    return replaced | {name: names[id(layer)] for name, layer in before.items() if id(layer) in names}
+
+
+def sparsity(model: LanguageModel, layers: set[str]) -> float | None:
+    """Measured fraction of zeros in what is left of some layers; on shapes alone, the planned one."""
+    targets = {name: linear for name, linear in model.targets().items() if name in layers}
+    weights = sum(math.prod(layer_shape(linear)) for linear in targets.values())
+    zeros = sum(zero_count(model, name, linear) for name, linear in targets.items())
+    return zeros / weights if weights else None

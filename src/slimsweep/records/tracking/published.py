@@ -1,0 +1,66 @@
+"""What of a record leaves this machine: its fields under their own names, without folders, hosts or users."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from slimsweep.records.points import Record, is_number
+
+CONFIG_AXES = ("key", "model", "technique", "pattern", "ratio", "seed", "dtype", "device", "baseline")
+
+
+def portable(value: Any) -> Any:
+    """A copy in plain values in which of every absolute path only the last part stays."""
+    if isinstance(value, dict):
+        return {str(name): portable(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [portable(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    if re.match(r"/|~/|[A-Za-z]:\\", value):
+        return re.split(r"[/\\]", value.rstrip("/\\"))[-1]
+    return re.sub(r"(?<![\w.:/-])~?/(?:[^\s/:;,'\"]+/)*(?=[^\s/])", "", value)  # a path inside a sentence
+
+
+def config_of(record: Record) -> dict[str, Any]:
+    """What a dashboard filters and groups by: the axes as plain words, all settings below `settings`."""
+    return portable({name: record.get(name) for name in CONFIG_AXES} | {"settings": record.get("config", {})})
+
+
+def summary_of(record: Record) -> dict[str, Any]:
+    """Every field of a record but its settings, under the same names."""
+    return portable({name: value for name, value in record.items() if name != "config"})
+
+
+def point_of(record: Record) -> dict[str, float]:
+    """The numbers of a record over its ratio; what has none, such as the dense model, stands at 0."""
+    numbers = {name: value for name, value in record.items() if is_number(value) and name != "seed"}
+    return numbers | {"ratio": record.get("ratio") or 0.0}
+
+
+def words(record: Record) -> list[str]:
+    """Model, technique and level, as they name and tag a run: `smollm2_135m llm_pruner channel ratio=0.2 seed=0`."""
+    level = [stage["fields"]["level"] for stage in record.get("stages") or [] if "level" in stage.get("fields", {})]
+    level += [] if record.get("ratio") is None else [f"ratio={record['ratio']:g}"]
+    level += [] if record.get("pattern") in (None, "unstructured") else [record["pattern"]]
+    level += [] if record.get("seed") is None else [f"seed={record['seed']}"]
+    return portable([record["model"], record["technique"], *level])
+
+
+def scalar_table(records: Sequence[Record]) -> tuple[list[str], list[list[Any]]]:
+    """Columns and rows of the fields that are no lists or dicts in any record."""
+    names = dict.fromkeys(name for record in records for name in record)
+    columns = [name for name in names if not any(isinstance(record.get(name), dict | list) for record in records)]
+    return columns, [[portable(record.get(name)) for name in columns] for record in records]
+
+
+def curves_over_ratio(records: Sequence[Record]) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """Points (ratio, value) of each perplexity and accuracy, by field, then by technique and pattern."""
+    curves: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for record in records:
+        label = " ".join(word for word in words(record) if not word.startswith(("ratio=", "seed=")))
+        for name, value in record.items():
+            is_quality = name.startswith(("perplexity_", "accuracy_")) and "_stderr_" not in name
+            if is_quality and value is not None and record.get("ratio") is not None:
+                curves.setdefault(name, {}).setdefault(label, []).append((record["ratio"], value))
+    return {name: {label: sorted(lines[label]) for label in sorted(lines)} for name, lines in curves.items()}

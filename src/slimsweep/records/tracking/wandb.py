@@ -1,0 +1,261 @@
+"""Mirrors records to Weights & Biases. The record on disk is the truth; no fault here may cost a job."""
+
+import configparser
+import logging
+import netrc
+import os
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from slimsweep.records.points import Record
+from slimsweep.records.tracking.published import config_of, curves_over_ratio, point_of, scalar_table, summary_of, words
+
+log = logging.getLogger(__name__)
+
+MODES = ("auto", "online", "offline", "disabled")
+PROJECT = "slimsweep"
+LONGEST_TAG = 64
+INIT_SECONDS = 30
+"""How long an online run may wait for the server before it is kept offline instead."""
+FINISH_SECONDS = 120
+"""How long the upload of one run may take; what is left then can be sent by `wandb sync`."""
+OWN_RUN = dict.fromkeys(("sweep_id", "sweep_param_path", "run_id", "resume", "resume_from", "fork_from")) | {
+    "launch": False
+}
+"""Settings by which a W&B agent or the environment would put records into a run of another id, as they must be."""
+
+_unreachable = False
+"""Set after the first failure to reach the server: later runs of this process go offline at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoTracker:
+    """Publishes nothing."""
+
+    def publish(self, record: Record, sweeps: list[str], outputs_dir: Path) -> bool:
+        """Do nothing; False, since nothing was published."""
+        return False
+
+    def publish_sweep(self, sweep: str, records: list[Record], figures: list[Path], outputs_dir: Path) -> bool:
+        """Do nothing; False, since nothing was published."""
+        return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wandb:
+    """One run per record and one per sweep. `WANDB_*` environment variables win over these fields but `mode`."""
+
+    project: str = PROJECT
+    entity: str | None = None
+    tags: tuple[str, ...] = ()
+    """Added to the tags for model, technique, level and sweeps."""
+    notes: str | None = None
+    mode: str = "auto"
+    """auto is what WANDB_MODE or W&B's settings files say, else online when a key is configured, else offline."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tags", (self.tags,) if isinstance(self.tags, str) else tuple(self.tags))
+        if self.mode not in MODES:
+            raise ValueError(f"tracker.mode={self.mode!r}: give one of {', '.join(MODES)}")
+
+    def publish(self, record: Record, sweeps: list[str], outputs_dir: Path) -> bool:
+        """Make the run of one record, replacing an older one of the same key. Whether it is there now."""
+        identity = {
+            "id": record.get("previous_key", record["key"])[:16],  # a migrated record keeps its run
+            "name": " ".join(words(record)),
+            "group": record.get("sweep") or (sweeps[0] if sweeps else None),
+            "job_type": "experiment",
+            "tags": [*words(record), *sweeps],
+            "config": config_of(record),
+        }
+
+        def fill(run: Any, wandb: Any) -> None:
+            run.define_metric("*", step_metric="ratio")  # the dashboard then draws every number over the ratio
+            run.log(point_of(record))
+            run.summary.update(summary_of(record))
+
+        return self._send(identity, fill, outputs_dir)
+
+    def publish_sweep(self, sweep: str, records: list[Record], figures: list[Path], outputs_dir: Path) -> bool:
+        """Make a sweep's own run: its records as a table, its curves as charts, its figures as images."""
+        identity = {
+            "id": "sweep-" + re.sub(r"[^A-Za-z0-9_.-]", "-", sweep),
+            "name": f"sweep {sweep}",
+            "group": sweep,
+            "job_type": "sweep",
+            "tags": [*dict.fromkeys(record["model"] for record in records), sweep],
+            "config": {"sweep": sweep, "jobs": len(records)},
+        }
+
+        def fill(run: Any, wandb: Any) -> None:
+            images = {f"figures/{path.stem}": wandb.Image(str(path)) for path in figures if path.suffix == ".png"}
+            columns, rows = scalar_table(records)
+            table = wandb.Table(columns=columns, data=rows)
+            run.log({"records": table, **images, **charts(records, wandb)})
+            run.summary.update({"jobs": len(records), "keys": [record["key"] for record in records]})
+
+        return self._send(identity, fill, outputs_dir)
+
+    def _send(self, identity: dict[str, Any], fill: Any, outputs_dir: Path) -> bool:
+        """Make a run, online if possible, else offline. Whatever goes wrong becomes a warning."""
+        global _unreachable
+        mode = self.resolved_mode()
+        if mode == "disabled":
+            return False
+        for attempt in dict.fromkeys(["offline" if _unreachable else mode, "offline"]):
+            try:
+                self._run(identity, fill, Path(os.environ.get("WANDB_DIR") or outputs_dir), attempt)
+                return True
+            except Exception as error:  # whatever a third party raises, a finished job keeps its record
+                _unreachable = _unreachable or attempt == "online"
+                then = "kept offline; see `slim publish`" if attempt == "online" else "not mirrored"
+                reason = f"{type(error).__name__}: {error}".splitlines()[0]
+                log.warning("Weights & Biases: %s (%s)", reason, then)
+                stop_service()
+        return False
+
+    def resolved_mode(self) -> str:
+        """online, offline or disabled, as these fields, the environment, W&B's files and the key decide, in order."""
+        if self.mode != "auto":
+            return self.mode
+        mode = os.environ.get("WANDB_MODE") or settings_files().get("mode")
+        mode = {"dryrun": "offline", "run": "online", "shared": "online"}.get(mode, mode)
+        return mode or ("online" if has_key() else "offline")
+
+    def _run(self, identity: dict[str, Any], fill: Any, folder: Path, mode: str) -> None:
+        # Read once, when its service starts: no crash reports to a third party.
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        import wandb
+
+        folder.mkdir(parents=True, exist_ok=True)
+        extra = os.environ.get("WANDB_TAGS")
+        tags = [*identity["tags"], *(extra.split(",") if extra else self.tags)]
+        files = settings_files()
+        project = files.get("project", PROJECT) if self.project == PROJECT else self.project
+        chosen = {
+            "project": os.environ.get("WANDB_PROJECT") or project,
+            "entity": os.environ.get("WANDB_ENTITY") or self.entity or files.get("entity"),
+            "notes": os.environ.get("WANDB_NOTES") or self.notes,
+            "tags": list(dict.fromkeys(tag.strip()[:LONGEST_TAG] for tag in tags if tag.strip())),
+        }
+        settings = private_settings(wandb, mode)
+        if identity["job_type"] == "experiment":
+            settings.sweep_id = os.environ.get("WANDB_SWEEP_ID") or None
+        with ids_of_our_own(wandb):
+            run = wandb.init(**{**identity, **chosen}, dir=str(folder), reinit="create_new", settings=settings)
+        # A context manager always finishes the run, so that the next job cannot fall into it.
+        with run:
+            fill(run, wandb)
+            current = Path(run.dir).parent
+            if mode == "online":
+                log.info("Weights & Biases: %s", run.url)
+        remove_older(current.parent, identity["id"], current)
+
+
+def private_settings(wandb: Any, mode: str) -> Any:
+    """Settings that publish the record and nothing of the machine, and that start no measuring threads."""
+    return wandb.Settings(
+        mode=mode,
+        console="off",
+        silent=True,
+        disable_git=True,
+        disable_code=True,
+        save_code=False,
+        host="",
+        x_disable_meta=True,
+        x_disable_stats=True,
+        x_disable_machine_info=True,
+        x_save_requirements=False,
+        sagemaker_disable=True,  # it would name every run of this process alike
+        login_timeout=INIT_SECONDS,
+        init_timeout=INIT_SECONDS,
+        finish_timeout=FINISH_SECONDS,
+        finish_timeout_raises=True,
+    )
+
+
+@contextmanager
+def ids_of_our_own(wandb: Any) -> Iterator[None]:
+    """Start a run under the id it is given: under an agent W&B ignores that, and a key would get a second run."""
+    settings = wandb.setup().settings
+    before = {name: getattr(settings, name) for name in OWN_RUN if hasattr(settings, name)}
+    for name in before:
+        setattr(settings, name, OWN_RUN[name])
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(settings, name, value)
+
+
+def settings_files() -> dict[str, str]:
+    """Settings in W&B's own files, where `wandb disabled`, `wandb offline` and `wandb init` write.
+
+    The user's file comes first; that of the working directory and of WANDB_DIR win over it. W&B reads the first two
+    itself, but its commands write into the third where there is one.
+    """
+    user = Path(os.environ.get("WANDB_CONFIG_DIR") or "~/.config/wandb") / "settings"
+    roots = [Path(), *([Path(os.environ["WANDB_DIR"])] if os.environ.get("WANDB_DIR") else [])]
+    own = [root / (".wandb" if (root / ".wandb").exists() else "wandb") / "settings" for root in roots]
+    parser = configparser.ConfigParser(interpolation=None)
+    for path in (user, *own):
+        with suppress(OSError, ValueError, configparser.Error):  # as W&B does with a file it cannot read
+            parser.read(path.expanduser(), encoding="utf-8")
+    return dict(parser["default"]) if parser.has_section("default") else {}
+
+
+def stop_service() -> None:
+    """Drop what a failed start left in wandb's background service, where it would hold the run's id."""
+    with suppress(Exception):  # after a failure nothing is owed; the next run starts a new service
+        import wandb
+
+        wandb.teardown()
+
+
+def has_key() -> bool:
+    """Whether a W&B key is configured: in the environment, W&B's files, or the netrc file `wandb login` writes."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    files = settings_files()
+    if files.get("api_key"):
+        return True
+    server = urlsplit(os.environ.get("WANDB_BASE_URL") or files.get("base_url") or "https://api.wandb.ai").hostname
+    names = [os.environ.get("NETRC"), "~/.netrc", "~/_netrc"]
+    for path in (Path(name).expanduser() for name in names if name):
+        try:
+            hosts = netrc.netrc(path).hosts
+        except (OSError, netrc.NetrcParseError):
+            continue
+        if server in hosts:
+            return True
+    return False
+
+
+def remove_older(folder: Path, run_id: str, current: Path) -> None:
+    """Delete earlier folders of one run id, so that a record published again is not there twice."""
+    for path in folder.glob(f"*run-*-{run_id}*"):
+        # W&B appends a number to the folder's name where one second sees two runs of an id.
+        is_same = re.fullmatch(rf"(offline-)?run-\d+_\d+-{re.escape(run_id)}", path.name)
+        is_same = is_same or (path / f"run-{run_id}.wandb").is_file()
+        if is_same and path.is_dir() and not path.is_symlink() and path.resolve() != current.resolve():
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def charts(records: Sequence[Record], wandb: Any) -> dict[str, Any]:
+    """Perplexity and accuracy over the ratio, a line per technique, that W&B draws without any editing."""
+    return {
+        f"curves/{name}": wandb.plot.line_series(
+            xs=[[x for x, _ in points] for points in lines.values()],
+            ys=[[y for _, y in points] for points in lines.values()],
+            keys=list(lines),
+            title=name.replace("_", " ", 1),
+            xname="ratio",
+        )
+        for name, lines in curves_over_ratio(records).items()
+    }

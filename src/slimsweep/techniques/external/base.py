@@ -1,0 +1,88 @@
+"""What pruners of other packages share: they walk the model themselves, and are measured by our evaluator."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from slimsweep.blockwise.layerwise import Pruned
+from slimsweep.linear.base import PackedLinear
+from slimsweep.models.language_model import LanguageModel
+from slimsweep.numerics.column_solver import knob_faults
+from slimsweep.techniques.pruning.base import Pruner
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeerPruner(Pruner):
+    """A pruner of another package, with SparseGPT's knobs.
+
+    No package tells its mask: every zero of a layer after its run counts as removed.
+    """
+
+    version: ClassVar[int] = 2
+
+    needs_calibration: ClassVar[bool] = True
+    package: ClassVar[str]
+    """Its name in messages."""
+
+    block_columns: int = 128
+    """SparseGPT: columns whose mask is chosen together."""
+    damping_fraction: float | int = 0.01
+    """SparseGPT: fraction of the Hessian's mean diagonal added to its diagonal."""
+
+    def _bad_values(self) -> list[str]:
+        only = {"relative_to": "original", "inputs": "compressed"}
+        faults = [*super()._bad_values(), *knob_faults(self.block_columns, self.damping_fraction)]
+        return faults + [
+            f"{name}={getattr(self, name)!r}: {self.package} has only {value}"
+            for name, value in only.items()
+            if getattr(self, name) != value
+        ]
+
+    @property
+    def mask_structure(self) -> str:
+        """The pattern as both packages write it: how many of m are removed, where ours says how many stay."""
+        if not self.group:
+            return "0:0"
+        kept, size = self.group
+        return f"{size - kept}:{size}"
+
+    def faults(self, skeleton: LanguageModel) -> list[str]:
+        return [*super().faults(skeleton), *dense_faults(self.targets(skeleton), self.package)]
+
+    @property
+    def works_by_block(self) -> bool:
+        return False
+
+    def compress_layer(
+        self,
+        weight: Float[Tensor, "out in"],
+        prepared: Any,
+        generator: torch.Generator | None = None,
+        removed: Bool[Tensor, "out in"] | None = None,
+    ) -> Pruned:
+        raise NotImplementedError(f"{self.package} walks the model itself")
+
+    def units(self, rows: int, columns: int) -> list[tuple[int, int]]:
+        step = self.block_columns
+        return [(1, rows * (min(start + step, columns) - start)) for start in range(0, columns, step)]
+
+    @property
+    def drops_threshold(self) -> bool:
+        """Whether what equals the threshold goes too, one weight more in every unit: so does SparseGPT of both."""
+        return not self.group
+
+    def _planned(self, shape: tuple[int, int], zeros: int) -> int:
+        return super()._planned(shape, zeros) + (len(self.units(*shape)) if self.drops_threshold else 0)
+
+
+def dense_faults(targets: dict[str, nn.Module], package: str) -> list[str]:
+    """Layers that another package does not treat: packed ones, and GPT-2's Conv1D."""
+    faults = []
+    if packed := [name for name, layer in targets.items() if isinstance(layer, PackedLinear)]:
+        faults.append(f"{package} cannot work on packed weights: put it before the quantizer ({packed[0]}, ...)")
+    if others := [name for name, layer in targets.items() if not isinstance(layer, nn.Linear | PackedLinear)]:
+        faults.append(f"{package} treats torch's linear layers only; these are none: {others[0]}, ...")
+    return faults

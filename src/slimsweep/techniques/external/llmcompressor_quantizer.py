@@ -1,0 +1,106 @@
+"""llm-compressor's quantizers, as a peer to compare with."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from slimsweep.blockwise.layerwise import LayerReport, replace_weight
+from slimsweep.linear.mask import removed as removed_of
+from slimsweep.linear.uniform import IntegerLinear
+from slimsweep.models.language_model import LanguageModel
+from slimsweep.numerics.uniform_grid import SCALE_DTYPES, Grid
+from slimsweep.techniques.base import StageReport, choice_fault
+from slimsweep.techniques.external.base import dense_faults
+from slimsweep.techniques.external.oneshot import (
+    batch_faults,
+    import_quietly,
+    package_faults,
+    package_notes,
+    run_oneshot,
+)
+from slimsweep.techniques.quantization.base import UniformQuantizer
+
+METHODS = ("gptq", "awq")
+GRIDS = ("symmetric", "asymmetric")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LLMCompressorQuantizer(UniformQuantizer):
+    """GPTQ or AWQ as llm-compressor 0.14 computes them, at its own defaults, stored in our packed layers.
+
+    Its scales and zero-points are taken over, scales rounded to bf16, which those of a bf16 model are; codes are those
+    of the weights it leaves, which a 16-bit model has rounded: with 8 bits about 1 % of the codes move by one.
+    With `preserve_sparsity`, weights that a stage removed become the code of 0 again after its run, uncorrected.
+
+    Source: the package's `oneshot` with `GPTQModifier`, or `AWQModifier` and `QuantizationModifier`.
+    """
+
+    version: ClassVar[int] = 2
+    needs_calibration: ClassVar[bool] = True
+
+    method: str = "gptq"
+    """`gptq` or `awq`."""
+    batch_size: int = 1
+    """Sequences of one forward; 1 is its default. Changes the result by rounding."""
+
+    def _bad_values(self) -> list[str]:
+        faults = super()._bad_values()
+        if self.method not in METHODS:
+            faults.append(choice_fault("method", self.method, METHODS))
+        faults += batch_faults(self.batch_size)
+        if self.grid not in GRIDS:
+            faults.append(choice_fault("grid", self.grid, GRIDS))
+        if self.inputs != "compressed":
+            faults.append(f"inputs={self.inputs!r}: llm-compressor has only compressed")
+        return faults
+
+    def faults(self, skeleton: LanguageModel) -> list[str]:
+        return [*package_faults(), *super().faults(skeleton), *dense_faults(self.targets(skeleton), "llm-compressor")]
+
+    def apply(self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int) -> StageReport:
+        report = super().apply(model, token_ids, seed)
+        report.notes.update(package_notes([]))  # what it warned of is in the job's log
+        return report
+
+    @torch.no_grad()
+    def walk(
+        self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int
+    ) -> list[LayerReport]:
+        targets = self.targets(model)
+        zeros = {name: self.zeros(removed_of(layer)) for name, layer in targets.items()}
+        run_oneshot(model, token_ids, self._recipe(list(targets)), self.batch_size)
+        reports = []
+        for name, layer in targets.items():
+            weight, scale, zero = layer.weight.float(), layer.weight_scale.float(), layer.weight_zero_point.float()
+            codes = Grid(self.grid, self.bits, scale, zero).codes(weight)  # by its own scales, before they are stored
+            stored = Grid(self.grid, self.bits, scale.to(SCALE_DTYPES[self.grid]).float(), zero)
+            if zeros[name] is not None:
+                codes = torch.where(zeros[name], stored.columns(weight.shape[1]).zero.to(torch.int8), codes)
+            reports.append(replace_weight(model, name, IntegerLinear.of(stored, codes)))
+        return reports
+
+    def _recipe(self, names: list[str]) -> Any:
+        import_quietly()
+        from llmcompressor.modifiers.quantization import GPTQModifier, QuantizationModifier
+        from llmcompressor.modifiers.transform.awq import AWQModifier
+
+        weights: dict[str, Any] = {"num_bits": self.bits, "type": "int", "symmetric": self.grid == "symmetric"}
+        weights |= {"strategy": "channel"}
+        if self.group_size is not None:
+            weights |= {"strategy": "group", "group_size": self.group_size}
+        groups = {"group_0": {"targets": names, "weights": weights}}
+        if self.method == "gptq":
+            return GPTQModifier(config_groups=groups)
+        return [AWQModifier(), QuantizationModifier(config_groups=groups)]
+
+    def compress_layer(
+        self,
+        weight: Float[Tensor, "out in"],
+        prepared: Any,
+        generator: torch.Generator | None = None,
+        removed: Bool[Tensor, "out in"] | None = None,
+    ) -> IntegerLinear:
+        raise NotImplementedError("llm-compressor walks the model itself")

@@ -1,0 +1,149 @@
+"""What pruners share: their counts, their passes, and the plan on shapes alone."""
+
+import hashlib
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from slimsweep.blockwise.layerwise import LayerReport
+from slimsweep.models.language_model import LanguageModel, layer_shape
+from slimsweep.numerics import masks
+from slimsweep.techniques.base import LayerwiseTechnique, StageReport, choice_fault
+from slimsweep.techniques.layer_names import folded
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pruner(LayerwiseTechnique):
+    """A technique that sets weights to zero, a requested count of them in every unit it ranks in."""
+
+    ratio: float | int
+    """Fraction of the targeted weights to remove, [0, 1). With a pattern n:m it is set to 1 - n/m."""
+    pattern: str = "unstructured"
+    """`unstructured`, or `n:m`: of every m neighbouring inputs, n are kept."""
+    relative_to: str = "original"
+    """What the ratio is of: the `original` weights (removed ones count), or those `remaining`."""
+    passes: int = 1
+    """How often the stage is applied, each time to what the pass before left, with statistics and draws of its own.
+
+    A second pass of the original changes nothing; n passes of the remaining leave (1 - ratio)^n."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.group:
+            kept, size = self.group
+            object.__setattr__(self, "ratio", 1 - kept / size)
+        object.__setattr__(self, "ratio", float(self.ratio))
+
+    def _bad_values(self) -> list[str]:
+        faults = super()._bad_values()
+        if self.relative_to not in masks.RELATIVE_TO:
+            faults.append(choice_fault("relative_to", self.relative_to, masks.RELATIVE_TO))
+        if isinstance(self.passes, bool) or not isinstance(self.passes, int) or self.passes < 1:
+            faults.append(f"passes={self.passes!r}: give a whole number of at least 1")
+        try:
+            group = masks.parse_pattern(self.pattern)
+        except ValueError as error:
+            return [*faults, f"pattern={error}"]
+        if group and self.relative_to == "remaining":
+            faults.append(
+                f"relative_to=remaining has no meaning with pattern={self.pattern}: the pattern fixes the count"
+            )
+        is_number = isinstance(self.ratio, float | int) and not isinstance(self.ratio, bool)
+        if not group and not (is_number and 0 <= self.ratio < 1):
+            faults.append(f"ratio={self.ratio!r}: give a number in [0, 1), the fraction of weights to remove")
+        return faults
+
+    @property
+    def group(self) -> tuple[int, int] | None:
+        """(n, m) of the pattern; None when unstructured."""
+        return masks.parse_pattern(self.pattern)
+
+    def faults(self, skeleton: LanguageModel) -> list[str]:
+        faults = super().faults(skeleton)
+        widths = {name: layer_shape(layer)[1] for name, layer in self.targets(skeleton).items()}
+        if self.group and (odd := {name: width for name, width in widths.items() if width % self.group[1]}):
+            common = math.gcd(*widths.values())
+            faults.append(
+                f"pattern={self.pattern} needs input widths divisible by {self.group[1]}; these are not: "
+                f"{folded(odd)}. Exclude them with "
+                "exclude=[...]" + (f", or choose an m that divides {common}." if common > 1 else ".")
+            )
+        return faults
+
+    def keep(
+        self, score: Float[Tensor, "out in"], removed: Bool[Tensor, "out in"] | None, unit: str = "layer"
+    ) -> Bool[Tensor, "out in"]:
+        """Keep-mask of the highest scores by this technique's ratio or pattern.
+
+        Weights that an earlier stage removed stay removed at any score, and count. `unit` is what an unstructured ratio
+        ranks in: `layer` (everything given) or `row`.
+        """
+        shape = score.shape
+        if removed is not None:
+            score = score.masked_fill(removed, -1)
+        if not self.group and unit == "layer":
+            present = torch.zeros(1, dtype=torch.int64) if removed is None else removed.count_nonzero()[None]
+            (dropped,) = masks.drop_counts(present, score.numel(), self.ratio, self.relative_to).tolist()
+            return masks.keep_highest_of_all(score, dropped)
+        score = score.reshape((-1, self.group[1]) if self.group else score.shape)
+        if removed is None:
+            present = torch.zeros(len(score), dtype=torch.int64, device=score.device)
+        else:
+            present = removed.reshape(score.shape).sum(dim=1)
+        if self.group:
+            dropped = present.clamp(min=self.group[1] - self.group[0])
+        else:
+            dropped = masks.drop_counts(present, score.shape[1], self.ratio, self.relative_to)
+        return masks.keep_highest(score, dropped).view(shape)
+
+    def units(self, rows: int, columns: int) -> list[tuple[int, int]]:
+        """(how many, of how many weights) of the units a layer is ranked in."""
+        return [(1, rows * columns)]
+
+    def apply(self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int) -> StageReport:
+        """Every pass; the report is that of the last."""
+        report, zeros = StageReport([]), []
+        for number in range(self.passes):
+            if number:
+                model.shared_sums = None  # those are of the weights before the first pass
+            report = self.one_pass(model, token_ids, _seed_of_pass(seed, number))
+            zeros.append(sum(layer.zeros for layer in report.layers))
+        if self.passes > 1:
+            report.notes["zeros_by_pass"] = zeros
+        return report
+
+    def one_pass(self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int) -> StageReport:
+        """Prune once; on the meta device plan the zeros."""
+        if not model.is_meta:
+            return super().apply(model, token_ids, seed)
+        layers = {name: layer_shape(layer) for name, layer in self.targets(model).items()}
+        model.zeros.update(self.plan(layers, model.zeros))
+        return StageReport([LayerReport(name, math.prod(shape), model.zeros[name]) for name, shape in layers.items()])
+
+    def plan(self, layers: dict[str, tuple[int, int]], zeros: dict[str, int]) -> dict[str, int]:
+        """Removed weights of each layer after this stage, from shapes [out in] and those planned before.
+
+        Those of an earlier stage are taken as evenly spread over the units.
+        """
+        return {name: self._planned(shape, zeros.get(name, 0)) for name, shape in layers.items()}
+
+    def _planned(self, shape: tuple[int, int], zeros: int) -> int:
+        if self.group:
+            kept, size = self.group
+            return max(zeros, math.prod(shape) // size * (size - kept))
+        units = self.units(*shape)
+        if self.relative_to == "original":
+            return max(zeros, sum(count * masks.drop_count(self.ratio, size) for count, size in units))
+        sizes = [size for count, size in units for _ in range(count)]
+        remaining = [size - zero for size, zero in zip(sizes, masks.spread(zeros, sizes), strict=True)]
+        return zeros + sum(masks.drop_count(self.ratio, size) for size in remaining)
+
+
+def _seed_of_pass(seed: int, number: int) -> int:
+    """The seed itself for the first pass; later ones draw anew, and not as the first pass of another seed does."""
+    if number == 0:
+        return seed
+    return int.from_bytes(hashlib.sha256(f"{seed} pass {number}".encode()).digest()[:7], "big")

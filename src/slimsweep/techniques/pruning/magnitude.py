@@ -1,0 +1,102 @@
+"""Remove the smallest weights."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from slimsweep.blockwise.layerwise import LayerReport, Pruned, replace_weight
+from slimsweep.linear.mask import removed as removed_of
+from slimsweep.models.language_model import LanguageModel, matrix
+from slimsweep.numerics import masks
+from slimsweep.techniques.base import StageReport
+from slimsweep.techniques.pruning.base import Pruner
+
+SCOPES = ("layer", "row", "global")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Magnitude(Pruner):
+    """Prune by the weights' absolute values. Source: Han et al., arXiv:1506.02626."""
+
+    version: ClassVar[int] = 2
+
+    scope: str = "layer"
+    """What weights are ranked in: their `layer`, their `row`, or all targeted layers together (`global`).
+
+    A pattern n:m ranks within its groups, whatever the scope."""
+
+    def _bad_values(self) -> list[str]:
+        faults = super()._bad_values()
+        return faults if self.scope in SCOPES else [*faults, f"scope={self.scope!r}: give {' or '.join(SCOPES)}"]
+
+    def units(self, rows: int, columns: int) -> list[tuple[int, int]]:
+        return [(rows, columns)] if self.scope == "row" else super().units(rows, columns)
+
+    def compress_layer(
+        self,
+        weight: Float[Tensor, "out in"],
+        prepared: Any = None,
+        generator: torch.Generator | None = None,
+        removed: Bool[Tensor, "out in"] | None = None,
+    ) -> Pruned:
+        keep = self.keep(weight.abs(), removed, unit=self.scope)
+        return Pruned(masks.remove(weight, keep), keep)
+
+    @property
+    def _is_global(self) -> bool:
+        return self.scope == "global" and not self.group
+
+    @property
+    def works_by_block(self) -> bool:
+        return not self._is_global
+
+    def one_pass(self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int) -> StageReport:
+        if not self._is_global:
+            return super().one_pass(model, token_ids, seed)
+        if model.is_meta:
+            planned = super().one_pass(model, token_ids, seed)
+            return StageReport(planned.layers, {"zeros_by_layer": "only their sum is known without weights"})
+        return StageReport(self._drop_lowest(model))
+
+    @torch.no_grad()
+    def _drop_lowest(self, model: LanguageModel) -> list[LayerReport]:
+        """Zero the lowest of all layers together; among equals the first layers' first weights go first."""
+        layers = self.targets(model)
+        weights = {name: matrix(layer) for name, layer in layers.items()}
+
+        def magnitudes() -> Iterator[Float[Tensor, " weight"]]:
+            """Of each layer the weights that no stage removed yet."""
+            for name, layer in layers.items():
+                gone = removed_of(layer)
+                magnitude = weights[name].float().abs()
+                yield magnitude.flatten() if gone is None else magnitude[~gone]
+
+        total = sum(weight.numel() for weight in weights.values())
+        before = total - sum(len(magnitude) for magnitude in magnitudes())
+        threshold, room = masks.lowest_overall(magnitudes, self._dropped(total, before) - before)
+        reports = []
+        for (name, layer), magnitude in zip(layers.items(), magnitudes(), strict=True):
+            tied = magnitude == threshold
+            tied &= tied.cumsum(0) <= room
+            room -= int(tied.sum())
+            gone, weight = removed_of(layer), weights[name].float()
+            keep = torch.ones_like(weight, dtype=torch.bool) if gone is None else ~gone
+            keep[keep.clone()] = ~(tied | (magnitude < threshold))
+            reports.append(replace_weight(model, name, Pruned(masks.remove(weight, keep), keep)))
+        return reports
+
+    def _dropped(self, total: int, removed: int) -> int:
+        if self.relative_to == "original":
+            return max(removed, masks.drop_count(self.ratio, total))
+        return removed + masks.drop_count(self.ratio, total - removed)
+
+    def plan(self, layers: dict[str, tuple[int, int]], zeros: dict[str, int]) -> dict[str, int]:
+        if not self._is_global:
+            return super().plan(layers, zeros)
+        sizes = [rows * columns for rows, columns in layers.values()]
+        before = sum(zeros.get(name, 0) for name in layers)
+        return dict(zip(layers, masks.spread(self._dropped(sum(sizes), before), sizes), strict=True))

@@ -1,0 +1,159 @@
+"""Remove weights column by column, correcting the rest; with bits, round those that stay in the same solve."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from slimsweep.blockwise.layerwise import Pruned
+from slimsweep.linear.base import install
+from slimsweep.linear.uniform import IntegerLinear
+from slimsweep.models.language_model import LanguageModel, layer_shape
+from slimsweep.numerics import uniform_grid
+from slimsweep.numerics.column_solver import ColumnBlock, knob_faults, solve_columns
+from slimsweep.numerics.hessian import FACTOR_BYTES, InverseFactor, factor_inverse, factor_name, gram
+from slimsweep.numerics.uniform_grid import Grid
+from slimsweep.techniques.base import StageReport
+from slimsweep.techniques.pruning.base import Pruner
+from slimsweep.techniques.quantization.base import GROUP_SIZE, bits_per_weight, grid_faults, group_faults
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparseGPT(Pruner):
+    """Prune by the loss that removing a weight costs when the others are corrected for it.
+
+    The mask of a block of columns is chosen over all rows at once, when the block is reached. With `bits` the
+    weights that stay are rounded when their column is reached, and the layer is stored packed.
+
+    Source: arXiv:2301.00774, alg. 1, and sec. 3.5 for joint rounding. Departures: what an earlier stage removed stays
+    removed, and its column is corrected for; a dead input loses its weights first, but only within the count. Grids
+    span the weights before the solve.
+    """
+
+    version: ClassVar[int] = 2
+    needs_calibration: ClassVar[bool] = True
+    statistic_name: ClassVar[str] = "gram"
+
+    block_columns: int = 128
+    """Columns whose mask is chosen together; changes speed and, slightly, the result. A multiple of m in n:m."""
+    damping_fraction: float | int = 0.01
+    """Fraction of the Hessian's mean diagonal added to its diagonal, (0, 1]; ten times more where that fails."""
+
+    bits: int | None = None
+    """Bits of the weights that stay: 2, 3, 4 or 8; null: they are not rounded."""
+    group_size: int | None = GROUP_SIZE
+    """With bits: neighbouring inputs that share a scale; null: a whole row. Must divide every input width."""
+    grid: str = "asymmetric"
+    """With bits: `symmetric`, `asymmetric` (integer zero-point) or `minimum` (float minimum)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "damping_fraction", float(self.damping_fraction))
+
+    def _bad_values(self) -> list[str]:
+        faults = [*super()._bad_values(), *knob_faults(self.block_columns, self.damping_fraction)]
+        if self.bits is not None:
+            if self.passes != 1:
+                faults.append(
+                    f"passes={self.passes} with bits={self.bits}: a second pass would round what is rounded already; "
+                    "set passes=1, or prune in a stage before"
+                )
+            return faults + grid_faults(self.bits, self.group_size, self.grid)
+        # Without bits they decide nothing, and would give one result two keys.
+        given = {"group_size": self.group_size, "grid": self.grid}
+        return faults + [
+            f"{name}={value!r} without bits: set bits to round what stays, or leave it out"
+            for name, value in given.items()
+            if value != getattr(SparseGPT, name)
+        ]
+
+    def faults(self, skeleton: LanguageModel) -> list[str]:
+        size = None if self.bits is None else self.group_size
+        return super().faults(skeleton) or group_faults(self.targets(skeleton), size)
+
+    def apply(self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int) -> StageReport:
+        report = super().apply(model, token_ids, seed)
+        if self.bits is None:
+            return report
+        targets = self.targets(model)
+        if model.is_meta:
+            for name, layer in targets.items():
+                shape = layer_shape(layer)
+                group_size = None if self.group_size == shape[1] else self.group_size
+                settings = {"bits": self.bits, "group_size": group_size, "grid": self.grid}
+                install(model.module, name, IntegerLinear.empty(shape, settings))
+        report.notes["bits_per_weight"] = bits_per_weight(model.module.get_submodule(name) for name in targets)
+        return report
+
+    def statistic(self, inputs: Float[Tensor, "token in"]) -> Float[Tensor, "in in"]:
+        """The Hessian of the layer's squared output error, up to a factor."""
+        return gram(inputs)
+
+    def prepare(self, summed: Float[Tensor, "in in"]) -> InverseFactor:
+        return factor_inverse(summed, self.damping_fraction)
+
+    @property
+    def prepared_name(self) -> str:
+        return factor_name(self.damping_fraction)
+
+    def to_tensors(self, prepared: InverseFactor) -> dict[str, Tensor]:
+        return prepared.to_tensors()
+
+    def from_tensors(self, tensors: dict[str, Tensor]) -> InverseFactor:
+        return InverseFactor.from_tensors(tensors)
+
+    def working_bytes(self, shape: tuple[int, int]) -> int:
+        return super().working_bytes(shape) + FACTOR_BYTES * shape[1] ** 2
+
+    def notes(self, prepared: InverseFactor) -> dict[str, Any]:
+        raised = prepared.damping_fraction > self.damping_fraction
+        return {"damping_raised": prepared.damping_fraction} if raised else {}
+
+    def compress_layer(
+        self,
+        weight: Float[Tensor, "out in"],
+        prepared: InverseFactor,
+        generator: torch.Generator | None = None,
+        removed: Bool[Tensor, "out in"] | None = None,
+    ) -> Pruned:
+        turned, upper = weight.T.contiguous(), prepared.upper  # a column's weights side by side, see solve_columns
+        stays = torch.ones_like(turned, dtype=torch.bool) if removed is None else ~removed.T.contiguous()
+        levels = None if self.bits is None else self._levels(weight)
+        groups = None if levels is None else levels.group_of(weight.shape[1])
+        solved, errors = torch.empty_like(turned), torch.empty_like(turned)
+        for start, stop in self._blocks(weight.shape[1]):
+            these = slice(start, stop)
+            # All corrections that earlier blocks owe this one, in one product.
+            own = torch.addmm(turned[these], upper[:start, these].T, errors[:start], alpha=-1, out=solved[these])
+            scale = prepared.scale[these]
+            if not self.group:  # groups are chosen on the way
+                before = None if removed is None else removed[:, these]
+                stays[these] = self.keep(own.abs().mul_(scale[:, None]).T, before).T
+            places = None if groups is None else groups[these]
+            block = (own, stays[these], errors[these], upper[these, these], scale, self.group, levels, places)
+            solve_columns(ColumnBlock(*block))
+        keep = stays.T.contiguous()
+        if levels is not None:
+            return Pruned(IntegerLinear.of(levels, levels.codes(solved.T.contiguous())), keep)
+        if bool(keep.all()):  # nothing was corrected; a correction by 0 may take the sign of a zero
+            return Pruned(weight, keep)
+        if removed is not None:  # among them negative zeros, which keep their sign
+            solved = torch.where(removed.T, turned, solved)
+        return Pruned(solved.T.contiguous(), keep)
+
+    def _levels(self, weight: Float[Tensor, "out in"]) -> Grid:
+        """Grids of the weights before the solve; all have 0 among their levels, since any weight may go."""
+        levels = uniform_grid.fit(weight, self.grid, self.bits, self.group_size)
+        return levels.with_zero(torch.ones_like(weight, dtype=torch.bool))
+
+    def units(self, rows: int, columns: int) -> list[tuple[int, int]]:
+        return [(1, rows * (stop - start)) for start, stop in self._blocks(columns)]
+
+    def _blocks(self, columns: int) -> list[tuple[int, int]]:
+        """First and last + 1 column of each block, the last perhaps narrower; groups of a pattern stay whole."""
+        step = self.block_columns
+        if self.group:
+            step = max(step // self.group[1], 1) * self.group[1]
+        return [(start, min(start + step, columns)) for start in range(0, columns, step)]

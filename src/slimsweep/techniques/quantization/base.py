@@ -1,0 +1,137 @@
+"""What quantizers share: their plan on shapes alone, their reports, and the checks of bits and groups."""
+
+import math
+from abc import abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from slimsweep.linear.base import PackedLinear, install
+from slimsweep.models.language_model import LanguageModel, layer_shape
+from slimsweep.numerics.uniform_grid import GRIDS
+from slimsweep.techniques.base import LayerwiseTechnique, StageReport
+from slimsweep.techniques.layer_names import folded
+
+BITS = (2, 3, 4, 8)
+GROUP_SIZE = 64
+"""Default of every quantizer with groups, so that two of them compare at equal storage."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantizer(LayerwiseTechnique):
+    """A technique that stores the weights of linear layers in few bits.
+
+    It may follow any other: weights that are packed already are unpacked and packed anew in its own form.
+    """
+
+    preserve_sparsity: bool = True
+    """Whether weights that a pruning stage removed stay exact zeros; a zero by value is rounded like any weight."""
+
+    def _bad_values(self) -> list[str]:
+        return [*super()._bad_values(), *flag_faults("preserve_sparsity", self.preserve_sparsity)]
+
+    @abstractmethod
+    def form(self, shape: tuple[int, int]) -> tuple[type[PackedLinear], dict[str, Any]]:
+        """The kind and settings in which a layer of shape (out, in) is stored."""
+
+    def zeros(self, removed: Bool[Tensor, "out in"] | None) -> Bool[Tensor, "out in"] | None:
+        """Weights that must stay exact zeros; None where there is none."""
+        return removed if self.preserve_sparsity else None
+
+    @abstractmethod
+    def compress_layer(
+        self,
+        weight: Float[Tensor, "out in"],
+        prepared: Any,
+        generator: torch.Generator | None = None,
+        removed: Bool[Tensor, "out in"] | None = None,
+    ) -> PackedLinear:
+        """The layer that stores an fp32 weight; bias and dtype are set where it is put in place."""
+
+    def apply(self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int) -> StageReport:
+        targets = self.targets(model)
+        if model.is_meta:
+            for name, layer in targets.items():
+                kind, settings = self.form(layer_shape(layer))
+                install(model.module, name, kind.empty(layer_shape(layer), settings))
+        report = super().apply(model, token_ids, seed)
+        report.notes["bits_per_weight"] = bits_per_weight(model.module.get_submodule(name) for name in targets)
+        return report
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniformQuantizer(Quantizer):
+    """A quantizer whose levels are uniform grids."""
+
+    bits: int = 4
+    """Bits of a code: 2, 3, 4 or 8."""
+    group_size: int | None = GROUP_SIZE
+    """Neighbouring inputs that share a scale; null: a whole row. Must divide every input width."""
+    grid: str = "asymmetric"
+    """`symmetric`, `asymmetric` (integer zero-point) or `minimum` (float minimum, as in GGUF's Q4_1)."""
+
+    def _bad_values(self) -> list[str]:
+        return [*super()._bad_values(), *grid_faults(self.bits, self.group_size, self.grid)]
+
+    def faults(self, skeleton: LanguageModel) -> list[str]:
+        return super().faults(skeleton) or group_faults(self.targets(skeleton), self.group_size)
+
+    def form(self, shape: tuple[int, int]) -> tuple[type[PackedLinear], dict[str, Any]]:
+        from slimsweep.linear.uniform import IntegerLinear
+
+        group_size = None if self.group_size == shape[1] else self.group_size
+        return IntegerLinear, {"bits": self.bits, "group_size": group_size, "grid": self.grid}
+
+
+def grid_faults(bits: Any, group_size: Any, grid: Any) -> list[str]:
+    """What is wrong with the knobs of a uniform grid."""
+    faults = []
+    if not is_whole_number(bits) or bits not in BITS:
+        faults.append(f"bits={bits!r}: give {', '.join(map(str, BITS[:-1]))} or {BITS[-1]}")
+    if group_size is not None and not (is_whole_number(group_size) and group_size > 0):
+        faults.append(f"group_size={group_size!r}: give a whole number of inputs, or null for one scale a row")
+    if grid not in GRIDS:
+        faults.append(f"grid={grid!r}: give {', '.join(GRIDS[:-1])} or {GRIDS[-1]}")
+    return faults
+
+
+def is_whole_number(value: Any) -> bool:
+    """Whether a knob holds an integer; 4.0 is none, nor is true."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def flag_faults(name: str, value: Any) -> list[str]:
+    return [] if isinstance(value, bool) else [f"{name}={value!r}: give true or false"]
+
+
+def group_faults(layers: dict[str, nn.Module], group_size: int | None, knob: str = "group_size") -> list[str]:
+    """Layers whose input width is no multiple of the groups, all of them, with sizes that would fit."""
+    if group_size is None:
+        return []
+    widths = {name: layer_shape(layer)[1] for name, layer in layers.items()}
+    odd = {name: width for name, width in widths.items() if width % group_size}
+    if not odd:
+        return []
+    common = math.gcd(*widths.values())
+    fitting = [size for size in range(1, common + 1) if common % size == 0]
+    nearest = min(fitting, key=lambda size: abs(math.log(size / group_size)))
+    return [
+        f"{knob}={group_size} does not divide the input width of {folded(odd)}. The nearest size that divides every "
+        f"width is {nearest}: set {knob}={nearest}, or {knob}=null for one scale a row, or exclude these layers with "
+        "exclude=[...]."
+    ]
+
+
+def bits_per_weight(layers: Iterable[nn.Module]) -> float:
+    """Stored bits of layers for each weight, scales and tables of the packed included; the others are dense."""
+    total, bits = 0, 0.0
+    for layer in layers:
+        weights = math.prod(layer_shape(layer))
+        is_packed = isinstance(layer, PackedLinear)
+        bits += weights * (layer.bits_per_weight if is_packed else 8 * layer.weight.element_size())
+        total += weights
+    return bits / total

@@ -1,0 +1,178 @@
+"""Round weights column by column, correcting those still to come."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from slimsweep.linear.uniform import IntegerLinear
+from slimsweep.numerics import uniform_grid
+from slimsweep.numerics.column_solver import LANES, ColumnBlock, knob_faults, solve_columns
+from slimsweep.numerics.hessian import FACTOR_BYTES, InverseFactor, factor_inverse, factor_name, gram
+from slimsweep.numerics.parallel import side_by_side
+from slimsweep.numerics.uniform_grid import Grid
+from slimsweep.techniques.quantization.base import UniformQuantizer, flag_faults
+
+ROWS_PER_PART = 256
+"""Of a layer, at least, that a core solves by itself."""
+
+
+@dataclass(frozen=True)
+class OrderedFactor:
+    """The order in which columns are solved, and the factor of a Hessian whose inputs have that order."""
+
+    order: Int[Tensor, " in"]
+    factor: InverseFactor
+
+
+@dataclass(frozen=True, kw_only=True)
+class GPTQ(UniformQuantizer):
+    """Round each column in turn, and correct the columns after it for what that costs the layer's output.
+
+    Source: arXiv:2210.17323, alg. 1; act-order and static groups are of its authors' code. Departures: a dead input
+    keeps its weights, which are rounded to nearest and correct no other; removed weights stay zero with
+    `preserve_sparsity`,
+    and others are corrected for what their column would have given.
+    """
+
+    version: ClassVar[int] = 2
+    needs_calibration: ClassVar[bool] = True
+    statistic_name: ClassVar[str] = "gram"
+
+    act_order: bool = True
+    """Solve the columns whose inputs are largest first, while the most others are left to correct for them."""
+    static_groups: bool = True
+    """Fit grids before the solve; false: when a group is reached, to weights corrected so far (no act_order then)."""
+    block_columns: int = 128
+    """Columns after which the rest is corrected in one product; changes speed, and the result by rounding only."""
+    damping_fraction: float | int = 0.01
+    """Fraction of the Hessian's mean diagonal added to its diagonal, (0, 1]; ten times more where that fails."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "damping_fraction", float(self.damping_fraction))
+
+    def _bad_values(self) -> list[str]:
+        faults = [*super()._bad_values(), *knob_faults(self.block_columns, self.damping_fraction)]
+        faults += flag_faults("act_order", self.act_order) + flag_faults("static_groups", self.static_groups)
+        if self.act_order is True and self.static_groups is False:
+            faults.append(
+                "static_groups=false with act_order=true: columns of one group are then solved at different times, so "
+                "its grid must be known before; set act_order=false, or static_groups=true"
+            )
+        return faults
+
+    def statistic(self, inputs: Float[Tensor, "token in"]) -> Float[Tensor, "in in"]:
+        """The Hessian of the layer's squared output error, up to a factor."""
+        return gram(inputs)
+
+    def prepare(self, summed: Float[Tensor, "in in"]) -> OrderedFactor:
+        order = torch.arange(len(summed), device=summed.device)
+        if self.act_order:
+            order = summed.diagonal().argsort(descending=True, stable=True)
+            summed = summed[order][:, order]
+        return OrderedFactor(order, factor_inverse(summed, self.damping_fraction))
+
+    @property
+    def prepared_name(self) -> str:
+        return factor_name(self.damping_fraction) + (" by activations" if self.act_order else "")
+
+    def to_tensors(self, prepared: OrderedFactor) -> dict[str, Tensor]:
+        return prepared.factor.to_tensors() | ({"order": prepared.order} if self.act_order else {})
+
+    def from_tensors(self, tensors: dict[str, Tensor]) -> OrderedFactor:
+        factor = InverseFactor.from_tensors(tensors)
+        order = tensors["order"] if self.act_order else torch.arange(len(factor.upper), device=factor.upper.device)
+        return OrderedFactor(order, factor)
+
+    def working_bytes(self, shape: tuple[int, int]) -> int:
+        return (
+            super().working_bytes(shape) + (FACTOR_BYTES + 4 * self.act_order) * shape[1] ** 2
+        )  # the Hessian in order
+
+    def notes(self, prepared: OrderedFactor) -> dict[str, Any]:
+        damping = prepared.factor.damping_fraction
+        return {"damping_raised": damping} if damping > self.damping_fraction else {}
+
+    def compress_layer(
+        self,
+        weight: Float[Tensor, "out in"],
+        prepared: OrderedFactor,
+        generator: torch.Generator | None = None,
+        removed: Bool[Tensor, "out in"] | None = None,
+    ) -> IntegerLinear:
+        zeros = self.zeros(removed)
+        if not self.static_groups:
+            return self._by_group(weight, prepared.factor, zeros)
+        levels = uniform_grid.fit(weight, self.grid, self.bits, self.group_size).with_zero(zeros)
+        return IntegerLinear.of(levels, self.codes(weight, prepared, levels, zeros))
+
+    def codes(
+        self,
+        weight: Float[Tensor, "out in"],
+        prepared: OrderedFactor,
+        levels: Grid,
+        zeros: Bool[Tensor, "out in"] | None = None,
+    ) -> Int[Tensor, "out in"]:
+        """The solution as codes of a grid. Rows are independent: each core solves its own."""
+        groups, back = levels.group_of(weight.shape[1])[prepared.order], prepared.order.argsort()
+
+        def solved(rows: slice) -> Int[Tensor, "part in"]:
+            own, turned = levels.rows(rows), weight[rows].T.contiguous().index_select(0, prepared.order)
+            stays = None if zeros is None else ~zeros[rows].T.contiguous().index_select(0, prepared.order)
+            solve = Solve(turned, stays, prepared.factor, self.block_columns)
+            solve.columns(slice(0, len(turned)), own, groups)
+            return own.codes(solve.solved.index_select(0, back).T.contiguous())
+
+        parts = max(1, min(torch.get_num_threads(), len(weight) // ROWS_PER_PART)) if weight.is_cpu else 1
+        bounds = [len(weight) * part // parts // LANES * LANES for part in range(parts)] + [len(weight)]
+        return torch.cat(side_by_side(solved, map(slice, bounds, bounds[1:]), weight.device))
+
+    def _by_group(
+        self, weight: Float[Tensor, "out in"], factor: InverseFactor, zeros: Bool[Tensor, "out in"] | None
+    ) -> IntegerLinear:
+        """Solve one group after the other, each on a grid of its weights as they are when it is reached."""
+        turned, found = weight.T.contiguous(), []
+        solve = Solve(turned, None if zeros is None else ~zeros.T.contiguous(), factor, self.block_columns)
+        step = self.group_size or len(turned)
+        for start in range(0, len(turned), step):
+            these = slice(start, start + step)
+            part = None if zeros is None else zeros[:, these]
+            own = solve.corrected(these).T
+            own = own if part is None else own.masked_fill(part, 0)
+            levels = uniform_grid.fit(own, self.grid, self.bits, None).with_zero(part)
+            solve.columns(these, levels, levels.group_of(step))
+            found.append(levels)
+        levels = Grid.beside(found)
+        return IntegerLinear.of(levels, levels.codes(solve.solved.T.contiguous()))
+
+
+class Solve:
+    """A layer whose columns, the rows of `turned`, become levels one after the other."""
+
+    def __init__(
+        self,
+        turned: Float[Tensor, "in out"],
+        keep: Bool[Tensor, "in out"] | None,
+        factor: InverseFactor,
+        block_columns: int,
+    ):
+        self.turned, self.factor, self.block_columns = turned, factor, block_columns
+        self.keep = torch.ones_like(turned, dtype=torch.bool) if keep is None else keep
+        self.solved, self.errors = torch.empty_like(turned), torch.empty_like(turned)
+
+    def corrected(self, these: slice) -> Float[Tensor, "column out"]:
+        """Columns corrected for all that were solved before the first of them; they lie in `solved`."""
+        owed, before = self.factor.upper[: these.start, these].T, self.errors[: these.start]
+        return torch.addmm(self.turned[these], owed, before, alpha=-1, out=self.solved[these])
+
+    def columns(self, these: slice, levels: Grid, groups: Int[Tensor, " column"]) -> None:
+        """Solve the next columns; `groups` says which group of the grid each of them belongs to."""
+        for start in range(these.start, these.stop, self.block_columns):
+            own = slice(start, min(start + self.block_columns, these.stop))
+            upper, scale = self.factor.upper[own, own], self.factor.scale[own]
+            places = groups[own.start - these.start : own.stop - these.start]
+            tensors = (self.corrected(own), self.keep[own], self.errors[own], upper, scale)
+            solve_columns(ColumnBlock(*tensors, grid=levels, groups=places))

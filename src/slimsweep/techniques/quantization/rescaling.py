@@ -1,0 +1,156 @@
+"""What quantizers share that scale channels before they round: their walk over blocks, and their reports."""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from slimsweep.blockwise.activations import Activations
+from slimsweep.blockwise.layerwise import LayerReport, progress, replace_weight, targets_by_block
+from slimsweep.blockwise.shared_inputs import refuse_non_finite
+from slimsweep.linear.base import PackedLinear, packed_layers
+from slimsweep.linear.mask import removed as removed_of
+from slimsweep.models.language_model import LanguageModel, matrix
+from slimsweep.models.scale_folding import Place, fold, query_key_rows, survey
+from slimsweep.numerics.parallel import side_by_side
+from slimsweep.techniques.quantization.base import Quantizer
+
+
+@dataclass(frozen=True)
+class Scale:
+    """By what the channels of a place are divided, and what the report should say of it."""
+
+    channels: Float[Tensor, " channel"]
+    notes: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What is known of a layer's inputs when it is rounded."""
+
+    seen: Tensor
+    """The statistic of the inputs before any scale."""
+    divided: Float[Tensor, " in"] | None
+    """What its inputs were divided by since; None where they were not."""
+    protected: Bool[Tensor, " out"] | None = None
+    """Which of its outputs are queries or keys; None where none is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RescalingQuantizer(Quantizer):
+    """A quantizer that first moves scales between activations and weights, which changes nothing until it rounds.
+
+    Scales are chosen for all places of a block at once, from its unchanged weights, and folded in forward order. Layers
+    that are excluded but read a scaled activation are scaled too, in their dtype; where such a layer is packed, the
+    place is left alone.
+    """
+
+    needs_calibration: ClassVar[bool] = True
+    merge: ClassVar[Callable[[Tensor, Tensor], Tensor]] = Tensor.add_
+    """What makes one of the statistics of two batches."""
+
+    def rescales(self, place: Place) -> bool:
+        """Whether a place is one of those this technique scales."""
+        return True
+
+    @abstractmethod
+    def choose(
+        self,
+        place: Place,
+        weight: Float[Tensor, "out in"],
+        seen: Tensor,
+        removed: Bool[Tensor, "out in"] | None = None,
+    ) -> Scale | None:
+        """The scale of a place, from its targeted readers' weights one below the other and their inputs' statistic."""
+
+    @abstractmethod
+    def compress_layer(
+        self,
+        weight: Float[Tensor, "out in"],
+        prepared: Inputs,
+        generator: torch.Generator | None = None,
+        removed: Bool[Tensor, "out in"] | None = None,
+    ) -> PackedLinear:
+        """The layer that stores a weight whose columns are scaled already."""
+
+    def walk(
+        self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int
+    ) -> list[LayerReport]:
+        targets = self.targets(model)
+        places, reasons = self.places(model, targets)
+        blocks = targets_by_block(model, targets)
+        last = max(index for index, layers in enumerate(blocks) if layers)
+        activations, reports = Activations(model, token_ids), []
+        for index, block in progress(model.blocks[: last + 1], type(self).__name__):
+            layers = blocks[index]
+            advances_early = self.inputs == "dense" or not layers
+            with model.resident(block), torch.no_grad():
+                sums = activations.collect(
+                    index, layers, self.statistic, advance=advances_early and index < last, merge=type(self).merge
+                )
+                for shared in sums:
+                    refuse_non_finite(shared)
+                seen = {name: shared.summed for shared in sums for name in shared.layers}
+                reports += self._rescale(model, index, [one for one in places if one.block == index], seen, reasons)
+                if not advances_early and index < last:
+                    activations.advance(index)
+        return reports
+
+    def places(self, model: LanguageModel, targets: dict[str, nn.Module]) -> tuple[list[Place], dict[str, str]]:
+        """Where this technique scales, and for each targeted layer that none of it reaches, why."""
+        surveyed = survey(model)
+        reasons, places = dict(surveyed.reasons), []
+        fixed = packed_layers(model.module).keys() - targets.keys()
+        for place in surveyed.places:
+            touched = set(place.readers) if place.is_norm else {*place.readers, place.maker}
+            if not self.rescales(place):
+                reasons.update(dict.fromkeys(place.readers, "not among the activations this technique scales"))
+            elif held := sorted(touched & fixed):
+                reasons.update(dict.fromkeys(place.readers, f"{', '.join(held)} is packed and not a target"))
+            elif targets.keys() & set(place.readers):
+                places.append(place)
+        return places, {name: reason for name, reason in reasons.items() if name in targets}
+
+    def _rescale(
+        self,
+        model: LanguageModel,
+        index: int,
+        places: list[Place],
+        seen: dict[str, Tensor],
+        reasons: dict[str, str],
+    ) -> list[LayerReport]:
+        """Scale and round the layers of one block whose inputs were seen."""
+        weights = {name: matrix(model.module.get_submodule(name)).to(torch.float32, copy=True) for name in seen}
+        removed = {name: removed_of(model.module.get_submodule(name)) for name in seen}
+        device = next(iter(weights.values())).device if weights else model.compute_device
+
+        def choose(place: Place) -> Scale | None:
+            mine = [name for name in place.readers if name in weights]
+            gone = [
+                torch.zeros_like(weights[name], dtype=torch.bool) if removed[name] is None else removed[name]
+                for name in mine
+            ]
+            return self.choose(place, torch.cat([weights[name] for name in mine]), seen[mine[0]], torch.cat(gone))
+
+        divided: dict[str, Tensor] = {}
+        notes: dict[str, dict[str, Any]] = {name: {"not_scaled": reasons[name]} for name in weights if name in reasons}
+        for place, scale in zip(places, side_by_side(choose, places, device), strict=True):
+            if scale is None:
+                continue
+            columns = fold(model, place, scale.channels, weights)
+            for name in place.readers:
+                divided[name] = columns
+                notes[name] = scale.notes
+        protected = query_key_rows(model, index)
+
+        def compress(name: str) -> LayerReport:
+            inputs = Inputs(seen[name], divided.get(name), protected.get(name))
+            packed = self.compress_layer(weights[name], inputs, removed=removed[name])
+            return replace_weight(model, name, packed, notes.get(name), wanted=weights[name])
+
+        order = list(model.targets())
+        return side_by_side(compress, sorted(weights, key=order.index), device)

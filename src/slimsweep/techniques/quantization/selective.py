@@ -1,0 +1,237 @@
+"""Give each layer as many bits as its sensitivity deserves, under a budget of average bits."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from slimsweep.blockwise.fisher import fisher_diagonal, replaced
+from slimsweep.blockwise.layerwise import LayerReport, progress, replace_weight, targets_by_block
+from slimsweep.errors import ModelError
+from slimsweep.linear.base import PackedLinear, install
+from slimsweep.linear.mask import removed as removed_of
+from slimsweep.linear.uniform import IntegerLinear
+from slimsweep.models.language_model import LanguageModel, layer_shape, matrix
+from slimsweep.numerics.bit_allocation import allocate
+from slimsweep.numerics.parallel import side_by_side
+from slimsweep.techniques.base import LayerwiseTechnique, StageReport
+from slimsweep.techniques.quantization.base import (
+    BITS,
+    GROUP_SIZE,
+    Quantizer,
+    bits_per_weight,
+    grid_faults,
+    group_faults,
+    is_whole_number,
+)
+from slimsweep.techniques.quantization.rtn import RTN
+from slimsweep.techniques.structured import importance
+
+LEFT = 16
+"""The choice of a layer that is left as it is."""
+MEASURES = ("fisher", "loss")
+PLANNED = "bits of each layer are planned without sensitivities; real weights meet the same budget in another way"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selective(Quantizer):
+    """Round each layer to the nearest levels of as many bits as lose least together, within `average_bits`.
+
+    The budget is of code bits, so that an average of 4 compares with RTN at 4 bits and the same groups; scales and
+    zero-points come on top, as there, and are in `bits_per_weight`. 16 leaves a layer as it is: it loses nothing and
+    counts with the bits of its own dtype (32 in an fp32 model) or codes.
+
+    The record notes each layer's `sensitivity` at each choice, in nats per token with four digits, and its `bits`.
+
+    Source: the estimate of measure `fisher` is the diagonal second-order term of arXiv:2306.07629, eq. 3, summed over a
+        layer; the choice of bits is a multiple-choice knapsack, solved exactly by dynamic programming where the
+        layers' sizes share a large enough divisor (see `allocation`), else with sizes rounded up.
+    """
+
+    version: ClassVar[int] = 2
+    needs_calibration: ClassVar[bool] = True
+
+    average_bits: float | int
+    """Most code bits for each targeted weight, on average over the weights. No default."""
+    choices: Sequence[int] = (2, 3, 4, 8, LEFT)
+    """Bits a layer may get, of 2, 3, 4, 8 and 16; 16 leaves it as it is."""
+    group_size: int | None = GROUP_SIZE
+    """Neighbouring inputs that share a scale; null: a whole row. Must divide every input width."""
+    grid: str = "asymmetric"
+    """`symmetric`, `asymmetric` (integer zero-point) or `minimum` (float minimum, as in GGUF's Q4_1)."""
+    measure: str = "fisher"
+    """Sensitivity: `fisher`, estimated from gradients; `loss`, measured with one layer rounded at a time, slow."""
+
+    def __post_init__(self) -> None:
+        given = self.choices
+        object.__setattr__(self, "choices", tuple(given) if isinstance(given, Sequence) else (given,))
+        super().__post_init__()
+        object.__setattr__(self, "choices", tuple(sorted(set(self.choices))))
+        object.__setattr__(self, "average_bits", float(self.average_bits))
+
+    def _bad_values(self) -> list[str]:
+        faults = super()._bad_values()
+        allowed = (*BITS, LEFT)
+        bad = [choice for choice in self.choices if not is_whole_number(choice) or choice not in allowed]
+        if bad or not any(choice in BITS for choice in self.choices):
+            faults.append(f"choices={list(self.choices)}: give some of {list(allowed)}, at least one below {LEFT}")
+        average = self.average_bits
+        if isinstance(average, bool) or not isinstance(average, float | int) or not 0 < average < math.inf:
+            faults.append(f"average_bits={average!r}: give a positive number, such as 4")
+        elif not bad and self.choices and average < min(self.choices):
+            faults.append(
+                f"average_bits={average:g} is less than the fewest of choices={list(self.choices)}: every layer takes "
+                f"at least {min(self.choices)}. Give average_bits of at least that, or add a smaller choice"
+            )
+        if self.measure not in MEASURES:
+            faults.append(f"measure={self.measure!r}: give {' or '.join(MEASURES)}")
+        return [*faults, *grid_faults(BITS[0], self.group_size, self.grid)]
+
+    @property
+    def uses_gradients(self) -> bool:
+        return self.measure == "fisher"
+
+    def faults(self, skeleton: LanguageModel) -> list[str]:
+        if self.measure == "loss" and not skeleton.module.can_generate():
+            return ["measure=loss needs a language model, whose text is its own measure: set measure=fisher"]
+        return super().faults(skeleton) or group_faults(self.targets(skeleton), self.group_size)
+
+    def form(self, shape: tuple[int, int]) -> tuple[type[PackedLinear], dict[str, Any]]:
+        raise TypeError("differs between layers; planned for all of them together, in `apply`")
+
+    def apply(self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int) -> StageReport:
+        targets = self.targets(model)
+        planned = self._plan(model, targets) if model.is_meta else None
+        report = LayerwiseTechnique.apply(self, model, token_ids, seed)
+        if planned is not None:
+            report.notes.update(bits=planned, plan=PLANNED)
+        layers = [model.module.get_submodule(name) for name in targets]
+        weights = [math.prod(layer_shape(layer)) for layer in layers]
+        coded = sum(count * own_bits(layer) for count, layer in zip(weights, layers, strict=True))
+        report.notes.update(average_bits=coded / sum(weights), bits_per_weight=bits_per_weight(layers))
+        return report
+
+    def walk(
+        self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int
+    ) -> list[LayerReport]:
+        targets = self.targets(model)
+        measured = self._estimated if self.measure == "fisher" else self._measured
+        sensitivity = measured(model, targets, token_ids)
+        chosen = self._chosen(targets, sensitivity)
+        reports = []
+        for block, layers in zip(model.blocks, targets_by_block(model, targets), strict=True):
+            with model.resident(block):
+                for name in layers:
+                    table = {str(bits): float(f"{value:.4g}") for bits, value in sensitivity[name].items()}
+                    notes = {"bits": chosen[name], "sensitivity": table}
+                    reports.append(self._store(model, name, chosen[name], notes))
+        return reports
+
+    def compress_layer(
+        self,
+        weight: Float[Tensor, "out in"],
+        prepared: int,
+        generator: torch.Generator | None = None,
+        removed: Bool[Tensor, "out in"] | None = None,
+    ) -> IntegerLinear:
+        """The layer that stores a weight in `prepared` bits."""
+        return self._rounding(prepared).compress_layer(weight, removed=removed)
+
+    def _rounding(self, bits: int) -> RTN:
+        return RTN(bits=bits, group_size=self.group_size, grid=self.grid, preserve_sparsity=self.preserve_sparsity)
+
+    def _store(self, model: LanguageModel, name: str, bits: int, notes: dict[str, Any]) -> LayerReport:
+        layer = model.module.get_submodule(name)
+        weight = matrix(layer)
+        if bits == LEFT:
+            return LayerReport(name, weight.numel(), weight.numel() - int(weight.count_nonzero()), None, notes)
+        return replace_weight(model, name, self.compress_layer(weight.float(), bits, removed=removed_of(layer)), notes)
+
+    @property
+    def _rounded(self) -> list[int]:
+        """The choices that change a layer."""
+        return [bits for bits in self.choices if bits != LEFT]
+
+    def _estimated(
+        self, model: LanguageModel, targets: dict[str, nn.Module], token_ids: Int[Tensor, "sequence token"]
+    ) -> dict[str, dict[int, float]]:
+        """Half the sum of Fisher information times squared change, of each layer at each choice."""
+        fisher = fisher_diagonal(model, list(targets), token_ids)
+
+        def estimate(name: str) -> dict[int, float]:
+            weight, information = matrix(targets[name]).float(), fisher.pop(name)
+            removed = removed_of(targets[name])
+            changes = {
+                bits: self.compress_layer(weight, bits, removed=removed).dequantized() - weight
+                for bits in self._rounded
+            }
+            return {bits: float((information * change.square()).sum()) / 2 for bits, change in changes.items()}
+
+        return dict(zip(targets, side_by_side(estimate, targets, model.compute_device), strict=True))
+
+    @torch.no_grad()
+    def _measured(
+        self, model: LanguageModel, targets: dict[str, nn.Module], token_ids: Int[Tensor, "sequence token"]
+    ) -> dict[str, dict[int, float]]:
+        """Rise of the mean loss with one layer rounded, all others as they are."""
+
+        before, found = _mean_loss(model, token_ids), {}
+        if not math.isfinite(before):
+            raise ModelError(
+                f"The loss of the calibration text is {before}, so no layer's part in it can be measured. Choose a "
+                "dtype with more range (dtype=bfloat16 or dtype=float32), or compress less before."
+            )
+        blocks = targets_by_block(model, targets)
+        for index, block in progress(model.blocks, type(self).__name__):
+            with model.resident(block):
+                for name, layer in blocks[index].items():
+                    losses = {bits: self._loss_with(model, name, layer, bits, token_ids) for bits in self._rounded}
+                    found[name] = {bits: loss - before for bits, loss in losses.items()}
+        return found
+
+    def _loss_with(
+        self,
+        model: LanguageModel,
+        name: str,
+        layer: nn.Module,
+        bits: int,
+        token_ids: Int[Tensor, "sequence token"],
+    ) -> float:
+        packed = self.compress_layer(matrix(layer).float(), bits, removed=removed_of(layer))
+        packed.dtype, packed.bias = model.dtype, layer.bias
+        with replaced(model.module, {name: packed}):
+            return _mean_loss(model, token_ids)
+
+    def _chosen(self, targets: dict[str, nn.Module], sensitivity: dict[str, dict[int, float]]) -> dict[str, int]:
+        """Bits of each layer that lose least within the budget."""
+        sizes = [math.prod(layer_shape(layer)) for layer in targets.values()]
+        bits = [[own_bits(layer) if bits == LEFT else bits for bits in self.choices] for layer in targets.values()]
+        losses = [[sensitivity[name].get(bits, 0.0) for bits in self.choices] for name in targets]
+        picked = allocate(sizes, bits, losses, self.average_bits)
+        return {name: self.choices[index] for name, index in zip(targets, picked, strict=True)}
+
+    def _plan(self, model: LanguageModel, targets: dict[str, nn.Module]) -> dict[str, int]:
+        """Put empty layers in the places of a model of shapes; each bit is taken to quarter what a weight loses."""
+        sizes = {name: math.prod(layer_shape(layer)) for name, layer in targets.items()}
+        chosen = self._chosen(
+            targets, {n: {bits: size / 4**bits for bits in self._rounded} for n, size in sizes.items()}
+        )
+        for name, bits in chosen.items():
+            if bits != LEFT:
+                kind, settings = self._rounding(bits).form(shape := layer_shape(targets[name]))
+                install(model.module, name, kind.empty(shape, settings))
+        return chosen
+
+
+def _mean_loss(model: LanguageModel, token_ids: Int[Tensor, "sequence token"]) -> float:
+    """Mean loss of the calibration text, one sequence at a time."""
+    return sum(float(importance.loss(model, ids)) for ids in token_ids.split(1)) / len(token_ids)
+
+
+def own_bits(layer: nn.Module) -> int | float:
+    """Bits of one value of a layer's weight, of its code where it is packed."""
+    return layer.code_bits if isinstance(layer, PackedLinear) else 8 * layer.weight.element_size()

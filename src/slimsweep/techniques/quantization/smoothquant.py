@@ -1,0 +1,91 @@
+"""Move outliers of the inputs into the weights, then round both to 8 bits."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from slimsweep.linear.base import PackedLinear
+from slimsweep.linear.w8a8 import DynamicInt8Linear
+from slimsweep.models.language_model import LanguageModel
+from slimsweep.models.scale_folding import Place
+from slimsweep.techniques.quantization.rescaling import Inputs, RescalingQuantizer, Scale
+
+LEAST = 1e-5
+"""No scale is smaller, as in the paper's code."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmoothQuant(RescalingQuantizer):
+    """Inputs that a norm makes are divided channel by channel by max|X|^alpha / max|W|^(1 - alpha), weights multiplied.
+
+    All targeted layers then become 8-bit integers with inputs rounded for each token. Layers that no norm feeds are
+    rounded as they are; a model in which no norm can be scaled is refused.
+
+    Source: arXiv:2211.10438, eq. 4. Departures: weights have a scale for each row instead of one for the layer, and all
+    linear layers are quantized, attention's own products are not; a channel that is always 0 keeps its scale.
+    """
+
+    version: ClassVar[int] = 1
+    merge = torch.maximum
+
+    alpha: float | int = 0.5
+    """How much of the difficulty moves from inputs to weights, [0, 1]."""
+    inputs: str = "dense"
+    """What maxima are taken of: outputs of the `dense` blocks before, as in the paper, or of the `compressed` ones."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "alpha", float(self.alpha))
+
+    def _bad_values(self) -> list[str]:
+        faults, alpha = super()._bad_values(), self.alpha
+        if isinstance(alpha, bool) or not isinstance(alpha, float | int) or not 0 <= alpha <= 1:
+            faults.append(f"alpha={alpha!r}: give a number in [0, 1]")
+        return faults
+
+    def faults(self, skeleton: LanguageModel) -> list[str]:
+        faults = super().faults(skeleton)
+        if faults:
+            return faults
+        places, reasons = self.places(skeleton, self.targets(skeleton))
+        if places:
+            return []
+        name, reason = next(iter(reasons.items()))
+        return [
+            f"no input of this model's targeted layers can be smoothed ({name}: {reason}): use technique=dynamic_int8, "
+            "which rounds the same way without smoothing"
+        ]
+
+    def form(self, shape: tuple[int, int]) -> tuple[type[PackedLinear], dict[str, Any]]:
+        return DynamicInt8Linear, {}
+
+    def rescales(self, place: Place) -> bool:
+        return place.is_norm
+
+    def statistic(self, inputs: Float[Tensor, "token in"]) -> Float[Tensor, " in"]:
+        """The largest magnitude of each channel; over batches the largest counts, not the sum."""
+        return inputs.abs().amax(dim=0).float()
+
+    def choose(
+        self,
+        place: Place,
+        weight: Float[Tensor, "out in"],
+        seen: Float[Tensor, " in"],
+        removed: Bool[Tensor, "out in"] | None = None,
+    ) -> Scale:
+        largest = weight.abs().amax(dim=0)
+        scale = (seen**self.alpha / largest ** (1 - self.alpha)).clamp(min=LEAST)
+        channels = torch.where((seen > 0) & (largest > 0), scale, 1.0)
+        return Scale(channels, {"smoothed": [float(channels.min()), float(channels.max())]})
+
+    def compress_layer(
+        self,
+        weight: Float[Tensor, "out in"],
+        prepared: Inputs | None = None,
+        generator: torch.Generator | None = None,
+        removed: Bool[Tensor, "out in"] | None = None,
+    ) -> DynamicInt8Linear:
+        return DynamicInt8Linear.of(weight)

@@ -1,0 +1,135 @@
+"""Remove whole blocks: the ones that change what passes through them least."""
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from slimsweep.blockwise.activations import Activations
+from slimsweep.blockwise.layerwise import progress
+from slimsweep.blockwise.removal_walk import gone_lowest
+from slimsweep.models.anatomy import shape_of
+from slimsweep.models.language_model import LanguageModel
+from slimsweep.models.surgery import remove_blocks
+from slimsweep.techniques.structured.base import StructuredTechnique, choice_faults
+from slimsweep.techniques.structured.importance import loss
+
+IMPORTANCES = ("block_influence", "perplexity")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layers(StructuredTechnique):
+    """Prune depth: floor(ratio x blocks) blocks go.
+
+    `block_influence` is 1 - the mean cosine between a block's input and output over tokens; `perplexity` that of the
+    calibration text with this one block left out.
+
+    Source: block influence: arXiv:2403.03853, eq. 1; perplexity: Shortened LLaMA, arXiv:2402.02834, sec. 3.2.
+    """
+
+    needs_calibration: ClassVar[bool] = True
+
+    importance: str = "block_influence"
+    """`block_influence` (one pass) or `perplexity` (one pass for each block)."""
+    protect_first: int = 1
+    """Blocks at the beginning that always stay."""
+    protect_last: int = 1
+    """Blocks at the end that always stay."""
+
+    def _bad_values(self) -> list[str]:
+        faults = super()._bad_values() + choice_faults("importance", [self.importance], IMPORTANCES)
+        for name in ("protect_first", "protect_last"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                faults.append(f"{name}={value!r}: give a whole number of at least 0")
+        return faults
+
+    def default_layers(self, blocks: int) -> tuple[int, int]:
+        return self.protect_first, blocks - self.protect_last - 1
+
+    def block_range(self, model: LanguageModel) -> range:
+        """The blocks that may go: those of `layers`, less the protected ones."""
+        given = super().block_range(model)
+        first, last = self.default_layers(len(model.blocks))
+        return range(max(given.start, first), min(given.stop, last + 1))
+
+    def _count(self, model: LanguageModel) -> int:
+        return int(Fraction(repr(float(self.ratio))) * len(model.blocks))
+
+    def faults(self, skeleton: LanguageModel) -> list[str]:
+        blocks, free = len(skeleton.blocks), self.block_range(skeleton)
+        faults = self._range_faults(skeleton) if self.blocks else []  # whole blocks may go, packed or not
+        if self.importance == "perplexity" and not skeleton.module.can_generate():
+            faults.append("importance=perplexity needs a language model: set importance=block_influence")
+        if getattr(skeleton.config, "scale_attn_by_inverse_layer_idx", False):
+            faults.append(
+                "this model scales attention by the number of its block, so none can go: choose another technique"
+            )
+        count = self._count(skeleton)
+        if not faults and count > min(len(free), blocks - 1):
+            faults.append(
+                f"ratio={self.ratio:g} would remove {count} of {blocks} blocks, and only {len(free)} are not protected"
+                f": give at most {_below(len(free), blocks)}"
+            )
+        return faults
+
+    def reduce(
+        self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int
+    ) -> list[dict[str, Any]]:
+        free, count = list(self.block_range(model)), self._count(model)
+        if model.is_meta:
+            shape = shape_of(model)
+            remove_blocks(model, free[len(free) - count :])
+            differ = len(set(shape.blocks)) > 1
+            note = (
+                {"note": "blocks differ, and which go is not known without weights: the last were taken"}
+                if differ
+                else {}
+            )
+            return [{"kind": "blocks", "removed": count, **note}]
+        measure = block_influence if self.importance == "block_influence" else loss_without
+        scores = measure(model, token_ids)
+        gone = sorted(free[place] for place in gone_lowest(scores[free], count))
+        remove_blocks(model, gone)
+        return [{"kind": "blocks", "removed": count, "blocks": gone, "scores": [float(score) for score in scores]}]
+
+
+def _below(count: int, blocks: int) -> str:
+    """The largest ratio of four digits that removes `count` blocks and no more."""
+    return f"{math.floor(10_000 * min(count + 1, blocks) / blocks - 1e-9) / 10_000:g}"
+
+
+@torch.no_grad()
+def block_influence(model: LanguageModel, token_ids: Int[Tensor, "sequence token"]) -> Float[Tensor, " block"]:
+    """1 - mean cosine between what enters and what leaves each block, over all tokens."""
+    activations = Activations(model, token_ids)
+    scores = torch.zeros(len(model.blocks))
+    for index, _block in progress(model.blocks, "block influence"):
+        before = activations.hidden.clone()
+        activations.advance(index)
+        pairs = zip(before.split(1), activations.hidden.split(1), strict=True)
+        cosines = [nn.functional.cosine_similarity(one.float(), two.float(), dim=-1).mean() for one, two in pairs]
+        scores[index] = 1 - torch.stack(cosines).mean().cpu()
+    return scores
+
+
+@torch.no_grad()
+def loss_without(model: LanguageModel, token_ids: Int[Tensor, "sequence token"]) -> Float[Tensor, " block"]:
+    """Mean loss of the text when each block in turn hands on its input; log of the perplexity."""
+    scores = torch.zeros(len(model.blocks))
+    for index, block in progress(model.blocks, "loss without a block"):
+        handle = block.register_forward_hook(_pass_on, with_kwargs=True)
+        try:
+            scores[index] = torch.stack([loss(model, ids) for ids in token_ids.split(1)]).mean().cpu()
+        finally:
+            handle.remove()
+    return scores
+
+
+def _pass_on(_block: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
+    hidden = args[0] if args else kwargs["hidden_states"]
+    return (hidden, *output[1:]) if isinstance(output, tuple) else hidden

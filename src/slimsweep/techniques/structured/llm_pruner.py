@@ -1,0 +1,192 @@
+"""Remove coupled parts: heads and neurons of a range of blocks, or residual channels everywhere."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from slimsweep.blockwise.removal_walk import (
+    Choice,
+    gone_lowest,
+    gone_lowest_overall,
+    kept_count,
+    reduce_blocks,
+    units_of,
+)
+from slimsweep.models import anatomy
+from slimsweep.models.anatomy import HEADS, NEURONS, Units
+from slimsweep.models.language_model import LanguageModel
+from slimsweep.models.surgery import remove
+from slimsweep.techniques.structured import importance
+from slimsweep.techniques.structured.base import BlockwiseTechnique, choice_faults
+
+LEVELS = ("block", "channel")
+IMPORTANCES = ("taylor", "l1", "l2", "random")
+RANKINGS = ("local", "global")
+KEPT_FIRST, KEPT_LAST = 4, 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class LLMPruner(BlockwiseTechnique):
+    """Prune groups of weights that depend on each other.
+
+    Level `block` removes heads (whole key/value groups) and MLP neurons of a range of blocks, level `channel`
+    residual channels of the whole model. Widths keep floor(width x (1 - ratio)).
+
+    Source: arXiv:2305.11627. Departures: the squared gradients of the second order are of single sequences; with a
+    global ranking each block keeps the best of its units.
+    """
+
+    level: str = "block"
+    """`block`: heads and neurons within blocks; `channel`: the residual width, in every block."""
+    importance: str = "taylor"
+    """`taylor` (gradients on calibration text), `l1` or `l2` (norms of the weights), or `random`."""
+    order: str = "first"
+    """Terms of the Taylor expansion: `first`, `second` or `mixed` (both)."""
+    taylor: str = "element"
+    """Absolute value of each weight's term (`element`) or of each row's sum (`vector`)."""
+    aggregate: str = "sum"
+    """How the scores of a unit's parts become one: `sum`, `mean`, `max`, or only the `first` part."""
+    ranking: str = "local"
+    """Lowest of each block (`local`) or of all blocks together (`global`); heads and neurons apart."""
+    steps: int = 1
+    """Removals in equal portions, the importance measured anew before each."""
+
+    def _bad_values(self) -> list[str]:
+        faults = super()._bad_values()
+        for name, allowed in (
+            ("level", LEVELS),
+            ("importance", IMPORTANCES),
+            ("order", importance.ORDERS),
+            ("taylor", importance.TAYLOR),
+            ("aggregate", importance.AGGREGATES),
+            ("ranking", RANKINGS),
+        ):
+            faults += choice_faults(name, [getattr(self, name)], allowed)
+        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
+            faults.append(f"steps={self.steps!r}: give a whole number of at least 1")
+        if self.importance != "taylor" and (self.order, self.taylor) != ("first", "element"):
+            faults.append(f"order and taylor mean nothing to importance={self.importance}: leave them out")
+        if self.importance == "random" and self.aggregate != "sum":
+            faults.append("aggregate means nothing to importance=random: leave it out")
+        if self.level == "channel" and self.ranking != "local":
+            faults.append("ranking means nothing at level=channel, where there is one set of channels: leave it out")
+        if self.level == "channel" and self.repair is True:
+            faults.append("repair=true has nothing to fit at level=channel: set repair=false")
+        if self.level == "channel" and self.blocks is not None:
+            faults.append("blocks has no meaning at level=channel, which removes from every block: set blocks=null")
+        return faults
+
+    @property
+    def uses_seed(self) -> bool:
+        return self.importance == "random"
+
+    @property
+    def needs_calibration(self) -> bool:
+        return self.importance == "taylor" or self.repair
+
+    @property
+    def uses_gradients(self) -> bool:
+        return self.importance == "taylor"
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return (HEADS, NEURONS)
+
+    def default_layers(self, blocks: int) -> tuple[int, int]:
+        """All but the first four and the last two, where errors cost most; of six or less, the inner ones."""
+        return (KEPT_FIRST, blocks - KEPT_LAST - 1) if blocks > KEPT_FIRST + KEPT_LAST else (1, blocks - 2)
+
+    def faults(self, skeleton: LanguageModel) -> list[str]:
+        if self.level == "block":
+            return super().faults(skeleton)
+        if packed := self._packed_faults(skeleton):
+            return packed
+        width = anatomy.channel_count(skeleton)
+        if kept_count(self.ratio, width) > 0:
+            return []
+        most = math.floor(10_000 * (1 - 1 / width)) / 10_000
+        return [f"ratio={self.ratio:g} leaves no channel of {width}: give at most {most:g}"]
+
+    def reduce(
+        self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int
+    ) -> list[dict[str, Any]]:
+        generator = torch.Generator().manual_seed(seed)
+        if self.level == "channel":
+            return self._reduce_channels(model, token_ids, generator)
+        plan = self.plan(model)
+        totals = {
+            (index, kind): self.removed_count(units_of(model, kind, index))
+            for index, kinds in plan.items()
+            for kind in kinds
+        }
+        entries = []
+        for step in range(1, self.steps + 1):
+            due = {place: _share(total, step, self.steps) for place, total in totals.items()}
+            gone = self._ranked(model, due, token_ids, generator)
+            entries += reduce_blocks(
+                model,
+                plan,
+                lambda i, units, _, gone=gone: Choice(gone[i, units.kind]),
+                token_ids,
+                False,
+                self.repair,
+                type(self).__name__,
+            )
+        return entries
+
+    def choose(self, index: int, units: Units, second_moment: Float[Tensor, "in in"] | None) -> Choice:
+        raise TypeError("chosen for all blocks together, in `reduce`")
+
+    def _ranked(
+        self,
+        model: LanguageModel,
+        due: dict[tuple[int, str], int],
+        token_ids: Int[Tensor, "sequence token"] | None,
+        generator: torch.Generator,
+    ) -> dict[tuple[int, str], list[int]]:
+        """The units to remove now, by block and kind."""
+        units = {(index, kind): units_of(model, kind, index) for index, kind in due}
+        scores = dict(zip(units, self._scores(model, list(units.values()), token_ids, generator), strict=True))
+        if self.ranking == "local" or model.is_meta:
+            return {place: gone_lowest(values, due[place]) for place, values in scores.items()}
+        gone = {}
+        for kind in self.kinds:
+            places = {place: values for place, values in scores.items() if place[1] == kind}
+            gone |= gone_lowest_overall(places, sum(due[place] for place in places))
+        return gone
+
+    def _scores(
+        self,
+        model: LanguageModel,
+        units: list[Units],
+        token_ids: Int[Tensor, "sequence token"] | None,
+        generator: torch.Generator,
+    ) -> list[Float[Tensor, " unit"]]:
+        if model.is_meta:
+            return [-torch.arange(len(one), dtype=torch.float32) for one in units]
+        if self.importance == "taylor":
+            return importance.taylor_scores(model, units, token_ids, self.order, self.taylor, self.aggregate)
+        if self.importance == "random":
+            return [torch.rand(len(one), generator=generator) for one in units]
+        power = 1 if self.importance == "l1" else 2
+        return [importance.norm_scores(one, power, self.aggregate) for one in units]
+
+    def _reduce_channels(
+        self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, generator: torch.Generator
+    ) -> list[dict[str, Any]]:
+        before = anatomy.channel_count(model)
+        total = before - kept_count(self.ratio, before)
+        for step in range(1, self.steps + 1):
+            units = anatomy.channels(model)
+            (scores,) = self._scores(model, [units], token_ids, generator)
+            remove(model, units, gone_lowest(scores, _share(total, step, self.steps)))
+        return [{"kind": anatomy.CHANNELS, "before": before, "removed": total}]
+
+
+def _share(total: int, step: int, steps: int) -> int:
+    """What step `step` of `steps` removes of `total`."""
+    return total * step // steps - total * (step - 1) // steps

@@ -1,0 +1,316 @@
+import math
+from dataclasses import replace
+from decimal import Decimal
+
+import numpy
+import pytest
+import torch
+from conftest import meta_model
+from reductions import loud
+from removed import ids
+from restatements import layer_inputs
+
+from slimsweep.blockwise import removal_walk
+from slimsweep.blockwise.removal_walk import (
+    DAMPING_FRACTION,
+    Choice,
+    gone_lowest,
+    gone_lowest_overall,
+    kept_count,
+    least_squares,
+    reduce_blocks,
+    removed_count,
+    units_of,
+)
+from slimsweep.errors import HessianError, ModelError
+from slimsweep.models import anatomy
+from slimsweep.models.language_model import matrix
+from slimsweep.models.surgery import remove
+
+BOTH = ("heads", "neurons")
+
+
+@pytest.fixture
+def exact(monkeypatch):
+    """A repair without damping to speak of."""
+    monkeypatch.setattr(removal_walk, "DAMPING_FRACTION", 1e-13)
+
+
+def drawn(seed: int, *shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def correlated(tokens: int = 300, width: int = 12) -> torch.Tensor:
+    return drawn(0, tokens, width) @ drawn(1, width, width)
+
+
+def moment(inputs: torch.Tensor) -> torch.Tensor:
+    return inputs.T @ inputs / len(inputs)
+
+
+def reduce(model, plan, choose, looks=True, repair=False, token_ids=None):
+    return reduce_blocks(model, plan, choose, ids() if token_ids is None else token_ids, looks, repair, "test")
+
+
+@pytest.mark.parametrize("width", [1, 3, 9, 10, 48, 100, 172, 576, 1536, 4096, 11008])
+def test_the_kept_count_is_exact_for_ratios_as_written(width):
+    for hundredths in range(100):
+        ratio = Decimal(hundredths) / 100
+        assert kept_count(float(ratio), width) == math.floor(width * (1 - ratio))
+    assert kept_count(0.0, width) == width
+    assert kept_count(1e-5, 100_000) == 99_999
+
+
+@pytest.mark.parametrize(("width", "ratio", "kept"), [(10, 0.9, 1), (100, 0.93, 7)])
+def test_binary_rounding_would_lose_a_unit(width, ratio, kept):
+    assert math.floor(width * (1 - ratio)) == kept - 1 and kept_count(ratio, width) == kept
+
+
+@pytest.mark.parametrize(("ratio", "groups", "neurons"), [(0.25, 0, 384), (0.4, 1, 615), (0.6, 1, 922), (0.7, 2, 1076)])
+def test_whole_groups_of_query_heads_go_in_smollm2(ratio, groups, neurons):
+    model = meta_model("smollm2_135m")  # 9 query heads of 64 in 3 groups, 1,536 neurons
+    assert len(anatomy.heads(model, 5)) == anatomy.heads(model, 5).members == 3
+    assert removed_count(anatomy.heads(model, 5), ratio) == groups
+    assert removed_count(anatomy.neurons(model, 5), ratio) == neurons
+
+
+def test_a_quarter_of_llama_2_7b_is_8_heads_and_2752_neurons():
+    model = meta_model("llama_2_7b")
+    assert removed_count(anatomy.heads(model, 4), 0.25) == 8
+    assert removed_count(anatomy.neurons(model, 4), 0.25) == 2752
+    assert removed_count(anatomy.heads(model, 4), 0.3) == 9  # 1,229 of 4,096 query channels are 9 heads of 128
+
+
+@pytest.mark.parametrize("lost", [[3], [0, 5, 11], list(range(9))])
+def test_repair_is_numpys_least_squares_where_damping_is_nothing(lost, exact):
+    inputs, weight = correlated(), drawn(2, 7, 12)
+    keep = [column for column in range(12) if column not in lost]
+    repaired, before, after = least_squares(weight, moment(inputs), torch.tensor(lost))
+    target = (inputs @ weight.T).numpy()
+    solution = numpy.linalg.lstsq(inputs[:, keep].numpy(), target, rcond=None)[0]
+    assert torch.allclose(repaired[:, keep], torch.from_numpy(solution.T), rtol=1e-5, atol=1e-7)
+    assert not repaired[:, lost].any()
+    assert after < before
+
+
+@pytest.mark.parametrize("damping", [1e-13, 0.01, 1.0])
+def test_both_errors_are_those_measured_on_the_data_and_the_second_is_no_larger(damping, monkeypatch):
+    monkeypatch.setattr(removal_walk, "DAMPING_FRACTION", damping)
+    for seed in range(10):
+        inputs, weight = correlated() + seed, drawn(seed, 7, 12)
+        lost = torch.randperm(12, generator=torch.Generator().manual_seed(seed))[: 1 + seed]
+        repaired, before, after = least_squares(weight, moment(inputs), lost)
+        output, masked = inputs @ weight.T, weight.clone()
+        masked[:, lost] = 0
+        for error, other in ((before, masked), (after, repaired)):
+            measured = (output - inputs @ other.T).square().sum() / output.square().sum()
+            assert error == pytest.approx(float(measured), rel=1e-6)
+        assert after <= before
+
+
+def test_damping_stays_closer_to_what_was_there(monkeypatch):
+    inputs, weight, distances = correlated(), drawn(2, 7, 12), []
+    for damping in (1e-9, 0.01, 1.0):
+        monkeypatch.setattr(removal_walk, "DAMPING_FRACTION", damping)
+        distances.append(float((least_squares(weight, moment(inputs), torch.tensor([1, 4]))[0] - weight).norm()))
+    assert distances == sorted(distances, reverse=True)
+
+
+def test_a_damped_repair_by_hand():
+    # Inputs 1 and 2 are equal, of mean square 1: the kept one takes on w1 x 1 / (1 + damping).
+    repaired, before, after = least_squares(torch.tensor([[2.0, 4.0]]), torch.ones(2, 2), torch.tensor([0]))
+    assert repaired.tolist() == [[0, pytest.approx(4 + 2 / 1.01)]]
+    assert before == pytest.approx(4 / 36)
+    assert after == pytest.approx((2 - 2 / 1.01) ** 2 / 36, abs=1e-7)
+
+
+def test_damping_is_a_fraction_of_the_inputs_own_size():
+    inputs, weight, lost = correlated(), drawn(2, 3, 12), torch.tensor([1, 4])
+    one, other = (least_squares(weight, moment(scale * inputs), lost)[0] for scale in (1, 100))
+    assert torch.allclose(one, other)
+
+
+def test_inputs_that_say_nothing_of_the_lost_ones_change_nothing():
+    weight = drawn(2, 3, 6)
+    repaired, before, after = least_squares(weight, torch.eye(6).double(), torch.tensor([0, 5]))
+    assert torch.equal(repaired[:, 1:5], weight[:, 1:5]) and before == after
+
+
+def test_a_dead_kept_input_keeps_its_weights():
+    inputs, weight = correlated(), drawn(2, 3, 12)
+    inputs[:, 4] = 0
+    repaired, before, after = least_squares(weight, moment(inputs), torch.tensor([0]))
+    assert torch.allclose(repaired[:, 4], weight[:, 4]) and after < before
+
+
+def test_kept_inputs_that_never_move_change_nothing():
+    moment = torch.zeros(3, 3)
+    moment[0, 0] = 2
+    repaired, before, after = least_squares(torch.tensor([[1.0, 2.0, 3.0]]), moment, torch.tensor([0]))
+    assert repaired.tolist() == [[0, 2, 3]] and before == after == 1
+    assert least_squares(torch.ones(2, 3), torch.zeros(3, 3), torch.tensor([0]))[1:] == (0, 0)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_inputs_from_which_nothing_can_be_fitted_are_refused(value):
+    with pytest.raises(HessianError, match="no damping up to 1 of its mean diagonal makes the kept inputs factorable"):
+        least_squares(torch.ones(2, 3), torch.full((3, 3), value), torch.tensor([0]))
+
+
+def test_a_moment_that_rounding_made_indefinite_is_damped_more():
+    moment = torch.tensor([[2.0, 1.0, 1.0], [1.0, 1.0, 1.05], [1.0, 1.05, 1.0]])  # needs more than 0.05 of 1
+    repaired, *_ = least_squares(torch.tensor([[1.0, 2.0, 3.0]]), moment, torch.tensor([0]))
+    by_hand = torch.linalg.solve(moment[1:, 1:] + 0.1 * torch.eye(2), torch.ones(2))
+    assert repaired[0].tolist() == pytest.approx([0, 2 + float(by_hand[0]), 3 + float(by_hand[1])], rel=1e-5)
+
+
+def test_the_lowest_go_and_the_first_of_equals_first():
+    assert gone_lowest(torch.tensor([2.0, 1.0, 1.0, 0.5]), 2) == [3, 1]
+    assert gone_lowest(torch.tensor([2.0, 1.0]), 0) == []
+
+
+def test_the_lowest_of_several_places_together_by_hand():
+    scores = {"a": torch.tensor([5.0, 1.0, 4.0]), "b": torch.tensor([0.5, 0.1]), "c": torch.tensor([9.0])}
+    assert gone_lowest_overall(scores, 0) == {"a": [], "b": [], "c": []}
+    assert gone_lowest_overall(scores, 1) == {"a": [], "b": [1], "c": []}
+    assert gone_lowest_overall(scores, 2) == {"a": [1], "b": [1], "c": []}  # b keeps its best, though 0.5 is less
+    assert gone_lowest_overall(scores, 3) == {"a": [1, 2], "b": [1], "c": []}
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_every_place_keeps_one_and_the_count_is_exact(ties):
+    sizes = {4: 3, 0: 5, 2: 1, 1: 4}
+    for seed in range(10):
+        generator = torch.Generator().manual_seed(seed)
+        scores = {place: torch.rand(size, generator=generator) for place, size in sizes.items()}
+        if ties:
+            scores = {place: (3 * values).floor() for place, values in scores.items()}
+        for count in range(sum(sizes.values()) - len(sizes) + 1):
+            gone = gone_lowest_overall(scores, count)
+            assert list(gone) == list(sizes)
+            assert sum(len(set(units)) for units in gone.values()) == count
+            for place, units in gone.items():
+                stay = set(range(sizes[place])) - set(units)
+                assert stay and max(scores[place][list(stay)]) == scores[place].max()
+            removed = [float(scores[place][unit]) for place, units in gone.items() for unit in units]
+            spare = [
+                float(scores[place][unit])
+                for place, units in gone.items()
+                for unit in set(range(sizes[place])) - set(units) - {int(scores[place].argmax())}
+            ]
+            assert max(removed, default=0) <= min(spare, default=9)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_scores_that_are_not_finite_are_refused(value):
+    scores = torch.tensor([1.0, value, 2.0])
+    with pytest.raises(ModelError, match="importance of some units is not finite.*dtype=bfloat16"):
+        gone_lowest(scores, 1)
+    with pytest.raises(ModelError, match="importance of some units is not finite.*dtype=bfloat16"):
+        gone_lowest_overall({0: torch.ones(2), 1: scores}, 1)
+
+
+def test_a_block_keeps_one_unit_of_each_kind(tiny):
+    with pytest.raises(ModelError, match="No heads would be left in block 1: an earlier stage left 2"):
+        reduce(tiny, {1: BOTH}, lambda _index, units, _seen: Choice(range(len(units))))
+    assert len(anatomy.heads(tiny, 1)) == 2
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "bert"])
+def test_each_choice_sees_what_the_reduced_model_before_it_gives(name, tmp_path):
+    model, seen = loud(name, str(tmp_path)), {}
+    dense = model.copy()
+    gone = {(0, "heads"): [1], (0, "neurons"): [3, 40], (1, "heads"): [0], (1, "neurons"): [0, 1, 2]}
+
+    def choose(index, units, second_moment):
+        seen[index, units.kind] = second_moment.clone()
+        return Choice(gone[index, units.kind])
+
+    reduce(model, dict.fromkeys((0, 1), BOTH), choose)
+    for (index, kind), chosen in gone.items():  # the same steps, each after a plain forward of the whole model
+        units = units_of(dense, kind, index)
+        (inputs,) = layer_inputs(dense.module, [units.reader.name], ids()).values()
+        scale = float(seen[index, kind].abs().max())
+        assert torch.allclose(seen[index, kind], moment(inputs), atol=1e-5 * scale)
+        remove(dense, units, chosen)
+    before = units_of(loud(name, str(tmp_path)), "neurons", 1).reader.name
+    (inputs,) = layer_inputs(loud(name, str(tmp_path)).module, [before], ids()).values()
+    assert not torch.allclose(seen[1, "neurons"], moment(inputs), atol=1e-3 * scale)
+
+
+def test_a_repair_is_fitted_on_what_the_reduced_and_repaired_model_before_it_gives(tmp_path):
+    model = loud("llama", str(tmp_path))
+    half_way = model.copy()
+    gone = {"heads": [1], "neurons": list(range(20))}
+    choose = lambda _index, units, _seen: Choice(gone[units.kind])  # noqa: E731
+    entries = reduce(model, {0: BOTH, 1: ("neurons",)}, choose, looks=False, repair=True)
+    assert all(entry["error_after_repair"] < entry["error_before_repair"] for entry in entries)
+    reduce(half_way, {0: BOTH}, choose, looks=False, repair=True)
+    units = units_of(half_way, "neurons", 1)
+    (inputs,) = layer_inputs(half_way.module, [units.reader.name], ids()).values()
+    weight, kept = matrix(units.reader.module).double(), matrix(model.blocks[1].mlp.down_proj)
+    repaired, before, after = least_squares(weight, moment(inputs.double()), torch.arange(20))
+    assert torch.allclose(kept.double(), repaired[:, 20:], atol=1e-4 * float(weight.abs().max()))
+    assert (entries[2]["error_before_repair"], entries[2]["error_after_repair"]) == (
+        pytest.approx(before, rel=1e-4),
+        pytest.approx(after, rel=1e-4),
+    )
+
+
+def test_entries_tell_what_went_in_the_order_it_went(tiny):
+    entries = reduce(tiny, {1: BOTH, 0: ("neurons",)}, lambda index, *_: Choice([0], {"note": index}))
+    assert entries == [
+        {"block": 0, "kind": "neurons", "before": 48, "members": 1, "note": 0, "removed": 1},
+        {"block": 1, "kind": "heads", "before": 2, "members": 2, "note": 1, "removed": 1},
+        {"block": 1, "kind": "neurons", "before": 48, "members": 1, "note": 1, "removed": 1},
+    ]
+    shape = anatomy.shape_of(tiny).blocks
+    assert [(block.heads, block.key_value_heads, block.neurons) for block in shape] == [(4, 2, 47), (2, 1, 47)]
+
+
+def test_nothing_is_collected_where_nothing_looks_or_on_shapes_alone(tiny_source, tiny, monkeypatch):
+    monkeypatch.setattr(removal_walk, "Activations", None)
+    seen = []
+    choose = lambda _index, _units, second_moment: seen.append(second_moment) or Choice([0])  # noqa: E731
+    reduce(tiny, {0: BOTH}, choose, looks=False)
+    skeleton = replace(tiny_source, weights="meta").load(torch.float32, torch.device("cpu"))
+    reduce(skeleton, {0: BOTH}, choose, looks=True, repair=True)
+    assert seen == [None] * 4
+    with pytest.raises(TypeError):
+        reduce(tiny, {0: BOTH}, choose, looks=True)
+
+
+def test_a_plan_of_nothing_changes_nothing(tiny):
+    assert reduce(tiny, {}, lambda *_: Choice([0])) == []
+
+
+def test_a_block_that_loses_nothing_is_not_repaired(tiny):
+    before = matrix(tiny.blocks[0].mlp.down_proj).clone()
+    (entry,) = reduce(tiny, {0: ("neurons",)}, lambda *_: Choice([]), repair=True)
+    assert entry["removed"] == 0 and "error_before_repair" not in entry
+    assert torch.equal(matrix(tiny.blocks[0].mlp.down_proj), before)
+
+
+def test_inputs_that_are_not_finite_are_refused_by_name(tiny):
+    tiny.blocks[1].mlp.up_proj.weight[0] = float("inf")
+    with pytest.raises(ModelError, match=r"model\.layers\.1\.mlp\.down_proj are not finite.*dtype=bfloat16"):
+        reduce(tiny, {1: ("neurons",)}, lambda *_: Choice([]))
+
+
+def test_a_repair_keeps_what_was_removed_and_is_the_optimum_of_the_rest():
+    generator = torch.Generator().manual_seed(7)
+    inputs = torch.randn(200, 24, generator=generator, dtype=torch.float64)
+    inputs = inputs @ torch.randn(24, 24, generator=generator, dtype=torch.float64)
+    weight = torch.randn(5, 24, generator=generator, dtype=torch.float64)
+    removed = torch.rand(5, 24, generator=generator) < 0.4
+    weight[removed] = 0
+    moment, lost = inputs.T @ inputs / 200, torch.arange(4)
+    repaired, before, after = least_squares(weight, moment, lost, removed)
+    assert torch.all(repaired[removed] == 0) and after < before
+    mean = moment[4:, 4:].diagonal().mean()
+    for row in range(5):  # each row's own normal equations, over the columns that neither went nor were removed
+        free = [column for column in range(4, 24) if not removed[row, column]]
+        damped = moment[free][:, free] + DAMPING_FRACTION * mean * torch.eye(len(free), dtype=torch.float64)
+        owed = moment[free][:, :4] @ weight[row, :4]
+        expected = weight[row, free] + torch.linalg.solve(damped, owed)
+        assert torch.allclose(repaired[row, free], expected, atol=1e-6)

@@ -1,0 +1,47 @@
+from made_up import record
+
+from slimsweep.records.points import label, over_seed
+
+
+def test_seeds_become_mean_and_sample_deviation():
+    rows = over_seed(
+        [record("wanda", 0.5, seed, perplexity_wikitext2=value) for seed, value in enumerate((10.0, 14.0))]
+    )
+    assert len(rows) == 1
+    assert rows[0]["perplexity_wikitext2"] == 12.0
+    assert abs(rows[0]["perplexity_wikitext2_deviation"] - 8**0.5) < 1e-12
+    assert rows[0]["n"] == 2 and rows[0]["seeds"] == [0, 1]
+    assert "key" not in rows[0] and rows[0]["ratio"] == 0.5
+
+
+def test_a_single_seed_has_no_deviation():
+    (row,) = over_seed([record("magnitude", 0.5)])
+    assert row["n"] == 1 and row["perplexity_wikitext2_deviation"] is None
+
+
+def test_other_knobs_ratios_and_protocols_are_never_averaged():
+    records = [
+        record("wanda", 0.5, 0),
+        record("wanda", 0.6, 1),
+        record("wanda", 0.5, 1, fields={"inputs": "dense"}),
+        record("wanda", 0.5, 2, protocol="wikitext2:test:ctx=2048"),
+        record("wanda", 0.5, 3, pattern="2:4"),
+        record("wanda", 0.5, 4, dtype="bfloat16"),
+        record("wanda", 0.5, 5, config={"calibration": {"corpus": "c4"}}),
+    ]
+    assert [row["n"] for row in over_seed(records)] == [1] * 7
+
+
+def test_calibration_does_not_part_records_without_chance():
+    records = [record("magnitude", 0.5, config={"calibration": {"corpus": name}}) for name in ("c4", "reviews")]
+    assert [row["n"] for row in over_seed(records)] == [2]
+
+
+def test_a_value_missing_for_one_seed_is_left_out_of_the_row():
+    (row,) = over_seed([record("wanda", 0.9, 0), record("wanda", 0.9, 1, perplexity_wikitext2=None)])
+    assert "perplexity_wikitext2" not in row and row["n"] == 2
+
+
+def test_label_names_the_point():
+    assert label(record("wanda", 0.5, 1, pattern="2:4")) == "wanda 0.5 2:4 seed 1"
+    assert label(record()) == "dense"

@@ -1,0 +1,108 @@
+"""A two-block shape of every family, small enough for seconds, odd where families differ."""
+
+from slimsweep.models.sources.random import RandomModel
+
+LLAMA_LIKE = {
+    "vocab_size": 260,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "pad_token_id": 0,
+}
+GEMMA_LIKE = LLAMA_LIKE | {"head_dim": 16, "final_logit_softcapping": 0.05, "query_pre_attn_scalar": 16}
+DECODERS = {
+    "llama": {"model_type": "llama", **LLAMA_LIKE},
+    "mistral": {"model_type": "mistral", **LLAMA_LIKE, "sliding_window": 8},
+    "qwen2": {"model_type": "qwen2", **LLAMA_LIKE, "tie_word_embeddings": True},
+    "qwen3": {"model_type": "qwen3", **LLAMA_LIKE, "head_dim": 16},
+    "gemma2": {"model_type": "gemma2", **GEMMA_LIKE, "sliding_window": 8},
+    "gemma3_text": {
+        "model_type": "gemma3_text",
+        **GEMMA_LIKE,
+        "sliding_window": 8,
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
+    "phi3": {"model_type": "phi3", **LLAMA_LIKE},
+    "opt": {
+        "model_type": "opt",
+        "vocab_size": 260,
+        "hidden_size": 32,
+        "word_embed_proj_dim": 16,
+        "ffn_dim": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 128,
+    },
+    "gpt2": {
+        "model_type": "gpt2",
+        "vocab_size": 260,
+        "n_embd": 32,
+        "n_layer": 2,
+        "n_head": 4,
+        "n_positions": 128,
+    },
+    "gpt_neox": {
+        "model_type": "gpt_neox",
+        "vocab_size": 260,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 128,
+    },
+}
+ENCODERS = {
+    "bert": {
+        "model_type": "bert",
+        "vocab_size": 260,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 128,
+    },
+    "roberta": {
+        "model_type": "roberta",
+        "vocab_size": 260,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 130,
+        "pad_token_id": 1,
+    },
+    "distilbert": {
+        "model_type": "distilbert",
+        "vocab_size": 260,
+        "dim": 32,
+        "hidden_dim": 48,
+        "n_layers": 2,
+        "n_heads": 4,
+        "max_position_embeddings": 128,
+    },
+}
+BLOCK_LINEARS = {  # in order of definition
+    "llama": "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj",
+    "mistral": "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj",
+    "qwen2": "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj",
+    "qwen3": "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj",
+    "gemma2": "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj",
+    "gemma3_text": "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj",
+    "phi3": "o_proj qkv_proj gate_up_proj down_proj",
+    "opt": "k_proj v_proj q_proj out_proj fc1 fc2",
+    "gpt2": "c_attn c_proj c_fc c_proj",
+    "gpt_neox": "query_key_value dense dense_h_to_4h dense_4h_to_h",
+    "bert": "query key value dense dense dense",
+    "roberta": "query key value dense dense dense",
+    "distilbert": "q_lin k_lin v_lin out_lin lin1 lin2",
+}
+
+
+def random_model(name: str, cache_dir: str, **fields) -> RandomModel:
+    """A source of random weights for one of the families above."""
+    auto_class = "causal_lm" if name in DECODERS else "sequence_classification"
+    shape = (DECODERS | ENCODERS)[name]
+    return RandomModel(name=name, shape=shape, auto_class=auto_class, cache_dir=cache_dir, **fields)
