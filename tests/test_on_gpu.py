@@ -6,8 +6,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from slimsweep.cli.app import Experiment
-from slimsweep.linear.base import PackedLinear
-from slimsweep.models.language_model import matrix
+from slimsweep.linear.base import PackedLinear, matrix
 from slimsweep.paths import config_root
 
 pytestmark = pytest.mark.gpu

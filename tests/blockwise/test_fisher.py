@@ -7,8 +7,7 @@ from reductions import loud
 from slimsweep.blockwise import fisher
 from slimsweep.blockwise.fisher import fisher_diagonal
 from slimsweep.errors import ModelError
-from slimsweep.linear.base import PackedLinear, packed_layers
-from slimsweep.models.language_model import matrix
+from slimsweep.linear.base import PackedLinear, matrix, packed_layers
 from slimsweep.techniques.quantization.rtn import RTN
 
 

@@ -6,7 +6,8 @@ from slimsweep.blockwise.activations import InputSum
 from slimsweep.blockwise.layerwise import _in_turn
 from slimsweep.blockwise.shared_inputs import Prepared
 from slimsweep.errors import HessianError, ModelError
-from slimsweep.models.language_model import LanguageModel, matrix
+from slimsweep.linear.base import matrix
+from slimsweep.models.language_model import LanguageModel
 from slimsweep.techniques.pruning.magnitude import Magnitude
 from slimsweep.techniques.pruning.random import Random
 from slimsweep.techniques.pruning.sparsegpt import SparseGPT

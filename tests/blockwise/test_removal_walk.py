@@ -23,8 +23,8 @@ from slimsweep.blockwise.removal_walk import (
     units_of,
 )
 from slimsweep.errors import HessianError, ModelError
+from slimsweep.linear.base import matrix
 from slimsweep.models import anatomy
-from slimsweep.models.language_model import matrix
 from slimsweep.models.surgery import remove
 
 BOTH = ("heads", "neurons")

@@ -3,8 +3,8 @@ import torch
 
 from slimsweep.blockwise.activations import Activations
 from slimsweep.errors import ModelError
-from slimsweep.linear.base import packed_layers
-from slimsweep.models.language_model import matrix, weights_digest
+from slimsweep.linear.base import matrix, packed_layers
+from slimsweep.models.language_model import weights_digest
 from slimsweep.techniques.pruning.magnitude import Magnitude
 from slimsweep.techniques.pruning.sparsegpt import SparseGPT
 from slimsweep.techniques.pruning.wanda import Wanda

@@ -6,7 +6,7 @@ from conftest import meta_model
 from family_shapes import DECODERS, ENCODERS, random_model
 
 from slimsweep.evaluation.cost import Cost, attention_macs, gmacs_llm_pruner, linear_macs
-from slimsweep.models.language_model import matrix
+from slimsweep.linear.base import matrix
 
 CPU = torch.device("cpu")
 

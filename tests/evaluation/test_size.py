@@ -8,7 +8,7 @@ from reductions import loud, uneven
 from safetensors.torch import save_file
 
 from slimsweep.evaluation.size import FORMAT_DTYPES, Size, safetensors_bytes
-from slimsweep.models.language_model import matrix
+from slimsweep.linear.base import matrix
 from slimsweep.models.storage import saved_model
 
 CPU = torch.device("cpu")

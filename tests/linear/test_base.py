@@ -8,9 +8,9 @@ from reductions import loud
 from slimsweep.blockwise.layerwise import replace_weight
 from slimsweep.evaluation.memory import load_memory_bytes
 from slimsweep.evaluation.size import Size
-from slimsweep.linear.base import PackedLinear, install, kinds, packed_layers, relative_error
+from slimsweep.linear.base import PackedLinear, install, kinds, matrix, packed_layers, relative_error
 from slimsweep.linear.uniform import IntegerLinear
-from slimsweep.models.language_model import matrix, parameter_count, weights_digest
+from slimsweep.models.language_model import parameter_count, weights_digest
 from slimsweep.records.record import FIELDS
 from slimsweep.techniques.pruning.magnitude import Magnitude
 from slimsweep.techniques.quantization.rtn import RTN

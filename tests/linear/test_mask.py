@@ -4,6 +4,7 @@ from safetensors.torch import load_file, save_file
 
 from slimsweep.blockwise.layerwise import replace_weight
 from slimsweep.errors import ModelError
+from slimsweep.linear.base import matrix
 from slimsweep.linear.mask import (
     MASKS_FILE,
     mark_zeros,
@@ -16,7 +17,7 @@ from slimsweep.linear.mask import (
     write_masks,
 )
 from slimsweep.models import anatomy
-from slimsweep.models.language_model import matrix, weights_digest
+from slimsweep.models.language_model import weights_digest
 from slimsweep.models.sources.local import LocalModel
 from slimsweep.models.storage import saved_model
 from slimsweep.models.surgery import remove, remove_blocks

@@ -5,8 +5,8 @@ import torch
 from family_shapes import BLOCK_LINEARS, DECODERS, ENCODERS, random_model
 
 from slimsweep.errors import ModelError
+from slimsweep.linear.base import matrix
 from slimsweep.models.families import families, family_of
-from slimsweep.models.language_model import matrix
 
 CPU = torch.device("cpu")
 EVERY = {**DECODERS, **ENCODERS}

@@ -3,7 +3,8 @@ import hashlib
 import torch
 from torch import nn
 
-from slimsweep.models.language_model import is_linear, matrix, parameter_count, weights_digest
+from slimsweep.linear.base import is_linear, matrix
+from slimsweep.models.language_model import parameter_count, weights_digest
 
 
 def test_full_names_are_paths_of_the_module(tiny):

@@ -2,7 +2,7 @@ import pytest
 import torch
 from family_shapes import DECODERS, ENCODERS, random_model
 
-from slimsweep.models.language_model import layer_shape, matrix
+from slimsweep.linear.base import layer_shape, matrix
 from slimsweep.models.scale_folding import fold, query_key_rows, survey
 from slimsweep.models.sources.random import RandomModel
 

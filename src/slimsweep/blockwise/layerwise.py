@@ -18,9 +18,9 @@ from slimsweep.blockwise.activations import Activations, InputSum
 from slimsweep.blockwise.sequential import by_group
 from slimsweep.blockwise.shared_inputs import Prepared, Shared
 from slimsweep.errors import LayerError, SlimsweepError
-from slimsweep.linear.base import PackedLinear, install, relative_error
+from slimsweep.linear.base import PackedLinear, install, layer_shape, matrix, relative_error
 from slimsweep.linear.mask import removed, set_removed
-from slimsweep.models.language_model import LanguageModel, layer_shape, matrix
+from slimsweep.models.language_model import LanguageModel
 from slimsweep.numerics.parallel import side_by_side
 
 WIDE_NUMBERS = 2048**2

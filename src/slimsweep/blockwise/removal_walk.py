@@ -13,10 +13,11 @@ from torch import Tensor
 from slimsweep.blockwise.activations import Activations
 from slimsweep.blockwise.layerwise import progress
 from slimsweep.errors import HessianError, ModelError
+from slimsweep.linear.base import matrix
 from slimsweep.linear.mask import removed as removed_of
 from slimsweep.models import anatomy
 from slimsweep.models.anatomy import HEADS, Units
-from slimsweep.models.language_model import LanguageModel, matrix
+from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.surgery import remove
 from slimsweep.numerics.finite import all_finite
 from slimsweep.numerics.hessian import gram

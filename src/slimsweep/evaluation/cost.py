@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 from torch import nn
 
 from slimsweep.evaluation.base import Measurement, Metric
-from slimsweep.models.language_model import LanguageModel, is_linear, layer_shape, matrix
+from slimsweep.linear.base import is_linear, layer_shape, matrix
+from slimsweep.models.language_model import LanguageModel
 
 
 @dataclass(frozen=True, kw_only=True)

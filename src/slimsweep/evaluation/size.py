@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from slimsweep.evaluation.base import Measurement, Metric
 from slimsweep.evaluation.cost import zero_count
-from slimsweep.linear.base import PackedLinear, dense_parameters, packed_layers
-from slimsweep.models.language_model import LanguageModel, layer_shape, parameter_count
+from slimsweep.linear.base import PackedLinear, dense_parameters, layer_shape, packed_layers
+from slimsweep.models.language_model import LanguageModel, parameter_count
 from slimsweep.models.storage import saved_model
 from slimsweep.models.storage.plain import plain_config
 

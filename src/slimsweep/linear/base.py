@@ -133,3 +133,24 @@ def relative_error(found: Float[Tensor, "out in"], wanted: Float[Tensor, "out in
     """Frobenius norm of the difference over that of what was wanted; 0 where both are zero, NaN where either is."""
     difference, norm = (found.float() - wanted).norm(), wanted.norm()
     return 0.0 if norm == 0 and difference == 0 else float(difference / norm)
+
+
+def is_linear(layer: nn.Module) -> bool:
+    """True for nn.Linear, packed or not, and for GPT-2's Conv1D."""
+    return isinstance(layer, nn.Linear | PackedLinear) or type(layer).__name__ == "Conv1D"
+
+
+def matrix(linear: nn.Module) -> Float[Tensor, "out in"]:
+    """A layer's weight as [out in]; Conv1D is transposed.
+
+    A view, so writing to it changes the model; but of a packed layer it is what that stands for, computed anew.
+    """
+    weight = linear.weight.detach()
+    return weight if isinstance(linear, nn.Linear | PackedLinear) else weight.T
+
+
+def layer_shape(layer: nn.Module) -> tuple[int, int]:
+    """(out, in) of a linear layer, whatever form its weight is stored in."""
+    if isinstance(layer, nn.Linear | PackedLinear):
+        return layer.out_features, layer.in_features
+    return layer.nf, layer.nx  # Conv1D

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from slimsweep.linear.base import packed_layers
-from slimsweep.models.language_model import LanguageModel, is_linear, layer_shape
+from slimsweep.linear.base import is_linear, layer_shape, packed_layers
+from slimsweep.models.language_model import LanguageModel
 
 OUT, IN = "out", "in"
 HEADS, NEURONS, CHANNELS = "heads", "neurons", "channels"

@@ -1,6 +1,7 @@
 """How many tokens go through a model at once: as many as are fast, and on a GPU as memory allows."""
 
-from slimsweep.models.language_model import LanguageModel, layer_shape
+from slimsweep.linear.base import layer_shape
+from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.placement.loading import free_bytes
 
 BATCH_TOKENS = 2048

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from slimsweep.models.language_model import LanguageModel, is_linear, layer_shape
+from slimsweep.linear.base import is_linear, layer_shape
+from slimsweep.models.language_model import LanguageModel
 
 READS = {Tensor.__bool__: bool, Tensor.__int__: int, Tensor.__float__: float, Tensor.__index__: int, Tensor.item: int}
 """What reads the value of a tensor, and the type that Python wants of it."""

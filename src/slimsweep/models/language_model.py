@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from slimsweep.linear.base import PackedLinear, dense_parameters, packed_layers
+from slimsweep.linear.base import dense_parameters, is_linear, packed_layers
 from slimsweep.models.families import Family
 from slimsweep.models.placement.offload import Offload
 from slimsweep.models.placement.scratch import PAGE, Scratch
@@ -138,27 +138,6 @@ class LanguageModel:
             zeros=dict(self.zeros),
             original_parameters=self.original_parameters,
         )
-
-
-def is_linear(layer: nn.Module) -> bool:
-    """True for nn.Linear, packed or not, and for GPT-2's Conv1D."""
-    return isinstance(layer, nn.Linear | PackedLinear) or type(layer).__name__ == "Conv1D"
-
-
-def matrix(linear: nn.Module) -> Float[Tensor, "out in"]:
-    """A layer's weight as [out in]; Conv1D is transposed.
-
-    A view, so writing to it changes the model; but of a packed layer it is what that stands for, computed anew.
-    """
-    weight = linear.weight.detach()
-    return weight if isinstance(linear, nn.Linear | PackedLinear) else weight.T
-
-
-def layer_shape(layer: nn.Module) -> tuple[int, int]:
-    """(out, in) of a linear layer, whatever form its weight is stored in."""
-    if isinstance(layer, nn.Linear | PackedLinear):
-        return layer.out_features, layer.in_features
-    return layer.nf, layer.nx  # Conv1D
 
 
 def parameter_count(module: nn.Module) -> int:

@@ -7,9 +7,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from slimsweep.linear.base import is_linear, layer_shape, matrix
 from slimsweep.models import anatomy
 from slimsweep.models.dependency_trace import Trace, trace
-from slimsweep.models.language_model import LanguageModel, is_linear, layer_shape, matrix
+from slimsweep.models.language_model import LanguageModel
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from slimsweep.linear.base import is_linear, layer_shape
 from slimsweep.linear.mask import select
 from slimsweep.models.anatomy import (
     CHANNELS,
@@ -22,7 +23,7 @@ from slimsweep.models.anatomy import (
     shape_of,
     size,
 )
-from slimsweep.models.language_model import LanguageModel, is_linear, layer_shape
+from slimsweep.models.language_model import LanguageModel
 
 
 @torch.no_grad()

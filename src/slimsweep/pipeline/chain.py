@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from slimsweep.errors import ModelError, StageError
+from slimsweep.linear.base import matrix
 from slimsweep.linear.mask import mark_zeros
-from slimsweep.models.language_model import LanguageModel, matrix, weights_digest
+from slimsweep.models.language_model import LanguageModel, weights_digest
 from slimsweep.pipeline import memory_plan
 from slimsweep.pipeline.experiment import Experiment, Stage
 from slimsweep.pipeline.keys import StageKey, stage_keys

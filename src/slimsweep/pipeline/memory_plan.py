@@ -45,8 +45,7 @@ def plan(experiment: "Experiment") -> list[Part]:
     import torch
 
     from slimsweep.evaluation.perplexity import HEAD_NUMBERS, LOSS_NUMBERS
-    from slimsweep.linear.base import packed_layers
-    from slimsweep.models.language_model import layer_shape
+    from slimsweep.linear.base import layer_shape, packed_layers
 
     skeleton, dtype = experiment.model.skeleton(), getattr(torch, experiment.resolved_dtype)
     after = skeleton.copy()

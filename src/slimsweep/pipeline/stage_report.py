@@ -6,7 +6,8 @@ from typing import Any
 from torch import nn
 
 from slimsweep.evaluation.cost import zero_count
-from slimsweep.models.language_model import LanguageModel, layer_shape
+from slimsweep.linear.base import layer_shape
+from slimsweep.models.language_model import LanguageModel
 from slimsweep.pipeline.experiment import Stage
 
 

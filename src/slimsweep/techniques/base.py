@@ -13,8 +13,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from slimsweep.blockwise.layerwise import LayerReport, Pruned, compress_blocks
-from slimsweep.linear.base import PackedLinear
-from slimsweep.models.language_model import LanguageModel, layer_shape
+from slimsweep.linear.base import PackedLinear, layer_shape
+from slimsweep.models.language_model import LanguageModel
 
 INPUTS = ("compressed", "dense", "sequential")
 

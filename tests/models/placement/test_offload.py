@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from slimsweep.models.language_model import LanguageModel, matrix
+from slimsweep.linear.base import matrix
+from slimsweep.models.language_model import LanguageModel
 
 
 def offloaded(model: LanguageModel, device: torch.device) -> LanguageModel:

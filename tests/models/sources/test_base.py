@@ -6,7 +6,7 @@ from conftest import TINY_SHAPE
 from safetensors.torch import load_file, save_file
 
 from slimsweep.errors import ModelError
-from slimsweep.models.language_model import matrix
+from slimsweep.linear.base import matrix
 from slimsweep.models.sources import base as sources
 from slimsweep.models.sources.hub import HubModel
 from slimsweep.models.sources.local import LocalModel

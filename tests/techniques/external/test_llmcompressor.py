@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from slimsweep.models.language_model import matrix
+from slimsweep.linear.base import matrix
 from slimsweep.techniques.external.llmcompressor import LLMCompressor
 from slimsweep.techniques.pruning.sparsegpt import SparseGPT
 from slimsweep.techniques.pruning.wanda import Wanda

@@ -1,8 +1,7 @@
 import pytest
 import torch
 
-from slimsweep.linear.base import packed_layers
-from slimsweep.models.language_model import matrix
+from slimsweep.linear.base import matrix, packed_layers
 from slimsweep.techniques.external.llmcompressor_quantizer import LLMCompressorQuantizer
 from slimsweep.techniques.pruning.magnitude import Magnitude
 from slimsweep.techniques.quantization.awq import AWQ

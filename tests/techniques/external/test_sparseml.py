@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from slimsweep.errors import ModelError
-from slimsweep.models.language_model import matrix
+from slimsweep.linear.base import matrix
 from slimsweep.techniques.external.sparseml import SparseML, make_older
 from slimsweep.techniques.quantization.rtn import RTN
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from slimsweep.models.language_model import matrix
+from slimsweep.linear.base import matrix
 from slimsweep.techniques.pruning.magnitude import Magnitude
 from slimsweep.techniques.pruning.random import Random
 from slimsweep.techniques.pruning.sparsegpt import SparseGPT

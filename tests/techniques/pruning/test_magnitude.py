@@ -2,7 +2,7 @@ import pytest
 import torch
 from restatements import count, lowest_first, magnitude_layer
 
-from slimsweep.models.language_model import matrix
+from slimsweep.linear.base import matrix
 from slimsweep.techniques.pruning.magnitude import Magnitude
 
 WEIGHT = torch.tensor([[4.0, -1.0, 3.0, 2.0], [-8.0, 7.0, 5.0, -6.0]])

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from slimsweep.models.language_model import matrix
+from slimsweep.linear.base import matrix
 from slimsweep.techniques.pruning.random import Random
 
 

@@ -4,9 +4,8 @@ from hard_layers import HARD, hard_layer
 from restatements import inverse_factor, layer_inputs, perplexity, sparsegpt_layer
 
 from slimsweep.evaluation.size import Size
-from slimsweep.linear.base import packed_layers
+from slimsweep.linear.base import matrix, packed_layers
 from slimsweep.linear.uniform import IntegerLinear
-from slimsweep.models.language_model import matrix
 from slimsweep.numerics.hessian import gram
 from slimsweep.numerics.uniform_grid import GRIDS, fit
 from slimsweep.techniques.pruning.magnitude import Magnitude

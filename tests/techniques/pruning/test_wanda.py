@@ -2,7 +2,7 @@ import pytest
 import torch
 from restatements import layer_inputs, wanda_layer
 
-from slimsweep.models.language_model import matrix
+from slimsweep.linear.base import matrix
 from slimsweep.techniques.pruning.magnitude import Magnitude
 from slimsweep.techniques.pruning.wanda import Wanda
 

@@ -3,9 +3,8 @@ import torch
 from family_shapes import random_model
 from restatements import layer_inputs, perplexity
 
-from slimsweep.linear.base import packed_layers
+from slimsweep.linear.base import matrix, packed_layers
 from slimsweep.linear.mask import mark_zeros
-from slimsweep.models.language_model import matrix
 from slimsweep.models.scale_folding import Place, query_key_rows
 from slimsweep.models.storage import saved_model
 from slimsweep.techniques.quantization.awq import AWQ

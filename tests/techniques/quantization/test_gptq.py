@@ -7,9 +7,8 @@ from hard_layers import HARD, hard_layer
 from restatements import gptq_layer, layer_inputs, perplexity
 
 import slimsweep
-from slimsweep.linear.base import packed_layers
+from slimsweep.linear.base import matrix, packed_layers
 from slimsweep.linear.uniform import IntegerLinear
-from slimsweep.models.language_model import matrix
 from slimsweep.models.storage import saved_model
 from slimsweep.numerics.hessian import gram
 from slimsweep.numerics.uniform_grid import GRIDS

@@ -9,7 +9,7 @@ from restatements import perplexity
 import slimsweep
 from slimsweep.errors import ModelError
 from slimsweep.evaluation.size import Size
-from slimsweep.models.language_model import matrix
+from slimsweep.linear.base import matrix
 from slimsweep.models.storage.saved_model import save
 from slimsweep.techniques.pruning.magnitude import Magnitude
 from slimsweep.techniques.quantization.half import Half

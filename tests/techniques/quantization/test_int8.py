@@ -3,8 +3,7 @@ import torch
 from restatements import perplexity
 
 from slimsweep.evaluation.size import Size
-from slimsweep.linear.base import packed_layers
-from slimsweep.models.language_model import matrix
+from slimsweep.linear.base import matrix, packed_layers
 from slimsweep.techniques.pruning.magnitude import Magnitude
 from slimsweep.techniques.quantization.int8 import Int8
 

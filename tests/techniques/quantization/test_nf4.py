@@ -4,8 +4,7 @@ from conftest import meta_model
 from restatements import perplexity
 
 from slimsweep.evaluation.size import Size
-from slimsweep.linear.base import packed_layers
-from slimsweep.models.language_model import matrix
+from slimsweep.linear.base import matrix, packed_layers
 from slimsweep.techniques.pruning.magnitude import Magnitude
 from slimsweep.techniques.quantization.nf4 import NF4
 

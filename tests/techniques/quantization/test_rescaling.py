@@ -3,9 +3,8 @@ import torch
 from family_shapes import random_model
 
 from slimsweep.errors import ModelError
-from slimsweep.linear.base import packed_layers
+from slimsweep.linear.base import matrix, packed_layers
 from slimsweep.linear.w8a8 import DynamicInt8Linear
-from slimsweep.models.language_model import matrix
 from slimsweep.techniques.quantization.rescaling import Scale
 from slimsweep.techniques.quantization.smoothquant import SmoothQuant
 

@@ -2,8 +2,7 @@ import pytest
 import torch
 from restatements import min_max_grid, perplexity
 
-from slimsweep.linear.base import packed_layers
-from slimsweep.models.language_model import matrix
+from slimsweep.linear.base import matrix, packed_layers
 from slimsweep.numerics.uniform_grid import GRIDS
 from slimsweep.techniques.pruning.magnitude import Magnitude
 from slimsweep.techniques.quantization.rtn import RTN

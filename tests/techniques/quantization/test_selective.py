@@ -10,8 +10,7 @@ from restatements import perplexity
 import slimsweep
 from slimsweep.blockwise.fisher import fisher_diagonal
 from slimsweep.evaluation.size import Size
-from slimsweep.linear.base import packed_layers
-from slimsweep.models.language_model import matrix
+from slimsweep.linear.base import matrix, packed_layers
 from slimsweep.models.storage import saved_model
 from slimsweep.models.storage.quantization_config import quantization_config
 from slimsweep.numerics.bit_allocation import allocate

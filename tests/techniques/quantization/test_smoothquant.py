@@ -3,9 +3,8 @@ import torch
 from family_shapes import ENCODERS, random_model
 from restatements import layer_inputs, perplexity
 
-from slimsweep.linear.base import packed_layers
+from slimsweep.linear.base import matrix, packed_layers
 from slimsweep.linear.w8a8 import DynamicInt8Linear
-from slimsweep.models.language_model import matrix
 from slimsweep.models.scale_folding import survey
 from slimsweep.techniques.quantization.dynamic_int8 import DynamicInt8
 from slimsweep.techniques.quantization.rtn import RTN

@@ -6,8 +6,7 @@ from restatements import perplexity
 
 from slimsweep.blockwise.fisher import fisher_diagonal
 from slimsweep.evaluation.size import Size
-from slimsweep.linear.base import packed_layers
-from slimsweep.models.language_model import matrix
+from slimsweep.linear.base import matrix, packed_layers
 from slimsweep.techniques.pruning.magnitude import Magnitude
 from slimsweep.techniques.quantization.rtn import RTN
 from slimsweep.techniques.quantization.squeezellm import SqueezeLLM

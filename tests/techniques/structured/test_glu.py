@@ -8,8 +8,9 @@ from reductions import loud
 from removed import agree, first_blocks, ids, masked, noted, text_ids
 from restatements import layer_inputs, perplexity
 
+from slimsweep.linear.base import matrix
 from slimsweep.models import anatomy
-from slimsweep.models.language_model import matrix, parameter_count
+from slimsweep.models.language_model import parameter_count
 from slimsweep.techniques.structured.glu import IMPORTANCES, Glu
 from slimsweep.techniques.structured.llm_pruner import LLMPruner
 

@@ -10,8 +10,9 @@ from reductions import loud
 from removed import agree, first_blocks, ids, masked, noted, text_ids
 from restatements import layer_inputs, perplexity
 
+from slimsweep.linear.base import matrix
 from slimsweep.models import anatomy
-from slimsweep.models.language_model import matrix, parameter_count
+from slimsweep.models.language_model import parameter_count
 from slimsweep.models.surgery import remove
 from slimsweep.techniques.structured.heads import IMPORTANCES, RANKINGS, Heads, confidences, gate_gradients
 

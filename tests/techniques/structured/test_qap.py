@@ -9,8 +9,9 @@ from removed import agree, first_blocks, ids, masked, noted, text_ids
 from restatements import layer_inputs, perplexity
 
 from slimsweep.blockwise.removal_walk import units_of
+from slimsweep.linear.base import matrix
 from slimsweep.models import anatomy
-from slimsweep.models.language_model import matrix, parameter_count
+from slimsweep.models.language_model import parameter_count
 from slimsweep.models.surgery import remove
 from slimsweep.numerics import pairwise_exchange
 from slimsweep.techniques.structured.qap import Qap

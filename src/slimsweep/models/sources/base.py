@@ -10,9 +10,10 @@ from typing import Any, ClassVar
 import torch
 
 from slimsweep.errors import ModelError
+from slimsweep.linear.base import is_linear
 from slimsweep.linear.mask import bits_shape, read_masks, reserve
 from slimsweep.models.families import family_of
-from slimsweep.models.language_model import LanguageModel, is_linear
+from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.placement import loading
 from slimsweep.models.placement.mapped import read_mapped, scratch_bytes
 from slimsweep.models.placement.scratch import Scratch, padded_bytes

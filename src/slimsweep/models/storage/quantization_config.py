@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from slimsweep.linear.base import PackedLinear, packed_layers
-from slimsweep.models.language_model import LanguageModel, is_linear
+from slimsweep.linear.base import PackedLinear, is_linear, packed_layers
+from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.placement import loading
 from slimsweep.models.storage.plain import auto_class_of
 

@@ -13,12 +13,12 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 
 from slimsweep.errors import ModelError
-from slimsweep.linear.base import install, kinds, packed_layers
+from slimsweep.linear.base import install, kinds, layer_shape, packed_layers
 from slimsweep.linear.mask import read_masks, write_masks
 from slimsweep.models import anatomy, surgery
 from slimsweep.models.anatomy import BlockShape, Shape
 from slimsweep.models.families import family_of
-from slimsweep.models.language_model import LanguageModel, layer_shape
+from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.placement import loading
 from slimsweep.models.storage.checkpoint import INDEX, MANIFEST, PACKED_FILE, WEIGHTS_FILE, weight_files
 from slimsweep.models.storage.plain import auto_class_of_name, plain_config

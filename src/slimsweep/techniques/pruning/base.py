@@ -9,7 +9,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from slimsweep.blockwise.layerwise import LayerReport
-from slimsweep.models.language_model import LanguageModel, layer_shape
+from slimsweep.linear.base import layer_shape
+from slimsweep.models.language_model import LanguageModel
 from slimsweep.numerics import masks
 from slimsweep.techniques.base import LayerwiseTechnique, StageReport, choice_fault
 from slimsweep.techniques.layer_names import folded

@@ -9,8 +9,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from slimsweep.blockwise.layerwise import LayerReport, Pruned, replace_weight
+from slimsweep.linear.base import matrix
 from slimsweep.linear.mask import removed as removed_of
-from slimsweep.models.language_model import LanguageModel, matrix
+from slimsweep.models.language_model import LanguageModel
 from slimsweep.numerics import masks
 from slimsweep.techniques.base import StageReport
 from slimsweep.techniques.pruning.base import Pruner

@@ -8,9 +8,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from slimsweep.blockwise.layerwise import Pruned
-from slimsweep.linear.base import install
+from slimsweep.linear.base import install, layer_shape
 from slimsweep.linear.uniform import IntegerLinear
-from slimsweep.models.language_model import LanguageModel, layer_shape
+from slimsweep.models.language_model import LanguageModel
 from slimsweep.numerics import uniform_grid
 from slimsweep.numerics.column_solver import ColumnBlock, knob_faults, solve_columns
 from slimsweep.numerics.hessian import FACTOR_BYTES, InverseFactor, factor_inverse, factor_name, gram

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from slimsweep.linear.base import PackedLinear, install
-from slimsweep.models.language_model import LanguageModel, layer_shape
+from slimsweep.linear.base import PackedLinear, install, layer_shape
+from slimsweep.models.language_model import LanguageModel
 from slimsweep.numerics.uniform_grid import GRIDS
 from slimsweep.techniques.base import LayerwiseTechnique, StageReport
 from slimsweep.techniques.layer_names import folded

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from slimsweep.blockwise.layerwise import LayerReport
 from slimsweep.errors import ModelError
-from slimsweep.linear.base import dense_parameters, packed_layers
-from slimsweep.models.language_model import LanguageModel, layer_shape, matrix
+from slimsweep.linear.base import dense_parameters, layer_shape, matrix, packed_layers
+from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.placement.loading import some
 from slimsweep.techniques.base import StageReport, Technique
 

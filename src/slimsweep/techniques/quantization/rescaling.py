@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from slimsweep.blockwise.activations import Activations
 from slimsweep.blockwise.layerwise import LayerReport, progress, replace_weight, targets_by_block
 from slimsweep.blockwise.shared_inputs import refuse_non_finite
-from slimsweep.linear.base import PackedLinear, packed_layers
+from slimsweep.linear.base import PackedLinear, matrix, packed_layers
 from slimsweep.linear.mask import removed as removed_of
-from slimsweep.models.language_model import LanguageModel, matrix
+from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.scale_folding import Place, fold, query_key_rows, survey
 from slimsweep.numerics.parallel import side_by_side
 from slimsweep.techniques.quantization.base import Quantizer

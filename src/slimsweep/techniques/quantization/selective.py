@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from slimsweep.blockwise.fisher import fisher_diagonal, replaced
 from slimsweep.blockwise.layerwise import LayerReport, progress, replace_weight, targets_by_block
 from slimsweep.errors import ModelError
-from slimsweep.linear.base import PackedLinear, install
+from slimsweep.linear.base import PackedLinear, install, layer_shape, matrix
 from slimsweep.linear.mask import removed as removed_of
 from slimsweep.linear.uniform import IntegerLinear
-from slimsweep.models.language_model import LanguageModel, layer_shape, matrix
+from slimsweep.models.language_model import LanguageModel
 from slimsweep.numerics.bit_allocation import allocate
 from slimsweep.numerics.parallel import side_by_side
 from slimsweep.techniques.base import LayerwiseTechnique, StageReport

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from slimsweep.blockwise.fisher import fisher_diagonal
 from slimsweep.blockwise.layerwise import LayerReport, replace_weight
-from slimsweep.linear.base import PackedLinear
+from slimsweep.linear.base import PackedLinear, matrix
 from slimsweep.linear.codebook import TableLinear
 from slimsweep.linear.mask import removed as removed_of
-from slimsweep.models.language_model import LanguageModel, matrix
+from slimsweep.models.language_model import LanguageModel
 from slimsweep.numerics import masks
 from slimsweep.numerics.kmeans import EXACT_LEVELS, row_levels
 from slimsweep.numerics.parallel import side_by_side

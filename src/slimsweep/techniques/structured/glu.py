@@ -9,9 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from slimsweep.blockwise.removal_walk import Choice, gone_lowest
+from slimsweep.linear.base import layer_shape, matrix
 from slimsweep.models import anatomy
 from slimsweep.models.anatomy import NEURONS, Units
-from slimsweep.models.language_model import LanguageModel, layer_shape, matrix
+from slimsweep.models.language_model import LanguageModel
 from slimsweep.techniques.structured.base import BlockwiseTechnique, choice_faults
 
 IMPORTANCES = ("peak_to_peak", "l2", "activation")

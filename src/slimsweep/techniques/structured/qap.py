@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from slimsweep.blockwise.removal_walk import Choice, refuse_non_finite
+from slimsweep.linear.base import matrix
 from slimsweep.models.anatomy import HEADS, NEURONS, Units
-from slimsweep.models.language_model import matrix
 from slimsweep.numerics import pairwise_exchange
 from slimsweep.techniques.structured.base import BlockwiseTechnique, choice_faults
 
