@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from slimsweep.blockwise.gradients import gradients, loss
 from slimsweep.errors import ModelError
 from slimsweep.linear.base import PackedLinear, packed_layers
 from slimsweep.models.language_model import LanguageModel
-from slimsweep.techniques.structured import importance
 
 
 def fisher_diagonal(
@@ -38,10 +38,10 @@ def fisher_diagonal(
             slope = parameter.grad.float()
             sums[id(parameter)].addcmul_(slope, slope)
 
-        with importance.gradients(list({id(weight): weight for weight in weights.values()}.values()), add):
+        with gradients(list({id(weight): weight for weight in weights.values()}.values()), add):
             for ids in token_ids.split(1):
                 # Summed, not mean: the slopes of a mean are near the least that fp16 can tell from 0.
-                (predicted * importance.loss(model, ids)).backward()
+                (predicted * loss(model, ids)).backward()
         found = {name: sums[id(weight)].div_(len(token_ids) * predicted) for name, weight in weights.items()}
     if bad := [name for name, values in found.items() if not bool(values.isfinite().all())]:
         raise ModelError(

@@ -7,9 +7,10 @@ from conftest import TINY_SHAPE
 from reductions import loud
 from torch.nn.functional import cross_entropy
 
+from slimsweep.blockwise import gradients as gradients_module
 from slimsweep.models import anatomy
 from slimsweep.techniques.structured import importance
-from slimsweep.techniques.structured.importance import combine, distinct, gradients, norm_scores, taylor_scores
+from slimsweep.techniques.structured.importance import combine, distinct, norm_scores, taylor_scores
 
 KINDS = ("heads", "neurons", "channels")
 WIDTH, INNER, GROUPS, MEMBERS, HEAD = 32, 48, 2, 2, 8  # of the tiny model
@@ -227,21 +228,10 @@ def test_the_loss_of_a_classifier_is_that_of_its_own_answer(name, tmp_path):
     with torch.no_grad():
         probabilities = model.module(input_ids=ids()).logits.softmax(dim=-1)
     expected = -probabilities.amax(dim=1).log().mean()
-    assert float(importance.loss(model, ids())) == pytest.approx(float(expected), rel=1e-5)
+    assert float(gradients_module.loss(model, ids())) == pytest.approx(float(expected), rel=1e-5)
     assert float(expected) < math.log(2)
     (scores,) = taylor_scores(model, [anatomy.heads(model, 0)], ids(), "first", "element", "sum")
     assert float(scores.min()) > 0
-
-
-def test_the_loss_of_a_decoder_is_that_of_the_next_tokens(tiny):
-    with torch.no_grad():
-        probabilities = tiny.module(input_ids=ids()).logits.softmax(dim=-1)
-    picked = [
-        math.log(probabilities[row, place, ids()[row, place + 1]])
-        for row in range(3)
-        for place in range(ids().shape[1] - 1)
-    ]
-    assert float(importance.loss(tiny, ids())) == pytest.approx(-sum(picked) / len(picked), rel=1e-5)
 
 
 @torch.no_grad()
@@ -254,11 +244,3 @@ def test_a_model_is_left_as_it_was(kind, tiny):
     assert all(not parameter._post_accumulate_grad_hooks for parameter in tiny.module.parameters())
     assert all(torch.equal(value, before[name]) for name, value in tiny.module.state_dict().items())
     assert not torch.is_grad_enabled()
-
-
-def test_a_failure_leaves_no_gradients_behind(tiny):
-    parameter = tiny.blocks[0].mlp.up_proj.weight
-    with pytest.raises(RuntimeError, match="half-way"), gradients([parameter], lambda _: None):
-        assert parameter.requires_grad
-        raise RuntimeError("half-way")
-    assert not parameter.requires_grad and parameter.grad is None and not parameter._post_accumulate_grad_hooks

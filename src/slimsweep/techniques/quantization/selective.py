@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from slimsweep.blockwise import gradients as gradients_module
 from slimsweep.blockwise.fisher import fisher_diagonal, replaced
 from slimsweep.blockwise.layerwise import LayerReport, progress, replace_weight, targets_by_block
 from slimsweep.errors import ModelError
@@ -29,7 +30,6 @@ from slimsweep.techniques.quantization.base import (
     is_whole_number,
 )
 from slimsweep.techniques.quantization.rtn import RTN
-from slimsweep.techniques.structured import importance
 
 LEFT = 16
 """The choice of a layer that is left as it is."""
@@ -229,7 +229,7 @@ class Selective(Quantizer):
 
 def _mean_loss(model: LanguageModel, token_ids: Int[Tensor, "sequence token"]) -> float:
     """Mean loss of the calibration text, one sequence at a time."""
-    return sum(float(importance.loss(model, ids)) for ids in token_ids.split(1)) / len(token_ids)
+    return sum(float(gradients_module.loss(model, ids)) for ids in token_ids.split(1)) / len(token_ids)
 
 
 def own_bits(layer: nn.Module) -> int | float:

@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from slimsweep.blockwise.gradients import loss
 from slimsweep.blockwise.removal_walk import Choice, gone_lowest, gone_lowest_overall, reduce_blocks
 from slimsweep.models import anatomy
 from slimsweep.models.anatomy import HEADS, Units
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.techniques.structured.base import BlockwiseTechnique, choice_faults
-from slimsweep.techniques.structured.importance import loss
 
 IMPORTANCES = ("taylor", "confidence")
 RANKINGS = ("global", "local")

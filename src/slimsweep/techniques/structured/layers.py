@@ -10,13 +10,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from slimsweep.blockwise.activations import Activations
+from slimsweep.blockwise.gradients import loss
 from slimsweep.blockwise.layerwise import progress
 from slimsweep.blockwise.removal_walk import gone_lowest
 from slimsweep.models.anatomy import shape_of
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.surgery import remove_blocks
 from slimsweep.techniques.structured.base import StructuredTechnique, choice_faults
-from slimsweep.techniques.structured.importance import loss
 
 IMPORTANCES = ("block_influence", "perplexity")
 
