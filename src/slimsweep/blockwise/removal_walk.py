@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from slimsweep.blockwise.activations import Activations
@@ -21,9 +21,7 @@ from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.surgery import remove
 from slimsweep.numerics.finite import all_finite
 from slimsweep.numerics.hessian import gram
-
-DAMPING_FRACTION = 0.01
-"""Of the mean diagonal of the kept inputs' Gram matrix; added to it in a repair."""
+from slimsweep.numerics.least_squares import least_squares
 
 
 @dataclass(frozen=True)
@@ -33,10 +31,6 @@ class Choice:
     gone: Sequence[int]
     notes: dict[str, Any] = field(default_factory=dict)
 
-
-CG_STEPS = 500
-CG_TOLERANCE = 1e-8
-"""Of what a row owes: conjugate gradients end where no row's residual is larger."""
 
 Choose = Callable[[int, Units, Tensor | None], Choice]
 """From a block's index, its units and, where asked for, the Gram matrix of their reader's inputs."""
@@ -128,90 +122,6 @@ def _repair(units: Units, gone: Sequence[int], seen: Float[Tensor, "in in"]) -> 
         raise HessianError(f"{units.reader.name}: {error}") from error
     weight.copy_(repaired.to(weight.dtype))
     return {"error_before_repair": before, "error_after_repair": after}
-
-
-def least_squares(
-    weight: Float[Tensor, "out in"],
-    second_moment: Float[Tensor, "in in"],
-    lost: Int[Tensor, " lost"],
-    removed: Bool[Tensor, "out in"] | None = None,
-) -> tuple[Float[Tensor, "out in"], float, float]:
-    """The weight whose kept columns come closest to the whole layer's output without the lost ones.
-
-    Minimises E|W x - W' x_kept|^2 + damping |W'_kept - W_kept|^2, so that what the text does not show stays as it
-    was; `removed` weights, which are zero, stay zero. Returns W' with zeros in the lost columns, and the mean squared
-    output error before and after, each as a fraction of E|W x|^2.
-
-    Raises:
-        HessianError: the inputs' second moment cannot be factored.
-    Source: the normal equations; arXiv:2305.11627 leaves this step to fine-tuning.
-    """
-    keep = torch.ones(weight.shape[1], dtype=torch.bool, device=weight.device)
-    keep[lost] = False
-    inner = second_moment[keep][:, keep]
-    repaired = torch.zeros_like(weight)
-    repaired[:, keep] = weight[:, keep]
-    mean = float(inner.diagonal().mean())
-    if mean != 0:  # else the kept inputs never move, and owe nothing
-        owed = weight[:, lost] @ second_moment[lost][:, keep]
-        factor, damped = _factor(inner, mean)
-        change = torch.cholesky_solve(owed.T, factor).T
-        if removed is not None:
-            change = _without(change, owed, damped, removed[:, keep])
-        repaired[:, keep] += change
-    masked = weight.clone()
-    masked[:, lost] = 0
-    total = _energy(weight, second_moment)
-    errors = [_energy(weight - other, second_moment) / total if total else 0.0 for other in (masked, repaired)]
-    return repaired, *errors
-
-
-def _without(
-    change: Float[Tensor, "out kept"],
-    owed: Float[Tensor, "out kept"],
-    damped: Float[Tensor, "kept kept"],
-    removed: Bool[Tensor, "out kept"],
-) -> Float[Tensor, "out kept"]:
-    """The best change of each row that leaves its removed weights zero, by conjugate gradients from `change`.
-
-    Each row has removed weights of its own, so that a factor for each would cost its width cubed.
-    """
-    change = change.masked_fill(removed, 0)
-    residual = (owed - change @ damped).masked_fill_(removed, 0)
-    direction, energy = residual.clone(), residual.square().sum(dim=1, keepdim=True)
-    goal = CG_TOLERANCE**2 * owed.square().sum(dim=1, keepdim=True)
-    for _ in range(CG_STEPS):
-        if bool((energy <= goal).all()):
-            break
-        image = (direction @ damped).masked_fill_(removed, 0)
-        curvature = (direction * image).sum(dim=1, keepdim=True)
-        step = torch.where(curvature > 0, energy / curvature, 0)
-        change += step * direction
-        residual -= step * image
-        before, energy = energy, residual.square().sum(dim=1, keepdim=True)
-        direction = residual + torch.where(before > 0, energy / before, 0) * direction
-    return change
-
-
-def _factor(
-    inner: Float[Tensor, "kept kept"], mean: float
-) -> tuple[Float[Tensor, "kept kept"], Float[Tensor, "kept kept"]]:
-    """Cholesky factor of the damped matrix, and that matrix; ten times the damping where one fails, up to 1."""
-    fraction = DAMPING_FRACTION
-    while True:
-        damped = inner.clone()
-        damped.diagonal().add_(fraction * mean)
-        factor, failed = torch.linalg.cholesky_ex(damped)
-        if not int(failed):
-            return factor, damped
-        if not fraction < 1:
-            raise HessianError(f"no damping up to {fraction:g} of its mean diagonal makes the kept inputs factorable")
-        fraction = min(10 * fraction, 1.0)
-
-
-def _energy(weight: Float[Tensor, "out in"], second_moment: Float[Tensor, "in in"]) -> float:
-    """E|W x|^2."""
-    return float(((weight @ second_moment) * weight).sum())
 
 
 def refuse_non_finite(values: Tensor, units: Units) -> None:
