@@ -5,8 +5,9 @@ import torch
 from hard_layers import HARD, hard_layer
 
 from slimsweep.numerics import column_solver as solver
-from slimsweep.numerics.column_solver import ColumnBlock, knob_faults
 from slimsweep.numerics.column_solver import gpu as gpu_columns
+from slimsweep.numerics.column_solver import knob_faults
+from slimsweep.numerics.column_solver.block import ColumnBlock
 from slimsweep.numerics.hessian import factor_inverse, gram
 from slimsweep.numerics.uniform_grid import GRIDS, Grid, fit
 

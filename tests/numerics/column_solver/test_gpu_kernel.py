@@ -6,7 +6,7 @@ import pytest
 import torch
 from hard_layers import HARD, hard_layer
 
-from slimsweep.numerics.column_solver import ColumnBlock
+from slimsweep.numerics.column_solver.block import ColumnBlock
 from slimsweep.numerics.column_solver.gpu import agree, solve_by_column, solved
 from slimsweep.numerics.hessian import factor_inverse, gram
 from slimsweep.numerics.uniform_grid import GRIDS, fit

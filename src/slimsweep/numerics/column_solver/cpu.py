@@ -5,7 +5,7 @@ from typing import no_type_check
 import numba
 import numpy as np
 
-from slimsweep.numerics.column_solver import LANES
+from slimsweep.numerics.column_solver.block import LANES
 
 NEAR = 4
 """Columns whose errors go to later columns together; eight at once gain nothing more."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from slimsweep.numerics.column_solver import ColumnBlock
+from slimsweep.numerics.column_solver.block import ColumnBlock
 from slimsweep.numerics.uniform_grid import fit
 
 log = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
-from slimsweep.numerics.column_solver import ColumnBlock
+from slimsweep.numerics.column_solver.block import ColumnBlock
 
 WIDTH = 128
 """Columns of one launch: their errors lie in registers, where no thread waits for another's."""

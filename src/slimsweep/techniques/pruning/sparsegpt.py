@@ -12,7 +12,8 @@ from slimsweep.linear.base import install, layer_shape
 from slimsweep.linear.uniform import IntegerLinear
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.numerics import uniform_grid
-from slimsweep.numerics.column_solver import ColumnBlock, knob_faults, solve_columns
+from slimsweep.numerics.column_solver import knob_faults, solve_columns
+from slimsweep.numerics.column_solver.block import ColumnBlock
 from slimsweep.numerics.hessian import FACTOR_BYTES, InverseFactor, factor_inverse, factor_name, gram
 from slimsweep.numerics.uniform_grid import Grid
 from slimsweep.techniques.base import StageReport

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from slimsweep.linear.uniform import IntegerLinear
 from slimsweep.numerics import uniform_grid
-from slimsweep.numerics.column_solver import LANES, ColumnBlock, knob_faults, solve_columns
+from slimsweep.numerics.column_solver import knob_faults, solve_columns
+from slimsweep.numerics.column_solver.block import LANES, ColumnBlock
 from slimsweep.numerics.hessian import FACTOR_BYTES, InverseFactor, factor_inverse, factor_name, gram
 from slimsweep.numerics.parallel import side_by_side
 from slimsweep.numerics.uniform_grid import Grid
