@@ -1,6 +1,6 @@
 import math
 
-from slimsweep.evaluation.base import Measurement, longest_context
+from slimsweep.evaluation.base import Measurement
 
 
 def test_numbers_that_are_not_finite_become_null_with_a_reason():
@@ -11,11 +11,3 @@ def test_numbers_that_are_not_finite_become_null_with_a_reason():
 
 def test_a_null_always_has_a_reason():
     assert Measurement({"a": None}).reasons == {"a": "not measured"}
-
-
-def test_longest_context_by_either_name_of_the_field(tmp_path):
-    from family_shapes import DECODERS
-    from transformers import AutoConfig
-
-    for shape in DECODERS.values():
-        assert longest_context(AutoConfig.for_model(**shape)) == 128

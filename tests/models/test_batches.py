@@ -5,6 +5,7 @@ from slimsweep.data.corpora import Corpora
 from slimsweep.evaluation.accuracy import Accuracy
 from slimsweep.evaluation.perplexity import Perplexity
 from slimsweep.models import batches
+from slimsweep.models.batches import longest_context
 
 
 @pytest.fixture
@@ -52,3 +53,11 @@ def test_accuracy_takes_half_as_many(given, tokens, forwards, tiny, tmp_path, mo
     Accuracy(tasks="sentiment", task_limit=20, batch_tokens=given).measure(tiny, Corpora(None, tmp_path))
     most = max(shape.numel() for shape in forwards)
     assert tokens / 2 < most <= tokens
+
+
+def test_longest_context_by_either_name_of_the_field(tmp_path):
+    from family_shapes import DECODERS
+    from transformers import AutoConfig
+
+    for shape in DECODERS.values():
+        assert longest_context(AutoConfig.for_model(**shape)) == 128

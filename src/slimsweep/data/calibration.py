@@ -12,7 +12,7 @@ from slimsweep.data.corpora import Corpora, Text, tokenize
 from slimsweep.data.rows import KINDS
 from slimsweep.data.unknown_tokens import ids_fault, texts_fault
 from slimsweep.errors import TooFewTokensError
-from slimsweep.evaluation.base import longest_context
+from slimsweep.models.batches import longest_context
 
 DRAWS = ("document", "joined")
 

@@ -59,9 +59,3 @@ class Metric:
     def compare(self, dense: Any, model: Any) -> Measurement:
         """Measure what only shows beside the dense model, where layers have changed their shape."""
         return Measurement()
-
-
-def longest_context(config: Any) -> int | None:
-    """Tokens a model takes at most, or None where its transformers config does not say."""
-    text = config.get_text_config()
-    return getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)

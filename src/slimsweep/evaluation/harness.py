@@ -9,7 +9,7 @@ import torch
 from lm_eval.api.model import TemplateLM
 from torch import Tensor
 
-from slimsweep.evaluation.base import longest_context
+from slimsweep.models.batches import longest_context
 from slimsweep.models.language_model import LanguageModel
 
 FALLBACK_CONTEXT = 2048

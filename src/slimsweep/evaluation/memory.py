@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from slimsweep.evaluation.base import Measurement, Metric, longest_context
+from slimsweep.evaluation.base import Measurement, Metric
+from slimsweep.models.batches import longest_context
 from slimsweep.models.language_model import LanguageModel
 
 STATUS = Path("/proc/self/status")

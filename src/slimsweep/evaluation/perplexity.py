@@ -15,8 +15,8 @@ from torch.nn.functional import cross_entropy
 from slimsweep.data.corpora import SHORT_DIGEST, Corpora, corpus_name, tokenizer_digest
 from slimsweep.data.unknown_tokens import ids_fault
 from slimsweep.errors import TooFewTokensError
-from slimsweep.evaluation.base import Measurement, Metric, longest_context
-from slimsweep.models.batches import batch_tokens
+from slimsweep.evaluation.base import Measurement, Metric
+from slimsweep.models.batches import batch_tokens, longest_context
 from slimsweep.models.language_model import LanguageModel
 
 HEAD_NUMBERS = 2**25

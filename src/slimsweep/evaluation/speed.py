@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from slimsweep.evaluation.base import Measurement, Metric, longest_context
+from slimsweep.evaluation.base import Measurement, Metric
+from slimsweep.models.batches import longest_context
 from slimsweep.models.language_model import LanguageModel
 
 IN_A_FILE = "weights rest in a file (memory_budget), so that this would be the speed of reading them"

@@ -1,5 +1,7 @@
 """How many tokens go through a model at once: as many as are fast, and on a GPU as memory allows."""
 
+from typing import Any
+
 from slimsweep.linear.base import layer_shape
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.placement.loading import free_bytes
@@ -32,3 +34,9 @@ def gpu_batch_tokens(width: int, free: int) -> int:
     while tokens > BATCH_TOKENS and tokens * LIVE_NUMBERS * 4 * width > free // GPU_SHARE:
         tokens //= 2
     return tokens
+
+
+def longest_context(config: Any) -> int | None:
+    """Tokens a model takes at most, or None where its transformers config does not say."""
+    text = config.get_text_config()
+    return getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)
