@@ -3,7 +3,6 @@
 import difflib
 import hashlib
 import re
-import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from torch import Tensor
 from slimsweep.data.corpus import CORPORA, Corpus
 from slimsweep.data.rows import KINDS, Rows, kind_of
 from slimsweep.errors import CorpusError
+from slimsweep.models.sources.tokenizer_digest import tokenizer_digest
 from slimsweep.paths import project_path
 
 SHORT_DIGEST = 8
@@ -41,7 +41,6 @@ class Text:
 # Jobs of one process share what they read; keys hold the file's size and time, so a changed file is read again.
 _texts: dict[tuple, Text] = {}
 _token_ids: dict[tuple[str, str], Tensor] = {}
-_tokenizer_digests: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
 class Corpora:
@@ -116,20 +115,6 @@ def _without_text(spec: Corpus, origin: str, number: int, row: dict[str, Any]) -
 def tokenize(text: str, tokenizer: Any) -> Int[Tensor, " token"]:
     """Token ids of one string with default special tokens, whatever length the model takes."""
     return torch.tensor(tokenizer(text, verbose=False)["input_ids"], dtype=torch.long)
-
-
-def tokenizer_digest(tokenizer: Any) -> str:
-    """SHA-256 over everything that decides how a tokenizer splits text."""
-    if tokenizer not in _tokenizer_digests:
-        backend = getattr(tokenizer, "backend_tokenizer", None)
-        if backend is not None:
-            content = backend.to_str()
-        else:
-            content = repr(
-                (type(tokenizer).__name__, sorted(tokenizer.get_vocab().items()), str(tokenizer.init_kwargs))
-            )
-        _tokenizer_digests[tokenizer] = hashlib.sha256(content.encode()).hexdigest()
-    return _tokenizer_digests[tokenizer]
 
 
 def named(name: str) -> Corpus:

@@ -12,12 +12,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from slimsweep.data.corpora import SHORT_DIGEST, Corpora, corpus_name, tokenizer_digest
+from slimsweep.data.corpora import SHORT_DIGEST, Corpora, corpus_name
 from slimsweep.data.unknown_tokens import ids_fault
 from slimsweep.errors import TooFewTokensError
 from slimsweep.evaluation.base import Measurement, Metric
 from slimsweep.models.batches import batch_tokens, longest_context
 from slimsweep.models.language_model import LanguageModel
+from slimsweep.models.sources.tokenizer_digest import tokenizer_digest
 
 HEAD_NUMBERS = 2**25
 """Logits held at once (128 MiB in fp32), whatever the vocabulary."""

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slimsweep.data.corpora import tokenizer_digest
 from slimsweep.errors import ModelError
 from slimsweep.models.sources import gguf_file
 from slimsweep.models.sources.base import ModelSource, tokenizer_of
+from slimsweep.models.sources.tokenizer_digest import tokenizer_digest
 from slimsweep.models.storage import checkpoint
 from slimsweep.paths import project_path
 

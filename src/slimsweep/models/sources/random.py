@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from slimsweep.data.corpora import tokenizer_digest
 from slimsweep.errors import ModelError
 from slimsweep.models.sources.base import ModelSource, tokenizer_of
+from slimsweep.models.sources.tokenizer_digest import tokenizer_digest
 from slimsweep.models.storage import checkpoint
 
 
