@@ -2,16 +2,10 @@
 
 import atexit
 import difflib
-import functools
 import gc
 import logging
 import os
-import shutil
 import sys
-import tempfile
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import hydra
@@ -26,15 +20,13 @@ from slimsweep.errors import ConfigError, SlimsweepError
 from slimsweep.paths import config_root, project_path
 from slimsweep.pipeline.compose import rounded
 from slimsweep.pipeline.experiment import Experiment
-from slimsweep.records.record import write_json
+from slimsweep.pipeline.job import UNNAMED_SWEEP, keep_no_cache_of_a_dry_run, perform
 from slimsweep.records.store import Store
 
 log = logging.getLogger(__name__)
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it: 128 + SIGINT."""
-UNNAMED_SWEEP = "multirun"
-"""Name of a sweep given on the command line (`-m`) without `sweep=NAME`."""
 
 OmegaConf.register_new_resolver("slimsweep.path", lambda path: str(project_path(path)), replace=True)
 # Hydra makes the folder of a run before the job begins; a dry run makes none.
@@ -136,25 +128,6 @@ def job(config: DictConfig) -> str | None:
     return str(path)
 
 
-def keep_no_cache_of_a_dry_run(config: DictConfig) -> None:
-    """Let a dry run read what `cache_dir` holds and add nothing to it."""
-    if config.get("dry_run") is True and config.get("cache_dir"):
-        config.cache_dir = _throwaway_cache(config.cache_dir)
-
-
-@functools.cache
-def _throwaway_cache(cache_dir: str) -> str:
-    """A temporary folder, removed at exit, with links to what a cache holds."""
-    folder = Path(tempfile.mkdtemp(prefix="slimsweep-dry-run-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    for part in Path(cache_dir).absolute().glob("*/"):
-        (folder / part.name).mkdir()
-        for entry in part.iterdir():
-            if not entry.name.endswith((".lock", ".partial")):  # a lock must not be a link
-                (folder / part.name / entry.name).symlink_to(entry)
-    return str(folder)
-
-
 def refuse_grids_of_one_job(hydra_config: DictConfig) -> None:
     """Refuse to run one job where the settings hold a sweep.
 
@@ -182,91 +155,6 @@ def warn_of_idle_ratio(experiment: Experiment, config: DictConfig, overrides: li
             )
         )
         log.warning("ratio=%s changes nothing: %s", config.ratio, why)
-
-
-def perform(experiment: Experiment, store: Store) -> Path:
-    """Compute what an experiment's record lacks, publish it, and return its path."""
-    gc.enable()
-    folder = store.folder(experiment.key)
-    with store.claim(experiment.key), logged(folder / "job.log"):
-        record = store.read(experiment.key, experiment.asked)
-        is_stale = record is not None and experiment.fresh and record["sources"]
-        if record is None or is_stale:
-            record = complete(experiment, store)
-        else:
-            log.info("%s%s: already recorded", position(experiment, store), experiment.label)
-            if store.read(experiment.key) != record:  # shown until now: other measurements
-                store.write(record, store.layers(experiment.key))
-            if experiment.save_model and not (folder / "model").is_dir():
-                log.info("its model was not kept; recompute it with: slim save %s FOLDER", experiment.key[:8])
-        publish(experiment, store, record)
-    return folder / "record.json"
-
-
-def complete(experiment: Experiment, store: Store) -> dict:
-    """Measure what is missing of an experiment, on its model where that is needed; returns the record."""
-    from slimsweep.pipeline.run import borrowed, run
-
-    key, folder, before = experiment.key, store.folder(experiment.key), store.model(experiment.key)
-    known = store.measured(key)
-    missing = {
-        identity: asked
-        for identity, asked in experiment.asked.items()
-        if identity not in known or (experiment.fresh and known[identity]["source"])
-    }
-    words = ", ".join(dict.fromkeys(asked.name for asked in missing.values()))
-    log.info("%s%s%s", position(experiment, store), experiment.label, f": only {words}" if before else "")
-    try:
-        found = borrowed(experiment, store, missing)
-        missing = {identity: asked for identity, asked in missing.items() if identity not in {*_identities(found)}}
-        if before and not missing:
-            return store.add(before, store.layers(key), found, experiment.asked)
-        save_to = folder / "model" if experiment.save_model else None
-        if save_to:
-            shutil.rmtree(save_to, ignore_errors=True)  # left by a job that was killed
-        ran = run(experiment, store, missing, save_to)
-        return store.add(ran.model, ran.layers, [*found, *ran.measured], experiment.asked)
-    except Exception as error:
-        # The job's own log keeps the traceback: Hydra shows only the first failure of a multirun.
-        log.error("failed: %s\n%s", experiment.label, traceback.format_exc())
-        store.write_failure(key, f"{type(error).__name__}: {error}".splitlines()[0])
-        raise
-
-
-def _identities(measured: list[dict]) -> list[str]:
-    return [one["identity"] for one in measured]
-
-
-def publish(experiment: Experiment, store: Store, record: dict) -> None:
-    """Mirror a record to the tracker, once for each set of sweeps it belongs to and of measurements it shows."""
-    sweeps = store.sweeps_of(experiment.key)
-    marker = store.folder(experiment.key) / "published.json"
-    shown = list(dict.fromkeys(record.get("identities", {}).values()))
-    state = {"tracker": repr(experiment.tracker), "sweeps": sweeps, "measurements": shown}
-    if Store.read_json(marker) != state and experiment.tracker.publish(record, sweeps, store.outputs_dir):
-        write_json(marker, state)
-
-
-def position(experiment: Experiment, store: Store) -> str:
-    """`[3/28] ` for a job of a sweep, else nothing."""
-    if experiment.sweep is None or experiment.sweep not in store.sweep_names():
-        return ""
-    keys = [entry.key for entry in store.sweep_jobs(experiment.sweep)]
-    return f"[{keys.index(experiment.key) + 1}/{len(keys)}] " if experiment.key in keys else ""
-
-
-@contextmanager
-def logged(path: Path) -> Iterator[None]:
-    """Copy everything logged inside to a job's own file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.getLogger().addHandler(handler)
-    try:
-        yield
-    finally:
-        logging.getLogger().removeHandler(handler)
-        handler.close()
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ class Sweep:
         Raises:
             ConfigError: the faults of all jobs together, each named once with the first job it stands in.
         """
-        from slimsweep.cli.app import UNNAMED_SWEEP, keep_no_cache_of_a_dry_run
+        from slimsweep.pipeline.job import UNNAMED_SWEEP, keep_no_cache_of_a_dry_run
 
         faults: dict[str, str] = {}
         launches: dict[tuple, tuple[SweepJob, Experiment]] = {}
@@ -90,7 +90,7 @@ class Sweep:
 
     def open(self) -> list[list[str]]:
         """Write the sweep's own list of keys; returns the overrides of the jobs that have no record yet."""
-        from slimsweep.cli.app import publish
+        from slimsweep.pipeline.job import publish
 
         self._warn_of_other_jobs()
         for reason, count in self.unloadable.items():
