@@ -106,7 +106,7 @@ def composed(record: dict[str, Any], own: dict[str, Any]) -> Experiment:
     settings = config | own | {"dtype": record["dtype"], "device": device, "sweep": None, "cache": True}
     settings |= {"on_error": "stop", "memory_budget": None, "keep_zeros": config.get("keep_zeros", False)}
     settings |= dict.fromkeys(("dry_run", "save_model", "fresh", "amend"), False)
-    settings["tracker"] = {"_target_": "slimsweep.records.tracking.wandb.NoTracker"}
+    settings["tracker"] = {"_target_": "slimsweep.records.tracking.none.NoTracker"}
     for group in ("model", "calibration"):
         settings[group] = config[group] | {"_target_": target_of(group, choices[group])}
     settings["model"] |= {"cache_dir": own["cache_dir"]}

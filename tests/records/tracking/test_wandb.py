@@ -10,7 +10,7 @@ import pytest
 from made_up import curve, record
 
 from slimsweep.records.tracking import wandb as tracker_module
-from slimsweep.records.tracking.wandb import NoTracker, Wandb, has_key, stop_service
+from slimsweep.records.tracking.wandb import Wandb, has_key, stop_service
 
 WANDB_VARIABLES = (
     *("MODE", "PROJECT", "ENTITY", "TAGS", "NOTES", "DIR", "API_KEY", "BASE_URL", "IDENTITY_TOKEN_FILE", "CONFIG_DIR"),
@@ -199,12 +199,6 @@ def test_auto_is_online_only_with_a_key(tmp_path, monkeypatch):
 def test_a_mistyped_mode_names_what_is_allowed():
     with pytest.raises(ValueError, match=r"tracker.mode='on': give one of auto, online, offline, disabled"):
         Wandb(mode="on")
-
-
-def test_no_tracker_leaves_nothing(tmp_path):
-    assert NoTracker().publish(record(), [], tmp_path) is False
-    assert NoTracker().publish_sweep("s", [], [], tmp_path) is False
-    assert list(tmp_path.iterdir()) == [tmp_path / "here"]
 
 
 def wandb_command(*words: str) -> None:

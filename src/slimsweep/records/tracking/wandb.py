@@ -35,19 +35,6 @@ _unreachable = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoTracker:
-    """Publishes nothing."""
-
-    def publish(self, record: Record, sweeps: list[str], outputs_dir: Path) -> bool:
-        """Do nothing; False, since nothing was published."""
-        return False
-
-    def publish_sweep(self, sweep: str, records: list[Record], figures: list[Path], outputs_dir: Path) -> bool:
-        """Do nothing; False, since nothing was published."""
-        return False
-
-
-@dataclass(frozen=True, kw_only=True)
 class Wandb:
     """One run per record and one per sweep. `WANDB_*` environment variables win over these fields but `mode`."""
 
