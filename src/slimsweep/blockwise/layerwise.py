@@ -8,13 +8,14 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from slimsweep.blockwise.activations import Activations, InputSum
+from slimsweep.blockwise.layer_method import LayerMethod
 from slimsweep.blockwise.sequential import by_group
 from slimsweep.blockwise.shared_inputs import Prepared, Shared
 from slimsweep.errors import LayerError, SlimsweepError
@@ -46,43 +47,6 @@ class Pruned:
     weight: Float[Tensor, "out in"] | PackedLinear
     keep: Bool[Tensor, "out in"]
     """False where this stage or an earlier one removed the weight."""
-
-
-@runtime_checkable
-class LayerMethod(Protocol):
-    """What the walk asks of a technique; tensors in, tensors out."""
-
-    needs_calibration: bool
-    statistic_name: str
-    """What `statistic` computes; equal names mean equal values, which may be shared. Empty: not shared."""
-    inputs: str
-    """`compressed`: each block sees outputs of the compressed blocks before it; `dense`: of the dense; `sequential`:
-    each layer sees outputs of all compressed layers before it, those of its own block among them."""
-
-    def statistic(self, inputs: Float[Tensor, "token in"]) -> Tensor:
-        """What to know of a layer's inputs; additive, the walk sums it over sequences."""
-
-    def prepare(self, summed: Tensor) -> Any:
-        """What layers that share an input share: computed once from the summed statistic."""
-
-    prepared_name: str
-    """What `prepare` computes; as statistic_name. Where it is not empty, the next two take it to a file and back."""
-
-    def to_tensors(self, prepared: Any) -> dict[str, Tensor]: ...
-
-    def from_tensors(self, tensors: dict[str, Tensor]) -> Any: ...
-
-    def compress_layer(
-        self,
-        weight: Float[Tensor, "out in"],
-        prepared: Any,
-        generator: torch.Generator | None,
-        removed: Bool[Tensor, "out in"] | None,
-    ) -> Pruned | PackedLinear:
-        """The pruned weight, or the layer that stores it packed, from an fp32 weight that must not be written to."""
-
-    def notes(self, prepared: Any) -> dict[str, Any]:
-        """What the report should say of a layer."""
 
 
 @torch.no_grad()

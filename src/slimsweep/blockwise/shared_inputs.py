@@ -4,19 +4,16 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from slimsweep.blockwise.activations import InputSum
+from slimsweep.blockwise.layer_method import LayerMethod
 from slimsweep.errors import HessianError, ModelError
 from slimsweep.numerics.finite import all_finite
 from slimsweep.numerics.hessian import squared_norm
-
-if TYPE_CHECKING:
-    from slimsweep.blockwise.layerwise import LayerMethod
-    from slimsweep.pipeline.stage_cache.statistics import Blocks, BlockWriter
 
 ALONG = {"gram": {"squared_norm": squared_norm}}
 """What is summed in the same forwards for whoever asks next: it takes next to nothing beside them."""
@@ -26,10 +23,27 @@ Groups = list[tuple[list[str], dict[str, Tensor]]]
 """Layers that share an input, and tensors of that input by name."""
 
 
+class KeptBlocks(Protocol):
+    """Tensors of earlier jobs, by block."""
+
+    seconds: float
+    """What it took to compute those of a block, on average."""
+
+    def of(self, index: int, device: torch.device) -> Groups:
+        """The tensors of one block on a device."""
+
+
+class BlockKeeper(Protocol):
+    """Takes tensors block by block, for later jobs."""
+
+    def write(self, index: int, groups: Groups, seconds: float) -> None:
+        """Keep tensors of a block, which took so long to compute."""
+
+
 class Prepared:
     """What a method prepares of the sum over one input; layers compressed side by side may ask for it at once."""
 
-    def __init__(self, method: "LayerMethod", shared: InputSum):
+    def __init__(self, method: LayerMethod, shared: InputSum):
         """Raises ModelError where what was collected is not finite."""
         refuse_non_finite(shared)
         self.layers = shared.layers
@@ -85,10 +99,10 @@ def refuse_non_finite(shared: InputSum) -> None:
 class Shared:
     """What a method's layers share of their inputs: read where it is known, else summed, and kept where asked."""
 
-    def __init__(self, method: "LayerMethod"):
+    def __init__(self, method: LayerMethod):
         self.method = method
-        self.known: dict[str, Blocks] = {}
-        self.writers: dict[str, BlockWriter] = {}
+        self.known: dict[str, KeptBlocks] = {}
+        self.writers: dict[str, BlockKeeper] = {}
         self._seconds = 0.0
         """What summing over a block's inputs takes."""
 

@@ -8,20 +8,18 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from slimsweep.blockwise.layer_method import LayerMethod
 from slimsweep.blockwise.shared_inputs import ALONG, Groups, Shared, prepared_bytes, statistic_bytes
 from slimsweep.pipeline.keys import StageKey, sums_key
 from slimsweep.pipeline.stage_cache import entry as stage_entry
 from slimsweep.pipeline.stage_cache.cache import StageCache
 from slimsweep.pipeline.stage_cache.writing import UNWORTHY, Writing, worth_keeping
-
-if TYPE_CHECKING:
-    from slimsweep.blockwise.layerwise import LayerMethod
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +36,7 @@ class SharedSums:
     """Of the stage that asks: how its model came to be, and which text is drawn."""
 
     @contextmanager
-    def of(self, method: "LayerMethod", layers: dict[str, int]) -> Iterator["Shared"]:
+    def of(self, method: LayerMethod, layers: dict[str, int]) -> Iterator["Shared"]:
         """What is known for a method, or where what it finds is kept.
 
         Args:
@@ -55,7 +53,7 @@ class SharedSums:
                 shared.writers[name] = stack.enter_context(self._writing(key, size))
             yield shared
 
-    def _wanted(self, method: "LayerMethod", layers: dict[str, int]) -> Entries:
+    def _wanted(self, method: LayerMethod, layers: dict[str, int]) -> Entries:
         """What serves a method, the most finished first, and what it takes at most."""
         size = statistic_bytes(method.statistic, layers.values())
         names = {method.prepared_name: prepared_bytes(size, layers.values()), method.statistic_name: size}
@@ -76,7 +74,7 @@ class SharedSums:
             self.cache.touch(key)  # what was made of it is used, so it is not what was unused for longest
         return missing
 
-    def _missing_along(self, method: "LayerMethod", layers: dict[str, int], stack: ExitStack) -> Entries:
+    def _missing_along(self, method: LayerMethod, layers: dict[str, int], stack: ExitStack) -> Entries:
         """What may be summed along for others, and is neither kept nor in another job's hands."""
         missing = {}
         for name, statistic in ALONG.get(method.statistic_name, {}).items():

@@ -1,0 +1,47 @@
+"""What the walk over blocks asks of a technique."""
+
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from slimsweep.blockwise.layerwise import Pruned
+from slimsweep.linear.base import PackedLinear
+
+
+@runtime_checkable
+class LayerMethod(Protocol):
+    """What the walk asks of a technique; tensors in, tensors out."""
+
+    needs_calibration: bool
+    statistic_name: str
+    """What `statistic` computes; equal names mean equal values, which may be shared. Empty: not shared."""
+    inputs: str
+    """`compressed`: each block sees outputs of the compressed blocks before it; `dense`: of the dense; `sequential`:
+    each layer sees outputs of all compressed layers before it, those of its own block among them."""
+
+    def statistic(self, inputs: Float[Tensor, "token in"]) -> Tensor:
+        """What to know of a layer's inputs; additive, the walk sums it over sequences."""
+
+    def prepare(self, summed: Tensor) -> Any:
+        """What layers that share an input share: computed once from the summed statistic."""
+
+    prepared_name: str
+    """What `prepare` computes; as statistic_name. Where it is not empty, the next two take it to a file and back."""
+
+    def to_tensors(self, prepared: Any) -> dict[str, Tensor]: ...
+
+    def from_tensors(self, tensors: dict[str, Tensor]) -> Any: ...
+
+    def compress_layer(
+        self,
+        weight: Float[Tensor, "out in"],
+        prepared: Any,
+        generator: torch.Generator | None,
+        removed: Bool[Tensor, "out in"] | None,
+    ) -> Pruned | PackedLinear:
+        """The pruned weight, or the layer that stores it packed, from an fp32 weight that must not be written to."""
+
+    def notes(self, prepared: Any) -> dict[str, Any]:
+        """What the report should say of a layer."""
