@@ -106,6 +106,8 @@ def test_a_plan_counts_what_a_llama_7b_holds():
         stages=[SimpleNamespace(technique=Magnitude(ratio=0.5))],
         metrics={"perplexity": SimpleNamespace(batch_tokens=2048)},
         needs_calibration=False,
+        calibration=None,
+        resolved_device="cpu",
         resolved_dtype="bfloat16",
         memory_budget=2**33,
         seed=0,

@@ -2,10 +2,23 @@
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, runtime_checkable
 
-if TYPE_CHECKING:
-    from slimsweep.pipeline.experiment import Experiment
+
+@runtime_checkable
+class Planned(Protocol):
+    """What a plan reads of an experiment."""
+
+    model: Any
+    stages: tuple[Any, ...]
+    calibration: Any
+    metrics: dict[str, Any]
+    seed: int
+    memory_budget: int | None
+    needs_calibration: bool
+    resolved_dtype: str
+    resolved_device: str
+
 
 UNITS = {"GiB": 2**30, "MiB": 2**20, "GB": 10**9, "MB": 10**6}
 PROCESS_BYTES = 900 * 10**6
@@ -40,7 +53,7 @@ def parse_budget(given: Any) -> int | None:
     return round(float(found[1]) * UNITS[found[2]])
 
 
-def plan(experiment: "Experiment") -> list[Part]:
+def plan(experiment: Planned) -> list[Part]:
     """What will be resident at the fullest moment, an estimate from shapes."""
     import torch
 
@@ -83,7 +96,7 @@ def plan(experiment: "Experiment") -> list[Part]:
     return [part for part in parts if part.bytes]
 
 
-def _calibration_tokens(experiment: "Experiment") -> tuple[int, int]:
+def _calibration_tokens(experiment: Planned) -> tuple[int, int]:
     """Tokens of the calibration text, and those of one forward."""
     from slimsweep.models.batches import BATCH_TOKENS
 
@@ -117,7 +130,7 @@ def _compressing(technique: Any, shapes: list[tuple[int, int]]) -> int:
     return statistics + sum(sorted(technique.working_bytes(shape) for shape in shapes)[-at_once:])
 
 
-def faults(experiment: "Experiment") -> list[str]:
+def faults(experiment: Planned) -> list[str]:
     """Why an experiment cannot run block by block, or not within its budget."""
     faults = [
         f"technique.{stage.name}: memory_budget works block by block, and this technique looks at the whole model at "
