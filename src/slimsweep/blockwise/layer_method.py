@@ -1,13 +1,22 @@
-"""What the walk over blocks asks of a technique."""
+"""Protocol between the walk over blocks and a technique: what it is asked, and what it gives back."""
 
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from slimsweep.blockwise.layerwise import Pruned
 from slimsweep.linear.base import PackedLinear
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A weight after a pruning stage, or the layer that stores it packed, and which of its entries stay."""
+
+    weight: Float[Tensor, "out in"] | PackedLinear
+    keep: Bool[Tensor, "out in"]
+    """False where this stage or an earlier one removed the weight."""
 
 
 @runtime_checkable

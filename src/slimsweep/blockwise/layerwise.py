@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from slimsweep.blockwise.activations import Activations, InputSum
-from slimsweep.blockwise.layer_method import LayerMethod
+from slimsweep.blockwise.layer_method import LayerMethod, Pruned
 from slimsweep.blockwise.sequential import by_group
 from slimsweep.blockwise.shared_inputs import Prepared, Shared
 from slimsweep.errors import LayerError, SlimsweepError
@@ -38,15 +38,6 @@ class LayerReport:
     error: float | None = None
     """Relative error (Frobenius) of what a packed layer stores, from the weight it was to store."""
     notes: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Pruned:
-    """A weight after a pruning stage, or the layer that stores it packed, and which of its entries stay."""
-
-    weight: Float[Tensor, "out in"] | PackedLinear
-    keep: Bool[Tensor, "out in"]
-    """False where this stage or an earlier one removed the weight."""
 
 
 @torch.no_grad()

@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from slimsweep.blockwise.layerwise import LayerReport, Pruned, compress_blocks
+from slimsweep.blockwise.layer_method import Pruned
+from slimsweep.blockwise.layerwise import LayerReport, compress_blocks
 from slimsweep.linear.base import PackedLinear, layer_shape
 from slimsweep.models.language_model import LanguageModel
 

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from slimsweep.blockwise.layerwise import Pruned
+from slimsweep.blockwise.layer_method import Pruned
 from slimsweep.linear.base import PackedLinear
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.numerics.column_solver import knob_faults

@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import slimsweep.techniques.external.sparseml_run
-from slimsweep.blockwise.layerwise import LayerReport, Pruned, replace_weight
+from slimsweep.blockwise.layer_method import Pruned
+from slimsweep.blockwise.layerwise import LayerReport, replace_weight
 from slimsweep.errors import ModelError
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.storage.plain import plain_config

@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from slimsweep.blockwise.layerwise import LayerReport, Pruned, replace_weight
+from slimsweep.blockwise.layer_method import Pruned
+from slimsweep.blockwise.layerwise import LayerReport, replace_weight
 from slimsweep.linear.base import matrix
 from slimsweep.linear.mask import removed as removed_of
 from slimsweep.models.language_model import LanguageModel

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from slimsweep.blockwise.layerwise import Pruned
+from slimsweep.blockwise.layer_method import Pruned
 from slimsweep.linear.base import install, layer_shape
 from slimsweep.linear.uniform import IntegerLinear
 from slimsweep.models.language_model import LanguageModel

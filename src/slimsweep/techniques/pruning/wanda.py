@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from slimsweep.blockwise.layerwise import Pruned
+from slimsweep.blockwise.layer_method import Pruned
 from slimsweep.numerics import masks
 from slimsweep.numerics.finite import all_finite
 from slimsweep.numerics.hessian import squared_norm
