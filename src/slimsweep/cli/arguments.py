@@ -23,7 +23,14 @@ FOLDERS = ("outputs_dir", "data_dir", "cache_dir")
 TEXT = (
     *("sweep", *FOLDERS, "model.name", "model.id", "model.revision", "model.path", "model.baseline", "model.package"),
     *("model.file", "model.tokenizer_path", "tracker.project", "tracker.entity", "tracker.tags", "tracker.notes"),
-    *("calibration.corpus", "calibration.path", "evaluation.corpora", "evaluation.tasks", "technique.*.path"),
+    *(
+        "calibration.corpus",
+        "calibration.path",
+        "calibration.column",
+        "evaluation.corpora",
+        "evaluation.tasks",
+        "technique.*.path",
+    ),
 )
 """Keys whose values are names, paths or notes: text, however they look."""
 NUMBER = r"[+-]?[\d_]*\.?[\d_]*(?:(?<=\d)e[+-]?[\d_]+)?|[+-]?(?:inf|nan)|true|false"
