@@ -11,7 +11,8 @@ from omegaconf import OmegaConf
 from stages import SMALL, experiment, told
 
 from slimsweep.errors import ConfigError
-from slimsweep.linear.base import packed_layers
+from slimsweep.linear.base import matrix, packed_layers
+from slimsweep.linear.mask import removed
 from slimsweep.pipeline.chain import compress
 
 GROUPS = ("technique.rtn.group_size=32",)
@@ -157,3 +158,39 @@ def test_what_other_sweeps_have_recorded_is_found_again_by_quantized(slimsweep):
     grids = {name: OmegaConf.load(PROJECT / "sweeps" / f"{name}.yaml").hydra.sweeper.grids for name in names}
     assert grids["quantized"][1].ratio == grids["unstructured"][1].ratio
     assert grids["quantized"][2].ratio == grids["structured_block"][1].ratio
+
+
+@torch.no_grad()
+def test_a_pruner_keeps_every_zero_of_the_pruner_before_it(tmp_path):
+    first = experiment(tmp_path, "technique=wanda", "ratio=0.3", "cache=off")
+    both = experiment(
+        *(tmp_path, "technique=[wanda,sparsegpt]", "technique.wanda.ratio=0.3", "technique.sparsegpt.ratio=0.5"),
+        "cache=off",
+    )
+    before, after = compress(first).model.targets(), compress(both).model.targets()
+    for name, layer in before.items():
+        gone = matrix(layer) == 0
+        assert torch.all(matrix(after[name])[gone] == 0) and torch.all(removed(after[name])[gone])
+
+
+@torch.no_grad()
+def test_zeros_of_the_model_as_loaded_are_kept_when_asked_for(tmp_path):
+    ordinary, kept = (
+        experiment(tmp_path, "technique=sparsegpt", "ratio=0.3", "cache=off", "calibration.tokens=64", *words)
+        for words in ((), ("keep_zeros=true",))
+    )
+    assert ordinary.key != kept.key
+    load = type(kept.model).load
+
+    def with_zeros(source, *arguments, **fields):
+        model = load(source, *arguments, **fields)
+        for layer in model.targets().values():
+            matrix(layer)[:, 1::7] = 0
+        return model
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(kept.model), "load", with_zeros)
+        models = [compress(made).model for made in (ordinary, kept)]
+    free, frozen = ([matrix(layer)[:, 1::7] for layer in model.targets().values()] for model in models)
+    assert all(torch.all(columns == 0) for columns in frozen)
+    assert any(torch.any(columns != 0) for columns in free)

@@ -393,3 +393,14 @@ def test_whole_smollm2_on_dense_inputs_agrees_in_perplexity(smollm2, wikitext):
 def test_a_second_pass_over_rounded_weights_is_refused():
     with pytest.raises(ValueError, match="passes=2 with bits=4: a second pass would round what is rounded already"):
         SparseGPT(ratio=0.5, bits=4, passes=2)
+
+
+@pytest.mark.parametrize("fields", FIELDS)
+def test_parity_on_trained_layers_with_zeros_by_value(fields, stories260k, stories):
+    technique = SparseGPT(**fields)
+    step = technique.group[1] if technique.group else 1
+    names = [name for name, layer in stories260k.targets().items() if matrix(layer).shape[1] % step == 0]
+    for name, inputs in layer_inputs(stories260k.module, names, stories[0]).items():
+        weight = matrix(stories260k.targets()[name]).clone()
+        weight[torch.rand(weight.shape, generator=torch.Generator().manual_seed(1)) < 0.05] = 0
+        assert_parity(technique, weight, inputs)
