@@ -153,9 +153,9 @@ def replace_weight(
     for removed weights that are no zeros any more.
     """
     layer = model.module.get_submodule(name)
-    mask = removed(layer)
-    if isinstance(found, Pruned):
-        found, mask = found.weight, ~found.keep
+    is_pruned = isinstance(found, Pruned)
+    mask = ~found.keep if is_pruned else removed(layer)
+    found = found.weight if is_pruned else found
     packed, error = found if isinstance(found, PackedLinear) else None, None
     if packed is not None:
         wanted = matrix(layer).float() if wanted is None else wanted
@@ -168,7 +168,9 @@ def replace_weight(
         install(model.module, name, packed)
         layer, weight = packed, packed.dequantized()
         error = relative_error(weight, wanted)
-    set_removed(layer, None if mask is None else mask & (weight == 0))
+    if mask is not None and (packed is not None or not is_pruned):  # rounding or a repair may leave no zero there
+        mask = mask & (weight == 0)
+    set_removed(layer, mask)
     return LayerReport(name, weight.numel(), weight.numel() - int(torch.count_nonzero(weight)), error, notes or {})
 
 
