@@ -17,7 +17,7 @@ def test_room_for_the_dense_model_is_asked_for_in_the_dtype_it_is_loaded_in(tmp_
     model = compress(made).model
     assert model.dtype == torch.bfloat16
     asked = []
-    monkeypatch.setattr(run, "has_room", lambda *arguments: asked.append(arguments))
+    monkeypatch.setattr(run, "has_room", lambda *arguments: bool(asked.append(arguments)))
     result = run._compared(made, model, Speed(), Measurement())
     assert asked == [(model.original_parameters, torch.float32, torch.device("cpu"))]
     assert result.reasons["speedup_prefill"] == run.NO_ROOM
