@@ -1,10 +1,7 @@
-import math
 from dataclasses import replace
-from decimal import Decimal
 
 import pytest
 import torch
-from conftest import meta_model
 from reductions import loud
 from removed import ids
 from restatements import layer_inputs
@@ -14,9 +11,7 @@ from slimsweep.blockwise.removal_walk import (
     Choice,
     gone_lowest,
     gone_lowest_overall,
-    kept_count,
     reduce_blocks,
-    removed_count,
     units_of,
 )
 from slimsweep.errors import ModelError
@@ -38,35 +33,6 @@ def moment(inputs: torch.Tensor) -> torch.Tensor:
 
 def reduce(model, plan, choose, looks=True, repair=False, token_ids=None):
     return reduce_blocks(model, plan, choose, ids() if token_ids is None else token_ids, looks, repair, "test")
-
-
-@pytest.mark.parametrize("width", [1, 3, 9, 10, 48, 100, 172, 576, 1536, 4096, 11008])
-def test_the_kept_count_is_exact_for_ratios_as_written(width):
-    for hundredths in range(100):
-        ratio = Decimal(hundredths) / 100
-        assert kept_count(float(ratio), width) == math.floor(width * (1 - ratio))
-    assert kept_count(0.0, width) == width
-    assert kept_count(1e-5, 100_000) == 99_999
-
-
-@pytest.mark.parametrize(("width", "ratio", "kept"), [(10, 0.9, 1), (100, 0.93, 7)])
-def test_binary_rounding_would_lose_a_unit(width, ratio, kept):
-    assert math.floor(width * (1 - ratio)) == kept - 1 and kept_count(ratio, width) == kept
-
-
-@pytest.mark.parametrize(("ratio", "groups", "neurons"), [(0.25, 0, 384), (0.4, 1, 615), (0.6, 1, 922), (0.7, 2, 1076)])
-def test_whole_groups_of_query_heads_go_in_smollm2(ratio, groups, neurons):
-    model = meta_model("smollm2_135m")  # 9 query heads of 64 in 3 groups, 1,536 neurons
-    assert len(anatomy.heads(model, 5)) == anatomy.heads(model, 5).members == 3
-    assert removed_count(anatomy.heads(model, 5), ratio) == groups
-    assert removed_count(anatomy.neurons(model, 5), ratio) == neurons
-
-
-def test_a_quarter_of_llama_2_7b_is_8_heads_and_2752_neurons():
-    model = meta_model("llama_2_7b")
-    assert removed_count(anatomy.heads(model, 4), 0.25) == 8
-    assert removed_count(anatomy.neurons(model, 4), 0.25) == 2752
-    assert removed_count(anatomy.heads(model, 4), 0.3) == 9  # 1,229 of 4,096 query channels are 9 heads of 128
 
 
 def test_the_lowest_go_and_the_first_of_equals_first():

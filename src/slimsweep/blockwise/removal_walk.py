@@ -1,9 +1,7 @@
 """The walk that removes heads and neurons block by block, and the least-squares repair of what reads them."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 from typing import Any
 
 import torch
@@ -34,21 +32,6 @@ class Choice:
 
 Choose = Callable[[int, Units, Tensor | None], Choice]
 """From a block's index, its units and, where asked for, the Gram matrix of their reader's inputs."""
-
-
-def kept_count(ratio: float, width: int) -> int:
-    """floor(width x (1 - ratio)) for the ratio as written, free of binary rounding."""
-    return math.floor((1 - Fraction(repr(float(ratio)))) * width)
-
-
-def removed_count(units: Units, ratio: float) -> int:
-    """How many units go. Of heads: floor(removed query channels / head width), then whole key/value groups of these.
-
-    Source: the rounding of LLM-Pruner, arXiv:2305.11627, whose counts DESIGN's oracles hold.
-    """
-    width = units.reader.index.numel()
-    removed = width - kept_count(ratio, width)
-    return removed // (width // len(units))
 
 
 def units_of(model: LanguageModel, kind: str, index: int) -> Units:

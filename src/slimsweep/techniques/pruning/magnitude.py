@@ -13,7 +13,7 @@ from slimsweep.blockwise.layerwise import LayerReport, replace_weight
 from slimsweep.linear.base import matrix
 from slimsweep.linear.mask import removed as removed_of
 from slimsweep.models.language_model import LanguageModel
-from slimsweep.numerics import masks
+from slimsweep.numerics import counts, masks
 from slimsweep.techniques.base import StageReport
 from slimsweep.techniques.pruning.base import Pruner
 
@@ -79,7 +79,8 @@ class Magnitude(Pruner):
 
         total = sum(weight.numel() for weight in weights.values())
         before = total - sum(len(magnitude) for magnitude in magnitudes())
-        threshold, room = masks.lowest_overall(magnitudes, self._dropped(total, before) - before)
+        dropped = counts.drop_total(before, total, self.ratio, self.relative_to)
+        threshold, room = masks.lowest_overall(magnitudes, dropped - before)
         reports = []
         for (name, layer), magnitude in zip(layers.items(), magnitudes(), strict=True):
             tied = magnitude == threshold
@@ -91,14 +92,10 @@ class Magnitude(Pruner):
             reports.append(replace_weight(model, name, Pruned(masks.remove(weight, keep), keep)))
         return reports
 
-    def _dropped(self, total: int, removed: int) -> int:
-        if self.relative_to == "original":
-            return max(removed, masks.drop_count(self.ratio, total))
-        return removed + masks.drop_count(self.ratio, total - removed)
-
     def plan(self, layers: dict[str, tuple[int, int]], zeros: dict[str, int]) -> dict[str, int]:
         if not self._is_global:
             return super().plan(layers, zeros)
         sizes = [rows * columns for rows, columns in layers.values()]
         before = sum(zeros.get(name, 0) for name in layers)
-        return dict(zip(layers, masks.spread(self._dropped(sum(sizes), before), sizes), strict=True))
+        dropped = counts.drop_total(before, sum(sizes), self.ratio, self.relative_to)
+        return dict(zip(layers, counts.spread(dropped, sizes), strict=True))

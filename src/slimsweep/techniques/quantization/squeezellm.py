@@ -14,7 +14,7 @@ from slimsweep.linear.base import PackedLinear, matrix
 from slimsweep.linear.codebook import TableLinear
 from slimsweep.linear.mask import removed as removed_of
 from slimsweep.models.language_model import LanguageModel
-from slimsweep.numerics import masks
+from slimsweep.numerics import counts, masks
 from slimsweep.numerics.kmeans import EXACT_LEVELS, row_levels
 from slimsweep.numerics.parallel import side_by_side
 from slimsweep.techniques.quantization.base import BITS, Quantizer, is_whole_number
@@ -114,7 +114,7 @@ class SqueezeLLM(Quantizer):
 
     def _kept_apart(self, size: int) -> tuple[int, int]:
         """How many weights of a layer stay apart as outliers, and how many as sensitive ones."""
-        return masks.drop_count(self.outlier_fraction, size), masks.drop_count(self.sensitive_fraction, size)
+        return counts.drop_count(self.outlier_fraction, size), counts.drop_count(self.sensitive_fraction, size)
 
 
 def _highest(score: Float[Tensor, " weight"], count: int) -> Bool[Tensor, " weight"]:

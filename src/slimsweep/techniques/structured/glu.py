@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from fractions import Fraction
 
 import torch
 from jaxtyping import Float
@@ -13,6 +12,7 @@ from slimsweep.linear.base import layer_shape, matrix
 from slimsweep.models import anatomy
 from slimsweep.models.anatomy import NEURONS, Units
 from slimsweep.models.language_model import LanguageModel
+from slimsweep.numerics import counts
 from slimsweep.techniques.structured.base import BlockwiseTechnique, choice_faults
 
 IMPORTANCES = ("peak_to_peak", "l2", "activation")
@@ -62,7 +62,7 @@ class Glu(BlockwiseTechnique):
         if self.expansion_ratio is None:
             return super().removed_count(units)
         residual = layer_shape(units.reader.module)[0]
-        return max(len(units) - math.floor(Fraction(repr(float(self.expansion_ratio))) * residual), 0)
+        return max(len(units) - counts.expansion_width(self.expansion_ratio, residual), 0)
 
     def _count_faults(self, skeleton: LanguageModel) -> list[str]:
         if not anatomy.is_gated(skeleton):
@@ -70,7 +70,7 @@ class Glu(BlockwiseTechnique):
         if self.expansion_ratio is None:
             return super()._count_faults(skeleton)
         residual, inner = anatomy.channel_count(skeleton), len(anatomy.neurons(skeleton, 0))
-        kept = math.floor(Fraction(repr(float(self.expansion_ratio))) * residual)
+        kept = counts.expansion_width(self.expansion_ratio, residual)
         if 1 <= kept <= math.ceil(inner / residual * 100) / 100 * residual:  # the bound as the message rounds it
             return []
         return [

@@ -1,7 +1,6 @@
 """Remove whole attention heads, the least important of all blocks first."""
 
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from slimsweep.blockwise.removal_walk import Choice, gone_lowest, gone_lowest_ov
 from slimsweep.models import anatomy
 from slimsweep.models.anatomy import HEADS, Units
 from slimsweep.models.language_model import LanguageModel
+from slimsweep.numerics import counts
 from slimsweep.techniques.structured.base import BlockwiseTechnique, choice_faults
 
 IMPORTANCES = ("taylor", "confidence")
@@ -52,10 +52,7 @@ class Heads(BlockwiseTechnique):
         return (HEADS,)
 
     def removed_count(self, units: Units) -> int:
-        return self._groups(len(units) * units.members, units.members)
-
-    def _groups(self, heads: int, members: int) -> int:
-        return int(Fraction(repr(float(self.ratio))) * heads) // members
+        return counts.group_drop_count(self.ratio, len(units) * units.members, units.members)
 
     def _count_faults(self, skeleton: LanguageModel) -> list[str]:
         if self.ranking == "local":
@@ -73,7 +70,7 @@ class Heads(BlockwiseTechnique):
         ]
 
     def _total(self, units: list[Units]) -> int:
-        return self._groups(sum(len(one) * one.members for one in units), units[0].members)
+        return counts.group_drop_count(self.ratio, sum(len(one) * one.members for one in units), units[0].members)
 
     def choose(self, index: int, units: Units, second_moment: Float[Tensor, "in in"] | None) -> Choice:
         raise TypeError("chosen for all blocks together, in `reduce`")

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any, ClassVar
 
 import torch
@@ -16,6 +15,7 @@ from slimsweep.blockwise.removal_walk import gone_lowest
 from slimsweep.models.anatomy import shape_of
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.surgery import remove_blocks
+from slimsweep.numerics import counts
 from slimsweep.techniques.structured.base import StructuredTechnique, choice_faults
 
 IMPORTANCES = ("block_influence", "perplexity")
@@ -58,7 +58,7 @@ class Layers(StructuredTechnique):
         return range(max(given.start, first), min(given.stop, last + 1))
 
     def _count(self, model: LanguageModel) -> int:
-        return int(Fraction(repr(float(self.ratio))) * len(model.blocks))
+        return counts.drop_count(self.ratio, len(model.blocks))
 
     def faults(self, skeleton: LanguageModel) -> list[str]:
         blocks, free = len(skeleton.blocks), self.block_range(skeleton)

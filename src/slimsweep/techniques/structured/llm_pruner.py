@@ -12,7 +12,6 @@ from slimsweep.blockwise.removal_walk import (
     Choice,
     gone_lowest,
     gone_lowest_overall,
-    kept_count,
     reduce_blocks,
     units_of,
 )
@@ -20,6 +19,7 @@ from slimsweep.models import anatomy
 from slimsweep.models.anatomy import HEADS, NEURONS, Units
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.surgery import remove
+from slimsweep.numerics import counts
 from slimsweep.techniques.structured import importance
 from slimsweep.techniques.structured.base import BlockwiseTechnique, choice_faults
 
@@ -106,7 +106,7 @@ class LLMPruner(BlockwiseTechnique):
         if packed := self._packed_faults(skeleton):
             return packed
         width = anatomy.channel_count(skeleton)
-        if kept_count(self.ratio, width) > 0:
+        if counts.kept_count(self.ratio, width) > 0:
             return []
         most = math.floor(10_000 * (1 - 1 / width)) / 10_000
         return [f"ratio={self.ratio:g} leaves no channel of {width}: give at most {most:g}"]
@@ -125,7 +125,7 @@ class LLMPruner(BlockwiseTechnique):
         }
         entries = []
         for step in range(1, self.steps + 1):
-            due = {place: _share(total, step, self.steps) for place, total in totals.items()}
+            due = {place: counts.share_of_step(total, step, self.steps) for place, total in totals.items()}
             gone = self._ranked(model, due, token_ids, generator)
             entries += reduce_blocks(
                 model,
@@ -179,14 +179,9 @@ class LLMPruner(BlockwiseTechnique):
         self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, generator: torch.Generator
     ) -> list[dict[str, Any]]:
         before = anatomy.channel_count(model)
-        total = before - kept_count(self.ratio, before)
+        total = before - counts.kept_count(self.ratio, before)
         for step in range(1, self.steps + 1):
             units = anatomy.channels(model)
             (scores,) = self._scores(model, [units], token_ids, generator)
-            remove(model, units, gone_lowest(scores, _share(total, step, self.steps)))
+            remove(model, units, gone_lowest(scores, counts.share_of_step(total, step, self.steps)))
         return [{"kind": anatomy.CHANNELS, "before": before, "removed": total}]
-
-
-def _share(total: int, step: int, steps: int) -> int:
-    """What step `step` of `steps` removes of `total`."""
-    return total * step // steps - total * (step - 1) // steps
