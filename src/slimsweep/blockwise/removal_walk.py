@@ -10,6 +10,7 @@ from torch import Tensor
 
 from slimsweep.blockwise.activations import Activations
 from slimsweep.blockwise.layerwise import progress
+from slimsweep.blockwise.shared_inputs import inputs_clause
 from slimsweep.errors import HessianError, ModelError
 from slimsweep.linear.base import matrix
 from slimsweep.linear.mask import removed as removed_of
@@ -17,7 +18,7 @@ from slimsweep.models import anatomy
 from slimsweep.models.anatomy import HEADS, Units
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.surgery import remove
-from slimsweep.numerics.finite import all_finite
+from slimsweep.numerics.finite import refuse_non_finite
 from slimsweep.numerics.hessian import gram
 from slimsweep.numerics.least_squares import least_squares
 
@@ -87,11 +88,7 @@ def _collect(activations: Activations, index: int, units: Units) -> Float[Tensor
     """Mean of x x^T over the calibration tokens, x the inputs of the units' reader."""
     reader = units.reader
     (shared,) = activations.collect(index, {reader.name: reader.module}, gram, advance=False)
-    if not all_finite(shared.summed):
-        raise ModelError(
-            f"The calibration inputs of {reader.name} are not finite. Choose a dtype with more range "
-            "(dtype=bfloat16 or dtype=float32), or remove less."
-        )
+    refuse_non_finite(shared.summed, inputs_clause([reader.name]), "remove less")
     return shared.summed / activations.hidden.shape[:2].numel()
 
 
@@ -107,21 +104,9 @@ def _repair(units: Units, gone: Sequence[int], seen: Float[Tensor, "in in"]) -> 
     return {"error_before_repair": before, "error_after_repair": after}
 
 
-def refuse_non_finite(values: Tensor, units: Units) -> None:
-    """Raise ModelError where what should rank the units of a place is not finite."""
-    if not bool(values.isfinite().all()):
-        raise ModelError(
-            f"What ranks the {units.kind} of {units.reader.name} is not finite. Choose a dtype with more range "
-            "(dtype=bfloat16 or dtype=float32), or remove less before."
-        )
-
-
 def _refuse_scores(scores: Float[Tensor, " unit"]) -> None:
-    if not scores.is_meta and not bool(scores.isfinite().all()):
-        raise ModelError(
-            "The importance of some units is not finite: loss or weights overflowed. Choose a dtype with more range "
-            "(dtype=bfloat16 or dtype=float32)."
-        )
+    if not scores.is_meta:
+        refuse_non_finite(scores, "The importance of some units is not finite: loss or weights overflowed")
 
 
 def gone_lowest(scores: Float[Tensor, " unit"], count: int) -> list[int]:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from slimsweep.blockwise.activations import InputSum
 from slimsweep.blockwise.layer_method import LayerMethod
-from slimsweep.errors import HessianError, ModelError
-from slimsweep.numerics.finite import all_finite
+from slimsweep.errors import HessianError
+from slimsweep.numerics.finite import refuse_non_finite
 from slimsweep.numerics.hessian import squared_norm
 
 ALONG = {"gram": {"squared_norm": squared_norm}}
@@ -45,7 +45,7 @@ class Prepared:
 
     def __init__(self, method: LayerMethod, shared: InputSum):
         """Raises ModelError where what was collected is not finite."""
-        refuse_non_finite(shared)
+        refuse_inputs(shared)
         self.layers = shared.layers
         self.seconds = 0.0
         """What preparing took."""
@@ -87,13 +87,15 @@ class Prepared:
             return self._found
 
 
-def refuse_non_finite(shared: InputSum) -> None:
+def refuse_inputs(shared: InputSum) -> None:
     """Raise ModelError where what was collected of some inputs is not finite."""
-    if shared.summed is not None and not all_finite(shared.summed):
-        raise ModelError(
-            f"The calibration inputs of {', '.join(shared.layers)} are not finite. Choose a dtype with more range "
-            "(dtype=bfloat16 or dtype=float32), or compress less."
-        )
+    if shared.summed is not None:
+        refuse_non_finite(shared.summed, inputs_clause(shared.layers), "compress less")
+
+
+def inputs_clause(layers: Iterable[str]) -> str:
+    """Subject of an error about statistics of inputs that are not finite."""
+    return f"The calibration inputs of {', '.join(layers)} are not finite"
 
 
 class Shared:

@@ -15,6 +15,7 @@ from slimsweep.errors import ModelError
 from slimsweep.linear.base import dense_parameters, layer_shape, matrix, packed_layers
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.placement.loading import some
+from slimsweep.numerics.finite import all_finite
 from slimsweep.techniques.base import StageReport, Technique
 
 log = logging.getLogger(__name__)
@@ -75,14 +76,14 @@ class Half(Technique):
         for name, parameter in parameters.items():
             before = parameter.data.float()
             after = before.to(dtype).float()
-            if not bool(after.isfinite().all()):
+            if not all_finite(after):
                 too_large.append(name)
                 continue
             norm = float(before.norm())
             errors[name] = float((after - before).norm()) / norm if norm else 0.0
             zeroed[name] = int(before.count_nonzero()) - int(after.count_nonzero())
         for name, layer in packed_layers(module).items():  # they compute in the new dtype from then on
-            if not bool(layer.dequantized().to(dtype).isfinite().all()):
+            if not all_finite(layer.dequantized().to(dtype)):
                 too_large.append(name)
         if too_large:
             raise ModelError(

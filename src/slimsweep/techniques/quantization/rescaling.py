@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from slimsweep.blockwise.activations import Activations
 from slimsweep.blockwise.layerwise import LayerReport, progress, replace_weight, targets_by_block
-from slimsweep.blockwise.shared_inputs import refuse_non_finite
+from slimsweep.blockwise.shared_inputs import refuse_inputs
 from slimsweep.linear.base import PackedLinear, matrix, packed_layers
 from slimsweep.linear.mask import removed as removed_of
 from slimsweep.models.language_model import LanguageModel
@@ -93,7 +93,7 @@ class RescalingQuantizer(Quantizer):
                     index, layers, self.statistic, advance=advances_early and index < last, merge=type(self).merge
                 )
                 for shared in sums:
-                    refuse_non_finite(shared)
+                    refuse_inputs(shared)
                 seen = {name: shared.summed for shared in sums for name in shared.layers}
                 reports += self._rescale(model, index, [one for one in places if one.block == index], seen, reasons)
                 if not advances_early and index < last:

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from slimsweep.blockwise import gradients as gradients_module
 from slimsweep.blockwise.fisher import fisher_diagonal, replaced
 from slimsweep.blockwise.layerwise import LayerReport, progress, replace_weight, targets_by_block
-from slimsweep.errors import ModelError
 from slimsweep.linear.base import PackedLinear, install, layer_shape, matrix
 from slimsweep.linear.mask import removed as removed_of
 from slimsweep.linear.uniform import IntegerLinear
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.numerics.bit_allocation import allocate
+from slimsweep.numerics.finite import non_finite_error
 from slimsweep.numerics.parallel import side_by_side
 from slimsweep.techniques.base import LayerwiseTechnique, StageReport
 from slimsweep.techniques.quantization.base import (
@@ -181,10 +181,8 @@ class Selective(Quantizer):
 
         before, found = _mean_loss(model, token_ids), {}
         if not math.isfinite(before):
-            raise ModelError(
-                f"The loss of the calibration text is {before}, so no layer's part in it can be measured. Choose a "
-                "dtype with more range (dtype=bfloat16 or dtype=float32), or compress less before."
-            )
+            subject = f"The loss of the calibration text is {before}, so no layer's part in it can be measured"
+            raise non_finite_error(subject, "compress less before")
         blocks = targets_by_block(model, targets)
         for index, block in progress(model.blocks, type(self).__name__):
             with model.resident(block):

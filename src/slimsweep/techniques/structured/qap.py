@@ -7,10 +7,11 @@ from typing import Any, ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from slimsweep.blockwise.removal_walk import Choice, refuse_non_finite
+from slimsweep.blockwise.removal_walk import Choice
 from slimsweep.linear.base import matrix
 from slimsweep.models.anatomy import HEADS, NEURONS, Units
 from slimsweep.numerics import pairwise_exchange
+from slimsweep.numerics.finite import refuse_non_finite
 from slimsweep.techniques.structured.base import BlockwiseTechnique, choice_faults
 
 STARTS = ("greedy", "faq")
@@ -64,7 +65,8 @@ class Qap(BlockwiseTechnique):
             return Choice(range(len(units) - count, len(units)))
         weight = matrix(units.reader.module).double()
         costs = pairwise_exchange.interaction(weight, second_moment.double(), units.reader.index)
-        refuse_non_finite(costs, units)
+        subject = f"What ranks the {units.kind} of {units.reader.name} is not finite"
+        refuse_non_finite(costs, subject, "remove less before")
         return self.solve(costs, count)
 
     def solve(self, costs: Float[Tensor, "unit unit"], count: int) -> Choice:
