@@ -65,7 +65,7 @@ def test_every_technique_yaml_spells_every_knob():
         assert fields - spelled <= {"inputs"}, name  # means nothing to a technique that looks at no text
 
 
-SHARED = {"__init__", "base", "importance", "layer_names", "oneshot", "rescaling", "sparseml_run"}
+SHARED = {"__init__", "base", "hessian_method", "importance", "layer_names", "oneshot", "rescaling", "sparseml_run"}
 """Files of techniques/ that hold what several techniques share."""
 
 

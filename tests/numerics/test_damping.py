@@ -26,7 +26,5 @@ def test_ten_times_as_much_is_tried_up_to_1(requested, needed, tried):
 
 
 def test_what_no_damping_helps_is_refused():
-    with pytest.raises(
-        HessianError, match=r"^no damping from 0\.05 to 1 .* makes the sum factorable$"
-    ):
+    with pytest.raises(HessianError, match=r"^no damping from 0\.05 to 1 .* makes the sum factorable$"):
         first_that_factors(lambda fraction: None, 0.05, "the sum")

@@ -1,7 +1,7 @@
 """Round weights column by column, correcting those still to come."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -9,11 +9,12 @@ from torch import Tensor
 
 from slimsweep.linear.uniform import IntegerLinear
 from slimsweep.numerics import uniform_grid
-from slimsweep.numerics.column_solver import knob_faults, solve_columns
+from slimsweep.numerics.column_solver import solve_columns
 from slimsweep.numerics.column_solver.block import LANES, ColumnBlock
-from slimsweep.numerics.hessian import FACTOR_BYTES, InverseFactor, factor_inverse, factor_name, gram
+from slimsweep.numerics.hessian import InverseFactor
 from slimsweep.numerics.parallel import side_by_side
 from slimsweep.numerics.uniform_grid import Grid
+from slimsweep.techniques.hessian_method import HessianMethod
 from slimsweep.techniques.quantization.base import UniformQuantizer, flag_faults
 
 ROWS_PER_PART = 256
@@ -27,9 +28,14 @@ class OrderedFactor:
     order: Int[Tensor, " in"]
     factor: InverseFactor
 
+    @property
+    def damping_fraction(self) -> float:
+        """Damping of the factor."""
+        return self.factor.damping_fraction
+
 
 @dataclass(frozen=True, kw_only=True)
-class GPTQ(UniformQuantizer):
+class GPTQ(HessianMethod, UniformQuantizer):
     """Round each column in turn, and correct the columns after it for what that costs the layer's output.
 
     Source: arXiv:2210.17323, alg. 1; act-order and static groups are of its authors' code. Departures: a dead input
@@ -39,24 +45,14 @@ class GPTQ(UniformQuantizer):
     """
 
     version: ClassVar[int] = 2
-    needs_calibration: ClassVar[bool] = True
-    statistic_name: ClassVar[str] = "gram"
 
     act_order: bool = True
     """Solve the columns whose inputs are largest first, while the most others are left to correct for them."""
     static_groups: bool = True
     """Fit grids before the solve; false: when a group is reached, to weights corrected so far (no act_order then)."""
-    block_columns: int = 128
-    """Columns after which the rest is corrected in one product; changes speed, and the result by rounding only."""
-    damping_fraction: float | int = 0.01
-    """Fraction of the Hessian's mean diagonal added to its diagonal, (0, 1]; ten times more where that fails."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "damping_fraction", float(self.damping_fraction))
 
     def _bad_values(self) -> list[str]:
-        faults = [*super()._bad_values(), *knob_faults(self.block_columns, self.damping_fraction)]
+        faults = super()._bad_values()
         faults += flag_faults("act_order", self.act_order) + flag_faults("static_groups", self.static_groups)
         if self.act_order is True and self.static_groups is False:
             faults.append(
@@ -65,37 +61,27 @@ class GPTQ(UniformQuantizer):
             )
         return faults
 
-    def statistic(self, inputs: Float[Tensor, "token in"]) -> Float[Tensor, "in in"]:
-        """The Hessian of the layer's squared output error, up to a factor."""
-        return gram(inputs)
-
     def prepare(self, summed: Float[Tensor, "in in"]) -> OrderedFactor:
         order = torch.arange(len(summed), device=summed.device)
         if self.act_order:
             order = summed.diagonal().argsort(descending=True, stable=True)
             summed = summed[order][:, order]
-        return OrderedFactor(order, factor_inverse(summed, self.damping_fraction))
+        return OrderedFactor(order, super().prepare(summed))
 
     @property
     def prepared_name(self) -> str:
-        return factor_name(self.damping_fraction) + (" by activations" if self.act_order else "")
+        return super().prepared_name + (" by activations" if self.act_order else "")
 
     def to_tensors(self, prepared: OrderedFactor) -> dict[str, Tensor]:
-        return prepared.factor.to_tensors() | ({"order": prepared.order} if self.act_order else {})
+        return super().to_tensors(prepared.factor) | ({"order": prepared.order} if self.act_order else {})
 
     def from_tensors(self, tensors: dict[str, Tensor]) -> OrderedFactor:
-        factor = InverseFactor.from_tensors(tensors)
+        factor = super().from_tensors(tensors)
         order = tensors["order"] if self.act_order else torch.arange(len(factor.upper), device=factor.upper.device)
         return OrderedFactor(order, factor)
 
     def working_bytes(self, shape: tuple[int, int]) -> int:
-        return (
-            super().working_bytes(shape) + (FACTOR_BYTES + 4 * self.act_order) * shape[1] ** 2
-        )  # the Hessian in order
-
-    def notes(self, prepared: OrderedFactor) -> dict[str, Any]:
-        damping = prepared.factor.damping_fraction
-        return {"damping_raised": damping} if damping > self.damping_fraction else {}
+        return super().working_bytes(shape) + 4 * self.act_order * shape[1] ** 2  # the Hessian in order
 
     def compress_layer(
         self,
