@@ -45,15 +45,15 @@ def test_what_is_no_number_stays_where_more_than_all_numbers_should_go(width):
     assert masks.keep_highest_of_all(score, width - 1)[0].tolist() == expected
 
 
-@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("levels", [3, 10**6])
 @pytest.mark.parametrize("part", [0, 0.01, 0.5, 1])
 @pytest.mark.parametrize("shape", [(13, 10), (130, 100)])
-def test_a_whole_tensor_is_one_unit_however_it_lies_in_memory(turned, levels, part, shape):
+def test_a_whole_tensor_is_one_unit_however_it_lies_in_memory(transposed, levels, part, shape):
     score = torch.randint(levels, shape, generator=torch.Generator().manual_seed(0)).float()
     dropped = int(part * score.numel())
     expected = masks.keep_highest(score.reshape(1, -1), torch.tensor([dropped])).view(shape)
-    given = score.T.contiguous().T if turned else score
+    given = score.T.contiguous().T if transposed else score
     assert torch.equal(masks.keep_highest_of_all(given, dropped), expected)
 
 

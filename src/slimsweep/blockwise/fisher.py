@@ -42,12 +42,12 @@ def fisher_diagonal(
             for ids in token_ids.split(1):
                 # Summed, not mean: the slopes of a mean are near the least that fp16 can tell from 0.
                 (predicted * loss(model, ids)).backward()
-        found = {name: sums[id(weight)].div_(len(token_ids) * predicted) for name, weight in weights.items()}
-    if bad := [name for name, values in found.items() if not all_finite(values)]:
+        information = {name: sums[id(weight)].div_(len(token_ids) * predicted) for name, weight in weights.items()}
+    if bad := [name for name, values in information.items() if not all_finite(values)]:
         raise non_finite_error(f"The gradients of {', '.join(bad)} are not finite", "compress less before")
     layers = {name: model.module.get_submodule(name) for name in names}
     is_transposed = {name: not isinstance(layer, nn.Linear | PackedLinear) for name, layer in layers.items()}  # Conv1D
-    return {name: values.T if is_transposed[name] else values for name, values in found.items()}
+    return {name: values.T if is_transposed[name] else values for name, values in information.items()}
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from slimsweep.blockwise.activations import Activations
 from slimsweep.blockwise.layerwise import progress
 from slimsweep.blockwise.shared_inputs import inputs_clause
 from slimsweep.errors import HessianError, ModelError
-from slimsweep.linear.base import matrix
+from slimsweep.linear.base import weight_2d
 from slimsweep.linear.mask import removed as removed_of
 from slimsweep.models import anatomy
 from slimsweep.models.anatomy import HEADS, Units
@@ -27,7 +27,7 @@ from slimsweep.numerics.least_squares import least_squares
 class Choice:
     """Which units of a block's heads or neurons go, and what the record should say of it."""
 
-    gone: Sequence[int]
+    removed: Sequence[int]
     notes: dict[str, Any] = field(default_factory=dict)
 
 
@@ -69,16 +69,16 @@ def reduce_blocks(
                 units = units_of(model, kind, index)
                 seen = _collect(activations, index, units) if activations else None
                 choice = choose(index, units, seen)
-                if len(set(choice.gone)) >= len(units):
+                if len(set(choice.removed)) >= len(units):
                     raise ModelError(
                         f"No {kind} would be left in block {index}: an earlier stage left {len(units)}. "
                         "Give a smaller ratio."
                     )
                 entry = {"block": index, "kind": kind, "before": len(units), "members": units.members, **choice.notes}
-                if repair and seen is not None and len(choice.gone):
-                    entry |= _repair(units, choice.gone, seen)
-                remove(model, units, choice.gone)
-                entries.append(entry | {"removed": len(choice.gone)})
+                if repair and seen is not None and len(choice.removed):
+                    entry |= _repair(units, choice.removed, seen)
+                remove(model, units, choice.removed)
+                entries.append(entry | {"removed": len(choice.removed)})
             if activations and index < last:
                 activations.advance(index)
     return entries
@@ -92,10 +92,10 @@ def _collect(activations: Activations, index: int, units: Units) -> Float[Tensor
     return shared.summed / activations.hidden.shape[:2].numel()
 
 
-def _repair(units: Units, gone: Sequence[int], seen: Float[Tensor, "in in"]) -> dict[str, Any]:
+def _repair(units: Units, removed: Sequence[int], seen: Float[Tensor, "in in"]) -> dict[str, Any]:
     """Give the reader's surviving columns what the removed ones did, as far as a linear map can."""
-    weight = matrix(units.reader.module)
-    lost = units.reader.index[torch.tensor(sorted(gone))].flatten().to(weight.device)
+    weight = weight_2d(units.reader.module)
+    lost = units.reader.index[torch.tensor(sorted(removed))].flatten().to(weight.device)
     try:
         repaired, before, after = least_squares(weight.double(), seen.double(), lost, removed_of(units.reader.module))
     except HessianError as error:
@@ -109,7 +109,7 @@ def _refuse_scores(scores: Float[Tensor, " unit"]) -> None:
         refuse_non_finite(scores, "The importance of some units is not finite: loss or weights overflowed")
 
 
-def gone_lowest(scores: Float[Tensor, " unit"], count: int) -> list[int]:
+def lowest_units(scores: Float[Tensor, " unit"], count: int) -> list[int]:
     """The `count` units of lowest score, the first of equals first.
 
     Raises:
@@ -119,7 +119,7 @@ def gone_lowest(scores: Float[Tensor, " unit"], count: int) -> list[int]:
     return scores.argsort(stable=True)[:count].tolist()
 
 
-def gone_lowest_overall(scores: dict[Any, Float[Tensor, " unit"]], count: int) -> dict[Any, list[int]]:
+def lowest_units_overall(scores: dict[Any, Float[Tensor, " unit"]], count: int) -> dict[Any, list[int]]:
     """The `count` lowest of several places together; the best unit of each place always stays."""
     for values in scores.values():
         _refuse_scores(values)
@@ -130,8 +130,8 @@ def gone_lowest_overall(scores: dict[Any, Float[Tensor, " unit"]], count: int) -
         for unit, value in enumerate(values)
         if unit != best[place]
     )
-    gone: dict[Any, list[int]] = {place: [] for place in scores}
+    removed: dict[Any, list[int]] = {place: [] for place in scores}
     places = list(scores)
     for _, position, unit in ranked[:count]:
-        gone[places[position]].append(unit)
-    return gone
+        removed[places[position]].append(unit)
+    return removed

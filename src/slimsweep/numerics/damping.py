@@ -24,10 +24,10 @@ def first_that_factors(
         HessianError: no damping from the requested one to 1 works.
     """
     fraction = damping_fraction
-    while (found := factor(fraction)) is None:
+    while (result := factor(fraction)) is None:
         if not fraction < MOST:
             raise HessianError(
                 f"no damping from {damping_fraction:g} to {fraction:g} of its mean diagonal makes {subject} factorable"
             )
         fraction = min(10 * fraction, MOST)
-    return found, fraction
+    return result, fraction

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from slimsweep.blockwise.layer_method import Pruned
 from slimsweep.blockwise.layerwise import LayerReport, replace_weight
-from slimsweep.linear.base import matrix
+from slimsweep.linear.base import weight_2d
 from slimsweep.linear.mask import removed as removed_of
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.numerics import counts, masks
@@ -68,14 +68,14 @@ class Magnitude(Pruner):
     def _drop_lowest(self, model: LanguageModel) -> list[LayerReport]:
         """Zero the lowest of all layers together; among equals the first layers' first weights go first."""
         layers = self.targets(model)
-        weights = {name: matrix(layer) for name, layer in layers.items()}
+        weights = {name: weight_2d(layer) for name, layer in layers.items()}
 
         def magnitudes() -> Iterator[Float[Tensor, " weight"]]:
             """Of each layer the weights that no stage removed yet."""
             for name, layer in layers.items():
-                gone = removed_of(layer)
+                removed = removed_of(layer)
                 magnitude = weights[name].float().abs()
-                yield magnitude.flatten() if gone is None else magnitude[~gone]
+                yield magnitude.flatten() if removed is None else magnitude[~removed]
 
         total = sum(weight.numel() for weight in weights.values())
         before = total - sum(len(magnitude) for magnitude in magnitudes())
@@ -86,8 +86,8 @@ class Magnitude(Pruner):
             tied = magnitude == threshold
             tied &= tied.cumsum(0) <= room
             room -= int(tied.sum())
-            gone, weight = removed_of(layer), weights[name].float()
-            keep = torch.ones_like(weight, dtype=torch.bool) if gone is None else ~gone
+            removed, weight = removed_of(layer), weights[name].float()
+            keep = torch.ones_like(weight, dtype=torch.bool) if removed is None else ~removed
             keep[keep.clone()] = ~(tied | (magnitude < threshold))
             reports.append(replace_weight(model, name, Pruned(masks.remove(weight, keep), keep)))
         return reports

@@ -85,29 +85,29 @@ class SparseGPT(HessianMethod, Pruner):
         generator: torch.Generator | None = None,
         removed: Bool[Tensor, "out in"] | None = None,
     ) -> Pruned:
-        turned, upper = weight.T.contiguous(), prepared.upper  # a column's weights side by side, see solve_columns
-        stays = torch.ones_like(turned, dtype=torch.bool) if removed is None else ~removed.T.contiguous()
+        weight_t, upper = weight.T.contiguous(), prepared.upper  # a column's weights side by side, see solve_columns
+        stays = torch.ones_like(weight_t, dtype=torch.bool) if removed is None else ~removed.T.contiguous()
         levels = None if self.bits is None else self._levels(weight)
         groups = None if levels is None else levels.group_of(weight.shape[1])
-        solved, errors = torch.empty_like(turned), torch.empty_like(turned)
+        solved, errors = torch.empty_like(weight_t), torch.empty_like(weight_t)
         for start, stop in self._blocks(weight.shape[1]):
             these = slice(start, stop)
             # All corrections that earlier blocks owe this one, in one product.
-            own = torch.addmm(turned[these], upper[:start, these].T, errors[:start], alpha=-1, out=solved[these])
+            columns = torch.addmm(weight_t[these], upper[:start, these].T, errors[:start], alpha=-1, out=solved[these])
             scale = prepared.scale[these]
             if not self.group:  # groups are chosen on the way
                 before = None if removed is None else removed[:, these]
-                stays[these] = self.keep(own.abs().mul_(scale[:, None]).T, before).T
+                stays[these] = self.keep(columns.abs().mul_(scale[:, None]).T, before).T
             places = None if groups is None else groups[these]
-            block = (own, stays[these], errors[these], upper[these, these], scale, self.group, levels, places)
+            block = (columns, stays[these], errors[these], upper[these, these], scale, self.group, levels, places)
             solve_columns(ColumnBlock(*block))
         keep = stays.T.contiguous()
         if levels is not None:
-            return Pruned(IntegerLinear.of(levels, levels.codes(solved.T.contiguous())), keep)
+            return Pruned(IntegerLinear.from_codes(levels, levels.quantize(solved.T.contiguous())), keep)
         if bool(keep.all()):  # nothing was corrected; a correction by 0 may take the sign of a zero
             return Pruned(weight, keep)
         if removed is not None:  # among them negative zeros, which keep their sign
-            solved = torch.where(removed.T, turned, solved)
+            solved = torch.where(removed.T, weight_t, solved)
         return Pruned(solved.T.contiguous(), keep)
 
     def _levels(self, weight: Float[Tensor, "out in"]) -> Grid:

@@ -12,7 +12,7 @@ from slimsweep.numerics import uniform_grid
 from slimsweep.numerics.column_solver import solve_columns
 from slimsweep.numerics.column_solver.block import LANES, ColumnBlock
 from slimsweep.numerics.hessian import InverseFactor
-from slimsweep.numerics.parallel import side_by_side
+from slimsweep.numerics.parallel import parallel_map
 from slimsweep.numerics.uniform_grid import Grid
 from slimsweep.techniques.hessian_method import HessianMethod
 from slimsweep.techniques.quantization.base import UniformQuantizer, flag_faults
@@ -94,7 +94,7 @@ class GPTQ(HessianMethod, UniformQuantizer):
         if not self.static_groups:
             return self._by_group(weight, prepared.factor, zeros)
         levels = uniform_grid.fit(weight, self.grid, self.bits, self.group_size).with_zero(zeros)
-        return IntegerLinear.of(levels, self.codes(weight, prepared, levels, zeros))
+        return IntegerLinear.from_codes(levels, self.codes(weight, prepared, levels, zeros))
 
     def codes(
         self,
@@ -107,59 +107,59 @@ class GPTQ(HessianMethod, UniformQuantizer):
         groups, back = levels.group_of(weight.shape[1])[prepared.order], prepared.order.argsort()
 
         def solved(rows: slice) -> Int[Tensor, "part in"]:
-            own, turned = levels.rows(rows), weight[rows].T.contiguous().index_select(0, prepared.order)
+            grid, weight_t = levels.rows(rows), weight[rows].T.contiguous().index_select(0, prepared.order)
             stays = None if zeros is None else ~zeros[rows].T.contiguous().index_select(0, prepared.order)
-            solve = Solve(turned, stays, prepared.factor, self.block_columns)
-            solve.columns(slice(0, len(turned)), own, groups)
-            return own.codes(solve.solved.index_select(0, back).T.contiguous())
+            solve = Solve(weight_t, stays, prepared.factor, self.block_columns)
+            solve.columns(slice(0, len(weight_t)), grid, groups)
+            return grid.quantize(solve.solved.index_select(0, back).T.contiguous())
 
         parts = max(1, min(torch.get_num_threads(), len(weight) // ROWS_PER_PART)) if weight.is_cpu else 1
         bounds = [len(weight) * part // parts // LANES * LANES for part in range(parts)] + [len(weight)]
-        return torch.cat(side_by_side(solved, map(slice, bounds, bounds[1:]), weight.device))
+        return torch.cat(parallel_map(solved, map(slice, bounds, bounds[1:]), weight.device))
 
     def _by_group(
         self, weight: Float[Tensor, "out in"], factor: InverseFactor, zeros: Bool[Tensor, "out in"] | None
     ) -> IntegerLinear:
         """Solve one group after the other, each on a grid of its weights as they are when it is reached."""
-        turned, found = weight.T.contiguous(), []
-        solve = Solve(turned, None if zeros is None else ~zeros.T.contiguous(), factor, self.block_columns)
-        step = self.group_size or len(turned)
-        for start in range(0, len(turned), step):
+        weight_t, grids = weight.T.contiguous(), []
+        solve = Solve(weight_t, None if zeros is None else ~zeros.T.contiguous(), factor, self.block_columns)
+        step = self.group_size or len(weight_t)
+        for start in range(0, len(weight_t), step):
             these = slice(start, start + step)
             part = None if zeros is None else zeros[:, these]
-            own = solve.corrected(these).T
-            own = own if part is None else own.masked_fill(part, 0)
-            levels = uniform_grid.fit(own, self.grid, self.bits, None).with_zero(part)
+            group_weight = solve.corrected(these).T
+            group_weight = group_weight if part is None else group_weight.masked_fill(part, 0)
+            levels = uniform_grid.fit(group_weight, self.grid, self.bits, None).with_zero(part)
             solve.columns(these, levels, levels.group_of(step))
-            found.append(levels)
-        levels = Grid.beside(found)
-        return IntegerLinear.of(levels, levels.codes(solve.solved.T.contiguous()))
+            grids.append(levels)
+        levels = Grid.beside(grids)
+        return IntegerLinear.from_codes(levels, levels.quantize(solve.solved.T.contiguous()))
 
 
 class Solve:
-    """A layer whose columns, the rows of `turned`, become levels one after the other."""
+    """A layer whose columns, the rows of `weight_t`, become levels one after the other."""
 
     def __init__(
         self,
-        turned: Float[Tensor, "in out"],
+        weight_t: Float[Tensor, "in out"],
         keep: Bool[Tensor, "in out"] | None,
         factor: InverseFactor,
         block_columns: int,
     ):
-        self.turned, self.factor, self.block_columns = turned, factor, block_columns
-        self.keep = torch.ones_like(turned, dtype=torch.bool) if keep is None else keep
-        self.solved, self.errors = torch.empty_like(turned), torch.empty_like(turned)
+        self.weight_t, self.factor, self.block_columns = weight_t, factor, block_columns
+        self.keep = torch.ones_like(weight_t, dtype=torch.bool) if keep is None else keep
+        self.solved, self.errors = torch.empty_like(weight_t), torch.empty_like(weight_t)
 
     def corrected(self, these: slice) -> Float[Tensor, "column out"]:
         """Columns corrected for all that were solved before the first of them; they lie in `solved`."""
         owed, before = self.factor.upper[: these.start, these].T, self.errors[: these.start]
-        return torch.addmm(self.turned[these], owed, before, alpha=-1, out=self.solved[these])
+        return torch.addmm(self.weight_t[these], owed, before, alpha=-1, out=self.solved[these])
 
     def columns(self, these: slice, levels: Grid, groups: Int[Tensor, " column"]) -> None:
         """Solve the next columns; `groups` says which group of the grid each of them belongs to."""
         for start in range(these.start, these.stop, self.block_columns):
-            own = slice(start, min(start + self.block_columns, these.stop))
-            upper, scale = self.factor.upper[own, own], self.factor.scale[own]
-            places = groups[own.start - these.start : own.stop - these.start]
-            tensors = (self.corrected(own), self.keep[own], self.errors[own], upper, scale)
+            part = slice(start, min(start + self.block_columns, these.stop))
+            upper, scale = self.factor.upper[part, part], self.factor.scale[part]
+            places = groups[part.start - these.start : part.stop - these.start]
+            tensors = (self.corrected(part), self.keep[part], self.errors[part], upper, scale)
             solve_columns(ColumnBlock(*tensors, grid=levels, groups=places))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from slimsweep.blockwise.layerwise import LayerReport
 from slimsweep.errors import ModelError
-from slimsweep.linear.base import dense_parameters, layer_shape, matrix, packed_layers
+from slimsweep.linear.base import dense_parameters, layer_shape, packed_layers, weight_2d
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.placement.loading import some
 from slimsweep.numerics.finite import all_finite
@@ -111,6 +111,6 @@ def _layers(model: LanguageModel) -> list[LayerReport]:
     reports = []
     for name, layer in model.targets().items():
         weights = math.prod(layer_shape(layer))
-        zeros = model.zeros.get(name, 0) if model.is_meta else weights - int(matrix(layer).count_nonzero())
+        zeros = model.zeros.get(name, 0) if model.is_meta else weights - int(weight_2d(layer).count_nonzero())
         reports.append(LayerReport(name, weights, zeros))
     return reports

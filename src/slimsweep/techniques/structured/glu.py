@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from slimsweep.blockwise.removal_walk import Choice, gone_lowest
-from slimsweep.linear.base import layer_shape, matrix
+from slimsweep.blockwise.removal_walk import Choice, lowest_units
+from slimsweep.linear.base import layer_shape, weight_2d
 from slimsweep.models import anatomy
 from slimsweep.models.anatomy import NEURONS, Units
 from slimsweep.models.language_model import LanguageModel
@@ -81,11 +81,11 @@ class Glu(BlockwiseTechnique):
         gate, up, down = units.slots
         if gate.module.weight.is_meta:
             return Choice(range(len(units) - self.removed_count(units), len(units)))
-        rows = [matrix(slot.module)[slot.index.flatten()].float() for slot in (gate, up)]
+        rows = [weight_2d(slot.module)[slot.index.flatten()].float() for slot in (gate, up)]
         if self.importance == "peak_to_peak":
             scores = sum(row.amax(dim=1) - row.amin(dim=1) for row in rows)
         elif self.importance == "l2":
             scores = torch.cat(rows, dim=1).square().sum(dim=1)
         else:
-            scores = matrix(down.module).float().square().sum(dim=0) * second_moment.diagonal()
-        return Choice(gone_lowest(scores.cpu(), self.removed_count(units)))
+            scores = weight_2d(down.module).float().square().sum(dim=0) * second_moment.diagonal()
+        return Choice(lowest_units(scores.cpu(), self.removed_count(units)))

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from slimsweep.blockwise.removal_walk import (
     Choice,
-    gone_lowest,
-    gone_lowest_overall,
+    lowest_units,
+    lowest_units_overall,
     reduce_blocks,
     units_of,
 )
@@ -126,11 +126,11 @@ class LLMPruner(BlockwiseTechnique):
         entries = []
         for step in range(1, self.steps + 1):
             due = {place: counts.share_of_step(total, step, self.steps) for place, total in totals.items()}
-            gone = self._ranked(model, due, token_ids, generator)
+            removed = self._ranked(model, due, token_ids, generator)
             entries += reduce_blocks(
                 model,
                 plan,
-                lambda i, units, _, gone=gone: Choice(gone[i, units.kind]),
+                lambda i, units, _, removed=removed: Choice(removed[i, units.kind]),
                 token_ids,
                 False,
                 self.repair,
@@ -152,12 +152,12 @@ class LLMPruner(BlockwiseTechnique):
         units = {(index, kind): units_of(model, kind, index) for index, kind in due}
         scores = dict(zip(units, self._scores(model, list(units.values()), token_ids, generator), strict=True))
         if self.ranking == "local" or model.is_meta:
-            return {place: gone_lowest(values, due[place]) for place, values in scores.items()}
-        gone = {}
+            return {place: lowest_units(values, due[place]) for place, values in scores.items()}
+        removed = {}
         for kind in self.kinds:
             places = {place: values for place, values in scores.items() if place[1] == kind}
-            gone |= gone_lowest_overall(places, sum(due[place] for place in places))
-        return gone
+            removed |= lowest_units_overall(places, sum(due[place] for place in places))
+        return removed
 
     def _scores(
         self,
@@ -167,13 +167,13 @@ class LLMPruner(BlockwiseTechnique):
         generator: torch.Generator,
     ) -> list[Float[Tensor, " unit"]]:
         if model.is_meta:
-            return [-torch.arange(len(one), dtype=torch.float32) for one in units]
+            return [-torch.arange(len(place_units), dtype=torch.float32) for place_units in units]
         if self.importance == "taylor":
             return importance.taylor_scores(model, units, token_ids, self.order, self.taylor, self.aggregate)
         if self.importance == "random":
-            return [torch.rand(len(one), generator=generator) for one in units]
+            return [torch.rand(len(place_units), generator=generator) for place_units in units]
         power = 1 if self.importance == "l1" else 2
-        return [importance.norm_scores(one, power, self.aggregate) for one in units]
+        return [importance.norm_scores(place_units, power, self.aggregate) for place_units in units]
 
     def _reduce_channels(
         self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, generator: torch.Generator
@@ -183,5 +183,5 @@ class LLMPruner(BlockwiseTechnique):
         for step in range(1, self.steps + 1):
             units = anatomy.channels(model)
             (scores,) = self._scores(model, [units], token_ids, generator)
-            remove(model, units, gone_lowest(scores, counts.share_of_step(total, step, self.steps)))
+            remove(model, units, lowest_units(scores, counts.share_of_step(total, step, self.steps)))
         return [{"kind": anatomy.CHANNELS, "before": before, "removed": total}]
