@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from stages import SMALL, experiment, told
 
 from slimsweep.errors import ConfigError
-from slimsweep.linear.base import matrix, packed_layers
+from slimsweep.linear.base import packed_layers, weight_2d
 from slimsweep.linear.mask import removed
 from slimsweep.pipeline.chain import compress
 
@@ -169,8 +169,8 @@ def test_a_pruner_keeps_every_zero_of_the_pruner_before_it(tmp_path):
     )
     before, after = compress(first).model.targets(), compress(both).model.targets()
     for name, layer in before.items():
-        gone = matrix(layer) == 0
-        assert torch.all(matrix(after[name])[gone] == 0) and torch.all(removed(after[name])[gone])
+        gone = weight_2d(layer) == 0
+        assert torch.all(weight_2d(after[name])[gone] == 0) and torch.all(removed(after[name])[gone])
 
 
 @torch.no_grad()
@@ -185,12 +185,12 @@ def test_zeros_of_the_model_as_loaded_are_kept_when_asked_for(tmp_path):
     def with_zeros(source, *arguments, **fields):
         model = load(source, *arguments, **fields)
         for layer in model.targets().values():
-            matrix(layer)[:, 1::7] = 0
+            weight_2d(layer)[:, 1::7] = 0
         return model
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(kept.model), "load", with_zeros)
         models = [compress(made).model for made in (ordinary, kept)]
-    free, frozen = ([matrix(layer)[:, 1::7] for layer in model.targets().values()] for model in models)
+    free, frozen = ([weight_2d(layer)[:, 1::7] for layer in model.targets().values()] for model in models)
     assert all(torch.all(columns == 0) for columns in frozen)
     assert any(torch.any(columns != 0) for columns in free)

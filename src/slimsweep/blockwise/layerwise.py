@@ -19,10 +19,10 @@ from slimsweep.blockwise.layer_method import LayerMethod, Pruned
 from slimsweep.blockwise.sequential import by_group
 from slimsweep.blockwise.shared_inputs import Prepared, Shared
 from slimsweep.errors import LayerError, SlimsweepError
-from slimsweep.linear.base import PackedLinear, install, layer_shape, matrix, relative_error
+from slimsweep.linear.base import PackedLinear, install, layer_shape, relative_error, weight_2d
 from slimsweep.linear.mask import removed, set_removed
 from slimsweep.models.language_model import LanguageModel
-from slimsweep.numerics.parallel import side_by_side
+from slimsweep.numerics.parallel import parallel_map
 
 WIDE_NUMBERS = 2048**2
 """Numbers of a statistic whose factor keeps all cores busy by itself; smaller ones are prepared side by side."""
@@ -142,7 +142,7 @@ def targets_by_block(model: LanguageModel, targets: dict[str, nn.Module]) -> lis
 def replace_weight(
     model: LanguageModel,
     name: str,
-    found: Tensor | PackedLinear | Pruned,
+    result: Tensor | PackedLinear | Pruned,
     notes: dict[str, Any] | None = None,
     wanted: Float[Tensor, "out in"] | None = None,
 ) -> LayerReport:
@@ -153,17 +153,17 @@ def replace_weight(
     for removed weights that are no zeros any more.
     """
     layer = model.module.get_submodule(name)
-    is_pruned = isinstance(found, Pruned)
-    mask = ~found.keep if is_pruned else removed(layer)
-    found = found.weight if is_pruned else found
-    packed, error = found if isinstance(found, PackedLinear) else None, None
+    is_pruned = isinstance(result, Pruned)
+    mask = ~result.keep if is_pruned else removed(layer)
+    result = result.weight if is_pruned else result
+    packed, error = result if isinstance(result, PackedLinear) else None, None
     if packed is not None:
-        wanted = matrix(layer).float() if wanted is None else wanted
+        wanted = weight_2d(layer).float() if wanted is None else wanted
     elif isinstance(layer, PackedLinear):
-        packed, wanted = layer.nearest(found), found
+        packed, wanted = layer.requantize(result), result
     if packed is None:
-        weight = matrix(layer)
-        weight.copy_(found)
+        weight = weight_2d(layer)
+        weight.copy_(result)
     else:
         install(model.module, name, packed)
         layer, weight = packed, packed.dequantized()
@@ -194,14 +194,14 @@ def _compress(
         common = prepared()
         layer, generator = layers[name], _generator(seed, name)
         try:
-            found = method.compress_layer(matrix(layer).float(), common, generator, removed(layer))
-            return replace_weight(model, name, found, method.notes(common))
+            result = method.compress_layer(weight_2d(layer).float(), common, generator, removed(layer))
+            return replace_weight(model, name, result, method.notes(common))
         except SlimsweepError:  # names its layers itself
             raise
         except Exception as error:
             raise LayerError(f"{name}: {type(error).__name__}: {error}") from error
 
-    reports = {report.name: report for report in side_by_side(solve, _in_turn(every, layers), device)}
+    reports = {report.name: report for report in parallel_map(solve, _in_turn(every, layers), device)}
     return [reports[name] for name in layers]
 
 

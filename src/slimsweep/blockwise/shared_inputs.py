@@ -11,8 +11,8 @@ from torch import Tensor
 
 from slimsweep.blockwise.activations import InputSum
 from slimsweep.blockwise.layer_method import LayerMethod
-from slimsweep.errors import HessianError, ModelError
-from slimsweep.numerics.finite import all_finite
+from slimsweep.errors import HessianError
+from slimsweep.numerics.finite import refuse_non_finite
 from slimsweep.numerics.hessian import squared_norm
 
 ALONG = {"gram": {"squared_norm": squared_norm}}
@@ -45,7 +45,7 @@ class Prepared:
 
     def __init__(self, method: LayerMethod, shared: InputSum):
         """Raises ModelError where what was collected is not finite."""
-        refuse_non_finite(shared)
+        refuse_inputs(shared)
         self.layers = shared.layers
         self.seconds = 0.0
         """What preparing took."""
@@ -53,15 +53,15 @@ class Prepared:
         """Of the sum; how long preparing takes grows with them."""
         self._method, self._summed = method, shared.summed
         shared.summed = None  # so that it can be freed when it is prepared
-        self._lock, self._found, self._failed = threading.Lock(), None, None
+        self._lock, self._result, self._failed = threading.Lock(), None, None
 
     @classmethod
-    def ready(cls, layers: list[str], found: Any) -> "Prepared":
+    def ready(cls, layers: list[str], result: Any) -> "Prepared":
         """What was prepared before."""
         made = cls.__new__(cls)
         made.layers, made.seconds, made.numbers = layers, 0.0, 0
         made._method, made._summed, made._lock = None, None, threading.Lock()
-        made._found, made._failed = found, None
+        made._result, made._failed = result, None
         return made
 
     def __call__(self) -> Any:
@@ -76,7 +76,7 @@ class Prepared:
             if self._summed is not None:
                 started = time.perf_counter()
                 try:
-                    self._found, self._summed = self._method.prepare(self._summed), None
+                    self._result, self._summed = self._method.prepare(self._summed), None
                 except HessianError as error:
                     self._failed = HessianError(
                         f"Hessian of {', '.join(self.layers)}: {error}. Use more calibration text or exclude these "
@@ -84,16 +84,18 @@ class Prepared:
                     )
                     raise self._failed from error
                 self.seconds = time.perf_counter() - started
-            return self._found
+            return self._result
 
 
-def refuse_non_finite(shared: InputSum) -> None:
+def refuse_inputs(shared: InputSum) -> None:
     """Raise ModelError where what was collected of some inputs is not finite."""
-    if shared.summed is not None and not all_finite(shared.summed):
-        raise ModelError(
-            f"The calibration inputs of {', '.join(shared.layers)} are not finite. Choose a dtype with more range "
-            "(dtype=bfloat16 or dtype=float32), or compress less."
-        )
+    if shared.summed is not None:
+        refuse_non_finite(shared.summed, inputs_clause(shared.layers), "compress less")
+
+
+def inputs_clause(layers: Iterable[str]) -> str:
+    """Subject of an error about statistics of inputs that are not finite."""
+    return f"The calibration inputs of {', '.join(layers)} are not finite"
 
 
 class Shared:
@@ -113,8 +115,8 @@ class Shared:
 
     def read(self, index: int, device: torch.device) -> list[Prepared]:
         """What is known of a block's inputs, on a device."""
-        if found := self.known.get(self.method.prepared_name):
-            groups = found.of(index, device)
+        if result := self.known.get(self.method.prepared_name):
+            groups = result.of(index, device)
             return [Prepared.ready(layers, self.method.from_tensors(tensors)) for layers, tensors in groups]
         known = self.known[self.method.statistic_name]
         groups, self._seconds = known.of(index, device), known.seconds

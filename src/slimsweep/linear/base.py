@@ -77,7 +77,7 @@ class PackedLinear(nn.Module):
         """The weights that the tensors stand for, in `dtype`."""
 
     @abstractmethod
-    def nearest(self, weight: Float[Tensor, "out in"]) -> "PackedLinear":
+    def requantize(self, weight: Float[Tensor, "out in"]) -> "PackedLinear":
         """A layer of the same kind and levels that holds what is nearest to a changed weight.
 
         Zeros stay exact zeros; a weight that is one of the levels already stays what it is.
@@ -129,9 +129,9 @@ def install(module: nn.Module, name: str, packed: PackedLinear) -> None:
     setattr(module.get_submodule(holder), last, packed)
 
 
-def relative_error(found: Float[Tensor, "out in"], wanted: Float[Tensor, "out in"]) -> float:
+def relative_error(stored: Float[Tensor, "out in"], wanted: Float[Tensor, "out in"]) -> float:
     """Frobenius norm of the difference over that of what was wanted; 0 where both are zero, NaN where either is."""
-    difference, norm = (found.float() - wanted).norm(), wanted.norm()
+    difference, norm = (stored.float() - wanted).norm(), wanted.norm()
     return 0.0 if norm == 0 and difference == 0 else float(difference / norm)
 
 
@@ -140,7 +140,7 @@ def is_linear(layer: nn.Module) -> bool:
     return isinstance(layer, nn.Linear | PackedLinear) or type(layer).__name__ == "Conv1D"
 
 
-def matrix(linear: nn.Module) -> Float[Tensor, "out in"]:
+def weight_2d(linear: nn.Module) -> Float[Tensor, "out in"]:
     """A layer's weight as [out in]; Conv1D is transposed.
 
     A view, so writing to it changes the model; but of a packed layer it is what that stands for, computed anew.

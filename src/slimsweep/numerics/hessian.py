@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from slimsweep.errors import HessianError
+from slimsweep.numerics.damping import first_that_factors
 from slimsweep.numerics.finite import all_finite
 
 GRAM_STRIP = 192
@@ -96,17 +97,13 @@ def factor_inverse(hessian: Float[Tensor, "in in"], damping_fraction: float) -> 
         with H's condition (fp32 moved masks of real layers); inverted in fp32, since that of R is only its root.
     """
     diagonal = hessian.diagonal()
-    if not bool(diagonal.isfinite().all()):
+    if not all_finite(diagonal):
         raise HessianError("the inputs are not finite, so there is nothing to solve")
     dead = diagonal == 0
     mean = float(diagonal[~dead].double().mean()) if bool((~dead).any()) else 1.0
-    fraction = damping_fraction
-    while (upper := _try_factor(hessian, (dead + fraction) * mean)) is None:
-        if fraction >= 1:
-            raise HessianError(
-                f"no damping from {damping_fraction:g} to {fraction:g} of its mean diagonal makes it factorable"
-            )
-        fraction = min(10 * fraction, 1.0)
+    upper, fraction = first_that_factors(
+        lambda fraction: _try_factor(hessian, (dead + fraction) * mean), damping_fraction, "it"
+    )
     return InverseFactor(upper, (1 / upper.diagonal()).masked_fill(dead, 0), fraction)
 
 

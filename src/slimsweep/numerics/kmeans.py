@@ -46,14 +46,14 @@ def row_levels(
         anchored = anchored & counted
         weights = torch.where(anchored, ANCHOR / anchored.sum(dim=1, keepdim=True), weights)
     ascending, order = values.cpu().sort(dim=1)
-    found = np.zeros((values.shape[0], most), dtype=np.float32)
-    _row_levels(ascending.numpy(), weights.cpu().gather(1, order).numpy(), counts.cpu().numpy(), found, EXACT_LEVELS)
-    return torch.from_numpy(found).to(values.device)
+    centres = np.zeros((values.shape[0], most), dtype=np.float32)
+    _row_levels(ascending.numpy(), weights.cpu().gather(1, order).numpy(), counts.cpu().numpy(), centres, EXACT_LEVELS)
+    return torch.from_numpy(centres).to(values.device)
 
 
 @numba.njit(nogil=True, cache=True)
 @no_type_check
-def _row_levels(values, importance, counts, found, exact_levels):
+def _row_levels(values, importance, counts, centres, exact_levels):
     rows, columns = values.shape
     distinct = np.empty(columns)
     # Sums of importance, importance x value and importance x value^2 over all distinct values before.
@@ -68,13 +68,13 @@ def _row_levels(values, importance, counts, found, exact_levels):
             bounds = _best_bounds(sums, size, levels)
         else:
             bounds = _near_bounds(distinct, sums, size, levels)
-        for level in range(found.shape[1]):
+        for level in range(centres.shape[1]):
             at = min(level, len(bounds) - 2)
             start, stop = bounds[at], bounds[at + 1]
             if stop == start + 1:
-                found[row, level] = distinct[start]
+                centres[row, level] = distinct[start]
             else:
-                found[row, level] = (sums[1, stop] - sums[1, start]) / (sums[0, stop] - sums[0, start])
+                centres[row, level] = (sums[1, stop] - sums[1, start]) / (sums[0, stop] - sums[0, start])
 
 
 @numba.njit(nogil=True, cache=True)

@@ -20,15 +20,15 @@ def around(values: Float[np.ndarray, " number"], rank: int) -> tuple[float, floa
     place = int(np.searchsorted(last, rank))
     before = int(last[place]) - int(counts[place])
     # Only numbers of one bin can have this rank; the next may be the lowest of a later one.
-    own = _of_bin(keys, place - (1 << (BIN_BITS - 1)), int(counts[place]))
+    candidates = _of_bin(keys, place - (1 << (BIN_BITS - 1)), int(counts[place]))
     at = rank - before - 1
-    own.partition((at, min(at + 1, len(own) - 1)))
-    if at + 1 < len(own):
-        following = own[at + 1]
+    candidates.partition((at, min(at + 1, len(candidates) - 1)))
+    if at + 1 < len(candidates):
+        following = candidates[at + 1]
     else:
-        later = keys[keys > own[at]]
+        later = keys[keys > candidates[at]]
         following = later.min() if len(later) else _key_of_inf()
-    return tuple(_numbers(np.array([own[at], following], np.int32)).tolist())
+    return tuple(_numbers(np.array([candidates[at], following], np.int32)).tolist())
 
 
 @numba.njit(nogil=True, cache=True)
@@ -69,9 +69,9 @@ def _counts(keys):
 @no_type_check
 def _of_bin(keys, place, count):
     """The keys of a bin."""
-    own, found = np.empty(count, np.int32), 0
+    candidates, filled = np.empty(count, np.int32), 0
     for at in range(len(keys)):
         if keys[at] >> SHIFT == place:
-            own[found] = keys[at]
-            found += 1
-    return own
+            candidates[filled] = keys[at]
+            filled += 1
+    return candidates

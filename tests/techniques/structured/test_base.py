@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
+from conftest import meta_model
 from removed import ids
 
 from slimsweep.models import anatomy
@@ -162,3 +163,19 @@ def test_a_ratio_is_of_what_the_stage_before_left(technique, tiny_source):
 )
 def test_choices_are_named_with_what_is_allowed(given, faults):
     assert choice_faults("knob", given, ("a", "b")) == faults
+
+
+@pytest.mark.parametrize(("ratio", "groups", "neurons"), [(0.25, 0, 384), (0.4, 1, 615), (0.6, 1, 922), (0.7, 2, 1076)])
+def test_whole_groups_of_query_heads_go_in_smollm2(ratio, groups, neurons):
+    model = meta_model("smollm2_135m")  # 9 query heads of 64 in 3 groups, 1,536 neurons
+    assert len(anatomy.heads(model, 5)) == anatomy.heads(model, 5).members == 3
+    technique = LLMPruner(ratio=ratio)
+    assert technique.removed_count(anatomy.heads(model, 5)) == groups
+    assert technique.removed_count(anatomy.neurons(model, 5)) == neurons
+
+
+def test_a_quarter_of_llama_2_7b_is_8_heads_and_2752_neurons():
+    model = meta_model("llama_2_7b")
+    assert LLMPruner(ratio=0.25).removed_count(anatomy.heads(model, 4)) == 8
+    assert LLMPruner(ratio=0.25).removed_count(anatomy.neurons(model, 4)) == 2752
+    assert LLMPruner(ratio=0.3).removed_count(anatomy.heads(model, 4)) == 9  # 1,229 of 4,096 channels: 9 heads of 128

@@ -15,10 +15,10 @@ LANES = 64
 class ColumnBlock:
     """The weights of some columns, corrected for all columns before them, and what it takes to solve them.
 
-    A layer's columns are the rows of `turned`: all that is done to one of them lies side by side in memory.
+    A layer's columns are the rows of `weight_t`: all that is done to one of them lies side by side in memory.
     """
 
-    turned: Float[Tensor, "column out"]
+    weight_t: Float[Tensor, "column out"]
     """Weights; overwritten with the solution."""
     keep: Bool[Tensor, "column out"]
     """False: to be removed. With a pattern what is eligible (False: zero already), overwritten with the choice."""

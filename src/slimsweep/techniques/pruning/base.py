@@ -11,7 +11,7 @@ from torch import Tensor
 from slimsweep.blockwise.layerwise import LayerReport
 from slimsweep.linear.base import layer_shape
 from slimsweep.models.language_model import LanguageModel
-from slimsweep.numerics import masks
+from slimsweep.numerics import counts, masks
 from slimsweep.techniques.base import LayerwiseTechnique, StageReport, choice_fault
 from slimsweep.techniques.layer_names import folded
 
@@ -40,8 +40,8 @@ class Pruner(LayerwiseTechnique):
 
     def _bad_values(self) -> list[str]:
         faults = super()._bad_values()
-        if self.relative_to not in masks.RELATIVE_TO:
-            faults.append(choice_fault("relative_to", self.relative_to, masks.RELATIVE_TO))
+        if self.relative_to not in counts.RELATIVE_TO:
+            faults.append(choice_fault("relative_to", self.relative_to, counts.RELATIVE_TO))
         if isinstance(self.passes, bool) or not isinstance(self.passes, int) or self.passes < 1:
             faults.append(f"passes={self.passes!r}: give a whole number of at least 1")
         try:
@@ -87,7 +87,7 @@ class Pruner(LayerwiseTechnique):
             score = score.masked_fill(removed, -1)
         if not self.group and unit == "layer":
             present = torch.zeros(1, dtype=torch.int64) if removed is None else removed.count_nonzero()[None]
-            (dropped,) = masks.drop_counts(present, score.numel(), self.ratio, self.relative_to).tolist()
+            (dropped,) = counts.drop_counts(present, score.numel(), self.ratio, self.relative_to).tolist()
             return masks.keep_highest_of_all(score, dropped)
         score = score.reshape((-1, self.group[1]) if self.group else score.shape)
         if removed is None:
@@ -97,7 +97,7 @@ class Pruner(LayerwiseTechnique):
         if self.group:
             dropped = present.clamp(min=self.group[1] - self.group[0])
         else:
-            dropped = masks.drop_counts(present, score.shape[1], self.ratio, self.relative_to)
+            dropped = counts.drop_counts(present, score.shape[1], self.ratio, self.relative_to)
         return masks.keep_highest(score, dropped).view(shape)
 
     def units(self, rows: int, columns: int) -> list[tuple[int, int]]:
@@ -133,14 +133,13 @@ class Pruner(LayerwiseTechnique):
 
     def _planned(self, shape: tuple[int, int], zeros: int) -> int:
         if self.group:
-            kept, size = self.group
-            return max(zeros, math.prod(shape) // size * (size - kept))
+            return max(zeros, counts.pattern_drop_count(math.prod(shape), self.group))
         units = self.units(*shape)
         if self.relative_to == "original":
-            return max(zeros, sum(count * masks.drop_count(self.ratio, size) for count, size in units))
+            return max(zeros, sum(count * counts.drop_count(self.ratio, size) for count, size in units))
         sizes = [size for count, size in units for _ in range(count)]
-        remaining = [size - zero for size, zero in zip(sizes, masks.spread(zeros, sizes), strict=True)]
-        return zeros + sum(masks.drop_count(self.ratio, size) for size in remaining)
+        remaining = [size - zero for size, zero in zip(sizes, counts.spread(zeros, sizes), strict=True)]
+        return zeros + sum(counts.drop_count(self.ratio, size) for size in remaining)
 
 
 def _seed_of_pass(seed: int, number: int) -> int:

@@ -79,7 +79,7 @@ class AWQ(RescalingQuantizer, UniformQuantizer):
 
         def error(step: int) -> float:
             columns = channels(step)[reads]
-            rounded = self._levels(weight * columns, removed).nearest(weight * columns)
+            rounded = self._levels(weight * columns, removed).fake_quantize(weight * columns)
             return output_error(rounded.div_(columns).sub_(weight), hessian)
 
         errors = [error(step) for step in range(self.steps)]
@@ -103,7 +103,7 @@ class AWQ(RescalingQuantizer, UniformQuantizer):
             if prepared.protected is not None:
                 shrink[prepared.protected.to(shrink.device)] = 1.0
         levels = self._levels(weight, removed, shrink)
-        return IntegerLinear.of(levels, levels.codes(weight))
+        return IntegerLinear.from_codes(levels, levels.quantize(weight))
 
     def best_shrink(
         self,
@@ -117,7 +117,7 @@ class AWQ(RescalingQuantizer, UniformQuantizer):
         best = torch.ones(len(weight), len(parts), device=weight.device)
         least = torch.full_like(best, torch.inf)
         for shrink in SHRINKS:
-            rounded = self._levels(weight, removed, shrink).nearest(weight)
+            rounded = self._levels(weight, removed, shrink).fake_quantize(weight)
             difference = rounded.sub_(weight).unflatten(1, (-1, size)).transpose(0, 1)
             error = (difference @ parts * difference).sum(dim=2).T
             best = torch.where(error < least, shrink, best)

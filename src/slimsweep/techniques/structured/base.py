@@ -10,11 +10,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from slimsweep.blockwise.removal_walk import Choice, reduce_blocks, removed_count, units_of
+from slimsweep.blockwise.removal_walk import Choice, reduce_blocks, units_of
 from slimsweep.linear.base import packed_layers
 from slimsweep.models import anatomy
 from slimsweep.models.anatomy import HEADS, Units
 from slimsweep.models.language_model import LanguageModel, parameter_count
+from slimsweep.numerics import counts
 from slimsweep.techniques.base import StageReport, Technique
 
 log = logging.getLogger(__name__)
@@ -146,7 +147,7 @@ class BlockwiseTechnique(StructuredTechnique):
 
     def removed_count(self, units: Units) -> int:
         """How many units of a block go."""
-        return removed_count(units, self.ratio)
+        return counts.unit_drop_count(self.ratio, units.reader.index.numel(), len(units))
 
     def faults(self, skeleton: LanguageModel) -> list[str]:
         return super().faults(skeleton) or self._count_faults(skeleton)

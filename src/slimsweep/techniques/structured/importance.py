@@ -50,7 +50,7 @@ def taylor_scores(
 
     Source: arXiv:2305.11627, eq. 3-5, the Hessian by the squared gradients of single sequences.
     """
-    slots = {id(slot.module.weight): slot for one in units for slot in one.slots}
+    slots = {id(slot.module.weight): slot for place_units in units for slot in place_units.slots}
     sums = {
         identity: _Salience(slot.module.weight, order, taylor, _sides(units, identity))
         for identity, slot in slots.items()
@@ -62,8 +62,11 @@ def taylor_scores(
             loss(model, ids).backward()
     lines = {identity: salience.lines(len(token_ids)) for identity, salience in sums.items()}
     return [
-        combine([_by_unit(lines[id(slot.module.weight)][_axis(slot)], slot) for slot in distinct(one.slots)], aggregate)
-        for one in units
+        combine(
+            [_by_unit(lines[id(slot.module.weight)][_axis(slot)], slot) for slot in distinct(place_units.slots)],
+            aggregate,
+        )
+        for place_units in units
     ]
 
 
@@ -111,7 +114,7 @@ def _lines(values: Tensor, axis: int) -> Float[Tensor, " line"]:
 
 
 def _sides(units: Sequence[Units], identity: int) -> set[int]:
-    return {_axis(slot) for one in units for slot in one.slots if id(slot.module.weight) == identity}
+    return {_axis(slot) for place_units in units for slot in place_units.slots if id(slot.module.weight) == identity}
 
 
 def _axis(slot: Slot) -> int:
