@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import yaml
 
+from slimsweep.checks import refuse, whole_number_faults
 from slimsweep.data.corpora import SHORT_DIGEST, Corpora
 from slimsweep.data.rows import Rows
 from slimsweep.data.unknown_tokens import texts_fault
@@ -42,10 +43,10 @@ class Accuracy(Metric):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tasks", (self.tasks,) if isinstance(self.tasks, str) else tuple(self.tasks))
-        for name in ("task_limit", "batch_tokens"):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise ValueError(f"evaluation.{name}={value!r}: give an integer of at least 1")
+        refuse(
+            whole_number_faults("evaluation.task_limit", self.task_limit, is_optional=True)
+            + whole_number_faults("evaluation.batch_tokens", self.batch_tokens, is_optional=True)
+        )
 
     def parts(self) -> list[Metric]:
         return [dataclasses.replace(self, tasks=(task,)) for task in self.tasks]

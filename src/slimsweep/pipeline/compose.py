@@ -13,6 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
+from slimsweep.checks import choice_faults, flag_faults, is_number, whole_number_faults
 from slimsweep.errors import SlimsweepError
 from slimsweep.pipeline.memory_plan import parse_budget
 
@@ -190,18 +191,16 @@ def unknown_keys(config: DictConfig) -> list[str]:
 
 
 def bad_scalars(plain: dict[str, Any]) -> list[str]:
-    faults = []
-    if isinstance(plain["seed"], bool) or not isinstance(plain["seed"], int) or not 0 <= plain["seed"] < 2**63:
-        faults.append(f"seed={plain['seed']!r}: give an integer of at least 0, below 2**63")
+    faults = whole_number_faults("seed", plain["seed"], least=0)
+    if not faults and plain["seed"] >= 2**63:
+        faults.append(f"seed={plain['seed']}: give a whole number below 2**63")
     if plain["sweep"] is not None and not re.fullmatch(r"[A-Za-z0-9][\w.-]*", str(plain["sweep"])):
         faults.append(f"sweep={plain['sweep']!r}: a name of letters, digits, and . _ - (it names a folder)")
-    if plain["dtype"] not in DTYPES:
-        faults.append(f"dtype={plain['dtype']!r}: give one of {', '.join(DTYPES)}")
-    if plain["on_error"] not in ("continue", "stop"):
-        faults.append(f"on_error={plain['on_error']!r}: give continue or stop")
+    faults += choice_faults("dtype", [plain["dtype"]], DTYPES)
+    faults += choice_faults("on_error", [plain["on_error"]], ("continue", "stop"))
     if str(plain["cache"]).lower() not in SWITCH:
         faults.append(f"cache={plain['cache']!r}: give on or off")
-    if not _is_positive(plain["cache_limit_gb"]):
+    if not is_number(plain["cache_limit_gb"]) or not 0 < plain["cache_limit_gb"] < math.inf:
         faults.append(
             f"cache_limit_gb={plain['cache_limit_gb']!r}: give a number of GB above 0; cache=off keeps nothing at all"
         )
@@ -210,15 +209,10 @@ def bad_scalars(plain: dict[str, Any]) -> list[str]:
     except ValueError as error:
         faults.append(str(error))
     for name in ("offload", "keep_zeros", "fresh", "amend", "dry_run", "save_model"):
-        if not isinstance(plain[name], bool):
-            faults.append(f"{name}={plain[name]!r}: give true or false")
+        faults += flag_faults(name, plain[name])
     if plain["save_model"] is True and plain["model"].get("weights") == "meta":
         faults.append("save_model=true, but model.weights=meta has no weights to save: set one of them otherwise")
     return faults
-
-
-def _is_positive(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
 
 
 def device_faults(device: str, offload: bool) -> list[str]:
