@@ -1,7 +1,6 @@
 """Zero-shot accuracy by lm-evaluation-harness, on the task files in evaluation/tasks."""
 
 import dataclasses
-import difflib
 import functools
 import hashlib
 import json
@@ -19,6 +18,7 @@ from slimsweep.data.rows import Rows
 from slimsweep.data.unknown_tokens import texts_fault
 from slimsweep.errors import CorpusError, TaskError
 from slimsweep.evaluation.base import Measurement, Metric
+from slimsweep.hints import allowed_names
 from slimsweep.models.batches import batch_tokens
 from slimsweep.models.language_model import LanguageModel
 
@@ -117,9 +117,7 @@ def task_file(task: str) -> dict[str, Any]:
     """
     names = sorted(path.stem for path in TASKS.glob("*.yaml"))
     if task not in names:
-        near = difflib.get_close_matches(task, names, n=3, cutoff=0.5)
-        guess = f"did you mean {' or '.join(near)}? " if near else ""
-        raise TaskError(f"no task {task!r}; {guess}Known: {', '.join(names)}")
+        raise TaskError(f"no task {task!r}. {allowed_names(task, names, 'Known')}")
     return yaml.safe_load((TASKS / f"{task}.yaml").read_text(encoding="utf-8"))
 
 

@@ -1,7 +1,6 @@
 """From composed settings to objects: unknown names, mistyped knobs and values that cannot be, each as a sentence."""
 
 import dataclasses
-import difflib
 import logging
 import math
 import re
@@ -15,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from slimsweep.checks import choice_faults, flag_faults, is_number, whole_number_faults
 from slimsweep.errors import SlimsweepError
+from slimsweep.hints import allowed_names, did_you_mean
 from slimsweep.pipeline.memory_plan import parse_budget
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ def build(where: str, fields: Any, faults: list[str]) -> Any:
             value = settings.pop(old)
             settings[new] = value if settings.get(new) in (None, _default_of(part, new)) else settings[new]
     unknown = [name for name in settings if name not in known]
-    faults += [f"{where}.{name} is no setting{_near(name, known)}" for name in unknown]
+    faults += [f"{where}.{name} is no setting. {allowed_names(name, known)}" for name in unknown]
     texts = {field.name: field.type for field in dataclasses.fields(part) if field.name in settings}
     misread = [fault for name, kind in texts.items() if (fault := _number_for_text(where, name, kind, settings))]
     faults += misread
@@ -131,20 +131,12 @@ def missing_knob(override: str, jobs: Sequence[DictConfig]) -> str:
     options = sorted({str(name) for node in nodes if OmegaConf.is_dict(node) for name in node} - {"_target_"})
     if missing == "technique":
         return f"{override}: no job has a technique; choose one ({key.split('.')[1]}) with technique=NAME"
-    near = difflib.get_close_matches(missing.rsplit(".", 1)[-1], options, n=3, cutoff=0.5)
-    advice = f"Did you mean: {' or '.join(near)}?" if near else "Choose what has it, or drop the setting."
+    advice = did_you_mean(missing.rsplit(".", 1)[-1], options) or "Choose what has it, or drop the setting."
     return f"{override}: no job has {missing}; there are: {', '.join(options) or 'none'}. {advice}"
 
 
 def _default_of(part: type, name: str) -> Any:
     return next(field.default for field in dataclasses.fields(part) if field.name == name)
-
-
-def _near(given: str, known: list[str]) -> str:
-    """`; did you mean X? Allowed: ...` for a mistyped name."""
-    matches = difflib.get_close_matches(given, known, n=3, cutoff=0.5)
-    guess = f"; did you mean {' or '.join(matches)}?" if matches else "."
-    return f"{guess} Allowed: {', '.join(sorted(known))}"
 
 
 def repeated_stages(overrides: list[str]) -> list[str]:
@@ -179,11 +171,11 @@ def unknown_keys(config: DictConfig) -> list[str]:
     unknown = [str(key) for key in config if key not in KEYS]
     if "sweeps" in unknown:
         return ["the sweep file does not start with `# @package _global_`: put that on its first line"]
-    faults = [f"{key} is no setting{_near(key, sorted(KEYS))}" for key in unknown]
+    faults = [f"{key} is no setting. {allowed_names(key, KEYS)}" for key in unknown]
     evaluation = OmegaConf.to_container(config.evaluation) if "evaluation" in config else {}
     read = set(re.findall(r"\$\{evaluation\.(\w+)\}", str(evaluation.get("metrics"))))
     faults += [
-        f"evaluation.{key} is no setting of this profile{_near(key, sorted(read))}"
+        f"evaluation.{key} is no setting of this profile. {allowed_names(key, read)}"
         for key in evaluation
         if key not in {*read, "metrics"}
     ]
