@@ -9,7 +9,7 @@ from conftest import PROJECT
 
 PACKAGE = PROJECT / "src" / "slimsweep"
 TOP = "__init__ and api"
-GROUND = "errors and paths"
+GROUND = "errors, paths, checks, hints and atomic"
 ROOMS = (
     TOP,
     *("cli", "pipeline", "reports", "export", "figures", "records", "techniques", "evaluation", "blockwise", "data"),
@@ -17,7 +17,7 @@ ROOMS = (
     GROUND,
 )
 """From the door down."""
-FILES_OUTSIDE = {"__init__": TOP, "api": TOP, "errors": GROUND, "paths": GROUND}
+FILES_OUTSIDE = {"__init__": TOP, "api": TOP, "errors": GROUND, "paths": GROUND, "checks": GROUND, "hints": GROUND}
 DOCSTRING_LINES = 3
 
 

@@ -92,7 +92,7 @@ def test_a_users_relative_path_counts_from_the_working_directory(tmp_path, corpo
 
 def test_unknown_name_gives_near_misses_and_the_list(corpora):
     message = corpora.fault("wikitxt2")
-    assert "did you mean wikitext2" in message
+    assert "Did you mean: wikitext2" in message
     assert "movie_reviews_calibration" in message
 
 

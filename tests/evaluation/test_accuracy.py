@@ -170,7 +170,7 @@ def test_the_hub_is_asked_for_the_split_that_is_measured(tiny_source, tmp_path, 
 
 def test_unknown_tasks_give_near_misses_and_the_list(tiny_source, tmp_path):
     (fault,) = Accuracy(tasks=["hellaswang"]).faults(tiny_source, Corpora(None, tmp_path))
-    assert "did you mean hellaswag" in fault
+    assert "Did you mean: hellaswag" in fault
     assert "winogrande" in fault
     with pytest.raises(TaskError):
         task_file("hellaswang")

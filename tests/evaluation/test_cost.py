@@ -99,5 +99,5 @@ def test_fields_are_those_measured(tiny):
 
 
 def test_no_token_is_refused():
-    with pytest.raises(ValueError, match="tokens=0"):
+    with pytest.raises(ValueError, match="evaluation.cost_tokens=0: give a whole number of at least 1"):
         Cost(tokens=0)

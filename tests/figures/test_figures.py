@@ -45,7 +45,7 @@ def test_other_sweeps_can_be_read_instead(store):
 
 
 def test_a_mistyped_figure_names_the_near_and_all(store):
-    with pytest.raises(StoreError, match=r"no figure 'ratio_curv'; did you mean ratio_curve.*Figures: accuracy_curve"):
+    with pytest.raises(StoreError, match=r"no figure 'ratio_curv'. Did you mean: ratio_curve.*Figures: accuracy_curve"):
         render(store, ["ratio_curv"])
 
 

@@ -27,7 +27,7 @@ def experiment(*overrides: str) -> Experiment:
     [
         (["technique=[wanda,wanda]"], r"'wanda' 2 times.*technique.wanda_2=wanda"),
         (["+technique.sparsegpt.block_columns=64"], "nothing to apply them to"),
-        (["technique=wanda", "+technique.wanda.patern=1"], "patern is no setting; did you mean pattern"),
+        (["technique=wanda", "+technique.wanda.patern=1"], "patern is no setting. Did you mean: pattern"),
         (["technique=wanda", "ratio=1.0"], r"ratio=1\b.*\[0, 1\)"),
         (["technique=wanda", "ratio=-0.1"], r"ratio=-0.1"),
         (["technique=wanda", "ratio=half"], "(?s)ratio.*half"),
@@ -46,7 +46,7 @@ def experiment(*overrides: str) -> Experiment:
         (["cache_limit_gb=true"], "cache_limit_gb=True"),
         (["cache_limit_gb=.inf"], "cache_limit_gb"),
         (["outputs_dir=null"], "outputs_dir is not set"),
-        (["+evaluation.contex_tokens=9"], "contex_tokens is no setting.*did you mean context_tokens"),
+        (["+evaluation.contex_tokens=9"], "contex_tokens is no setting. Did you mean: context_tokens"),
         (["+sweeps_=1"], "sweeps_ is no setting"),
         (["+sweeps.a=1"], "@package _global_"),
     ],

@@ -1,7 +1,6 @@
 """The command `slimsweep`: Hydra composes, this module runs the job and reports errors in one place."""
 
 import atexit
-import difflib
 import gc
 import logging
 import os
@@ -17,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from slimsweep.cli.arguments import advice, from_shell
 from slimsweep.errors import ConfigError, SlimsweepError
+from slimsweep.hints import did_you_mean
 from slimsweep.paths import config_root, project_path
 from slimsweep.pipeline.compose import rounded
 from slimsweep.pipeline.experiment import Experiment
@@ -83,8 +83,7 @@ def explain(error: Exception) -> str:
         if not options:  # Hydra gives none for a member of a list such as technique=[...]
             options = [*choices(wanted.parent)]
             lines += [f"Available options in '{wanted.parent}':", *(f"\t{option}" for option in options)]
-        near = difflib.get_close_matches(wanted.name, options, n=3, cutoff=0.5)
-        lines += [f"Did you mean: {' or '.join(near)}?"] if near else []
+        lines.append(did_you_mean(wanted.name, options))
     return "\n".join(line for line in lines if line.strip())
 
 
@@ -96,9 +95,7 @@ def _settings_beside(error: OmegaConfBaseException) -> list[str]:
     if error.full_key == "technique":
         return ["No technique is chosen that could have this setting: choose one too, with technique=NAME."]
     options = sorted(name for name in map(str, parent) if name not in ("_target_", "hydra"))
-    near = difflib.get_close_matches(key, options, n=3, cutoff=0.5)
-    lines = [f"There is no '{error.full_key}'; there are: {', '.join(options)}"]
-    return lines + ([f"Did you mean: {' or '.join(near)}?"] if near else [])
+    return [f"There is no '{error.full_key}'; there are: {', '.join(options)}", did_you_mean(key, options)]
 
 
 def choices(group: Path) -> list[str]:

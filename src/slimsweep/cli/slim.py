@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from slimsweep.checks import choice_faults
 from slimsweep.errors import ConfigError, SlimsweepError, StoreError
 from slimsweep.paths import outputs_dir, project_path
 from slimsweep.records.store import JobStatus, Store
@@ -175,8 +176,8 @@ def publish(
     """Send records to Weights & Biases again. Runs of the same key are replaced, never doubled."""
     from slimsweep.records.tracking.wandb import MODES, Wandb
 
-    if mode not in MODES:
-        raise ConfigError([f"--mode {mode}: give one of {', '.join(MODES)}"])
+    if faults := choice_faults("--mode", [mode], MODES):
+        raise ConfigError(faults)
     store = _store(outputs)
     records = _records(store, sweeps)
     if not records:

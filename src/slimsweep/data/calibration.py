@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from slimsweep.checks import choice_faults, refuse, whole_number_faults
 from slimsweep.data.corpora import Corpora, Text, tokenize
 from slimsweep.data.rows import KINDS
 from slimsweep.data.unknown_tokens import ids_fault, texts_fault
@@ -39,14 +40,12 @@ class Calibration:
     """Column of that file that holds the text; None: text."""
 
     def __post_init__(self) -> None:
-        for name in ("sequences", "tokens"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"calibration.{name}={value!r}: give an integer of at least 1")
-        if self.draw not in DRAWS:
-            raise ValueError(f"calibration.draw={self.draw!r}: give one of {', '.join(DRAWS)}")
+        faults = whole_number_faults("calibration.sequences", self.sequences)
+        faults += whole_number_faults("calibration.tokens", self.tokens)
+        faults += choice_faults("calibration.draw", [self.draw], DRAWS)
         if self.column is not None and not self.path:
-            raise ValueError(f"calibration.column={self.column!r} is of a file of yours: add calibration.path=FILE")
+            faults.append(f"calibration.column={self.column!r} is of a file of yours: add calibration.path=FILE")
+        refuse(faults)
 
     @property
     def _corpus(self) -> str | dict[str, str]:

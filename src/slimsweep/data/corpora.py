@@ -1,6 +1,5 @@
 """Texts and token ids by corpus name: found, read, checked, tokenised once per process."""
 
-import difflib
 import hashlib
 import re
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from torch import Tensor
 from slimsweep.data.corpus import CORPORA, Corpus
 from slimsweep.data.rows import KINDS, Rows, kind_of
 from slimsweep.errors import CorpusError
+from slimsweep.hints import allowed_names
 from slimsweep.models.sources.tokenizer_digest import tokenizer_digest
 from slimsweep.paths import project_path
 
@@ -124,12 +124,8 @@ def named(name: str) -> Corpus:
         CorpusError: unknown; near misses and all names are given.
     """
     if name not in CORPORA:
-        near = difflib.get_close_matches(name, CORPORA, n=3, cutoff=0.5)
-        guess = f"did you mean {' or '.join(near)}? " if near else ""
-        raise CorpusError(
-            f"no corpus {name!r}; {guess}Known: {', '.join(sorted(CORPORA))}; "
-            "or a file of yours: {name: mine, path: FILE}"
-        )
+        names = allowed_names(name, CORPORA, "Known")
+        raise CorpusError(f"no corpus {name!r}. {names}; or a file of yours: {{name: mine, path: FILE}}")
     return CORPORA[name]
 
 

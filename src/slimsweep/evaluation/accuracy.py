@@ -1,7 +1,6 @@
 """Zero-shot accuracy by lm-evaluation-harness, on the task files in evaluation/tasks."""
 
 import dataclasses
-import difflib
 import functools
 import hashlib
 import json
@@ -13,11 +12,13 @@ from typing import Any, ClassVar
 
 import yaml
 
+from slimsweep.checks import refuse, whole_number_faults
 from slimsweep.data.corpora import SHORT_DIGEST, Corpora
 from slimsweep.data.rows import Rows
 from slimsweep.data.unknown_tokens import texts_fault
 from slimsweep.errors import CorpusError, TaskError
 from slimsweep.evaluation.base import Measurement, Metric
+from slimsweep.hints import allowed_names
 from slimsweep.models.batches import batch_tokens
 from slimsweep.models.language_model import LanguageModel
 
@@ -42,10 +43,10 @@ class Accuracy(Metric):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tasks", (self.tasks,) if isinstance(self.tasks, str) else tuple(self.tasks))
-        for name in ("task_limit", "batch_tokens"):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise ValueError(f"evaluation.{name}={value!r}: give an integer of at least 1")
+        refuse(
+            whole_number_faults("evaluation.task_limit", self.task_limit, is_optional=True)
+            + whole_number_faults("evaluation.batch_tokens", self.batch_tokens, is_optional=True)
+        )
 
     def parts(self) -> list[Metric]:
         return [dataclasses.replace(self, tasks=(task,)) for task in self.tasks]
@@ -116,9 +117,7 @@ def task_file(task: str) -> dict[str, Any]:
     """
     names = sorted(path.stem for path in TASKS.glob("*.yaml"))
     if task not in names:
-        near = difflib.get_close_matches(task, names, n=3, cutoff=0.5)
-        guess = f"did you mean {' or '.join(near)}? " if near else ""
-        raise TaskError(f"no task {task!r}; {guess}Known: {', '.join(names)}")
+        raise TaskError(f"no task {task!r}. {allowed_names(task, names, 'Known')}")
     return yaml.safe_load((TASKS / f"{task}.yaml").read_text(encoding="utf-8"))
 
 

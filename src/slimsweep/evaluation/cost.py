@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from slimsweep.checks import refuse, whole_number_faults
 from slimsweep.evaluation.base import Measurement, Metric
 from slimsweep.linear.base import is_linear, layer_shape, weight_2d
 from slimsweep.models.language_model import LanguageModel
@@ -25,8 +26,7 @@ class Cost(Metric):
     """Length of the sequence; attention's part grows with its square."""
 
     def __post_init__(self) -> None:
-        if self.tokens < 1:
-            raise ValueError(f"tokens={self.tokens}: a forward needs at least 1")
+        refuse(whole_number_faults("evaluation.cost_tokens", self.tokens))
 
     def fields(self) -> list[str]:
         return ["gmacs", "gmacs_nonzero"]

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from slimsweep.checks import refuse, whole_number_faults
 from slimsweep.evaluation.base import Measurement, Metric
 from slimsweep.models.batches import longest_context
 from slimsweep.models.language_model import LanguageModel
@@ -32,8 +33,7 @@ class Memory(Metric):
     """Tokens of that forward."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.tokens, bool) or not isinstance(self.tokens, int) or self.tokens < 1:
-            raise ValueError(f"evaluation.memory_tokens={self.tokens!r}: give an integer of at least 1")
+        refuse(whole_number_faults("evaluation.memory_tokens", self.tokens))
 
     def fields(self) -> list[str]:
         return ["load_memory_bytes", "peak_memory_bytes"]

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from slimsweep.checks import refuse, whole_number_faults
 from slimsweep.data.corpora import SHORT_DIGEST, Corpora, corpus_name
 from slimsweep.data.unknown_tokens import ids_fault
 from slimsweep.errors import TooFewTokensError
@@ -43,11 +44,11 @@ class Perplexity(Metric):
     def __post_init__(self) -> None:
         given = [self.corpora] if isinstance(self.corpora, str | dict) else self.corpora
         object.__setattr__(self, "corpora", tuple(given))
-        for name, least in (("context_tokens", 2), ("max_windows", 1), ("batch_tokens", 1)):
-            value = getattr(self, name)
-            is_left_out = name != "context_tokens" and value is None
-            if not is_left_out and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-                raise ValueError(f"evaluation.{name}={value!r}: give an integer of at least {least}")
+        refuse(
+            whole_number_faults("evaluation.context_tokens", self.context_tokens, least=2)
+            + whole_number_faults("evaluation.max_windows", self.max_windows, is_optional=True)
+            + whole_number_faults("evaluation.batch_tokens", self.batch_tokens, is_optional=True)
+        )
 
     def parts(self) -> list[Metric]:
         return [dataclasses.replace(self, corpora=(corpus,)) for corpus in self.corpora]

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from slimsweep.checks import refuse, whole_number_faults
 from slimsweep.evaluation.base import Measurement, Metric
 from slimsweep.models.batches import longest_context
 from slimsweep.models.language_model import LanguageModel
@@ -29,10 +30,8 @@ class Speed(Metric):
     """Measurements after the warm-up; their median counts."""
 
     def __post_init__(self) -> None:
-        for name in ("prompt_tokens", "new_tokens", "repeats"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"evaluation.{name}={value!r}: give an integer of at least 1")
+        names = ("prompt_tokens", "new_tokens", "repeats")
+        refuse([fault for name in names for fault in whole_number_faults(f"evaluation.{name}", getattr(self, name))])
 
     def fields(self) -> list[str]:
         return ["prefill_seconds", "decode_tokens_per_second"]

@@ -4,7 +4,6 @@ A figure is a module with SWEEPS, the sweeps it reads unless told otherwise, and
 returns Figures by file stem (none where the records measured nothing it shows).
 """
 
-import difflib
 import importlib
 import pkgutil
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from slimsweep.errors import StoreError
+from slimsweep.hints import allowed_names
 from slimsweep.records.store import Store
 
 
@@ -61,9 +61,7 @@ def _owner(name: str, figures: dict[str, ModuleType]) -> str:
     owners = [owner for owner in figures if name == owner or name.startswith(f"{owner}_")]
     if owners:
         return max(owners, key=len)
-    near = difflib.get_close_matches(name, figures, n=3, cutoff=0.5)
-    guess = f"; did you mean {' or '.join(near)}?" if near else "."
-    raise StoreError(f"there is no figure {name!r}{guess} Figures: {', '.join(figures)}")
+    raise StoreError(f"there is no figure {name!r}. {allowed_names(name, figures, 'Figures')}")
 
 
 def _records(store: Store, sweeps: Sequence[str], required: bool) -> list[dict[str, Any]]:

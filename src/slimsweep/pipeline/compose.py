@@ -1,7 +1,6 @@
 """From composed settings to objects: unknown names, mistyped knobs and values that cannot be, each as a sentence."""
 
 import dataclasses
-import difflib
 import logging
 import math
 import re
@@ -13,7 +12,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
+from slimsweep.checks import choice_faults, flag_faults, is_number, whole_number_faults
 from slimsweep.errors import SlimsweepError
+from slimsweep.hints import allowed_names, did_you_mean
 from slimsweep.paths import config_root
 from slimsweep.pipeline.memory_plan import parse_budget
 
@@ -59,7 +60,7 @@ def build(where: str, fields: Any, faults: list[str]) -> Any:
             value = settings.pop(old)
             settings[new] = value if settings.get(new) in (None, _default_of(part, new)) else settings[new]
     unknown = [name for name in settings if name not in known]
-    faults += [f"{where}.{name} is no setting{_near(name, known)}" for name in unknown]
+    faults += [f"{where}.{name} is no setting. {allowed_names(name, known)}" for name in unknown]
     texts = {field.name: field.type for field in dataclasses.fields(part) if field.name in settings}
     misread = [fault for name, kind in texts.items() if (fault := _number_for_text(where, name, kind, settings))]
     faults += misread
@@ -131,8 +132,7 @@ def missing_knob(override: str, jobs: Sequence[DictConfig]) -> str:
     options = sorted({str(name) for node in nodes if OmegaConf.is_dict(node) for name in node} - {"_target_"})
     if missing == "technique":
         return f"{override}: no job has a technique; choose one ({key.split('.')[1]}) with technique=NAME"
-    near = difflib.get_close_matches(missing.rsplit(".", 1)[-1], options, n=3, cutoff=0.5)
-    advice = f"Did you mean: {' or '.join(near)}?" if near else "Choose what has it, or drop the setting."
+    advice = did_you_mean(missing.rsplit(".", 1)[-1], options) or "Choose what has it, or drop the setting."
     return f"{override}: no job has {missing}; there are: {', '.join(options) or 'none'}. {advice}"
 
 
@@ -145,13 +145,6 @@ def knobs_of(technique: str) -> set[str]:
 
 def _default_of(part: type, name: str) -> Any:
     return next(field.default for field in dataclasses.fields(part) if field.name == name)
-
-
-def _near(given: str, known: list[str]) -> str:
-    """`; did you mean X? Allowed: ...` for a mistyped name."""
-    matches = difflib.get_close_matches(given, known, n=3, cutoff=0.5)
-    guess = f"; did you mean {' or '.join(matches)}?" if matches else "."
-    return f"{guess} Allowed: {', '.join(sorted(known))}"
 
 
 def repeated_stages(overrides: list[str]) -> list[str]:
@@ -186,11 +179,11 @@ def unknown_keys(config: DictConfig) -> list[str]:
     unknown = [str(key) for key in config if key not in KEYS]
     if "sweeps" in unknown:
         return ["the sweep file does not start with `# @package _global_`: put that on its first line"]
-    faults = [f"{key} is no setting{_near(key, sorted(KEYS))}" for key in unknown]
+    faults = [f"{key} is no setting. {allowed_names(key, KEYS)}" for key in unknown]
     evaluation = OmegaConf.to_container(config.evaluation) if "evaluation" in config else {}
     read = set(re.findall(r"\$\{evaluation\.(\w+)\}", str(evaluation.get("metrics"))))
     faults += [
-        f"evaluation.{key} is no setting of this profile{_near(key, sorted(read))}"
+        f"evaluation.{key} is no setting of this profile. {allowed_names(key, read)}"
         for key in evaluation
         if key not in {*read, "metrics"}
     ]
@@ -198,18 +191,16 @@ def unknown_keys(config: DictConfig) -> list[str]:
 
 
 def bad_scalars(plain: dict[str, Any]) -> list[str]:
-    faults = []
-    if isinstance(plain["seed"], bool) or not isinstance(plain["seed"], int) or not 0 <= plain["seed"] < 2**63:
-        faults.append(f"seed={plain['seed']!r}: give an integer of at least 0, below 2**63")
+    faults = whole_number_faults("seed", plain["seed"], least=0)
+    if not faults and plain["seed"] >= 2**63:
+        faults.append(f"seed={plain['seed']}: give a whole number below 2**63")
     if plain["sweep"] is not None and not re.fullmatch(r"[A-Za-z0-9][\w.-]*", str(plain["sweep"])):
         faults.append(f"sweep={plain['sweep']!r}: a name of letters, digits, and . _ - (it names a folder)")
-    if plain["dtype"] not in DTYPES:
-        faults.append(f"dtype={plain['dtype']!r}: give one of {', '.join(DTYPES)}")
-    if plain["on_error"] not in ("continue", "stop"):
-        faults.append(f"on_error={plain['on_error']!r}: give continue or stop")
+    faults += choice_faults("dtype", [plain["dtype"]], DTYPES)
+    faults += choice_faults("on_error", [plain["on_error"]], ("continue", "stop"))
     if str(plain["cache"]).lower() not in SWITCH:
         faults.append(f"cache={plain['cache']!r}: give on or off")
-    if not _is_positive(plain["cache_limit_gb"]):
+    if not is_number(plain["cache_limit_gb"]) or not 0 < plain["cache_limit_gb"] < math.inf:
         faults.append(
             f"cache_limit_gb={plain['cache_limit_gb']!r}: give a number of GB above 0; cache=off keeps nothing at all"
         )
@@ -218,15 +209,10 @@ def bad_scalars(plain: dict[str, Any]) -> list[str]:
     except ValueError as error:
         faults.append(str(error))
     for name in ("offload", "keep_zeros", "fresh", "amend", "dry_run", "save_model"):
-        if not isinstance(plain[name], bool):
-            faults.append(f"{name}={plain[name]!r}: give true or false")
+        faults += flag_faults(name, plain[name])
     if plain["save_model"] is True and plain["model"].get("weights") == "meta":
         faults.append("save_model=true, but model.weights=meta has no weights to save: set one of them otherwise")
     return faults
-
-
-def _is_positive(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
 
 
 def device_faults(device: str, offload: bool) -> list[str]:

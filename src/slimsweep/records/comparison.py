@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from slimsweep.records.points import AXES, Record, is_number
+from slimsweep.checks import is_number
+from slimsweep.records.points import AXES, Record
 from slimsweep.records.table import Table, number_text, quality_fields, quality_text
 
 

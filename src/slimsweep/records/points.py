@@ -5,6 +5,8 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from slimsweep.checks import is_number
+
 Record = dict[str, Any]
 
 AXES = ("model", "technique", "pattern", "ratio", "seed")
@@ -42,11 +44,6 @@ def distinctions(records: Iterable[Record]) -> list[str]:
 
 def _kind(record: Record) -> tuple:
     return record["technique"], record.get("pattern")
-
-
-def is_number(value: Any) -> bool:
-    """Whether a field holds a quantity; booleans are none."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def over_seed(records: Iterable[Record]) -> list[Record]:

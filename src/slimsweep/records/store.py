@@ -1,6 +1,5 @@
 """Finding records, sweeps and their state again: the folder tree below outputs_dir."""
 
-import difflib
 import fcntl
 import json
 import logging
@@ -15,6 +14,7 @@ from typing import Any
 from filelock import FileLock
 
 from slimsweep.errors import StoreError
+from slimsweep.hints import nearest
 from slimsweep.records.record import assembled, write_json
 
 log = logging.getLogger(__name__)
@@ -205,7 +205,7 @@ class Store:
         if len(records) == 1:
             return records[0]
         near = [record["key"][:FOLDER_CHARACTERS] for record in records]
-        near = near or difflib.get_close_matches(prefix, [name for name in names if self.read(name)])
+        near = near or nearest(prefix, [name for name in names if self.read(name)])
         found = "several records start" if records else "no record starts"
         hint = f"near: {', '.join(near)}" if near else f"{len(names)} records in {self.records_dir}"
         raise StoreError(f"{found} with {prefix!r} ({hint}). `slim table SWEEP` lists the keys of a sweep.")

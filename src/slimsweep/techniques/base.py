@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from slimsweep.blockwise.layer_method import Pruned
 from slimsweep.blockwise.layerwise import LayerReport, compress_blocks
+from slimsweep.checks import choice_faults, refuse
 from slimsweep.linear.base import PackedLinear, layer_shape
 from slimsweep.models.language_model import LanguageModel
 
@@ -78,13 +79,12 @@ class LayerwiseTechnique(Technique):
         for name in ("include", "exclude"):
             globs = getattr(self, name)
             object.__setattr__(self, name, (globs,) if isinstance(globs, str) else tuple(globs))
-        if faults := self._bad_values():
-            raise ValueError("; ".join(faults))
+        refuse(self._bad_values())
 
     def _bad_values(self) -> list[str]:
         """Every field that holds what is not allowed."""
         allowed = INPUTS if type(self).walk is LayerwiseTechnique.walk else INPUTS[:2]  # another walk, other halts
-        return [] if self.inputs in allowed else [choice_fault("inputs", self.inputs, allowed)]
+        return choice_faults("inputs", [self.inputs], allowed)
 
     def targets(self, model: LanguageModel) -> dict[str, nn.Module]:
         """The layers this technique changes, by full name, in forward order."""
@@ -180,7 +180,3 @@ def _report(layers: list[LayerReport]) -> StageReport:
 
 def _matches(name: str, globs: Iterable[str]) -> bool:
     return any(fnmatchcase(name, glob) for glob in globs)
-
-
-def choice_fault(name: str, given: Any, allowed: Sequence[str]) -> str:
-    return f"{name}={given!r}: give {' or '.join(allowed)}"

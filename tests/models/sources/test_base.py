@@ -149,7 +149,7 @@ def test_bad_shapes_are_faults(tmp_path, shape, message):
 
 
 def test_bad_words_are_refused_by_name(tmp_path):
-    with pytest.raises(ValueError, match=r"weights='maybe' is none of trained, meta, random"):
+    with pytest.raises(ValueError, match=r"weights='maybe': give trained, meta or random"):
         random_source(tmp_path, weights="maybe")
     with pytest.raises(ValueError, match=r"auto_class='seq'"):
         random_source(tmp_path, auto_class="seq")

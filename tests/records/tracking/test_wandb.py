@@ -197,7 +197,7 @@ def test_auto_is_online_only_with_a_key(tmp_path, monkeypatch):
 
 
 def test_a_mistyped_mode_names_what_is_allowed():
-    with pytest.raises(ValueError, match=r"tracker.mode='on': give one of auto, online, offline, disabled"):
+    with pytest.raises(ValueError, match=r"tracker.mode='on': give auto, online, offline or disabled"):
         Wandb(mode="on")
 
 

@@ -5,7 +5,7 @@ from slimsweep.evaluation.size import Size
 from slimsweep.linear.base import packed_layers
 from slimsweep.numerics.uniform_grid import GRIDS
 from slimsweep.techniques.pruning.magnitude import Magnitude
-from slimsweep.techniques.quantization.base import bits_per_weight, flag_faults, grid_faults, group_faults
+from slimsweep.techniques.quantization.base import bits_per_weight, grid_faults, group_faults
 from slimsweep.techniques.quantization.rtn import RTN
 
 BYTES = ("parameters", "weight_bytes", "bits_per_weight", "checkpoint_bytes", "compression_factor", "bitmap_bytes")
@@ -101,12 +101,6 @@ def test_faults_of_knobs_come_together():
         RTN(bits=5, group_size=0, grid="round", inputs="mine")
     for part in ("bits=5", "group_size=0", "grid='round': give symmetric, asymmetric or minimum", "inputs='mine'"):
         assert part in str(caught.value)
-
-
-def test_a_flag_is_true_or_false():
-    assert flag_faults("preserve_sparsity", True) == flag_faults("preserve_sparsity", False) == []
-    for value in (1, 0, "yes", None):
-        assert flag_faults("act_order", value) == [f"act_order={value!r}: give true or false"]
 
 
 @pytest.mark.parametrize("bits", [4.0, True, "4", 5])

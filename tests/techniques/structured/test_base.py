@@ -10,7 +10,6 @@ from removed import ids
 
 from slimsweep.models import anatomy
 from slimsweep.models.language_model import parameter_count
-from slimsweep.techniques.structured.base import choice_faults
 from slimsweep.techniques.structured.glu import Glu
 from slimsweep.techniques.structured.heads import Heads
 from slimsweep.techniques.structured.layers import Layers
@@ -149,20 +148,6 @@ def test_a_ratio_is_of_what_the_stage_before_left(technique, tiny_source):
     after = anatomy.shape_of(model).blocks
     neurons = 48 if isinstance(technique, Heads) else 12
     assert [block.neurons for block in after] == [neurons, neurons]
-
-
-@pytest.mark.parametrize(
-    ("given", "faults"),
-    [
-        (["a"], []),
-        (["b", "a"], []),
-        (["c"], ["knob='c': give a or b"]),
-        (["a", "c"], ["knob=['a', 'c']: give a or b"]),
-        ([], ["knob=[]: give a or b"]),
-    ],
-)
-def test_choices_are_named_with_what_is_allowed(given, faults):
-    assert choice_faults("knob", given, ("a", "b")) == faults
 
 
 @pytest.mark.parametrize(("ratio", "groups", "neurons"), [(0.25, 0, 384), (0.4, 1, 615), (0.6, 1, 922), (0.7, 2, 1076)])

@@ -148,7 +148,7 @@ def test_the_expansion_ratio_that_is_said_to_be_allowed_is():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"ratio": 0.5, "importance": "l1"}, r"importance='l1': give peak_to_peak or l2 or activation"),
+        ({"ratio": 0.5, "importance": "l1"}, r"importance='l1': give peak_to_peak, l2 or activation"),
         ({"ratio": None}, r"ratio=None: give a number in \[0, 1\)"),
         ({"ratio": 0.5, "expansion_ratio": 0}, "expansion_ratio=0: give a number above 0"),
         ({"ratio": 0.5, "expansion_ratio": -1.0}, "expansion_ratio=-1.0: give a number above 0"),

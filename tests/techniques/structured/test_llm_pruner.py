@@ -87,13 +87,13 @@ def test_bad_knobs_are_named_together():
         LLMPruner(ratio=0.5, level="row", order="third", taylor="row", aggregate="min", ranking="any", steps=0)
     assert str(error.value).split("; ") == [
         "level='row': give block or channel",
-        "order='third': give first or second or mixed",
+        "order='third': give first, second or mixed",
         "taylor='row': give vector or element",
-        "aggregate='min': give sum or mean or max or first",
+        "aggregate='min': give sum, mean, max or first",
         "ranking='any': give local or global",
         "steps=0: give a whole number of at least 1",
     ]
-    with pytest.raises(ValueError, match="importance='l3': give taylor or l1 or l2 or random"):
+    with pytest.raises(ValueError, match="importance='l3': give taylor, l1, l2 or random"):
         LLMPruner(ratio=0.5, importance="l3")
 
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from slimsweep.checks import choice_faults, refuse
 from slimsweep.errors import ModelError
 from slimsweep.linear.base import is_linear
 from slimsweep.linear.mask import bits_shape, read_masks, reserve
@@ -53,11 +54,11 @@ class ModelSource:
     """False for a source that has no trained weights."""
 
     def __post_init__(self) -> None:
-        for name, allowed in (("weights", WEIGHTS), ("auto_class", tuple(loading.AUTO_CLASSES))):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}={getattr(self, name)!r} is none of {', '.join(allowed)}")
+        faults = choice_faults("weights", [self.weights], WEIGHTS)
+        faults += choice_faults("auto_class", [self.auto_class], tuple(loading.AUTO_CLASSES))
         if not self.needs_folder and self.weights == "trained":
-            raise ValueError("weights=trained, but this source has none; set weights=random or weights=meta")
+            faults.append("weights=trained, but this source has none; set weights=random or weights=meta")
+        refuse(faults)
 
     @property
     def resolved_revision(self) -> str | None:

@@ -4,7 +4,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from slimsweep.records.points import Record, is_number
+from slimsweep.checks import is_number
+from slimsweep.records.points import Record
 
 CONFIG_AXES = ("key", "model", "technique", "pattern", "ratio", "seed", "dtype", "device", "baseline")
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from slimsweep.checks import choice_faults, refuse
 from slimsweep.records.points import Record
 from slimsweep.records.tracking.published import config_of, curves_over_ratio, point_of, scalar_table, summary_of, words
 
@@ -48,8 +49,7 @@ class Wandb:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tags", (self.tags,) if isinstance(self.tags, str) else tuple(self.tags))
-        if self.mode not in MODES:
-            raise ValueError(f"tracker.mode={self.mode!r}: give one of {', '.join(MODES)}")
+        refuse(choice_faults("tracker.mode", [self.mode], MODES))
 
     def publish(self, record: Record, sweeps: list[str], outputs_dir: Path) -> bool:
         """Make the run of one record, replacing an older one of the same key. Whether it is there now."""

@@ -7,17 +7,12 @@ from jaxtyping import Int
 from torch import Tensor
 
 from slimsweep.blockwise.layerwise import LayerReport
+from slimsweep.checks import choice_faults, whole_number_faults
 from slimsweep.linear.mask import mark_zeros
 from slimsweep.models.language_model import LanguageModel
-from slimsweep.techniques.base import StageReport, choice_fault
+from slimsweep.techniques.base import StageReport
 from slimsweep.techniques.external.base import PeerPruner
-from slimsweep.techniques.external.oneshot import (
-    batch_faults,
-    import_quietly,
-    package_faults,
-    package_notes,
-    run_oneshot,
-)
+from slimsweep.techniques.external.oneshot import import_quietly, package_faults, package_notes, run_oneshot
 
 METHODS = ("sparsegpt", "wanda")
 
@@ -39,10 +34,8 @@ class LLMCompressor(PeerPruner):
     """Sequences of one forward; 1 is its default. Changes the result by rounding."""
 
     def _bad_values(self) -> list[str]:
-        faults = super()._bad_values()
-        if self.method not in METHODS:
-            faults.append(choice_fault("method", self.method, METHODS))
-        faults += batch_faults(self.batch_size)
+        faults = super()._bad_values() + choice_faults("method", [self.method], METHODS)
+        faults += whole_number_faults("batch_size", self.batch_size)
         if self.method == "wanda":  # they decide nothing there, and would give one result two keys
             faults += [
                 f"{name}={getattr(self, name)!r} with method=wanda, which has no such knob: leave it out"

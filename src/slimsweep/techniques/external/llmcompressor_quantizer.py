@@ -8,19 +8,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from slimsweep.blockwise.layerwise import LayerReport, replace_weight
+from slimsweep.checks import choice_faults, whole_number_faults
 from slimsweep.linear.mask import removed as removed_of
 from slimsweep.linear.uniform import IntegerLinear
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.numerics.uniform_grid import SCALE_DTYPES, Grid
-from slimsweep.techniques.base import StageReport, choice_fault
+from slimsweep.techniques.base import StageReport
 from slimsweep.techniques.external.base import dense_faults
-from slimsweep.techniques.external.oneshot import (
-    batch_faults,
-    import_quietly,
-    package_faults,
-    package_notes,
-    run_oneshot,
-)
+from slimsweep.techniques.external.oneshot import import_quietly, package_faults, package_notes, run_oneshot
 from slimsweep.techniques.quantization.base import UniformQuantizer
 
 METHODS = ("gptq", "awq")
@@ -47,12 +42,9 @@ class LLMCompressorQuantizer(UniformQuantizer):
     """Sequences of one forward; 1 is its default. Changes the result by rounding."""
 
     def _bad_values(self) -> list[str]:
-        faults = super()._bad_values()
-        if self.method not in METHODS:
-            faults.append(choice_fault("method", self.method, METHODS))
-        faults += batch_faults(self.batch_size)
-        if self.grid not in GRIDS:
-            faults.append(choice_fault("grid", self.grid, GRIDS))
+        faults = super()._bad_values() + choice_faults("method", [self.method], METHODS)
+        faults += whole_number_faults("batch_size", self.batch_size)
+        faults += choice_faults("grid", [self.grid], GRIDS)
         if self.inputs != "compressed":
             faults.append(f"inputs={self.inputs!r}: llm-compressor has only compressed")
         return faults

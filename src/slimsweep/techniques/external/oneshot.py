@@ -16,7 +16,6 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from slimsweep.models.language_model import LanguageModel
-from slimsweep.techniques.quantization.base import is_whole_number
 
 log = logging.getLogger(__name__)
 
@@ -60,13 +59,6 @@ def run_oneshot(
     for warning in warnings:
         log.warning("llm-compressor: %s", warning)
     return warnings
-
-
-def batch_faults(batch_size: Any) -> list[str]:
-    """What is wrong with a number of sequences."""
-    if is_whole_number(batch_size) and batch_size >= 1:
-        return []
-    return [f"batch_size={batch_size!r}: give a whole number of at least 1"]
 
 
 def package_faults() -> list[str]:

@@ -9,10 +9,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from slimsweep.blockwise.layerwise import LayerReport
+from slimsweep.checks import choice_faults, number_faults, whole_number_faults
 from slimsweep.linear.base import layer_shape
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.numerics import counts, masks
-from slimsweep.techniques.base import LayerwiseTechnique, StageReport, choice_fault
+from slimsweep.techniques.base import LayerwiseTechnique, StageReport
 from slimsweep.techniques.layer_names import folded
 
 
@@ -40,10 +41,8 @@ class Pruner(LayerwiseTechnique):
 
     def _bad_values(self) -> list[str]:
         faults = super()._bad_values()
-        if self.relative_to not in counts.RELATIVE_TO:
-            faults.append(choice_fault("relative_to", self.relative_to, counts.RELATIVE_TO))
-        if isinstance(self.passes, bool) or not isinstance(self.passes, int) or self.passes < 1:
-            faults.append(f"passes={self.passes!r}: give a whole number of at least 1")
+        faults += choice_faults("relative_to", [self.relative_to], counts.RELATIVE_TO)
+        faults += whole_number_faults("passes", self.passes)
         try:
             group = masks.parse_pattern(self.pattern)
         except ValueError as error:
@@ -52,9 +51,8 @@ class Pruner(LayerwiseTechnique):
             faults.append(
                 f"relative_to=remaining has no meaning with pattern={self.pattern}: the pattern fixes the count"
             )
-        is_number = isinstance(self.ratio, float | int) and not isinstance(self.ratio, bool)
-        if not group and not (is_number and 0 <= self.ratio < 1):
-            faults.append(f"ratio={self.ratio!r}: give a number in [0, 1), the fraction of weights to remove")
+        if not group:
+            faults += number_faults("ratio", self.ratio, "[0, 1)", "the fraction of weights to remove")
         return faults
 
     @property

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from slimsweep.checks import choice_faults, flag_faults, is_whole_number
 from slimsweep.linear.base import PackedLinear, install, layer_shape
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.numerics.uniform_grid import GRIDS
@@ -89,23 +90,10 @@ class UniformQuantizer(Quantizer):
 
 def grid_faults(bits: Any, group_size: Any, grid: Any) -> list[str]:
     """What is wrong with the knobs of a uniform grid."""
-    faults = []
-    if not is_whole_number(bits) or bits not in BITS:
-        faults.append(f"bits={bits!r}: give {', '.join(map(str, BITS[:-1]))} or {BITS[-1]}")
+    faults = choice_faults("bits", [bits], BITS)
     if group_size is not None and not (is_whole_number(group_size) and group_size > 0):
         faults.append(f"group_size={group_size!r}: give a whole number of inputs, or null for one scale a row")
-    if grid not in GRIDS:
-        faults.append(f"grid={grid!r}: give {', '.join(GRIDS[:-1])} or {GRIDS[-1]}")
-    return faults
-
-
-def is_whole_number(value: Any) -> bool:
-    """Whether a knob holds an integer; 4.0 is none, nor is true."""
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def flag_faults(name: str, value: Any) -> list[str]:
-    return [] if isinstance(value, bool) else [f"{name}={value!r}: give true or false"]
+    return faults + choice_faults("grid", [grid], tuple(GRIDS))
 
 
 def group_faults(layers: dict[str, nn.Module], group_size: int | None, knob: str = "group_size") -> list[str]:

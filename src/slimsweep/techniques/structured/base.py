@@ -11,6 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from slimsweep.blockwise.removal_walk import Choice, reduce_blocks, units_of
+from slimsweep.checks import choice_faults as choice_faults
+from slimsweep.checks import flag_faults, is_whole_number, number_faults, refuse
 from slimsweep.linear.base import packed_layers
 from slimsweep.models import anatomy
 from slimsweep.models.anatomy import HEADS, Units
@@ -37,8 +39,7 @@ class StructuredTechnique(Technique):
     def __post_init__(self) -> None:
         if isinstance(self.blocks, list | tuple):
             object.__setattr__(self, "blocks", tuple(self.blocks))
-        if faults := self._bad_values():
-            raise ValueError("; ".join(faults))
+        refuse(self._bad_values())
         if self.ratio is not None:
             object.__setattr__(self, "ratio", float(self.ratio))
 
@@ -49,16 +50,14 @@ class StructuredTechnique(Technique):
         if given is not None and not (
             isinstance(given, tuple)
             and len(given) == 2
-            and all(isinstance(index, int) and not isinstance(index, bool) for index in given)
+            and all(map(is_whole_number, given))
             and 0 <= given[0] <= given[1]
         ):
             faults.append(f"blocks={given!r}: give the first and the last block, such as [4,27]")
         return faults
 
     def _ratio_faults(self) -> list[str]:
-        if isinstance(self.ratio, bool) or not isinstance(self.ratio, float | int) or not 0 <= self.ratio < 1:
-            return [f"ratio={self.ratio!r}: give a number in [0, 1), the fraction of units to remove"]
-        return []
+        return number_faults("ratio", self.ratio, "[0, 1)", "the fraction of units to remove")
 
     def default_layers(self, blocks: int) -> tuple[int, int]:
         """First and last block where `layers` is null."""
@@ -124,8 +123,7 @@ class BlockwiseTechnique(StructuredTechnique):
     """Fit the columns that read the surviving units to the calibration text, by least squares."""
 
     def _bad_values(self) -> list[str]:
-        faults = super()._bad_values()
-        return faults if isinstance(self.repair, bool) else [*faults, f"repair={self.repair!r}: give true or false"]
+        return super()._bad_values() + flag_faults("repair", self.repair)
 
     @property
     def needs_calibration(self) -> bool:
@@ -191,10 +189,3 @@ class BlockwiseTechnique(StructuredTechnique):
     ) -> list[dict[str, Any]]:
         title = type(self).__name__
         return reduce_blocks(model, self.plan(model), self.choose, token_ids, self.looks, self.repair, title)
-
-
-def choice_faults(name: str, given: Sequence[str], allowed: Sequence[str]) -> list[str]:
-    """One line where a knob holds something else than what is allowed, or nothing."""
-    if given and set(given) <= set(allowed):
-        return []
-    return [f"{name}={list(given) if len(given) != 1 else given[0]!r}: give {' or '.join(allowed)}"]
