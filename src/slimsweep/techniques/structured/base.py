@@ -11,7 +11,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from slimsweep.blockwise.removal_walk import Choice, reduce_blocks, units_of
-from slimsweep.checks import choice_faults as choice_faults
 from slimsweep.checks import flag_faults, is_whole_number, number_faults, refuse
 from slimsweep.linear.base import packed_layers
 from slimsweep.models import anatomy

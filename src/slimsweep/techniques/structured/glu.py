@@ -8,12 +8,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from slimsweep.blockwise.removal_walk import Choice, lowest_units
+from slimsweep.checks import choice_faults
 from slimsweep.linear.base import layer_shape, weight_2d
 from slimsweep.models import anatomy
 from slimsweep.models.anatomy import NEURONS, Units
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.numerics import counts
-from slimsweep.techniques.structured.base import BlockwiseTechnique, choice_faults
+from slimsweep.techniques.structured.base import BlockwiseTechnique
 
 IMPORTANCES = ("peak_to_peak", "l2", "activation")
 

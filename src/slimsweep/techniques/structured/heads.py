@@ -9,11 +9,12 @@ from torch import Tensor
 
 from slimsweep.blockwise.gradients import loss
 from slimsweep.blockwise.removal_walk import Choice, lowest_units, lowest_units_overall, reduce_blocks
+from slimsweep.checks import choice_faults
 from slimsweep.models import anatomy
 from slimsweep.models.anatomy import HEADS, Units
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.numerics import counts
-from slimsweep.techniques.structured.base import BlockwiseTechnique, choice_faults
+from slimsweep.techniques.structured.base import BlockwiseTechnique
 
 IMPORTANCES = ("taylor", "confidence")
 RANKINGS = ("global", "local")

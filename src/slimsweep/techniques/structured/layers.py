@@ -12,11 +12,12 @@ from slimsweep.blockwise.activations import Activations
 from slimsweep.blockwise.gradients import loss
 from slimsweep.blockwise.layerwise import progress
 from slimsweep.blockwise.removal_walk import lowest_units
+from slimsweep.checks import choice_faults
 from slimsweep.models.anatomy import shape_of
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.surgery import remove_blocks
 from slimsweep.numerics import counts
-from slimsweep.techniques.structured.base import StructuredTechnique, choice_faults
+from slimsweep.techniques.structured.base import StructuredTechnique
 
 IMPORTANCES = ("block_influence", "perplexity")
 

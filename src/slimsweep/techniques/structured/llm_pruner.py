@@ -15,13 +15,14 @@ from slimsweep.blockwise.removal_walk import (
     reduce_blocks,
     units_of,
 )
+from slimsweep.checks import choice_faults
 from slimsweep.models import anatomy
 from slimsweep.models.anatomy import HEADS, NEURONS, Units
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.surgery import remove
 from slimsweep.numerics import counts
 from slimsweep.techniques.structured import importance
-from slimsweep.techniques.structured.base import BlockwiseTechnique, choice_faults
+from slimsweep.techniques.structured.base import BlockwiseTechnique
 
 LEVELS = ("block", "channel")
 IMPORTANCES = ("taylor", "l1", "l2", "random")

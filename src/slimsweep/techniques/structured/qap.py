@@ -8,11 +8,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from slimsweep.blockwise.removal_walk import Choice
+from slimsweep.checks import choice_faults
 from slimsweep.linear.base import weight_2d
 from slimsweep.models.anatomy import HEADS, NEURONS, Units
 from slimsweep.numerics import pairwise_exchange
 from slimsweep.numerics.finite import refuse_non_finite
-from slimsweep.techniques.structured.base import BlockwiseTechnique, choice_faults
+from slimsweep.techniques.structured.base import BlockwiseTechnique
 
 STARTS = ("greedy", "faq")
 PARTS = (HEADS, NEURONS)
