@@ -17,7 +17,7 @@ ROOMS = (
     GROUND,
 )
 """From the door down."""
-FILES_OUTSIDE = {"__init__": TOP, "api": TOP, "errors": GROUND, "paths": GROUND, "checks": GROUND, "hints": GROUND}
+FILES_OUTSIDE = {"__init__": TOP, "api": TOP} | dict.fromkeys(("errors", "paths", "checks", "hints", "atomic"), GROUND)
 DOCSTRING_LINES = 3
 
 

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import os
 import re
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
+
+from slimsweep.atomic import whole_file
 
 COLUMN_INCHES = 3.4
 """Width of one column of a two-column paper; figures are drawn at their printed size."""
@@ -202,13 +203,11 @@ def legend_columns(labels: Sequence[str], most: int, width: float) -> int:
 
 def save(figure: Figure, folder: Path, stem: str) -> list[Path]:
     """Write `stem`.pdf and `stem`.png without dates or versions in them; returns both paths."""
-    folder.mkdir(parents=True, exist_ok=True)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # placed once, for both files
     paths = []
     for suffix, metadata in (("pdf", {"CreationDate": None}), ("png", {"Software": None})):
-        path, partial = folder / f"{stem}.{suffix}", folder / f".{stem}.{os.getpid()}.partial.{suffix}"
-        figure.savefig(partial, metadata=metadata)
-        partial.replace(path)
-        paths.append(path)
+        paths.append(folder / f"{stem}.{suffix}")
+        with whole_file(paths[-1]) as partial:
+            figure.savefig(partial, format=suffix, metadata=metadata)
     return paths

@@ -13,7 +13,6 @@ from slimsweep.evaluation.perplexity import Perplexity
 from slimsweep.evaluation.size import Size
 from slimsweep.models.language_model import weights_digest
 from slimsweep.models.storage import saved_model
-from slimsweep.models.storage.whole_folder import refuse_unless_empty, written_whole
 from slimsweep.paths import config_root
 from slimsweep.pipeline.chain import compress
 from slimsweep.pipeline.experiment import Experiment
@@ -39,10 +38,10 @@ def save(store: Store, record: dict[str, Any], folder: Path, data_dir: Path | No
     Raises:
         StoreError: the record's settings no longer give its key, or sparsity or perplexity come out different.
     """
-    refuse_unless_empty(folder)
+    saved_model.refuse_unless_empty(folder)
     kept = store.folder(record["key"]) / "model"
     if kept.is_dir():
-        with written_whole(folder) as partial:
+        with saved_model.written_whole(folder) as partial:
             shutil.copytree(kept, partial, dirs_exist_ok=True)
         return saved_model.is_plain(folder)
     experiment = experiment_of(store, record, data_dir)

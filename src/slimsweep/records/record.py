@@ -2,10 +2,10 @@
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
+from slimsweep import atomic
 from slimsweep.errors import StoreError
 
 FIELDS = (
@@ -172,26 +172,19 @@ def ordered(values: dict[str, Any], reasons: dict[str, str]) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write `content` as JSON, whole; see write_text."""
+    """Write `content` as a JSON file, whole; see write_text."""
     write_text(path, json.dumps(content, indent=1, allow_nan=False))
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole, then rename: a reader sees the old file or the new one, never a part.
+    """Write a file whole.
 
     Raises:
         StoreError: the folder cannot be written or the disk is full.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        atomic.write_text(path, text)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise StoreError(
             f"cannot write {path}: {error.strerror}. Free space or choose another outputs_dir=FOLDER; "
             "finished records are untouched, and the same command goes on from there."

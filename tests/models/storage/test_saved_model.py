@@ -9,6 +9,7 @@ import transformers
 from conftest import CACHE
 from family_shapes import DECODERS
 from reductions import CPU, EVERY, logits, loud, remove_units, token_ids, uneven
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 import slimsweep
@@ -449,3 +450,20 @@ def test_the_trained_model_reloads_reduced(stories260k, folder):
     assert torch.equal(logits(slimsweep.load(folder)), logits(model))
     source = LocalModel(path=str(folder), cache_dir=str(CACHE))
     assert source.skeleton().original_parameters == parameter_count(model.module)
+
+
+def test_only_an_empty_or_absent_folder_is_written_to(tmp_path):
+    saved_model.refuse_unless_empty(tmp_path)
+    saved_model.refuse_unless_empty(tmp_path / "absent")
+    (tmp_path / "file").write_text("mine")
+    for taken in (tmp_path, tmp_path / "file"):
+        with pytest.raises(ModelError, match="not an empty folder; name another"):
+            saved_model.refuse_unless_empty(taken)
+
+
+@pytest.mark.parametrize("error", [OSError("No space left on device"), SafetensorError("I/O error")], ids=repr)
+def test_a_full_disk_is_one_error_and_leaves_nothing(tmp_path, error):
+    with pytest.raises(ModelError, match="Free space"), saved_model.written_whole(tmp_path / "saved") as partial:
+        (partial / "weights").write_text("1")
+        raise error
+    assert list(tmp_path.iterdir()) == []

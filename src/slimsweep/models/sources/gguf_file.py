@@ -5,11 +5,11 @@ Everything else in this package then works on the converted folder, `memory_budg
 
 import json
 import logging
-import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from slimsweep.atomic import whole_folder
 from slimsweep.errors import ModelError
 from slimsweep.models.storage import checkpoint
 
@@ -56,24 +56,20 @@ def _convert_once(file: Path, target: Path) -> None:
     from filelock import FileLock
     from safetensors import SafetensorError
 
-    partial = target.with_name(f"{target.name}.partial")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{target}.lock"):
             if (target / "config.json").is_file():
                 return
             logging.getLogger(__name__).info("Converting %s to safetensors, once: about a minute.", file.name)
-            shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
-            partial.mkdir()
-            convert(file, partial)
-            partial.replace(target)
+            with whole_folder(target) as partial:
+                convert(file, partial)
     except (OSError, SafetensorError) as error:  # safetensors reports a full disk in its own class
         raise ModelError(
             f"{file.name} could not be converted into {target} ({error}). The folder must be writable and "
             f"have room for about {8 * file.stat().st_size / 1e9:.1f} GB; or set cache_dir=FOLDER."
         ) from error
     except (ValueError, LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
         raise ModelError(
             f"{file} cannot be read by transformers ({type(error).__name__}: {error}). Download it again if it may be "
             "damaged; otherwise use the model's safetensors: model=hub model.id=ORG/NAME, or model=local."

@@ -2,9 +2,9 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
+from slimsweep import atomic
 from slimsweep.errors import ModelError
 from slimsweep.linear.mask import MASKS_FILE
 
@@ -227,10 +227,7 @@ def file_digest(file: Path, cache_dir: Path) -> str:
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     try:
-        remembered.parent.mkdir(parents=True, exist_ok=True)
-        partial = remembered.with_name(f"{stamp}.{os.getpid()}.partial")
-        partial.write_text(digest)
-        partial.replace(remembered)
+        atomic.write_text(remembered, digest)
     except OSError as error:
         raise ModelError(f"{cache_dir} cannot be written ({error}); free space or set cache_dir.") from error
     return digest

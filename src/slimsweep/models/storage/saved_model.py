@@ -12,6 +12,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 
+from slimsweep.atomic import whole_folder
 from slimsweep.errors import ModelError
 from slimsweep.linear.base import install, kinds, layer_shape, packed_layers
 from slimsweep.linear.mask import read_masks, write_masks
@@ -23,7 +24,6 @@ from slimsweep.models.placement import loading
 from slimsweep.models.storage.checkpoint import INDEX, MANIFEST, PACKED_FILE, WEIGHTS_FILE, weight_files
 from slimsweep.models.storage.plain import auto_class_of_name, plain_config
 from slimsweep.models.storage.quantization_config import quantization_config
-from slimsweep.models.storage.whole_folder import refuse_unless_empty, written_whole
 
 FORMAT = 2
 """1: widths; 2: and packed layers."""
@@ -52,6 +52,31 @@ def save(model: LanguageModel, folder: Path) -> bool:
         if model.tokenizer is not None:
             model.tokenizer.save_pretrained(partial)
     return is_plain(folder)
+
+
+def refuse_unless_empty(folder: Path) -> None:
+    """Raise ModelError where a model would be written over something."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ModelError(f"{folder} is not an empty folder; name another one to save the model in.")
+
+
+@contextlib.contextmanager
+def written_whole(folder: Path) -> Iterator[Path]:
+    """A folder to write a model into, which takes the name `folder` at the end; see `whole_folder`.
+
+    Raises:
+        ModelError: it cannot be written.
+    """
+    from safetensors import SafetensorError
+
+    folder = folder.resolve()
+    try:
+        with whole_folder(folder) as partial:
+            yield partial
+    except (OSError, SafetensorError) as error:  # safetensors reports a full disk in its own class
+        raise ModelError(
+            f"The model cannot be written to {folder}: {error}. Free space or name another folder."
+        ) from error
 
 
 def is_plain(folder: Path) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from slimsweep import atomic
 from slimsweep.errors import SlimsweepError, StoreError
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.storage.saved_model import saved_tensors
@@ -16,7 +17,6 @@ from slimsweep.pipeline.keys import StageKey
 from slimsweep.pipeline.stage_cache import entry as stage_entry
 from slimsweep.pipeline.stage_cache.entry import STAMP, Kept, Listed, told
 from slimsweep.pipeline.stage_cache.writing import UNWORTHY, Writing, worth_keeping
-from slimsweep.records.record import write_text
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class StageCache:
         try:
             (self.folder / "locks").mkdir(parents=True, exist_ok=True)
             if limit_of(self.folder) != self.limit_bytes:
-                write_text(self.folder / LIMIT, str(self.limit_bytes))
+                atomic.write_text(self.folder / LIMIT, str(self.limit_bytes))
             with self._lock("leftovers"):
                 self._remove_leftovers()
             self._make_room(0)
