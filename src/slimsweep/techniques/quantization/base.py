@@ -1,4 +1,4 @@
-"""What quantizers share: their plan on shapes alone, their reports, and the checks of bits and groups."""
+"""Base of quantizers: the plan on shapes alone, reports, and the checks of bits and groups."""
 
 import math
 from abc import abstractmethod
@@ -88,7 +88,7 @@ class UniformQuantizer(Quantizer):
 
 
 def grid_faults(bits: Any, group_size: Any, grid: Any) -> list[str]:
-    """What is wrong with the knobs of a uniform grid."""
+    """Faults of the knobs of a uniform grid."""
     faults = []
     if not is_whole_number(bits) or bits not in BITS:
         faults.append(f"bits={bits!r}: give {', '.join(map(str, BITS[:-1]))} or {BITS[-1]}")
