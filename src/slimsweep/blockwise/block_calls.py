@@ -1,4 +1,4 @@
-"""What a model gives its blocks: hidden states, and whatever else they take."""
+"""Inputs of a model's blocks: hidden states, and the other arguments of a block's forward."""
 
 import math
 from collections.abc import Callable
@@ -25,7 +25,7 @@ class EnoughSeen(Exception):
 
 
 def record_calls(model: LanguageModel, token_ids: Int[Tensor, "one token"]) -> list[Call]:
-    """What each block is given beside its hidden states, seen in one forward of the model."""
+    """Record the arguments that each block takes beside hidden states, in one forward of the model."""
     calls: dict[int, Call] = {}
 
     def record(index: int) -> Callable[[nn.Module, tuple, dict], None]:

@@ -1,4 +1,4 @@
-"""How much the loss bends along each weight: the diagonal of the Fisher information, from gradients on text."""
+"""Diagonal of the Fisher information: the curvature of the loss along each weight, from gradients on text."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -30,7 +30,7 @@ WIDE_NUMBERS = 2048**2
 
 @dataclass(frozen=True)
 class LayerReport:
-    """What one layer looks like after a stage."""
+    """Counts, error and notes of one layer after a stage."""
 
     name: str
     weights: int
@@ -122,7 +122,7 @@ def _in_sequence(
 
 
 def _shared(model: LanguageModel, method: LayerMethod, targets: dict[str, nn.Module]) -> AbstractContextManager[Shared]:
-    """What the jobs before this one know of its inputs, and what keeps that which it finds; see SharedSums.of.
+    """Open the cache of calibration statistics for this method, to read and to write; see SharedSums.of.
 
     Of compressed inputs jobs would share those of the first block alone, one of thirty in SmolLM2: not worth keeping.
     """

@@ -25,7 +25,7 @@ from slimsweep.numerics.least_squares import least_squares
 
 @dataclass(frozen=True)
 class Choice:
-    """Which units of a block's heads or neurons go, and what the record should say of it."""
+    """Units of a block's heads or neurons to remove, and notes for the record."""
 
     removed: Sequence[int]
     notes: dict[str, Any] = field(default_factory=dict)

@@ -36,9 +36,9 @@ class PackedLinear(nn.Module):
         super().__init__()
         self.out_features, self.in_features = shape
         self.settings = settings
-        """What else is needed to read the tensors, as plain values."""
+        """Plain values that are needed to read the tensors."""
         self.dtype = torch.float32
-        """What the weight is computed in; set by `install`."""
+        """Dtype of the dequantized weight; set by `install`."""
         self.bias: nn.Parameter | None = None
         for name, tensor in tensors.items():
             self.register_parameter(name, nn.Parameter(tensor.contiguous(), requires_grad=False))
@@ -46,7 +46,7 @@ class PackedLinear(nn.Module):
     @classmethod
     @abstractmethod
     def layout(cls, shape: tuple[int, int], settings: dict[str, Any]) -> Layout:
-        """What a layer of this shape (out, in) and these settings stores."""
+        """Shapes and dtypes that a layer of this shape (out, in) and these settings stores."""
 
     @classmethod
     def empty(cls, shape: tuple[int, int], settings: dict[str, Any], device: torch.device | str = "meta") -> Any:
@@ -89,7 +89,7 @@ class PackedLinear(nn.Module):
 
     @property
     def weight(self) -> Float[Tensor, "out in"]:
-        """As a dense layer has it: computed anew at each access, so writing to it changes nothing."""
+        """Dense weight, computed anew at each access, so writing to it changes nothing."""
         return self.dequantized()
 
     def forward(self, inputs: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:

@@ -13,7 +13,7 @@ from slimsweep.linear.base import Layout, PackedLinear
 from slimsweep.linear.bit_packing import pack, unpack
 
 INTEGERS = {torch.bfloat16: torch.int16, torch.float16: torch.int16, torch.float32: torch.int32}
-"""What numba moves in the place of a float: it has no bf16."""
+"""Integer dtypes that numba moves in place of a float: it has no bf16."""
 
 
 class CodebookLinear(PackedLinear):

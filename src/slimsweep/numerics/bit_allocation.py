@@ -1,4 +1,4 @@
-"""Which bits each layer gets so that least is lost within a budget: a multiple-choice knapsack."""
+"""Allocation of bits to layers within a budget: a multiple-choice knapsack."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ UNITS = 200_000
 def allocate(
     sizes: Sequence[int], bits: Sequence[Sequence[int | float]], losses: Sequence[Sequence[float]], average: float | int
 ) -> list[int]:
-    """Which choice each layer takes, so that the losses sum to the least while sum(size x bits) <= average x sum(size).
+    """Choose for each layer, so that the sum of losses is least while sum(size x bits) <= average x sum(size).
 
     `bits` and `losses` are of each layer's choices. Of equal sums the one that gives earlier choices is taken.
     """

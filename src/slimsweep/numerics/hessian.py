@@ -25,11 +25,11 @@ FACTOR_BYTES = 12
 
 @dataclass(frozen=True)
 class InverseFactor:
-    """What a column solve needs of a Hessian H: `upper` triangular, with H^-1 = upper^T upper."""
+    """Factor of an inverse Hessian for a column solve: `upper` triangular, with H^-1 = upper^T upper."""
 
     upper: Float[Tensor, "in in"]
     scale: Float[Tensor, " in"]
-    """What turns a weight's magnitude into its score: 1 / the diagonal of `upper`, and 0 for a dead input."""
+    """Factor from a weight's magnitude to its score: 1 / the diagonal of `upper`, and 0 for a dead input."""
     damping_fraction: float
     """Fraction of the mean diagonal that was added; above the requested one where that failed."""
 
@@ -40,7 +40,7 @@ class InverseFactor:
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> "InverseFactor":
-        """As `to_tensors` gave them."""
+        """Read what `to_tensors` wrote."""
         return cls(tensors["upper"], tensors["scale"], float(tensors["damping_fraction"]))
 
 
@@ -108,7 +108,7 @@ def factor_inverse(hessian: Float[Tensor, "in in"], damping_fraction: float) -> 
 
 
 def factor_name(damping_fraction: float) -> str:
-    """What factors of Gram matrices at this damping are called where they are kept."""
+    """Name in the cache for factors of Gram matrices at this damping."""
     return f"factor of gram at damping {damping_fraction!r}"
 
 

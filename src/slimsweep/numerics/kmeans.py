@@ -100,7 +100,7 @@ def _accumulate(values, importance, distinct, sums):
 @numba.njit(nogil=True, cache=True)
 @no_type_check
 def _cost(sums, start, stop):
-    """What the values from `start` to before `stop` lose with one level."""
+    """Loss of the values from `start` to before `stop` with one level."""
     first = sums[1, stop] - sums[1, start]
     return sums[2, stop] - sums[2, start] - first * first / (sums[0, stop] - sums[0, start])
 

@@ -7,14 +7,14 @@ from torch import Tensor
 from slimsweep.numerics.damping import first_that_factors
 
 DAMPING_FRACTION = 0.01
-"""Of the mean diagonal of the kept inputs' Gram matrix; added to it in a repair."""
+"""Fraction of the mean diagonal of the kept inputs' Gram matrix that is added to it."""
 
 
 CG_STEPS = 500
 
 
 CG_TOLERANCE = 1e-8
-"""Of what a row owes: conjugate gradients end where no row's residual is larger."""
+"""Relative tolerance: conjugate gradients end where no row's residual exceeds this part of its right-hand side."""
 
 
 def least_squares(

@@ -1,4 +1,4 @@
-"""Which weights stay: exact counts by rank, ties included."""
+"""Keep-masks with exact counts: weights are dropped by rank, ties included."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -77,7 +77,7 @@ def keep_highest_of_all(score: Float[Tensor, "out in"], dropped: int) -> Bool[Te
 
 
 def above(score: Float[Tensor, "*shape"], threshold: float | Float[Tensor, "unit 1"]) -> Bool[Tensor, "*shape"]:
-    """Which scores are not at most a threshold: those above it, and NaN."""
+    """Mask of the scores above a threshold, and of NaN."""
     if not score.is_cpu:
         return ~(score <= threshold)
     values = score.numpy()

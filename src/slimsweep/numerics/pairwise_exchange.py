@@ -1,4 +1,4 @@
-"""Which set of units to remove when removing two together costs another sum than removing each alone."""
+"""Choose units to prune when their costs interact (a quadratic objective), by pairwise exchange."""
 
 from dataclasses import dataclass
 
@@ -9,9 +9,9 @@ from torch import Tensor
 PARTITION = 4096
 """Units whose exchanges are weighed at once; more are taken in turns, which bounds what one exchange takes."""
 SMALLEST_GAIN = 1e-9
-"""Of the objective: an exchange that gains less is not worth its time."""
+"""Fraction of the objective; an exchange that gains less is not worth its time."""
 ROUNDING = 1e-13
-"""Of the largest cost of a unit: a gain below is rounding, and chasing it would never end."""
+"""Fraction of the largest cost of a unit; a gain below is rounding, and chasing it would never end."""
 
 
 @dataclass(frozen=True)

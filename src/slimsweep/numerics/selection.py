@@ -54,7 +54,7 @@ def _key_of_inf() -> np.int32:
 @numba.njit(nogil=True, cache=True)
 @no_type_check
 def _counts(keys):
-    """How many keys fall into each bin; in four tables, since adding to one place again and again is slow."""
+    """Histogram of the keys; in four tables, since adding to one place again and again is slow."""
     counts, half = np.zeros((4, 1 << BIN_BITS), np.int32), 1 << (BIN_BITS - 1)
     whole = len(keys) // 4 * 4
     for start in range(0, whole, 4):

@@ -10,7 +10,7 @@ GRIDS = ("symmetric", "asymmetric", "minimum")
 """`symmetric`: levels around 0; `asymmetric`: an integer zero-point, so that 0 is a level; `minimum`: the group's own
 minimum in fp32 as the lowest level (the grid of GGUF's Q4_1), of which 0 is one only where a group holds zeros."""
 SCALE_DTYPES = {"symmetric": torch.bfloat16, "asymmetric": torch.bfloat16, "minimum": torch.float16}
-"""What scales are stored as: bf16 reads the same in a model of any dtype; fp16 is what Q4_1 has."""
+"""Storage dtypes of scales: bf16 reads the same in a model of any dtype; fp16 is what Q4_1 has."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Grid:
         return torch.stack([self.scale.T, self.offset.T, minimum.T])
 
     def group_of(self, width: int) -> Int[Tensor, " in"]:
-        """Which group each of `width` inputs belongs to."""
+        """Group index of each of `width` inputs."""
         groups = self.scale.shape[1]
         return torch.arange(groups, device=self.scale.device).repeat_interleave(width // groups)
 

@@ -46,7 +46,7 @@ def solve_columns(block: ColumnBlock) -> None:
 
 
 def knob_faults(block_columns: Any, damping_fraction: Any) -> list[str]:
-    """What is wrong with the knobs of a solve by columns."""
+    """Faults of the knobs of a solve by columns."""
     faults = []
     if isinstance(block_columns, bool) or not isinstance(block_columns, int) or block_columns < 1:
         faults.append(f"block_columns={block_columns!r}: give a whole number of at least 1")

@@ -1,4 +1,4 @@
-"""What one call of the column solver works on: the columns of a block and what corrects them."""
+"""Argument of the column solver: a block of columns and the factor that corrects them."""
 
 from dataclasses import dataclass
 
@@ -28,10 +28,10 @@ class ColumnBlock:
     upper: Float[Tensor, "column column"]
     """The block of the inverse Hessian's factor that belongs to these columns."""
     scale: Float[Tensor, " column"]
-    """Of scores: |weight| x scale, of weights corrected so far."""
+    """Factor of scores: |weight| x scale, of weights corrected so far."""
     pattern: tuple[int, int] | None = None
     """(n, m): which n of every m columns stay is chosen when the first of them is reached."""
     grid: Grid | None = None
     """Levels that weights which stay are rounded to when they are reached; None: they are not."""
     groups: Int[Tensor, " column"] | None = None
-    """Which of the grid's groups each column is in."""
+    """Index of each column's group in the grid."""

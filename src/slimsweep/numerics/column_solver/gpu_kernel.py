@@ -15,7 +15,7 @@ ROWS = 16
 
 
 def solve(block: ColumnBlock) -> None:
-    """What column_solver.solve_columns does, WIDTH columns a launch or as many as a group has.
+    """Solve as column_solver.solve_columns does, WIDTH columns a launch or as many as a group has.
 
     Raises:
         ValueError: `weight_t`, `keep` or `errors` is not contiguous.

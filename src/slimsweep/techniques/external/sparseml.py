@@ -29,7 +29,7 @@ ENVIRONMENT = ".venv-sparseml"
 KNOWN = ("llama", "mistral", "qwen2", "opt", "gpt_neox")
 """Families that both we and transformers 4.40 know, and whose layers are torch's linear ones."""
 LOG_CHARACTERS = 2000
-"""Of its output, what an error shows."""
+"""Characters of its output that an error shows."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""What pruners share: their counts, their passes, and the plan on shapes alone."""
+"""Base of pruners: counts, passes, and the plan on shapes alone."""
 
 import hashlib
 import math
@@ -26,9 +26,9 @@ class Pruner(LayerwiseTechnique):
     pattern: str = "unstructured"
     """`unstructured`, or `n:m`: of every m neighbouring inputs, n are kept."""
     relative_to: str = "original"
-    """What the ratio is of: the `original` weights (removed ones count), or those `remaining`."""
+    """Weights the ratio is a fraction of: the `original` ones (removed ones count), or those `remaining`."""
     passes: int = 1
-    """How often the stage is applied, each time to what the pass before left, with statistics and draws of its own.
+    """Times the stage is applied, each time to what the pass before left, with statistics and draws of its own.
 
     A second pass of the original changes nothing; n passes of the remaining leave (1 - ratio)^n."""
 

@@ -27,7 +27,7 @@ class Magnitude(Pruner):
     version: ClassVar[int] = 2
 
     scope: str = "layer"
-    """What weights are ranked in: their `layer`, their `row`, or all targeted layers together (`global`).
+    """Unit that weights are ranked in: their `layer`, their `row`, or all targeted layers together (`global`).
 
     A pattern n:m ranks within its groups, whatever the scope."""
 
@@ -71,7 +71,7 @@ class Magnitude(Pruner):
         weights = {name: weight_2d(layer) for name, layer in layers.items()}
 
         def magnitudes() -> Iterator[Float[Tensor, " weight"]]:
-            """Of each layer the weights that no stage removed yet."""
+            """Magnitudes of each layer's weights that no stage removed yet."""
             for name, layer in layers.items():
                 removed = removed_of(layer)
                 magnitude = weights[name].float().abs()

@@ -18,7 +18,7 @@ from slimsweep.techniques.hessian_method import HessianMethod
 from slimsweep.techniques.quantization.base import UniformQuantizer, flag_faults
 
 ROWS_PER_PART = 256
-"""Of a layer, at least, that a core solves by itself."""
+"""Fewest rows of a layer that a core solves by itself."""
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ class Half(Technique):
         return warning
 
     def _movement(self, module: nn.Module, parameters: dict[str, nn.Parameter], dtype: torch.dtype) -> dict[str, Any]:
-        """How far rounding moves parameters (Frobenius, relative), and which nonzero ones become zero."""
+        """Round parameters; returns the relative error (Frobenius), and the nonzero ones that become zero."""
         errors: dict[str, float] = {}
         zeroed: dict[str, int] = {}
         too_large = []

@@ -1,4 +1,4 @@
-"""What quantizers share that scale channels before they round: their walk over blocks, and their reports."""
+"""Base of quantizers that scale channels before they round: the walk over blocks, and the reports."""
 
 from abc import abstractmethod
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from slimsweep.techniques.quantization.base import Quantizer
 
 @dataclass(frozen=True)
 class Scale:
-    """By what the channels of a place are divided, and what the report should say of it."""
+    """Divisors of the channels of a place, and notes for the report."""
 
     channels: Float[Tensor, " channel"]
     notes: dict[str, Any]
@@ -30,14 +30,14 @@ class Scale:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What is known of a layer's inputs when it is rounded."""
+    """Statistics of a layer's inputs at the time it is rounded."""
 
     seen: Tensor
     """The statistic of the inputs before any scale."""
     divided: Float[Tensor, " in"] | None
-    """What its inputs were divided by since; None where they were not."""
+    """Divisors of its inputs since; None where they were not divided."""
     protected: Bool[Tensor, " out"] | None = None
-    """Which of its outputs are queries or keys; None where none is."""
+    """Mask of its outputs that are queries or keys; None where none is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class RescalingQuantizer(Quantizer):
 
     needs_calibration: ClassVar[bool] = True
     merge: ClassVar[Callable[[Tensor, Tensor], Tensor]] = Tensor.add_
-    """What makes one of the statistics of two batches."""
+    """Function that merges the statistics of two batches."""
 
     def rescales(self, place: Place) -> bool:
         """Whether a place is one of those this technique scales."""
@@ -103,7 +103,7 @@ class RescalingQuantizer(Quantizer):
         return reports
 
     def places(self, model: LanguageModel, targets: dict[str, nn.Module]) -> tuple[list[Place], dict[str, str]]:
-        """Where this technique scales, and for each targeted layer that none of it reaches, why."""
+        """Places that this technique scales, and for each targeted layer that no place reaches the reason."""
         surveyed = survey(model)
         reasons, places = dict(surveyed.reasons), []
         fixed = packed_layers(model.module).keys() - targets.keys()

@@ -113,7 +113,7 @@ class SqueezeLLM(Quantizer):
         return (chosen | _highest(rest, sensitive)).view_as(weight)
 
     def _kept_apart(self, size: int) -> tuple[int, int]:
-        """How many weights of a layer stay apart as outliers, and how many as sensitive ones."""
+        """Numbers of weights of a layer that stay apart as outliers and as sensitive ones."""
         return counts.drop_count(self.outlier_fraction, size), counts.drop_count(self.sensitive_fraction, size)
 
 

@@ -1,4 +1,4 @@
-"""What structured techniques share: their ratio, their range of blocks, and the reports they leave."""
+"""Base of structured techniques: the ratio, the range of blocks, and the reports."""
 
 import logging
 from abc import abstractmethod
@@ -143,7 +143,7 @@ class BlockwiseTechnique(StructuredTechnique):
         return dict.fromkeys(self.block_range(model), self.kinds)
 
     def removed_count(self, units: Units) -> int:
-        """How many units of a block go."""
+        """Number of units to remove from a block."""
         return counts.unit_drop_count(self.ratio, units.reader.index.numel(), len(units))
 
     def faults(self, skeleton: LanguageModel) -> list[str]:
@@ -181,7 +181,7 @@ class BlockwiseTechnique(StructuredTechnique):
 
     @abstractmethod
     def choose(self, index: int, units: Units, second_moment: Float[Tensor, "in in"] | None) -> Choice:
-        """Which units of a block go; on the meta device any in the right number."""
+        """Choose the units of a block to remove; on the meta device any in the right number."""
 
     def reduce(
         self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int

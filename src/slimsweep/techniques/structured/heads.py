@@ -34,7 +34,7 @@ class Heads(BlockwiseTechnique):
     importance: str = "taylor"
     """`taylor` or `confidence`; both look at calibration text."""
     ranking: str = "global"
-    """What heads are ranked in: all blocks together, or each."""
+    """Unit that heads are ranked in: all blocks together, or each."""
 
     def _bad_values(self) -> list[str]:
         faults = super()._bad_values() + choice_faults("importance", [self.importance], IMPORTANCES)

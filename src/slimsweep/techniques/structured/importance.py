@@ -1,4 +1,4 @@
-"""How much heads, neurons or residual channels matter: by gradients, by norms, by chance."""
+"""Importance of heads, neurons or residual channels: by gradients, by norms, by chance."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -42,7 +42,7 @@ def taylor_scores(
     taylor: str,
     aggregate: str,
 ) -> list[Float[Tensor, " unit"]]:
-    """By how much the loss is expected to move when a unit goes, for all units from one pass over the text.
+    """Expected change of the loss when a unit is removed, for all units from one pass over the text.
 
     With w a weight, g_j its gradient on sequence j of N: `first` is sum_j g_j w / N, `second` sum_j (g_j w)^2 / N,
     `mixed` the first less half the second. `vector` sums them over each row or column before taking the absolute
@@ -79,7 +79,7 @@ def distinct(slots: Iterable[Slot]) -> list[Slot]:
 
 
 class _Salience:
-    """What the gradients say of one parameter, summed over sequences as they come."""
+    """Taylor terms of one parameter, summed over sequences as they come."""
 
     def __init__(self, parameter: nn.Parameter, order: str, taylor: str, axes: set[int]):
         self.parameter = parameter

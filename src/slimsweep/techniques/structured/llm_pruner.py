@@ -50,7 +50,7 @@ class LLMPruner(BlockwiseTechnique):
     taylor: str = "element"
     """Absolute value of each weight's term (`element`) or of each row's sum (`vector`)."""
     aggregate: str = "sum"
-    """How the scores of a unit's parts become one: `sum`, `mean`, `max`, or only the `first` part."""
+    """Function that aggregates the scores of a unit's parts: `sum`, `mean`, `max`, or only the `first` part."""
     ranking: str = "local"
     """Lowest of each block (`local`) or of all blocks together (`global`); heads and neurons apart."""
     steps: int = 1

@@ -32,7 +32,7 @@ class Qap(BlockwiseTechnique):
     looks: ClassVar[bool] = True
 
     parts: Sequence[str] = (NEURONS,)
-    """What to remove from each block: neurons, heads, or both, each at the ratio."""
+    """Kinds of units to remove from each block: neurons, heads, or both, each at the ratio."""
     starts: Sequence[str] = ("greedy",)
     """`greedy`: the lowest diagonal; `faq`: scipy's approximation, for small layers (10 s at 1,536 neurons)."""
     exchanges: bool = True
