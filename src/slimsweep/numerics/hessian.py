@@ -1,4 +1,15 @@
-"""The Hessian of a layer's squared output error, and the triangular factor of its inverse."""
+"""Hessian of a layer's squared output error, and the triangular factor of its inverse.
+
+H = X^T X for the inputs X [token in]. A column solve needs the upper triangular U with H^-1 = U^T U. The textbook
+inverts H and factors the inverse. Here H is read backwards (rows and columns reversed), factored once and inverted
+as a triangle; the full inverse is never formed:
+
+    flip(H) = L L^T   =>   H = R R^T with R = flip(L), upper   =>   U = R^-1 = flip(L^-1)
+
+The factor is computed in fp64, the inverse of the triangle in fp32 and by halves:
+
+    [A 0; B C]^-1 = [A^-1 0; -C^-1 B A^-1  C^-1]        products of halves run faster than LAPACK's solve
+"""
 
 import contextlib
 from collections.abc import Iterator

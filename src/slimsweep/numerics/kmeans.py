@@ -1,4 +1,14 @@
-"""Few levels for the many numbers of each row: weighted k-means in one dimension."""
+"""Weighted k-means in one dimension, for many rows: a few levels that stand for the numbers of each row.
+
+In one dimension the best clusters are neighbours in sorted order, so a clustering is a list of bounds:
+
+    sorted values   1.0 1.1 | 2.0 2.1 2.3 | 5.0        three levels: the weighted means of the three parts
+
+Running sums of w, w x and w x^2 give the loss of any part in constant time. Up to EXACT_LEVELS levels dynamic
+programming finds the best bounds: the best split of the first j values into q parts follows from the splits into
+q - 1. The best last bound never moves left as j grows, so divide and conquer halves the range of its candidates.
+With more levels Lloyd's algorithm moves the bounds, from a start at equal shares of the cube root of the density.
+"""
 
 from typing import no_type_check
 

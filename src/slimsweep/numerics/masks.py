@@ -1,4 +1,15 @@
-"""Keep-masks with exact counts: weights are dropped by rank, ties included."""
+"""Keep-masks with exact counts: weights are dropped by rank, ties included.
+
+The k-th lowest score of a unit is its threshold. Scores above it stay. Scores equal to it go one by one, the first
+first, until the count is reached, so that ties cannot drop more than was asked:
+
+    score  3 1 2 1 0 1     k = 3: threshold 1, one score below it, so two of the three ones go
+    keep   T F T F F T
+
+The next higher score tells whether there are ties at all; mostly there are none, and one comparison is the mask. The
+threshold comes from a sort (short units), numpy's partition (longer ones; faster than torch.kthvalue) or
+a histogram (one very long unit, numerics/selection.py).
+"""
 
 import math
 from collections.abc import Callable, Iterable

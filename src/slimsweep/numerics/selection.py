@@ -1,4 +1,14 @@
-"""The number of some rank among many: counted first, where partitioning would move them all about."""
+"""k-th smallest element by radix histogram.
+
+fp32 numbers become int32 keys in the same order. Positive numbers are ordered as their bits are; of a negative number
+all bits but the sign are flipped; NaN becomes the largest key. One pass counts the keys by their leading BIN_BITS
+bits. The running total of the counts tells which bin holds the k-th key, and only this bin's keys are partitioned:
+
+    counts     3   5   0   9   2        k = 10: the first bins hold 8, so it is the second of the fourth bin
+    bins      [0] [1] [2] [3] [4]
+
+A partition of all numbers would move each of them several times; here all but those of one bin are only read.
+"""
 
 from typing import no_type_check
 
