@@ -125,18 +125,18 @@ def looks(records: Sequence[Record]) -> Callable[[Record], Look]:
 def _quantizer(record: Record) -> str:
     """What tells one quantization from another: its stages, their knobs, and whether it came first; empty for none."""
     stages = stages_of(record)
-    told = [_told(stage) for stage in stages if quantizes(stage)]
-    if told and is_pruned(record) and not prunes(next(stage for stage in stages if quantizes(stage) or prunes(stage))):
-        told.append("first")
-    return json.dumps(told) if told else ""
+    names = [_name_and_knobs(stage) for stage in stages if quantizes(stage)]
+    if names and is_pruned(record) and not prunes(next(stage for stage in stages if quantizes(stage) or prunes(stage))):
+        names.append("first")
+    return json.dumps(names) if names else ""
 
 
 def _pruner(record: Record) -> str:
     """What tells one pruning from another, whatever quantizer is in the chain."""
     others = [stage for stage in stages_of(record) if prunes(stage) or not quantizes(stage)]
-    return json.dumps([record.get("pattern"), *map(_told, others)])
+    return json.dumps([record.get("pattern"), *map(_name_and_knobs, others)])
 
 
-def _told(stage: dict[str, Any]) -> list[Any]:
+def _name_and_knobs(stage: dict[str, Any]) -> list[Any]:
     knobs = {name: value for name, value in stage.get("fields", {}).items() if name != "ratio"}
     return [stage["name"], json.dumps(knobs, sort_keys=True, default=str)]
