@@ -28,12 +28,12 @@ def draw(records: list[dict[str, Any]]) -> dict[str, Figure]:
     shows what quantization costs and a pair of one colour what pruning costs. Left out are chains without a place
     on the ratio: those whose stages have different ratios, and those that neither prune nor quantize (`half`).
     """
-    figures = {}
-    for field, found in panels(records, "perplexity").items():
-        for panel in found:
-            if is_compared(panel.records, field):
-                figures[f"quantized_curve_{panel.name}{panel.suffix}"] = _figure(panel, field)
-    return figures
+    return {f"quantized_curve_{panel.stem}": _figure(panel) for panel in compared_panels(records)}
+
+
+def compared_panels(records: list[Record]) -> list[Panel]:
+    """Panels of perplexity that have both quantized and pruned models to show."""
+    return [panel for panel in panels(records, "perplexity") if is_compared(panel.records, panel.field)]
 
 
 def is_compared(records: Sequence[Record], field: str) -> bool:
@@ -56,10 +56,10 @@ def placed(records: Sequence[Record], field: str) -> list[Record]:
     ]
 
 
-def _figure(panel: Panel, field: str) -> Figure:
+def _figure(panel: Panel) -> Figure:
     figure = new_figure(height=2.8)
     axes = figure.add_subplot()
-    drawn, values = draw_over_ratio(axes, panel.records, field, looks(panel.records))
+    drawn, values = draw_over_ratio(axes, panel.records, panel.field, looks(panel.records))
     log_axis(axes, values)
     ratio_axis(axes, panel.records)
     axes.set_xlabel("ratio of weights removed")
