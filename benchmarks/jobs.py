@@ -88,7 +88,7 @@ def rows(method: str, given: argparse.Namespace) -> tuple[list[str], list[str]]:
         both = ", ".join(f"{found[key]:.2f}" for key in pair)
         lines.append(f"{told_row} {both} | {off:+.2%} | {measuring.met(abs(off) <= PERPLEXITY_GOAL)} |")
     rest = [
-        f"<!-- {method}, {' '.join(key)}: {measuring.told(seconds[key])}, perplexity {found[key]:.3f} -->"
+        f"<!-- {method}, {' '.join(key)}: {measuring.format_seconds(seconds[key])}, perplexity {found[key]:.3f} -->"
         for key in sorted(seconds)
     ]
     return lines, rest

@@ -52,7 +52,7 @@ def alternate(
     return seconds
 
 
-def told(seconds: list[float]) -> str:
+def format_seconds(seconds: list[float]) -> str:
     """Median, spread and number: `1.23 s (1.20 to 1.31, n=5)`."""
     median = statistics.median(seconds)
     scale, unit = (1, "s") if median >= 1 else (1000, "ms")
@@ -69,7 +69,7 @@ def line(what: str, beside: list[float], ours: list[float], goal: float | None) 
     """One row under HEAD; the ratio is that of the medians, above 1 where ours is faster."""
     ratio = statistics.median(beside) / statistics.median(ours)
     judged = "reported | |" if goal is None else f">= {goal:g}x | {met(ratio >= goal)} |"
-    return f"| {what} | {told(beside)} | {told(ours)} | {ratio:.3g}x | {judged}"
+    return f"| {what} | {format_seconds(beside)} | {format_seconds(ours)} | {ratio:.3g}x | {judged}"
 
 
 def met(is_met: bool) -> str:

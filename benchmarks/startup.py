@@ -38,7 +38,7 @@ def main() -> None:
     print("| what | seconds | goal | met |\n| --- | ---: | ---: | ---: |")
     for what, values in seconds.items():
         met = measuring.met(statistics.median(values) < GOAL_SECONDS)
-        print(f"| {what} | {measuring.told(values)} | < {GOAL_SECONDS} s | {met} |")
+        print(f"| {what} | {measuring.format_seconds(values)} | < {GOAL_SECONDS} s | {met} |")
 
 
 if __name__ == "__main__":

@@ -65,7 +65,8 @@ def warm_job(folder: Path) -> tuple[float, float, dict[str, float]]:
 def row(what: str, alone: list[float], together: list[float], goal: float | None) -> str:
     ratio = statistics.median(alone) / statistics.median(together)
     judged = "reported | |" if goal is None else f"<= 1/{goal} | {measuring.met(ratio >= goal)} |"
-    return f"| {what} | {measuring.told(alone)} | {measuring.told(together)} | 1/{ratio:.3g} | {judged}"
+    seconds = [measuring.format_seconds(each) for each in (alone, together)]
+    return f"| {what} | {' | '.join(seconds)} | 1/{ratio:.3g} | {judged}"
 
 
 def main() -> None:

@@ -6,13 +6,13 @@ LONG = PROTOCOL.replace("ctx=512", "ctx=2048")
 
 
 def test_one_model_and_protocol_share_one_panel_without_suffix():
-    (panel,) = panels([record(), *curve("wanda")], "perplexity")["perplexity_wikitext2"]
+    (panel,) = panels([record(), *curve("wanda")], "perplexity")
     assert panel.name == "wikitext2" and panel.suffix == "" and len(panel.records) == 4
     assert panel.title == "tiny, made up, random weights\nwikitext2 test, 16 windows of 512 tokens"
 
 
 def test_different_protocols_never_share_a_panel_and_say_so():
-    found = panels([record(), record(protocol=LONG)], "perplexity")["perplexity_wikitext2"]
+    found = panels([record(), record(protocol=LONG)], "perplexity")
     assert sorted(panel.suffix for panel in found) == ["_ctx-2048", "_ctx-512"]
     assert all(len(panel.records) == 1 for panel in found)
     assert any("2048 tokens" in panel.title for panel in found)
@@ -20,20 +20,20 @@ def test_different_protocols_never_share_a_panel_and_say_so():
 
 def test_protocols_that_differ_in_a_digest_only_are_told_apart_too():
     other = PROTOCOL.replace("33334444", "55556666")
-    found = panels([record(), record(protocol=other)], "perplexity")["perplexity_wikitext2"]
+    found = panels([record(), record(protocol=other)], "perplexity")
     assert sorted(panel.suffix for panel in found) == ["_sha-33334444", "_sha-55556666"]
     assert any("(sha=55556666)" in panel.title for panel in found)
 
 
 def test_different_models_never_share_a_panel():
-    found = panels([record(), record(model="org/other")], "perplexity")["perplexity_wikitext2"]
+    found = panels([record(), record(model="org/other")], "perplexity")
     assert len(found) == 2 and len({panel.suffix for panel in found}) == 2
     assert all("/" not in panel.suffix for panel in found)
 
 
 def test_another_tokenizer_of_another_model_is_no_second_protocol():
     other = record(model="other", protocol=PROTOCOL.replace("11112222", "77778888"))
-    suffixes = [panel.suffix for panel in panels([record(), other], "perplexity")["perplexity_wikitext2"]]
+    suffixes = [panel.suffix for panel in panels([record(), other], "perplexity")]
     assert not any("tok" in suffix for suffix in suffixes)
 
 

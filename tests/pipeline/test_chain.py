@@ -18,7 +18,7 @@ from conftest import PROJECT
 from filelock import FileLock
 from huggingface_hub.errors import StrictDataclassError
 from reductions import logits
-from stages import experiment, restored, told
+from stages import comparable, experiment, restored
 
 from slimsweep.models.language_model import weights_digest
 from slimsweep.models.sources.base import ModelSource
@@ -84,7 +84,7 @@ def test_what_is_restored_is_what_was_computed_bit_for_bit(chain, dtype, cache, 
     first = compress(experiment(cache, *chain, f"dtype={dtype}"))
     nothing_loads()
     again = compress(experiment(cache, *chain, f"dtype={dtype}"))
-    assert told(first) == told(plain) == told(again)
+    assert comparable(first) == comparable(plain) == comparable(again)
     assert torch.equal(logits(again.model), logits(plain.model))
     assert not any(restored(first)) and all(restored(again))
     assert [stage["seconds"] for stage in again.stages] == [stage["seconds"] for stage in first.stages]
@@ -98,7 +98,7 @@ def test_what_any_technique_leaves_is_restored_bit_for_bit(technique, cache, not
     first = compress(made)
     nothing_loads()
     again = compress(made)
-    assert told(again) == told(first) and all(restored(again))
+    assert comparable(again) == comparable(first) and all(restored(again))
     assert torch.equal(logits(again.model), logits(first.model))
 
 
@@ -109,7 +109,7 @@ def test_a_chain_goes_on_from_what_another_left(chain, cache, monkeypatch):
     compress(experiment(cache, *chain))
     monkeypatch.setattr(ModelSource, "load", None)
     went_on = compress(longer)
-    assert told(went_on) == told(plain)
+    assert comparable(went_on) == comparable(plain)
     assert torch.equal(logits(went_on.model), logits(plain.model))
     assert restored(went_on) == [True] * (len(longer.stages) - 1) + [False]
 
@@ -143,7 +143,7 @@ def test_what_another_process_computes_meanwhile_is_taken_from_it(cache, monkeyp
 
     monkeypatch.setattr(compression, "apply", overtaken)
     found = compress(made)
-    assert told(found) == told(plain)
+    assert comparable(found) == comparable(plain)
     assert restored(found) == [False, True, False]
 
 
@@ -165,7 +165,7 @@ def test_an_entry_that_began_with_other_weights_is_not_gone_on_from(cache, monke
 
     monkeypatch.setattr(compression, "apply", overtaken)
     found = compress(made)
-    assert restored(found) == [False, False] and told(found) == told(plain)
+    assert restored(found) == [False, False] and comparable(found) == comparable(plain)
     assert "the stage before it left other weights than it began with" in caplog.text
 
 
@@ -178,14 +178,14 @@ def test_each_stage_says_what_it_was_computed_on(cache, monkeypatch):
     longer = experiment(cache, "technique=[magnitude,rtn]")
     found = compress(longer)
     assert [stage["computed_on"] for stage in found.stages] == [first, other]
-    assert told(found) == told(compress(dataclasses.replace(longer, cache=False)))
+    assert comparable(found) == comparable(compress(dataclasses.replace(longer, cache=False)))
 
 
 def test_a_chain_ends_in_the_middle_of_a_longer_one(cache):
     compress(experiment(cache, "technique=[magnitude,wanda,rtn]"))
     shorter = compress(experiment(cache, "technique=[magnitude,wanda]"))
     assert restored(shorter) == [True, True]
-    assert told(shorter) == told(compress(experiment(cache, "technique=[magnitude,wanda]", "cache=off")))
+    assert comparable(shorter) == comparable(compress(experiment(cache, "technique=[magnitude,wanda]", "cache=off")))
 
 
 def test_a_stage_of_another_name_in_its_chain_is_restored_under_the_new_one(cache):
@@ -193,7 +193,7 @@ def test_a_stage_of_another_name_in_its_chain_is_restored_under_the_new_one(cach
     named = ("technique=[]", "+technique@technique.first=magnitude", "+technique@technique.then=wanda")
     found = compress(experiment(cache, *named))
     assert all(restored(found))
-    assert told(found) == told(compress(experiment(cache, *named, "cache=off")))
+    assert comparable(found) == comparable(compress(experiment(cache, *named, "cache=off")))
     assert [stage["name"] for stage in found.stages] == ["first", "then"]
     assert [entry["stage"] for entry in found.layers] == ["first", "then"]
     assert set(found.stages[0]["sparsity_after"]) == {"first", "then"}
@@ -315,12 +315,12 @@ def test_a_damaged_entry_is_said_computed_anew_and_never_used(damage, reason, ca
     (folder,) = (cache / "stages").glob("?" * 64)
     damage(folder)
     found = compress(made)
-    assert restored(found) == [False] and told(found) == told(plain)
+    assert restored(found) == [False] and comparable(found) == comparable(plain)
     (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert warning.startswith("magnitude 0.5: what the stage cache holds under") and reason in warning
     assert "computed anew" in warning and "\n" not in warning
     again = compress(made)
-    assert restored(again) == [True] and told(again) == told(plain)
+    assert restored(again) == [True] and comparable(again) == comparable(plain)
 
 
 def test_an_entry_of_something_else_is_not_taken_for_this(cache, caplog):
@@ -330,7 +330,7 @@ def test_an_entry_of_something_else_is_not_taken_for_this(cache, caplog):
     (theirs,) = (cache / "stages").glob("?" * 64)
     shutil.copytree(theirs, cache / "stages" / stage_keys(mine)[0].digest)
     found = compress(mine)
-    assert restored(found) == [False] and told(found) == told(plain)
+    assert restored(found) == [False] and comparable(found) == comparable(plain)
     assert "it was written for another key" in caplog.text
     assert restored(compress(other)) == [True]
 
@@ -340,14 +340,14 @@ def test_a_damaged_end_of_a_chain_leaves_its_beginning(cache, caplog):
     plain = compress(made)
     flip(cache / "stages" / stage_keys(made)[1].digest / "packed.safetensors")
     found = compress(made)
-    assert restored(found) == [True, False] and told(found) == told(plain)
+    assert restored(found) == [True, False] and comparable(found) == comparable(plain)
 
 
 def test_a_folder_that_cannot_be_made_is_told_and_does_no_harm(cache, caplog):
     cache.mkdir()
     (cache / "stages").write_text("mine")
     found = compress(experiment(cache, "technique=magnitude"))
-    assert told(found) == told(compress(experiment(cache, "technique=magnitude", "cache=off")))
+    assert comparable(found) == comparable(compress(experiment(cache, "technique=magnitude", "cache=off")))
     (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert "cannot be used" in warning and "goes on without it" in warning and "cache_dir=FOLDER" in warning
     assert (cache / "stages").read_text() == "mine"
@@ -357,7 +357,7 @@ def test_a_disk_without_room_is_told_once_and_does_no_harm(cache, monkeypatch, c
     usage = shutil.disk_usage("/")
     monkeypatch.setattr("shutil.disk_usage", lambda _folder: usage._replace(free=2**20))
     found = compress(experiment(cache, "technique=[magnitude,rtn]"))
-    assert told(found) == told(compress(experiment(cache, "technique=[magnitude,rtn]", "cache=off")))
+    assert comparable(found) == comparable(compress(experiment(cache, "technique=[magnitude,rtn]", "cache=off")))
     (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert "to write and 1.0 MB free" in warning and "nothing is lost" in warning
     assert [path.name for path in (cache / "stages").iterdir()] == ["locks"]
@@ -376,7 +376,7 @@ def test_a_lock_that_cannot_be_made_is_told_once_and_does_no_harm(lock, cache, m
     plain = compress(made)
     monkeypatch.setattr(FileLock, "acquire", without_room)
     found = compress(made)
-    assert told(found) == told(plain) and restored(found) == [False, False]
+    assert comparable(found) == comparable(plain) and restored(found) == [False, False]
     (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert "No space left on device" in warning and "goes on without it" in warning
     monkeypatch.undo()
@@ -402,4 +402,4 @@ def test_a_write_that_fails_half_way_leaves_nothing_and_does_no_harm(error, cach
     assert str(error) in caplog.text
     assert [path.name for path in (cache / "stages").iterdir()] == ["locks"]
     monkeypatch.undo()
-    assert told(found) == told(compress(made))
+    assert comparable(found) == comparable(compress(made))

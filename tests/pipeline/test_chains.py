@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import PROJECT
 from omegaconf import OmegaConf
-from stages import SMALL, experiment, told
+from stages import SMALL, comparable, experiment
 
 from slimsweep.errors import ConfigError
 from slimsweep.linear.base import packed_layers, weight_2d
@@ -87,7 +87,7 @@ def test_passes_over_packed_weights_are_those_over_their_values(of, tmp_path):
     own = (f"technique.magnitude.relative_to={of}", "dtype=float32", "cache=off", "ratio=0.3")
     once = compress(experiment(tmp_path, "technique=[rtn,magnitude]", *own))
     twice = compress(experiment(tmp_path, "technique=[rtn,magnitude]", "technique.magnitude.passes=2", *own))
-    is_same = told(once)[3] == told(twice)[3]
+    is_same = comparable(once)[3] == comparable(twice)[3]
     assert is_same is (of == "original")
     # What rounding made zero is not removed yet: it goes first, within the count.
     expected = 0.3 if of == "original" else 1 - 0.7**2

@@ -35,7 +35,7 @@ def _composed(overrides: tuple[str, ...]) -> Experiment:
     return made
 
 
-def told(done: Compressed) -> list:
+def comparable(done: Compressed) -> list:
     """All that two ways to one model must agree on, as JSON has it."""
     stages = [
         {name: value for name, value in stage.items() if name not in STAGE_FIELDS_THAT_MAY_DIFFER}

@@ -1,4 +1,4 @@
-"""`hydra/sweeper: grids`: a sweep is a list of small grids whose union is run, equal jobs folded."""
+"""`hydra/sweeper: grids`: a sweep is a list of small grids whose union is run, equal jobs run once."""
 
 import copy
 from collections.abc import Sequence

@@ -237,13 +237,13 @@ def cache(
     """Kept results of stages, which chains go on from: what, of which model, how large, and when last used."""
     from slimsweep.cli.stage_list import lines
     from slimsweep.pipeline.stage_cache.cache import StageCache, limit_of
-    from slimsweep.pipeline.stage_cache.entry import told
+    from slimsweep.pipeline.stage_cache.entry import format_bytes
 
     folder = project_path(cache_dir) if cache_dir else _store(outputs).outputs_dir / "cache"
     kept = StageCache(folder, limit_of(folder / "stages"))
     if clear:
         removed, left = kept.clear()
-        typer.echo(f"{len(removed)} entries removed, {told(sum(entry.bytes for entry in removed))} freed")
+        typer.echo(f"{len(removed)} entries removed, {format_bytes(sum(entry.bytes for entry in removed))} freed")
         if left:
             typer.echo(f"{len(left)} are in use and stay: {', '.join(entry.chain for entry in left)}", err=True)
         return

@@ -17,13 +17,10 @@ SHIFT = 0.006
 
 def draw(records: list[dict[str, Any]]) -> dict[str, Figure]:
     """`accuracy_curve_<task>`: bars of ±1 standard error, bands of ±1 deviation where there are seeds."""
-    return {
-        f"accuracy_curve_{panel.name}{panel.suffix}": _figure(panel, field, drawn)
-        for field, panel, drawn in curves(records, "accuracy")
-    }
+    return {f"accuracy_curve_{panel.stem}": _figure(panel, drawn) for panel, drawn in curves(records, "accuracy")}
 
 
-def _figure(panel: Panel, field: str, drawn: Sequence[Line]) -> Figure:
+def _figure(panel: Panel, drawn: Sequence[Line]) -> Figure:
     error_field = f"accuracy_stderr_{panel.name}"
     figure = new_figure(height=2.6)
     axes = figure.add_subplot()
@@ -37,8 +34,8 @@ def _figure(panel: Panel, field: str, drawn: Sequence[Line]) -> Figure:
         high = [point.y + point.deviation for point in line.points]
         repeated = [point.count > 1 for point in line.points]
         axes.fill_between(x, low, high, where=repeated, color=look["color"], alpha=0.25, linewidth=0)
-    for label, record in dense(panel.records, field).items():
-        value, error = record[field], record.get(error_field) or 0.0
+    for label, record in dense(panel.records, panel.field).items():
+        value, error = record[panel.field], record.get(error_field) or 0.0
         axes.axhline(value, color="black", linestyle="--", linewidth=0.9, label=f"{label} ({value:.3f})")
         axes.axhspan(value - error, value + error, color="black", alpha=0.08, linewidth=0)
     axes.set_xlim(0, 1)

@@ -9,7 +9,7 @@ from matplotlib.ticker import FixedLocator
 
 from slimsweep.figures.kinds import is_pruned, is_quantized
 from slimsweep.figures.ratio_curve import draw_perplexity, seeds_note
-from slimsweep.figures.series import Line, Panel, dense, lines, panels, without
+from slimsweep.figures.series import Line, Panel, baselines_of, dense, lines, panels, without
 from slimsweep.figures.style import log_axis, new_figure, paper_title, place_legend
 
 SWEEPS = ("bits", "selective")
@@ -28,21 +28,20 @@ def draw(records: list[dict[str, Any]]) -> dict[str, Figure]:
     Pruned chains are left out: zeros are another saving, which `bits_per_weight` does not count.
     """
     figures = {}
-    for field, found in panels(records, "perplexity").items():
-        for panel in found:
-            quantized = [record for record in panel.records if is_quantized(record) and not is_pruned(record)]
-            drawn = lines(without(quantized, *KNOBS), "bits_per_weight", field)
-            if any(line.points for line in drawn):
-                figures[f"bits_curve_{panel.name}{panel.suffix}"] = _figure(panel, field, drawn)
+    for panel in panels(records, "perplexity"):
+        quantized = [record for record in panel.records if is_quantized(record) and not is_pruned(record)]
+        drawn = lines(without(quantized, *KNOBS), "bits_per_weight", panel.field)
+        if any(line.points for line in drawn):
+            figures[f"bits_curve_{panel.stem}"] = _figure(panel, drawn)
     return figures
 
 
-def _figure(panel: Panel, field: str, drawn: Sequence[Line]) -> Figure:
+def _figure(panel: Panel, drawn: Sequence[Line]) -> Figure:
     figure = new_figure(height=2.6)
     axes = figure.add_subplot()
-    whole = dense(panel.records, field)
-    draw_perplexity(axes, drawn, {label: record[field] for label, record in whole.items()})
-    stars = [(record["bits_per_weight"], record[field]) for record in whole.values() if record.get("bits_per_weight")]
+    draw_perplexity(axes, drawn, baselines_of(panel))
+    whole = [record for record in dense(panel.records, panel.field).values() if record.get("bits_per_weight")]
+    stars = [(record["bits_per_weight"], record[panel.field]) for record in whole]
     for bits, value in stars:
         axes.plot([bits], [value], "k*", markersize=7)
     places = [x for line in drawn for x in (*line.unmeasured, *(point.x for point in line.points))]

@@ -99,12 +99,12 @@ class Chart:
     def variants(self) -> dict[str, dict[str, list[Record]]]:
         """The records of each category by what tells them apart: technique, settings and, of several, the model."""
         found: dict[str, dict[str, list[Record]]] = {category: {} for category in self.categories}
-        for label, name in self.names.items():
-            own = [one for one in self.records if model_label(one) == label]
+        for model, name in self.names.items():
+            own = [one for one in self.records if model_label(one) == model]
             for variant, members in sorted(variants(own).items()):
-                told = f"{variant} ({name})" if len(self.names) > 1 else variant
+                label = f"{variant} ({name})" if len(self.names) > 1 else variant
                 for one in members:
-                    found[self.category(one)].setdefault(told, []).append(one)
+                    found[self.category(one)].setdefault(label, []).append(one)
         return found
 
     def x(self, record: Record, variant: str) -> float:

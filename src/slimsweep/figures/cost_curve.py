@@ -15,12 +15,11 @@ COSTS = {"parameters": "parameters", "load_memory_bytes": "memory after loading"
 
 def draw(records: list[dict[str, Any]]) -> dict[str, Figure]:
     """`cost_curve_<corpus>`: three panels, both axes logarithmic, the dense model a star."""
-    figures = {}
-    for field, found in panels(records, "perplexity").items():
-        for panel in found:
-            if any(line.points for line in lines(_smaller(panel), "parameters", field)):
-                figures[f"cost_curve_{panel.name}{panel.suffix}"] = _figure(panel, field)
-    return figures
+    return {
+        f"cost_curve_{panel.stem}": _figure(panel)
+        for panel in panels(records, "perplexity")
+        if any(line.points for line in lines(_smaller(panel), "parameters", panel.field))
+    }
 
 
 def _smaller(panel: Panel) -> list[dict[str, Any]]:
@@ -29,17 +28,18 @@ def _smaller(panel: Panel) -> list[dict[str, Any]]:
     return [record for record in panel.records if record.get("parameters") and record["parameters"] not in full]
 
 
-def _figure(panel: Panel, field: str) -> Figure:
+def _figure(panel: Panel) -> Figure:
     figure = new_figure(height=5.6)
     every = figure.subplots(len(COSTS), 1)
     for axes, cost in zip(every, COSTS, strict=True):
-        _draw(axes, panel, cost, field)
+        _draw(axes, panel, cost)
     paper_title(every[0], panel.title)
     place_legend(figure, every[-1], None, is_below=True)
     return figure
 
 
-def _draw(axes: Axes, panel: Panel, cost: str, field: str) -> None:
+def _draw(axes: Axes, panel: Panel, cost: str) -> None:
+    field = panel.field
     reduced = [record for record in _smaller(panel) if record.get(field) is not None and record.get(cost)]
     whole = {label: record for label, record in dense(panel.records, field).items() if record.get(cost)}
     measured = [*reduced, *whole.values()]

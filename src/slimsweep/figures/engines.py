@@ -35,12 +35,9 @@ def draw(records: list[dict[str, Any]]) -> dict[str, Figure]:
     """
     figures = {}
     for place, members in by_device(records).items():
-        for field, found in panels(members, "perplexity").items():
-            for panel in found:
-                values = compared(panel.records)
-                if values:
-                    suffix = panel.suffix + (f"_{place}" if place else "")
-                    figures[f"engines_{panel.name}{suffix}"] = _figure(panel, field, values)
+        for panel in panels(members, "perplexity"):
+            if values := compared(panel.records):
+                figures[f"engines_{panel.stem}" + (f"_{place}" if place else "")] = _figure(panel, values)
     return figures
 
 
@@ -71,7 +68,8 @@ def setting(record: Record) -> str | None:
     return f"{fields['bits']} bits" + (f",\ngroups of {fields['group_size']}" if fields.get("group_size") else "")
 
 
-def _figure(panel: Panel, field: str, values: Values) -> Figure:
+def _figure(panel: Panel, values: Values) -> Figure:
+    field = panel.field
     methods = sorted(
         {method for method, _, _ in values}, key=lambda method: ("bits" in _settings(values, method)[0], method)
     )

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from slimsweep.figures.kinds import is_pruned, is_quantized, prunes, quantizes, stages_of
 from slimsweep.figures.ratio_curve import draw_perplexity, seeds_note
-from slimsweep.figures.series import Line, Panel, dense, lines, panels
+from slimsweep.figures.series import Line, Panel, baselines_of, lines, panels
 from slimsweep.figures.style import COLOURS, MARKERS, Look, log_axis, new_figure, paper_title, place_legend
 from slimsweep.records.points import Record
 
@@ -26,12 +26,8 @@ def draw(records: list[dict[str, Any]]) -> dict[str, Figure]:
     The lower panel divides the second by the first at each ratio: above 1, quantizing first is worse.
     Chains whose exact reverse was not measured are left out: [half, wanda, nf4] pairs with [nf4, wanda, half] only.
     """
-    figures = {}
-    for field, found in panels(records, "perplexity").items():
-        for panel in found:
-            if pairs := pairs_of(panel.records, field):
-                figures[f"order_{panel.name}{panel.suffix}"] = _figure(panel, field, pairs)
-    return figures
+    pairs = [(panel, pairs_of(panel.records, panel.field)) for panel in panels(records, "perplexity")]
+    return {f"order_{panel.stem}": _figure(panel, found) for panel, found in pairs if found}
 
 
 def pairs_of(records: list[Record], field: str) -> list[Pair]:
@@ -59,11 +55,11 @@ def quotients(first: Line, second: Line) -> tuple[list[float], list[float]]:
     return [point.x for point in shared], [point.y / values[point.x] for point in shared]
 
 
-def _figure(panel: Panel, field: str, pairs: list[Pair]) -> Figure:
+def _figure(panel: Panel, pairs: list[Pair]) -> Figure:
     figure = new_figure(height=4.0)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     drawn = [line for pair in pairs for line in pair]
-    baselines = {label: record[field] for label, record in dense(panel.records, field).items()}
+    baselines = baselines_of(panel)
     looks = [look for place in range(len(pairs)) for look in _looks(place)]
     draw_perplexity(upper, drawn, baselines, looks)
     _draw_quotients(lower, pairs)

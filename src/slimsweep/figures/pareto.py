@@ -17,25 +17,25 @@ SIZES = {"weight_bytes": "bytes of weights in memory", "nonzero_parameters": "no
 def draw(records: list[dict[str, Any]]) -> dict[str, Figure]:
     """`pareto_<corpus>`: two panels, one column wide; no other point beats the dotted stairs in both."""
     figures = {}
-    for field, found in panels(records, "perplexity").items():
-        for panel in found:
-            measured = [record for record in panel.records if record.get(field) is not None]
-            if any(record["technique"] != "dense" and any(map(record.get, SIZES)) for record in measured):
-                figures[f"pareto_{panel.name}{panel.suffix}"] = _figure(panel, field)
+    for panel in panels(records, "perplexity"):
+        measured = [record for record in panel.records if record.get(panel.field) is not None]
+        if any(record["technique"] != "dense" and any(map(record.get, SIZES)) for record in measured):
+            figures[f"pareto_{panel.stem}"] = _figure(panel)
     return figures
 
 
-def _figure(panel: Panel, field: str) -> Figure:
+def _figure(panel: Panel) -> Figure:
     figure = new_figure(height=4.2)
     upper, lower = figure.subplots(2, 1)
     for axes, size in zip((upper, lower), SIZES, strict=True):
-        _draw(axes, panel, size, field)
+        _draw(axes, panel, size)
     paper_title(upper, panel.title)
     place_legend(figure, lower, None, is_below=True)
     return figure
 
 
-def _draw(axes: Axes, panel: Panel, size: str, field: str) -> None:
+def _draw(axes: Axes, panel: Panel, size: str) -> None:
+    field = panel.field
     measured = [record for record in panel.records if record.get(field) is not None and record.get(size)]
     divisor, unit = scaled(size, [record[size] for record in measured])
     curves = lines(measured, size, field)

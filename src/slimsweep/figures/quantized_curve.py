@@ -28,12 +28,12 @@ def draw(records: list[dict[str, Any]]) -> dict[str, Figure]:
     shows what quantization costs and a pair of one colour what pruning costs. Left out are chains without a place
     on the ratio: those whose stages have different ratios, and those that neither prune nor quantize (`half`).
     """
-    figures = {}
-    for field, found in panels(records, "perplexity").items():
-        for panel in found:
-            if is_compared(panel.records, field):
-                figures[f"quantized_curve_{panel.name}{panel.suffix}"] = _figure(panel, field)
-    return figures
+    return {f"quantized_curve_{panel.stem}": _figure(panel) for panel in compared_panels(records)}
+
+
+def compared_panels(records: list[Record]) -> list[Panel]:
+    """Panels of perplexity that have both quantized and pruned models to show."""
+    return [panel for panel in panels(records, "perplexity") if is_compared(panel.records, panel.field)]
 
 
 def is_compared(records: Sequence[Record], field: str) -> bool:
@@ -56,10 +56,10 @@ def placed(records: Sequence[Record], field: str) -> list[Record]:
     ]
 
 
-def _figure(panel: Panel, field: str) -> Figure:
+def _figure(panel: Panel) -> Figure:
     figure = new_figure(height=2.8)
     axes = figure.add_subplot()
-    drawn, values = draw_over_ratio(axes, panel.records, field, looks(panel.records))
+    drawn, values = draw_over_ratio(axes, panel.records, panel.field, looks(panel.records))
     log_axis(axes, values)
     ratio_axis(axes, panel.records)
     axes.set_xlabel("ratio of weights removed")
@@ -125,18 +125,18 @@ def looks(records: Sequence[Record]) -> Callable[[Record], Look]:
 def _quantizer(record: Record) -> str:
     """What tells one quantization from another: its stages, their knobs, and whether it came first; empty for none."""
     stages = stages_of(record)
-    told = [_told(stage) for stage in stages if quantizes(stage)]
-    if told and is_pruned(record) and not prunes(next(stage for stage in stages if quantizes(stage) or prunes(stage))):
-        told.append("first")
-    return json.dumps(told) if told else ""
+    names = [_name_and_knobs(stage) for stage in stages if quantizes(stage)]
+    if names and is_pruned(record) and not prunes(next(stage for stage in stages if quantizes(stage) or prunes(stage))):
+        names.append("first")
+    return json.dumps(names) if names else ""
 
 
 def _pruner(record: Record) -> str:
     """What tells one pruning from another, whatever quantizer is in the chain."""
     others = [stage for stage in stages_of(record) if prunes(stage) or not quantizes(stage)]
-    return json.dumps([record.get("pattern"), *map(_told, others)])
+    return json.dumps([record.get("pattern"), *map(_name_and_knobs, others)])
 
 
-def _told(stage: dict[str, Any]) -> list[Any]:
+def _name_and_knobs(stage: dict[str, Any]) -> list[Any]:
     knobs = {name: value for name, value in stage.get("fields", {}).items() if name != "ratio"}
     return [stage["name"], json.dumps(knobs, sort_keys=True, default=str)]

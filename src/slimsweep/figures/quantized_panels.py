@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from slimsweep.figures.quantized_curve import NOTE, draw_over_ratio, is_compared, looks, placed, ratio_axis
+from slimsweep.figures.quantized_curve import NOTE, compared_panels, draw_over_ratio, looks, placed, ratio_axis
 from slimsweep.figures.ratio_curve import seeds_note
 from slimsweep.figures.series import Line, Panel, by_device, panels
 from slimsweep.figures.style import LEGEND_ROW_INCHES, PAGE_INCHES, Look, legend_columns, log_axis, new_figure, scaled
@@ -37,33 +37,26 @@ def draw(records: list[dict[str, Any]]) -> dict[str, Figure]:
 
     The same chains are left out.
     """
-    figures = {}
-    for field, found in panels(records, "perplexity").items():
-        for panel in found:
-            if is_compared(panel.records, field):
-                figures[f"quantized_panels_{panel.name}{panel.suffix}"] = _figure(panel, panes_of(panel, field))
-    return figures
+    return {f"quantized_panels_{panel.stem}": _figure(panel, panes_of(panel)) for panel in compared_panels(records)}
 
 
-def panes_of(panel: Panel, field: str) -> list[Pane]:
+def panes_of(panel: Panel) -> list[Pane]:
     """The panels of one model and corpus that have something to show.
 
     Accuracies and speed-ups of different protocols, and speed-ups of different devices, have panels of their own.
     """
-    found = [Pane(field, f"perplexity, {panel.name}", "perplexity (log scale)", panel.records)]
-    for name, tasks in panels(panel.records, "accuracy").items():
-        for task in tasks:
-            measured = placed(task.records, name)
-            found.append(Pane(name, f"{task.name}{_words(task.suffix)}", _accuracy_unit(name, measured), measured))
+    found = [Pane(panel.field, f"perplexity, {panel.name}", "perplexity (log scale)", panel.records)]
+    for task in panels(panel.records, "accuracy"):
+        measured, unit = placed(task.records, task.field), _accuracy_unit(task.field, placed(task.records, task.field))
+        found.append(Pane(task.field, f"{task.name}{_words(task.suffix)}", unit, measured))
     for name, title in MEMORY.items():
         measured = placed(panel.records, name)
         divisor, unit = scaled(name, [record[name] for record in measured])
         found.append(Pane(name, title, f"memory{unit}", [one | {name: one[name] / divisor} for one in measured]))
-    for name, ways in panels(panel.records, "speedup").items():
-        for way in ways:
-            for place, here in by_device(placed(way.records, name)).items():
-                title = f"{way.name} speed{_words(way.suffix)}{_words(place)}"
-                found.append(Pane(name, title, "times as fast as dense", here))
+    for way in panels(panel.records, "speedup"):
+        for place, here in by_device(placed(way.records, way.field)).items():
+            title = f"{way.name} speed{_words(way.suffix)}{_words(place)}"
+            found.append(Pane(way.field, title, "times as fast as dense", here))
     return [pane for pane in found if pane.records]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from slimsweep.figures.series import Line, Panel, curves, dense
+from slimsweep.figures.series import Line, Panel, baselines_of, curves
 from slimsweep.figures.style import Look, appearances, log_axis, new_figure, paper_title, place_legend
 
 SWEEPS = ("unstructured",)
@@ -14,16 +14,13 @@ SWEEPS = ("unstructured",)
 
 def draw(records: list[dict[str, Any]]) -> dict[str, Figure]:
     """`ratio_curve_<corpus>`: perplexity on a log axis, dense model dashed, band of one deviation."""
-    return {
-        f"ratio_curve_{panel.name}{panel.suffix}": _figure(panel, field, drawn)
-        for field, panel, drawn in curves(records, "perplexity")
-    }
+    return {f"ratio_curve_{panel.stem}": _figure(panel, drawn) for panel, drawn in curves(records, "perplexity")}
 
 
-def _figure(panel: Panel, field: str, drawn: Sequence[Line]) -> Figure:
+def _figure(panel: Panel, drawn: Sequence[Line]) -> Figure:
     figure = new_figure(height=2.6)
     axes = figure.add_subplot()
-    baselines = {label: record[field] for label, record in dense(panel.records, field).items()}
+    baselines = baselines_of(panel)
     draw_perplexity(axes, drawn, baselines)
     axes.set_xlim(0, 1)
     axes.set_xticks([tick / 10 for tick in range(11)])

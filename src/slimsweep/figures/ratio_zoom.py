@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from slimsweep.figures.ratio_curve import SWEEPS as SWEEPS
 from slimsweep.figures.ratio_curve import draw_perplexity, seeds_note
-from slimsweep.figures.series import Line, Panel, curves, dense
+from slimsweep.figures.series import Line, Panel, baselines_of, curves
 from slimsweep.figures.style import PAGE_INCHES, new_figure
 
 LIMITS = {0.2: 0.05, 0.4: 0.1, 0.5: 0.1, 0.6: 0.1, 0.8: 0.2, 1.0: 0.2}
@@ -17,16 +17,13 @@ LIMITS = {0.2: 0.05, 0.4: 0.1, 0.5: 0.1, 0.6: 0.1, 0.8: 0.2, 1.0: 0.2}
 
 def draw(records: list[dict[str, Any]]) -> dict[str, Figure]:
     """`ratio_zoom_<corpus>`: six panels over the width of a page."""
-    return {
-        f"ratio_zoom_{panel.name}{panel.suffix}": _figure(panel, field, drawn)
-        for field, panel, drawn in curves(records, "perplexity")
-    }
+    return {f"ratio_zoom_{panel.stem}": _figure(panel, drawn) for panel, drawn in curves(records, "perplexity")}
 
 
-def _figure(panel: Panel, field: str, drawn: Sequence[Line]) -> Figure:
+def _figure(panel: Panel, drawn: Sequence[Line]) -> Figure:
     figure = new_figure(PAGE_INCHES, 4.2)
     grid = figure.subplots(2, 3).flatten()
-    baselines = {label: record[field] for label, record in dense(panel.records, field).items()}
+    baselines = baselines_of(panel)
     for axes, (limit, step) in zip(grid, LIMITS.items(), strict=True):
         draw_perplexity(axes, [_until(line, limit) for line in drawn], baselines)
         axes.set_xlim(0, limit * 1.02)

@@ -17,12 +17,19 @@ Place = tuple[int | float, int | float]
 class Panel:
     """Records that may share an axis: one model, one protocol."""
 
+    field: str
+    """The record field that was measured: `perplexity_wikitext2`."""
     name: str
     """What was measured on: the corpus or task."""
     suffix: str
     """Appended to the file's stem; empty where all records share one axis."""
     title: str
     records: list[Record]
+
+    @property
+    def stem(self) -> str:
+        """End of the figure's file name."""
+        return f"{self.name}{self.suffix}"
 
 
 @dataclass(frozen=True)
@@ -47,15 +54,15 @@ class Line:
     """x of points whose y is null (overflow)."""
 
 
-def panels(records: Iterable[Record], prefix: str) -> dict[str, list[Panel]]:
-    """Split records into panels, by field: every field `<prefix>_NAME` that some record measured.
+def panels(records: Iterable[Record], prefix: str) -> list[Panel]:
+    """Split records into panels, in order of field: every field `<prefix>_NAME` that some record measured.
 
     Different models, or different protocols of one field, never share a panel; where there are several, each
     says so in its title and its suffix.
     """
     records = list(records)
     fields = {name for record in records for name in record.get("protocols", {}) if name.startswith(f"{prefix}_")}
-    return {field: _panels_of(records, field, field.removeprefix(f"{prefix}_")) for field in sorted(fields)}
+    return [panel for field in sorted(fields) for panel in _panels_of(records, field, field.removeprefix(f"{prefix}_"))]
 
 
 def _panels_of(records: list[Record], field: str, name: str) -> list[Panel]:
@@ -72,7 +79,7 @@ def _panels_of(records: list[Record], field: str, name: str) -> list[Panel]:
         if len(others) > 1:
             title += f" ({others[protocol]})"
             parts.append(others[protocol])
-        found.append(Panel(name, "".join(f"_{file_word(part)}" for part in parts), title, members))
+        found.append(Panel(field, name, "".join(f"_{file_word(part)}" for part in parts), title, members))
     return found
 
 
@@ -130,15 +137,10 @@ def lines(records: Iterable[Record], x: str, y: str) -> list[Line]:
     return [_line(label, by_x, y) for label, by_x in sorted(found.items())]
 
 
-def curves(records: Iterable[Record], prefix: str) -> list[tuple[str, Panel, list[Line]]]:
-    """Field, panel and lines over the ratio, for every panel that has a point to show."""
-    found = []
-    for field, members in panels(records, prefix).items():
-        for panel in members:
-            drawn = lines(panel.records, "ratio", field)
-            if any(line.points for line in drawn):
-                found.append((field, panel, drawn))
-    return found
+def curves(records: Iterable[Record], prefix: str) -> list[tuple[Panel, list[Line]]]:
+    """Panel and lines over the ratio, for every panel that has a point to show."""
+    found = [(panel, lines(panel.records, "ratio", panel.field)) for panel in panels(records, prefix)]
+    return [(panel, drawn) for panel, drawn in found if any(line.points for line in drawn)]
 
 
 def _line(label: str, by_x: dict[Place, list[Record]], y: str) -> Line:
@@ -157,6 +159,11 @@ def dense(records: Iterable[Record], field: str) -> dict[str, Record]:
     """The dense records that measured `field`, by label: `dense`, or `dense, dtype float32` beside others."""
     baselines = variants(record for record in records if record["technique"] == DENSE)
     return {label: members[0] for label, members in sorted(baselines.items()) if members[0].get(field) is not None}
+
+
+def baselines_of(panel: Panel) -> dict[str, float]:
+    """What the dense models of a panel measured, by label."""
+    return {label: record[panel.field] for label, record in dense(panel.records, panel.field).items()}
 
 
 def variants(records: Iterable[Record]) -> dict[str, list[Record]]:

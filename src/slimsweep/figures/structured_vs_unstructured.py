@@ -15,21 +15,20 @@ SWEEPS = ("unstructured", "structured")
 def draw(records: list[dict[str, Any]]) -> dict[str, Figure]:
     """`structured_vs_unstructured_<corpus>`: removed parts dashed, zeroed weights solid."""
     figures = {}
-    for field, found in panels(records, "perplexity").items():
-        for panel in found:
-            measured = [record for record in panel.records if record.get(field) is not None]
-            if {is_structured(record) for record in measured if is_pruned(record)} == {True, False}:
-                figures[f"structured_vs_unstructured_{panel.name}{panel.suffix}"] = _figure(panel, measured, field)
+    for panel in panels(records, "perplexity"):
+        measured = [record for record in panel.records if record.get(panel.field) is not None]
+        if {is_structured(record) for record in measured if is_pruned(record)} == {True, False}:
+            figures[f"structured_vs_unstructured_{panel.stem}"] = _figure(panel, measured)
     return figures
 
 
-def _figure(panel: Panel, measured: list[dict[str, Any]], field: str) -> Figure:
+def _figure(panel: Panel, measured: list[dict[str, Any]]) -> Figure:
     figure = new_figure(height=4.4)
     upper, lower = figure.subplots(2, 1)
-    _draw(upper, measured, "ratio", field, 1)
+    _draw(upper, measured, "ratio", panel.field, 1)
     upper.set_xlabel("ratio asked for")
     divisor, unit = scaled("nonzero_parameters", [record.get("nonzero_parameters") or 0 for record in measured])
-    _draw(lower, measured, "nonzero_parameters", field, divisor)
+    _draw(lower, measured, "nonzero_parameters", panel.field, divisor)
     lower.set_xlabel(f"nonzero parameters left{unit}")
     paper_title(upper, panel.title)
     place_legend(figure, lower, "dashed: parts removed", is_below=True)

@@ -14,18 +14,18 @@ SWEEPS = ("unstructured", "structured")
 def draw(records: list[dict[str, Any]]) -> dict[str, Figure]:
     """`time_curve_<corpus>`: one point a job, both axes logarithmic; times of one device only share a figure."""
     figures = {}
-    for field, found in panels(records, "perplexity").items():
-        for panel in found:
-            time = field.replace("perplexity", "evaluate_seconds", 1)
-            timed = [record for record in panel.records if None not in (record.get(field), record.get(time))]
-            for place, here in by_device(timed).items():
-                if any(record["technique"] != "dense" for record in here):
-                    more = f"_{file_word(place)}" if place else ""
-                    figures[f"time_curve_{panel.name}{panel.suffix}{more}"] = _figure(panel, field, time, here)
+    for panel in panels(records, "perplexity"):
+        time = panel.field.replace("perplexity", "evaluate_seconds", 1)
+        timed = [record for record in panel.records if None not in (record.get(panel.field), record.get(time))]
+        for place, here in by_device(timed).items():
+            if any(record["technique"] != "dense" for record in here):
+                more = f"_{file_word(place)}" if place else ""
+                figures[f"time_curve_{panel.stem}{more}"] = _figure(panel, time, here)
     return figures
 
 
-def _figure(panel: Panel, field: str, time: str, records: list[dict[str, Any]]) -> Figure:
+def _figure(panel: Panel, time: str, records: list[dict[str, Any]]) -> Figure:
+    field = panel.field
     figure = new_figure(height=2.9)
     axes = figure.add_subplot()
     drawn = lines(records, time, field)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from slimsweep.figures.kinds import stages_of
 from slimsweep.figures.ratio_curve import draw_perplexity, seeds_note
-from slimsweep.figures.series import Line, Panel, dense, lines, panels, variants, without
+from slimsweep.figures.series import Line, Panel, baselines_of, lines, panels, variants, without
 from slimsweep.figures.style import (
     COLOURS,
     COLUMN_INCHES,
@@ -58,11 +58,10 @@ def draw(records: list[dict[str, Any]]) -> dict[str, Figure]:
     A single pass of a ratio that also has two passes is thus drawn twice: at 1 - (1 - s)^2 and at its own ratio.
     """
     figures = {}
-    for field, found in panels(records, "perplexity").items():
-        for panel in found:
-            kinds = {label: passes(members, field) for label, members in variants(_pruned(panel.records)).items()}
-            if compared := {label: drawn for label, drawn in sorted(kinds.items()) if _has_two(drawn)}:
-                figures[f"twice_curve_{panel.name}{panel.suffix}"] = _figure(panel, field, compared)
+    for panel in panels(records, "perplexity"):
+        kinds = {label: passes(members, panel.field) for label, members in variants(_pruned(panel.records)).items()}
+        if compared := {label: drawn for label, drawn in sorted(kinds.items()) if _has_two(drawn)}:
+            figures[f"twice_curve_{panel.stem}"] = _figure(panel, compared)
     return figures
 
 
@@ -108,13 +107,13 @@ def removed_by_two(ratio: int | float) -> float:
     return round(1 - (1 - ratio) ** 2, 9)
 
 
-def _figure(panel: Panel, field: str, compared: dict[str, list[Line]]) -> Figure:
+def _figure(panel: Panel, compared: dict[str, list[Line]]) -> Figure:
     columns = min(COLUMNS, len(compared))
     rows = math.ceil(len(compared) / columns)
     width = COLUMN_INCHES if columns == 1 else PAGE_INCHES
     figure = new_figure(width, 1.0 + 2.3 * rows)
     grid = figure.subplots(rows, columns, squeeze=False).flatten()
-    baselines = {label: record[field] for label, record in dense(panel.records, field).items()}
+    baselines = baselines_of(panel)
     for axes, (label, drawn) in zip(grid, compared.items(), strict=False):
         draw_perplexity(axes, drawn, baselines, [LOOKS[line.label] for line in drawn])
         _place_axes(axes, label)

@@ -1,4 +1,4 @@
-"""What a job under a memory budget will hold at once, told and checked before its weights load."""
+"""What a job under a memory budget will hold at once, shown and checked before its weights load."""
 
 import re
 from dataclasses import dataclass
@@ -152,7 +152,7 @@ def _room_faults(parts: list[Part], budget: int) -> list[str]:
     from slimsweep.models.placement.container_memory import tightest_limit
     from slimsweep.models.placement.loading import free_bytes
 
-    total, free, told = sum(part.bytes for part in parts), free_bytes(torch.device("cpu")), lines(parts, budget)
+    total, free = sum(part.bytes for part in parts), free_bytes(torch.device("cpu"))
     if total > budget:
         reason = (
             "memory_budget is less than this experiment holds at once: give more, shorter calibration text, a smaller "
@@ -165,7 +165,7 @@ def _room_faults(parts: list[Part], budget: int) -> list[str]:
         reason = f"memory has {free / 2**30:.2f} GiB free{where}, less than this experiment holds at once"
     else:
         return []
-    return ["\n".join([reason, *told])]
+    return ["\n".join([reason, *lines(parts, budget)])]
 
 
 def lines(parts: list[Part], budget: int) -> list[str]:

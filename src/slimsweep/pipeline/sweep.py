@@ -140,9 +140,9 @@ class Sweep:
         print(f"\n{table}\n", flush=True)
         unfinished = [status for status in states if status.state != "done"]
         if unfinished or errors or self.unloadable:
-            told = " ".join(job.reason for job in unfinished)
+            reasons = " ".join(job.reason for job in unfinished)
             # What raised outside a job's own run (a disk filling up, say) left no failure with a reason.
-            others = dict.fromkeys(line for error in errors if (line := _first_line(error)) not in told)
+            others = dict.fromkeys(line for error in errors if (line := _first_line(error)) not in reasons)
             lines = "\n".join(f"  - {job.label}: {job.reason or job.state} ({job.log})" for job in unfinished)
             lost = [f"{count} jobs: {reason}" for reason, count in self.unloadable.items()]
             lines = "\n".join([lines, *(f"  - {line}" for line in (*lost, *others))]).lstrip("\n")

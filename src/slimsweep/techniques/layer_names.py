@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 
 
-def folded(notes: Mapping[str, object]) -> str:
+def format_layer_names(notes: Mapping[str, object]) -> str:
     """Names, each with its note in brackets: `model.layers.0-29.mlp.up_proj (576)` where all 30 blocks have that.
 
     Names are taken together where they have the same note and differ in one number at the same place.

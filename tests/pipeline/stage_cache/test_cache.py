@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import PROJECT
 from filelock import FileLock
-from stages import SMALL, experiment, restored, told
+from stages import SMALL, comparable, experiment, restored
 
 from slimsweep.errors import StoreError
 from slimsweep.models.language_model import weights_digest
@@ -199,7 +199,9 @@ def test_a_job_killed_while_it_writes_harms_no_later_one(tmp_path):
     made = experiment(tmp_path / "cache", "technique=sparsegpt", "dtype=float32")
     found = compress(made)
     assert restored(found) == [False] and not left.exists()
-    assert told(found) == told(compress(experiment(tmp_path, "technique=sparsegpt", "dtype=float32", "cache=off")))
+    assert comparable(found) == comparable(
+        compress(experiment(tmp_path, "technique=sparsegpt", "dtype=float32", "cache=off"))
+    )
     assert restored(compress(made)) == [True]
 
 

@@ -15,7 +15,7 @@ from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.storage.saved_model import saved_tensors
 from slimsweep.pipeline.keys import StageKey
 from slimsweep.pipeline.stage_cache import entry as stage_entry
-from slimsweep.pipeline.stage_cache.entry import STAMP, Kept, Listed, told
+from slimsweep.pipeline.stage_cache.entry import STAMP, Kept, Listed, format_bytes
 from slimsweep.pipeline.stage_cache.writing import UNWORTHY, Writing, worth_keeping
 
 log = logging.getLogger(__name__)
@@ -132,7 +132,7 @@ class StageCache:
                     entry.folder.replace(self.folder / key.digest)
                     self._used.add(key.digest)
                     self._make_room(0)  # for what other processes wrote meanwhile
-                    entry.outcome = f"kept, {told(size)}"
+                    entry.outcome = f"kept, {format_bytes(size)}"
         finally:
             entry.drop(entry.outcome)
             self._open.remove(entry)
@@ -142,14 +142,17 @@ class StageCache:
         if not self._is_usable:
             return None
         if size > self.limit_bytes:
-            entry.outcome = f"not kept: its {told(size)} are more than cache_limit_gb={self.limit_bytes / 1e9:g}"
+            entry.outcome = (
+                f"not kept: its {format_bytes(size)} are more than cache_limit_gb={self.limit_bytes / 1e9:g}"
+            )
             return None
         taken = size + sum(other.reserved for other in self._open)
         if not self._make_room(taken):
-            entry.outcome = f"not kept: with what is in use the cache would exceed {told(self.limit_bytes)}"
+            entry.outcome = f"not kept: with what is in use the cache would exceed {format_bytes(self.limit_bytes)}"
             return None
         if (free := shutil.disk_usage(self.folder).free) < taken + SPARE_BYTES:
-            raise OSError(f"{told(taken)} to write and {told(free)} free, of which {told(SPARE_BYTES)} stay")
+            needed, there, spare = map(format_bytes, (taken, free, SPARE_BYTES))
+            raise OSError(f"{needed} to write and {there} free, of which {spare} stay")
         partial = self.folder / f".{key.digest}.partial"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()

@@ -141,6 +141,6 @@ def _digest(content: Any) -> str:
     return hashlib.sha256(canonical(content).encode()).hexdigest()
 
 
-def told(size: int) -> str:
-    """A number of bytes as people read it."""
+def format_bytes(size: int) -> str:
+    """A number of bytes in MB or GB: `1.5 GB`."""
     return f"{size / 1e9:.1f} GB" if size >= 10**9 else f"{size / 1e6:.1f} MB"

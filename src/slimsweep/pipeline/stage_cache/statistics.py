@@ -1,6 +1,6 @@
-"""What the inputs of a model's layers sum to, and what is prepared of it, once for every technique and ratio that asks.
+"""Disk cache of calibration statistics (Gram matrices, norms) and Hessian factors, shared by all jobs.
 
-Only sums over dense inputs can be shared: those over inputs of compressed blocks differ from job to job.
+Only statistics of dense inputs can be shared: those of inputs of compressed blocks differ from job to job.
 """
 
 import logging
@@ -29,7 +29,7 @@ Entries = dict[str, tuple[StageKey, int]]
 
 @dataclass(frozen=True)
 class SharedSums:
-    """The sums that a stage may ask for, kept in the stage cache under model, text, statistic and layers."""
+    """Calibration statistics of one stage, kept in the stage cache under model, text, statistic and layers."""
 
     cache: StageCache
     stage: StageKey

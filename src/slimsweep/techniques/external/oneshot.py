@@ -98,12 +98,12 @@ def _warnings() -> Iterator[list[str]]:
             found[record["message"]] = None
 
     configure_logger(LoggerConfig(console_log_level=None))
-    handler, told = logger.add(collect, level="WARNING"), []
+    handler, warnings = logger.add(collect, level="WARNING"), []
     try:
-        yield told
+        yield warnings
     finally:
         logger.remove(handler)
-        told += found
+        warnings += found
 
 
 @contextmanager

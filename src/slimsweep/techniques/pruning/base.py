@@ -14,7 +14,7 @@ from slimsweep.linear.base import layer_shape
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.numerics import counts, masks
 from slimsweep.techniques.base import LayerwiseTechnique, StageReport
-from slimsweep.techniques.layer_names import folded
+from slimsweep.techniques.layer_names import format_layer_names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ class Pruner(LayerwiseTechnique):
             common = math.gcd(*widths.values())
             faults.append(
                 f"pattern={self.pattern} needs input widths divisible by {self.group[1]}; these are not: "
-                f"{folded(odd)}. Exclude them with "
+                f"{format_layer_names(odd)}. Exclude them with "
                 "exclude=[...]" + (f", or choose an m that divides {common}." if common > 1 else ".")
             )
         return faults

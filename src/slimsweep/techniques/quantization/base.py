@@ -15,7 +15,7 @@ from slimsweep.linear.base import PackedLinear, install, layer_shape
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.numerics.uniform_grid import GRIDS
 from slimsweep.techniques.base import LayerwiseTechnique, StageReport
-from slimsweep.techniques.layer_names import folded
+from slimsweep.techniques.layer_names import format_layer_names
 
 BITS = (2, 3, 4, 8)
 GROUP_SIZE = 64
@@ -108,9 +108,9 @@ def group_faults(layers: dict[str, nn.Module], group_size: int | None, knob: str
     fitting = [size for size in range(1, common + 1) if common % size == 0]
     nearest = min(fitting, key=lambda size: abs(math.log(size / group_size)))
     return [
-        f"{knob}={group_size} does not divide the input width of {folded(odd)}. The nearest size that divides every "
-        f"width is {nearest}: set {knob}={nearest}, or {knob}=null for one scale a row, or exclude these layers with "
-        "exclude=[...]."
+        f"{knob}={group_size} does not divide the input width of {format_layer_names(odd)}. The nearest size that "
+        f"divides every width is {nearest}: set {knob}={nearest}, or {knob}=null for one scale a row, or exclude these "
+        "layers with exclude=[...]."
     ]
 
 
