@@ -92,3 +92,25 @@ def test_a_record_whose_model_is_not_there_any_more_is_left_and_named(store):
     done = migrate(store, None)
     assert len(done.keys) == 2 and "technique=nowhere of this record is not among the choices" in done.left[key]
     assert store.read(key)["key"] == key
+
+
+def test_an_interrupted_migration_goes_on_and_the_sweep_loses_nothing(store, monkeypatch):
+    from slimsweep.pipeline import migration
+
+    monkeypatch.setattr(migration, "_renew_sweeps", lambda store: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        migrate(store, None)
+    monkeypatch.undo()
+    migrate(store, None)
+    assert [job.state for job in store.status("old")] == ["done"] * 3
+    before = [job.measurements for job in store.sweep_jobs("old")]
+    migrate(store, None)
+    assert [job.measurements for job in store.sweep_jobs("old")] == before and all(before)
+
+
+def test_knobs_that_decided_nothing_are_left_out(store):
+    fields = {"ratio": 0.5, "of": "original", "bits": None, "group_size": None, "grid": "asymmetric"}
+    record = copy.deepcopy(next(one for one in FORMER["records"] if one["technique"] == "magnitude"))
+    record["config"]["technique"] = {"sparsegpt": fields | {"_target_": "slimsweep.techniques.sparsegpt.SparseGPT"}}
+    record["stages"][0] |= {"name": "sparsegpt", "technique": "sparsegpt", "fields": fields}
+    assert todays(record)["config"]["technique"]["sparsegpt"] == {"ratio": 0.5, "relative_to": "original", "bits": None}

@@ -70,9 +70,13 @@ def compressed(technique, dtype="float32"):
 
 
 def edited(store, record, **values):
-    """Replace fields of a record on disk."""
-    path = store.folder(record["key"]) / "record.json"
-    path.write_text(json.dumps(record | values))
+    """Replace fields of a record on disk, and of its measurements."""
+    folder = store.folder(record["key"])
+    (folder / "record.json").write_text(json.dumps(record | values))
+    for path in (folder / "measurements").glob("*.json"):
+        one = json.loads(path.read_text())
+        one["values"] |= {name: value for name, value in values.items() if name in one["values"]}
+        path.write_text(json.dumps(one))
 
 
 def assert_refused(answer, folder, message):

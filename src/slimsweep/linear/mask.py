@@ -4,6 +4,7 @@ A removed weight is an exact zero that later stages keep. A zero by value alone 
 here. The mask is a plain attribute of the layer, so that copies of a model carry it and its state dict does not.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -77,8 +78,10 @@ def write_masks(module: nn.Module, folder: Path) -> None:
         save_file(masks, folder / MASKS_FILE, {"format": "bits"})
 
 
-def read_masks(module: nn.Module, folder: Path) -> None:
+def read_masks(module: nn.Module, folder: Path, release: Callable[[], None] | None = None) -> None:
     """Give the layers of a model the masks that lie beside its weights, if there are any.
+
+    `release` is called after each layer, where weights rest in a file.
 
     Raises:
         ModelError: a mask that fits no layer, or says of a weight that is not zero that it was removed.
@@ -102,6 +105,8 @@ def read_masks(module: nn.Module, folder: Path) -> None:
         _set_bits(layer, bits)
         if bool((_weight(layer)[removed(layer)] != 0).any()):
             bad.append(name)
+        if release:
+            release()
     if bad:
         raise ModelError(
             f"{file} does not fit the weights beside it: {len(bad)} of its {len(masks)} layers, such as {bad[0]}, are "

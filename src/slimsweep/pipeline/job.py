@@ -13,7 +13,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from slimsweep.pipeline.experiment import Experiment
+from slimsweep.pipeline.experiment import Asked, Experiment
 from slimsweep.records.record import write_json
 from slimsweep.records.store import Store
 
@@ -48,10 +48,10 @@ def perform(experiment: Experiment, store: Store) -> Path:
     gc.enable()
     folder = store.folder(experiment.key)
     with store.claim(experiment.key), logged(folder / "job.log"):
+        missing = lacking(experiment, store)
         record = store.read(experiment.key, experiment.asked)
-        is_stale = record is not None and experiment.fresh and record["sources"]
-        if record is None or is_stale:
-            record = complete(experiment, store)
+        if record is None or missing:
+            record = complete(experiment, store, missing)
         else:
             log.info("%s%s: already recorded", position(experiment, store), experiment.label)
             if store.read(experiment.key) != record:  # shown until now: other measurements
@@ -62,38 +62,40 @@ def perform(experiment: Experiment, store: Store) -> Path:
     return folder / "record.json"
 
 
-def complete(experiment: Experiment, store: Store) -> dict:
+def lacking(experiment: Experiment, store: Store) -> dict[str, Asked]:
+    """Measurements that an experiment asks for and that are not there, or are to be made again."""
+    from slimsweep.pipeline.run import is_stale
+
+    known = store.measured(experiment.key)
+    return {
+        identity: asked
+        for identity, asked in experiment.asked.items()
+        if identity not in known or is_stale(experiment, asked, known[identity])
+    }
+
+
+def complete(experiment: Experiment, store: Store, missing: dict[str, Asked]) -> dict:
     """Measure what is missing of an experiment, on its model where that is needed; returns the record."""
     from slimsweep.pipeline.run import borrowed, run
 
     key, folder, before = experiment.key, store.folder(experiment.key), store.model(experiment.key)
-    known = store.measured(key)
-    missing = {
-        identity: asked
-        for identity, asked in experiment.asked.items()
-        if identity not in known or (experiment.fresh and known[identity]["source"])
-    }
     words = ", ".join(dict.fromkeys(asked.name for asked in missing.values()))
     log.info("%s%s%s", position(experiment, store), experiment.label, f": only {words}" if before else "")
     try:
-        found = borrowed(experiment, store, missing)
-        missing = {identity: asked for identity, asked in missing.items() if identity not in {*_identities(found)}}
-        if before and not missing:
-            return store.add(before, store.layers(key), found, experiment.asked)
-        save_to = folder / "model" if experiment.save_model else None
-        if save_to:
-            shutil.rmtree(save_to, ignore_errors=True)  # left by a job that was killed
-        ran = run(experiment, store, missing, save_to)
-        return store.add(ran.model, ran.layers, [*found, *ran.measured], experiment.asked)
+        for one in borrowed(experiment, store, missing):
+            store.keep(key, one)
+            del missing[one["identity"]]
+        if before is None or missing:
+            save_to = folder / "model" if experiment.save_model else None
+            if save_to:
+                shutil.rmtree(save_to, ignore_errors=True)  # left by a job that was killed
+            run(experiment, store, missing, save_to)
+        return store.finish(key, experiment.asked)
     except Exception as error:
         # The job's own log keeps the traceback: Hydra shows only the first failure of a multirun.
         log.error("failed: %s\n%s", experiment.label, traceback.format_exc())
         store.write_failure(key, f"{type(error).__name__}: {error}".splitlines()[0])
         raise
-
-
-def _identities(measured: list[dict]) -> list[str]:
-    return [one["identity"] for one in measured]
 
 
 def publish(experiment: Experiment, store: Store, record: dict) -> None:

@@ -54,14 +54,16 @@ def save(store: Store, record: dict[str, Any], folder: Path, data_dir: Path | No
             "Run the experiment anew, with save_model=true."
         )
     asked = {identity: one for identity, one in experiment.asked.items() if isinstance(one.metric, Perplexity | Size)}
-    measured = measure(experiment, store, model, asked)
-    values = {name: value for one in measured for name, value in one["values"].items()}
-    if not any(name.startswith(COMPARED) for name in values):
+    kept, faults = store.measured(record["key"]), []
+    asked = {identity: one for identity, one in asked.items() if identity in kept}
+    if not any(name.startswith(COMPARED) for identity in asked for name in kept[identity]["values"]):
         raise StoreError(
             f"record {record['key'][:8]} measured neither size nor perplexity to compare by. "
             "Run the experiment with save_model=true."
         )
-    if faults := differences(record, values):
+    for one in measure(experiment, store, model, asked):
+        faults += differences(kept[one["identity"]]["values"], one["values"])
+    if faults:
         raise StoreError(
             f"record {record['key'][:8]} is not what its settings give here: {'; '.join(faults)}. Nothing was saved. "
             "Another machine, thread count or package version rounds otherwise; run the experiment here and save that."
@@ -143,8 +145,8 @@ def differences(record: dict[str, Any], values: dict[str, Any]) -> list[str]:
     """What a rebuilt model has otherwise than its record: counts exactly, perplexities within 0.1 %."""
     faults = []
     for name in sorted(name for name in values if name in COUNTED):
-        if values[name] != record[name]:
-            faults.append(f"{name} {values[name]} instead of {record[name]}")
+        if values[name] != record.get(name):
+            faults.append(f"{name} {values[name]} instead of {record.get(name)}")
     for name in sorted(name for name in values if name.startswith("perplexity_")):
         was, found = record.get(name), values[name]
         found = found if found is not None and math.isfinite(found) else None

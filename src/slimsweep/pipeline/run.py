@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -36,21 +36,11 @@ META = "depends on data or weights, and only shapes were loaded (model.weights=m
 SPEED_UPS = ("speedup_prefill", "speedup_decode")
 
 
-@dataclass(frozen=True)
-class Ran:
-    """What a job found, before it is written."""
+def run(experiment: Experiment, store: Store, missing: dict[str, Asked], save_to: Path | None = None) -> None:
+    """Run one checked experiment: compress, write what is known of the model, measure what is `missing`, save.
 
-    model: dict[str, Any]
-    """The fields of its record that are no measurement."""
-    layers: list[dict]
-    """Counts of every layer that each stage treated."""
-    measured: list[dict[str, Any]]
-
-
-def run(experiment: Experiment, store: Store, missing: dict[str, Asked], save_to: Path | None = None) -> Ran:
-    """Run one checked experiment: compress, measure what is `missing` by identity, save.
-
-    Where the model has a record already, that keeps what it says of the model.
+    Each measurement is written as soon as it is made. Where the model has a record already, that keeps what it says of
+    the model.
 
     Raises:
         StoreError: the model came out with other weights than its record has.
@@ -60,10 +50,12 @@ def run(experiment: Experiment, store: Store, missing: dict[str, Asked], save_to
     model = describe(experiment, done)
     if before:
         refuse_other_weights(before, model)
-    measured = measure(experiment, store, done.model, missing)
+    else:
+        store.begin(model, done.layers)
+    for one in measure(experiment, store, done.model, missing):
+        store.keep(experiment.key, one)
     if save_to:
         save(done.model, save_to)
-    return Ran(model, done.layers, measured) if before is None else Ran(before, store.layers(experiment.key), measured)
 
 
 def refuse_other_weights(before: dict[str, Any], now: dict[str, Any]) -> None:
@@ -87,13 +79,13 @@ def borrowed(experiment: Experiment, store: Store, missing: dict[str, Asked]) ->
 
 def measure(
     experiment: Experiment, store: Store, model: LanguageModel, missing: dict[str, Asked]
-) -> list[dict[str, Any]]:
-    """Measure what is missing, by identity; what depends on shapes alone is taken over where it is known."""
-    measured, shapes = [], shapes_digest(model)
+) -> Iterator[dict[str, Any]]:
+    """Measure what is missing, one by one; what depends on shapes alone is taken over where it is known."""
+    shapes = shapes_digest(model)
     for identity, asked in missing.items():
         if not experiment.fresh and (known := _shared(experiment, store, asked, identity, shapes)):
             log.info("%s: as measured of record %s, which has the same shapes", asked.name, known["source"][:8])
-            measured.append(known)
+            yield known
             continue
         log.info("%s: measuring", asked.name)
         started = time.perf_counter()
@@ -101,11 +93,12 @@ def measure(
         if type(asked.metric).compare is not Metric.compare:
             result = _compared(experiment, model, asked.metric, result)
         seconds, created = time.perf_counter() - started, datetime.now(UTC).isoformat(timespec="seconds")
-        one = measurement(asked.name, identity, asked.content, result, seconds, created)
-        measured.append(one)
+        one = measurement(asked.name, identity, asked.content, result, seconds, created) | {
+            "ran_on": ran_on(experiment)
+        }
         if place := _place(experiment, asked, identity, shapes):
             store.share(place, one, experiment.key)
-    return measured
+        yield one
 
 
 def _shared(experiment: Experiment, store: Store, asked: Asked, identity: str, shapes: str) -> dict[str, Any] | None:
@@ -118,10 +111,23 @@ def _place(experiment: Experiment, asked: Asked, identity: str, shapes: str) -> 
     """Digest of all that decides a measurement of shapes and machine; None where weights decide it too."""
     if asked.metric.depends_on_values or experiment.model.weights == "meta":
         return None
-    how = {"offload": experiment.offload, "is_mapped": bool(experiment.memory_budget)}
     dense = {name: experiment.config["model"].get(name) for name in ("name", "path", "id", "shape")}
-    machine_parts = machine(experiment.resolved_device)
-    return digest_of({"metric": identity, "shapes": shapes, "dense": dense, "machine": machine_parts, **how})
+    dense |= {"dtype": experiment.resolved_dtype}
+    return digest_of({"metric": identity, "shapes": shapes, "dense": dense, "machine": ran_on(experiment)})
+
+
+def ran_on(experiment: Experiment) -> dict[str, Any]:
+    """What a time or a peak of memory depends on beside the model: the machine, and where weights rest."""
+    how = {"offload": experiment.offload, "is_mapped": bool(experiment.memory_budget)}
+    return machine(experiment.resolved_device) | how
+
+
+def is_stale(experiment: Experiment, asked: Asked, known: dict[str, Any]) -> bool:
+    """Whether a speed or peak of memory is to be measured again: asked for afresh, or its weights rested elsewhere."""
+    if asked.metric.depends_on_values:
+        return False
+    now, then = ran_on(experiment), known.get("ran_on") or {}
+    return experiment.fresh or any(then.get(name, now[name]) != now[name] for name in ("offload", "is_mapped"))
 
 
 def _is_other(experiment: Experiment, model: LanguageModel) -> bool:

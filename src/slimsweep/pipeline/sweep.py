@@ -26,7 +26,7 @@ class Sweep:
     name: str
     store: Store
     jobs: tuple[SweepJob, ...]
-    """Every model of the sweep once, with all that is asked to be measured of it."""
+    """Every model of this launch once, with all that is asked to be measured of it."""
     launches: tuple[tuple[SweepJob, Experiment], ...]
     """What this launch runs where it is missing; several may ask other measurements of one model."""
     unloadable: dict[str, int] = field(default_factory=dict)
@@ -74,8 +74,7 @@ class Sweep:
         if faults:
             raise ConfigError([f"{fault} [job: {job}]" if job else fault for fault, job in faults.items()])
         name = experiment.sweep or UNNAMED_SWEEP
-        before = store.sweep_jobs(name) if experiment.amend and name in store.sweep_names() else []
-        jobs = joined([*before, *(job for job, _ in launches.values())])
+        jobs = joined([job for job, _ in launches.values()])
         lost = {reason: len(lost) for reason, lost in unloadable.items()}
         return cls(name, store, jobs, tuple(launches.values()), lost)
 
@@ -95,7 +94,8 @@ class Sweep:
         self._warn_of_other_jobs()
         for reason, count in self.unloadable.items():
             log.error("%d jobs left out, whose model cannot be loaded: %s", count, reason)
-        self.store.open_sweep(self.name, list(self.jobs))
+        with self.store.finishing(self.name):  # two launches that amend one sweep add to the same list
+            self.store.open_sweep(self.name, list(self.listed()))
         missing = []
         for job, experiment in self.launches:
             record = self.store.read(job.key, job.measurements)
@@ -106,9 +106,14 @@ class Sweep:
         log.info("%s: %d jobs, %d already recorded", self.name, len(self.jobs), len(self.jobs) - len(missing))
         return missing
 
+    def listed(self) -> tuple[SweepJob, ...]:
+        """The jobs of the sweep's list: those of this launch, behind those there before where it amends the sweep."""
+        is_amended = self.launches[0][1].amend and self.name in self.store.sweep_names()
+        return joined([*(self.store.sweep_jobs(self.name) if is_amended else []), *self.jobs])
+
     def _warn_of_other_jobs(self) -> None:
         """Say so where a launch under a known name has other jobs: the records stay, the list and table do not."""
-        if self.name not in self.store.sweep_names():
+        if self.name not in self.store.sweep_names() or self.launches[0][1].amend:
             return
         before = {job.key for job in self.store.sweep_jobs(self.name)}
         if gone := before - {job.key for job in self.jobs}:
@@ -130,8 +135,8 @@ class Sweep:
     def _finish(self, errors: list[Exception]) -> Path:
         from slimsweep.records.table import render
 
-        states = self.store.states(self.jobs)
-        records = [record for job in self.jobs if (record := self.store.read(job.key, job.measurements))]
+        states, listed = self.store.states(self.jobs), self.listed()
+        records = [record for job in listed if (record := self.store.read(job.key, job.measurements))]
         table = render(records)
         write_text(self.store.outputs_dir / "tables" / f"{self.name}.md", table + "\n")
         write_text(self.store.outputs_dir / "tables" / f"{self.name}.csv", render(records, "csv") + "\n")
@@ -151,7 +156,12 @@ class Sweep:
                 f"{len(unfinished) + count} of {len(states) + count} jobs of {self.name} have no record:\n{lines}\n"
                 f"The others are recorded. `slim status {self.name}` shows them; the same command tries again."
             )
-        return self.store.close_sweep(self.name, list(self.jobs))
+        if others := [job for job in self.store.states(listed) if job.state != "done"]:
+            log.warning(
+                "%s: %d jobs of earlier launches have no record; `slim status` names them", self.name, len(others)
+            )
+            return self.store.sweeps_dir / self.name / "jobs.json"
+        return self.store.close_sweep(self.name, list(listed))
 
     def publish(self, records: list[dict]) -> None:
         """Draw the figures and mirror them and the table to the tracker, if anything is new."""

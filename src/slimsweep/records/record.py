@@ -130,7 +130,11 @@ def measurement(
 def _differences(metrics: list[dict[str, Any]]) -> list[str]:
     """In which settings metrics of one field differ, a text for each: `max_windows=8`."""
     flat = [
-        {**one["fields"], "version": one["version"], **{f"text {name}": text for name, text in one["digests"].items()}}
+        {
+            **one["fields"],
+            **{name: one[name] for name in ("package", "name", "version")},
+            **{f"text {name}": text for name, text in one["digests"].items()},
+        }
         for one in metrics
     ]
     names = sorted(name for name in set().union(*flat) if len({repr(one.get(name)) for one in flat}) > 1)

@@ -140,20 +140,22 @@ class Store:
         kept = [self.read_json(path, needs="identity") for path in paths]
         return {one["identity"]: one for one in kept if one}
 
-    def add(
-        self, model: dict[str, Any], layers: list[dict], measured: Iterable[dict[str, Any]], asked: Iterable[str]
-    ) -> dict[str, Any]:
-        """Write what is known of a model and new measurements of it; its record then shows those asked for.
-
-        Nothing that was measured before is overwritten but by the same identity. Returns the record.
-        """
+    def begin(self, model: dict[str, Any], layers: list[dict]) -> None:
+        """Write what is known of a model before it is measured: its layers first, so that they are never lost."""
         folder = self.folder(model["key"])
-        for one in measured:
-            write_json(folder / "measurements" / f"{one['identity'][:FOLDER_CHARACTERS]}.json", one)
+        write_json(folder / "layers.json", layers)
         write_json(folder / "model.json", model)
-        kept = self.measured(model["key"])
-        record = assembled(model, [kept[identity] for identity in asked])
-        self.write(record, layers)
+
+    def keep(self, key: str, measured: dict[str, Any]) -> None:
+        """Write a measurement as soon as it is made; only the same identity takes its place."""
+        name = measured["identity"][:FOLDER_CHARACTERS]
+        write_json(self.folder(key) / "measurements" / f"{name}.json", measured)
+
+    def finish(self, key: str, asked: Iterable[str]) -> dict[str, Any]:
+        """Write the record of a model, with the measurements asked for; returns it."""
+        kept = self.measured(key)
+        record = assembled(self.model(key), [kept[identity] for identity in asked])
+        self.write(record, self.layers(key))
         return record
 
     def model(self, key: str) -> dict[str, Any] | None:

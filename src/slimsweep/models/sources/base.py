@@ -195,7 +195,7 @@ class ModelSource:
         read_mapped(module, set(in_blocks), self.folder(), dtype, scratch)
         for layer, shape in zip(linears, mask_shapes, strict=True):
             reserve(layer, scratch.tensor(shape, torch.uint8))
-        read_masks(module, self.folder())
+        read_masks(module, self.folder(), scratch.release)
         return self._wrap(module, CPU, tokenizer=self.tokenizer(), scratch=scratch)
 
     def load(self, dtype: torch.dtype, device: torch.device, offload: bool = False) -> LanguageModel:
