@@ -58,6 +58,8 @@ def alone(technique: str, *overrides: str, needs: str | None = None) -> Experime
     return Experiment(technique, ((f"technique={technique}", *overrides),), needs=needs)
 
 
+FROM_1_TO_3 = {"base": ("technique.llm_pruner.layers=[1,3]",), "head": ("technique.llm_pruner.blocks=[1,3]",)}
+"""A range of blocks, by its two names."""
 PRUNED = ("technique=sparsegpt", "ratio=0.35")
 EXPERIMENTS = (
     Experiment("dense", (("technique=[]",),)),
@@ -65,8 +67,8 @@ EXPERIMENTS = (
     alone("random"),
     alone("wanda"),
     alone("sparsegpt"),
-    alone("rtn"),
-    alone("gptq"),
+    alone("rtn", "technique.rtn.group_size=null"),
+    alone("gptq", "technique.gptq.group_size=null"),
     alone("awq", "technique.awq.group_size=4"),
     alone("nf4"),
     alone("int8"),
@@ -74,11 +76,11 @@ EXPERIMENTS = (
     alone("half"),
     alone("smoothquant"),
     alone("squeezellm"),
-    alone("selective"),
+    alone("selective", "technique.selective.group_size=null"),
     alone("heads"),
     alone("glu"),
     alone("layers", "ratio=0.4"),
-    alone("llm_pruner", "technique.llm_pruner.layers=[1,3]"),
+    Experiment("llm_pruner", (("technique=llm_pruner",),), **FROM_1_TO_3),
     alone("qap"),
     Experiment(
         "sparsegpt_2_4",
@@ -88,21 +90,31 @@ EXPERIMENTS = (
         "sparsegpt_twice",
         (("technique=sparsegpt", "technique.sparsegpt.passes=2"),),
         base=("technique.sparsegpt.of=remaining",),
-        head=("technique.sparsegpt.of=remaining",),
+        head=("technique.sparsegpt.relative_to=remaining",),
     ),
     Experiment(
         "wanda+sparsegpt",
         (("technique=[wanda,sparsegpt]", "technique.wanda.ratio=0.3", "technique.sparsegpt.ratio=0.6"),),
     ),
     Experiment("sparsegpt+gptq", (("technique=[sparsegpt,gptq]", "technique.gptq.group_size=4"),)),
-    Experiment("llm_pruner+rtn", (("technique=[llm_pruner,rtn]", "technique.llm_pruner.layers=[1,3]", "ratio=0.25"),)),
+    Experiment(
+        "llm_pruner+rtn",
+        (("technique=[llm_pruner,rtn]", "technique.rtn.group_size=null", "ratio=0.25"),),
+        **FROM_1_TO_3,
+    ),
     Experiment("sweep", (("-m", "technique=[],magnitude", "ratio=0.7", "sweep=golden"),)),
-    Experiment("restored_stage", (PRUNED, ("technique=[sparsegpt,rtn]", "ratio=0.35")), cache="on"),
+    Experiment(
+        "restored_stage",
+        (PRUNED, ("technique=[sparsegpt,rtn]", "technique.rtn.group_size=null", "ratio=0.35")),
+        cache="on",
+    ),
     Experiment("again", (("technique=magnitude", "ratio=0.35"),) * 2),
     Experiment(
         "meta_block",
-        (("technique=llm_pruner", "ratio=0.25", "technique.llm_pruner.layers=[4,29]"),),
+        (("technique=llm_pruner", "ratio=0.25"),),
         model=META,
+        base=("technique.llm_pruner.layers=[4,29]",),
+        head=("technique.llm_pruner.blocks=[4,29]",),
     ),
     Experiment(
         "meta_channel",
@@ -113,7 +125,7 @@ EXPERIMENTS = (
     Experiment("meta_layers+glu", (("technique=[layers,glu]", "ratio=0.25"),), model=META),
     # Last: a peer may leave other global settings behind.
     alone("llmcompressor", needs="llmcompressor"),
-    alone("llmcompressor_quantizer", needs="llmcompressor"),
+    alone("llmcompressor_quantizer", "technique.llmcompressor_quantizer.group_size=null", needs="llmcompressor"),
 )
 EXCEPTIONS = {"sparseml": "runs in an environment of its own (make sparseml-env)"}
 """Techniques of conf/technique without an experiment, with the reason."""

@@ -69,19 +69,19 @@ def published_gptq(weight: Tensor, upper: Tensor, levels: Grid) -> Tensor:
 
 
 def tuned_loop(weight: Tensor, upper: Tensor, choose: Callable[[int, Tensor], Becomes]) -> Tensor:
-    """Either algorithm on the turned weight; `choose` is given a block and its first column."""
-    turned = weight.T.contiguous()
-    for start in range(0, len(turned), BLOCK):
-        stop = min(start + BLOCK, len(turned))
-        block, factor = turned[start:stop], upper[start:stop, start:stop]
+    """Either algorithm on the weight_t weight; `choose` is given a block and its first column."""
+    weight_t = weight.T.contiguous()
+    for start in range(0, len(weight_t), BLOCK):
+        stop = min(start + BLOCK, len(weight_t))
+        block, factor = weight_t[start:stop], upper[start:stop, start:stop]
         errors, becomes = torch.empty_like(block), choose(start, block)
         for column in range(stop - start):
             kept = becomes(column, block[column])
             torch.div(block[column] - kept, factor[column, column], out=errors[column])
             block[column] = kept
             block[column + 1 :].addr_(factor[column, column + 1 :], errors[column], alpha=-1)
-        turned[stop:].addmm_(upper[start:stop, stop:].T, errors, alpha=-1)
-    return turned.T
+        weight_t[stop:].addmm_(upper[start:stop, stop:].T, errors, alpha=-1)
+    return weight_t.T
 
 
 def tuned_sparsegpt(weight: Tensor, prepared: InverseFactor, ratio: float) -> Tensor:

@@ -11,6 +11,9 @@ from omegaconf import OmegaConf
 
 import slimsweep.cli.app  # registers the resolvers of conf/config.yaml
 from slimsweep.pipeline.experiment import Experiment
+from slimsweep.techniques.base import LayerwiseTechnique
+from slimsweep.techniques.pruning.base import Pruner
+from slimsweep.techniques.quantization.base import Quantizer, UniformQuantizer
 
 assert slimsweep.cli.app
 
@@ -58,20 +61,67 @@ def test_every_named_model_carries_a_shape_that_counts_without_weights_or_networ
 
 def test_every_technique_yaml_spells_every_knob():
     for name in stems("conf/technique", ".yaml"):
-        config = OmegaConf.load(PROJECT / "conf" / "technique" / f"{name}.yaml")
+        config = compose("config", [f"technique={name}"]).technique[name]
         fields = {field.name for field in dataclasses.fields(get_class(config._target_))}
         spelled = set(config) - {"_target_"}
         assert spelled <= fields, name
         assert fields - spelled <= {"inputs"}, name  # means nothing to a technique that looks at no text
 
 
-SHARED = {"__init__", "base", "importance", "layer_names", "oneshot", "rescaling", "sparseml_run"}
+SHARED = {"__init__", "base", "hessian_method", "importance", "layer_names", "oneshot", "rescaling", "sparseml_run"}
 """Files of techniques/ that hold what several techniques share."""
 
 
 def technique_files():
     files = (PROJECT / "src" / "slimsweep" / "techniques").rglob("*.py")
     return [path for path in files if path.stem not in SHARED]
+
+
+SHARED_KNOBS = {
+    "layerwise": LayerwiseTechnique,
+    "pruner": Pruner,
+    "quantizer": Quantizer,
+    "uniform_quantizer": UniformQuantizer,
+}
+"""Files beside config.yaml that YAMLs of techniques include, and the class that has their knobs."""
+
+
+@pytest.mark.parametrize("file", SHARED_KNOBS)
+def test_a_shared_knob_is_one_of_its_class_and_has_its_default(file):
+    spelled = OmegaConf.to_container(OmegaConf.load(PROJECT / "conf" / f"{file}.yaml"))
+    spelled.pop("defaults", None)
+    defaults = {field.name: field.default for field in dataclasses.fields(SHARED_KNOBS[file])}
+    assert spelled.pop("ratio", "${ratio}") == "${ratio}"
+    for name, value in spelled.items():
+        assert defaults[name] == (tuple(value) if isinstance(value, list) else value), name
+
+
+def test_a_knob_of_one_file_is_repeated_by_none_that_includes_it():
+    for path in (PROJECT / "conf" / "technique").glob("*.yaml"):
+        config = OmegaConf.load(path)
+        spelled = set(config) - {"defaults"}
+        bases = [base for base in config.get("defaults", []) if base != "_self_"]
+        while bases:
+            name = bases.pop().strip("/").removesuffix("@_here_")
+            shared = OmegaConf.load(PROJECT / "conf" / f"{name}.yaml")
+            assert not spelled & (set(shared) - {"defaults"}), path.stem
+            bases += [base for base in shared.get("defaults", []) if base != "_self_"]
+
+
+def test_shared_knobs_are_no_choices():
+    groups = {path.name for path in (PROJECT / "conf").iterdir() if path.is_dir()}
+    assert groups == {"calibration", "evaluation", "model", "technique", "tracker"}
+    assert not [path for path in (PROJECT / "conf" / "technique").iterdir() if path.is_dir()]
+
+
+def test_a_technique_of_another_package_includes_shared_knobs(tmp_path):
+    (tmp_path / "technique").mkdir()
+    text = "defaults:\n  - /pruner@_here_\n  - _self_\n_target_: theirs.Theirs\nknob: 3\n"
+    (tmp_path / "technique" / "theirs.yaml").write_text(f"# @package technique.theirs\n{text}")
+    overrides = [f"hydra.searchpath=[file://{tmp_path}]", "technique=theirs", "ratio=0.3"]
+    knobs = OmegaConf.to_container(compose("config", overrides).technique.theirs, resolve=True)
+    assert knobs.pop("knob") == 3 and knobs.pop("_target_") == "theirs.Theirs"
+    assert knobs == {"ratio": 0.3, "pattern": "unstructured", "passes": 1, "include": ["*"], "exclude": []}
 
 
 def test_technique_stems_agree_in_code_conf_and_tests():

@@ -6,7 +6,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from slimsweep.cli.app import Experiment
-from slimsweep.linear.base import PackedLinear, matrix
+from slimsweep.linear.base import PackedLinear, weight_2d
 from slimsweep.paths import config_root
 
 pytestmark = pytest.mark.gpu
@@ -55,7 +55,7 @@ def weights_and_logits(words: list[str], device: str, folder: str) -> tuple[torc
     for stage in experiment.stages:
         stage.technique.apply(model, token_ids, 0)
     layers = [model.module.get_submodule(name) for name in model.targets()]
-    weights = [layer.dequantized() if isinstance(layer, PackedLinear) else matrix(layer) for layer in layers]
+    weights = [layer.dequantized() if isinstance(layer, PackedLinear) else weight_2d(layer) for layer in layers]
     with torch.no_grad():
         said = model.logits(model.hidden_states(token_ids[:2]))
         return torch.cat([weight.float().cpu().flatten() for weight in weights]), said.float().cpu()

@@ -7,7 +7,7 @@ from reductions import loud
 from slimsweep.blockwise import fisher
 from slimsweep.blockwise.fisher import fisher_diagonal
 from slimsweep.errors import ModelError
-from slimsweep.linear.base import PackedLinear, matrix, packed_layers
+from slimsweep.linear.base import PackedLinear, packed_layers, weight_2d
 from slimsweep.techniques.quantization.rtn import RTN
 
 
@@ -46,7 +46,7 @@ def test_transposed_layers_and_classifiers(name, tmp_path):
     found, expected = fisher_diagonal(model, names, ids()), by_autograd(model.module, names, ids())
     for name, layer in model.targets().items():
         wanted = expected[name] if isinstance(layer, torch.nn.Linear) else expected[name].T
-        assert found[name].shape == matrix(layer).shape
+        assert found[name].shape == weight_2d(layer).shape
         assert torch.allclose(found[name], wanted, rtol=2e-3, atol=1e-4 * float(wanted.mean()))
 
 

@@ -2,6 +2,7 @@ import dataclasses
 
 import pytest
 from conftest import PROJECT
+from hydra import compose, initialize_config_dir
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
@@ -13,11 +14,12 @@ NAMES = sorted(path.stem for path in (PROJECT / "conf" / "technique").glob("*.ya
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_layerwise_technique_offers_what_the_walk_asks(name):
-    config = OmegaConf.load(PROJECT / "conf" / "technique" / f"{name}.yaml")
+    with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
+        config = compose("config", [f"technique={name}"]).technique[name]
     technique = get_class(config._target_)
     if not issubclass(technique, LayerwiseTechnique):
         pytest.skip("walks the model itself")
-    given = {key: value for key, value in OmegaConf.to_container(config).items() if key != "_target_"}
+    given = {key: value for key, value in OmegaConf.to_container(config, resolve=False).items() if key != "_target_"}
     settings = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
     settings = {key: value for key, value in settings.items() if not str(value).startswith("${")}
     needs_ratio = any(field.name == "ratio" for field in dataclasses.fields(technique))

@@ -6,7 +6,7 @@ from slimsweep.blockwise.activations import InputSum
 from slimsweep.blockwise.layerwise import _in_turn
 from slimsweep.blockwise.shared_inputs import Prepared
 from slimsweep.errors import HessianError, ModelError
-from slimsweep.linear.base import matrix
+from slimsweep.linear.base import weight_2d
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.techniques.pruning.magnitude import Magnitude
 from slimsweep.techniques.pruning.random import Random
@@ -19,7 +19,7 @@ def ids(sequences: int = 5, tokens: int = 12) -> torch.Tensor:
 
 
 def weights(model) -> dict[str, torch.Tensor]:
-    return {name: matrix(layer).clone() for name, layer in model.targets().items()}
+    return {name: weight_2d(layer).clone() for name, layer in model.targets().items()}
 
 
 def assert_same_weights(one, other):
@@ -36,7 +36,7 @@ def restated_wanda(model, ratio: float) -> None:
     for index in range(len(model.blocks)):
         names = block_names(model, index)
         for name, inputs in layer_inputs(model.module, names, ids()).items():
-            weight = matrix(model.targets()[name])
+            weight = weight_2d(model.targets()[name])
             weight.copy_(wanda_layer(weight, inputs, ratio))
 
 
@@ -53,8 +53,8 @@ def test_dense_inputs_are_those_of_the_dense_model(tiny, tiny_source):
     Wanda(ratio=0.7, inputs="dense").apply(tiny, ids(), 0)
     dense = tiny_source.load(torch.float32, torch.device("cpu"))
     for name, inputs in layer_inputs(dense.module, list(dense.targets()), ids()).items():
-        expected = wanda_layer(matrix(dense.targets()[name]), inputs, 0.7)
-        assert torch.equal(matrix(tiny.targets()[name]), expected)
+        expected = wanda_layer(weight_2d(dense.targets()[name]), inputs, 0.7)
+        assert torch.equal(weight_2d(tiny.targets()[name]), expected)
 
 
 def test_without_calibration_nothing_is_run(tiny, monkeypatch):
@@ -79,7 +79,7 @@ def test_blocks_without_a_target_are_passed_through(technique, inputs, tiny, tin
     dense = tiny_source.load(torch.float32, torch.device("cpu"))
     everywhere = technique(ratio=0.5, include=("*.1.*",), inputs="dense").apply(dense, ids(), 0)
     name = "model.layers.1.mlp.down_proj"
-    assert torch.equal(matrix(tiny.targets()[name]), matrix(dense.targets()[name]))
+    assert torch.equal(weight_2d(tiny.targets()[name]), weight_2d(dense.targets()[name]))
     assert len(everywhere.layers) == 7
 
 
@@ -87,7 +87,7 @@ def test_reports_come_in_forward_order_and_count_what_is_there(tiny):
     report = SparseGPT(ratio=0.4).apply(tiny, ids(), 0)
     assert [layer.name for layer in report.layers] == list(tiny.targets())
     for layer in report.layers:
-        weight = matrix(tiny.targets()[layer.name])
+        weight = weight_2d(tiny.targets()[layer.name])
         assert (layer.weights, layer.zeros) == (weight.numel(), int((weight == 0).sum()))
 
 
@@ -96,9 +96,9 @@ def test_a_layers_chance_does_not_depend_on_the_others(tiny, tiny_source):
     alone = tiny_source.load(torch.float32, torch.device("cpu"))
     Random(ratio=0.5, include=("*1.mlp.up_proj",)).apply(alone, None, 3)
     name = "model.layers.1.mlp.up_proj"
-    assert torch.equal(matrix(tiny.targets()[name]), matrix(alone.targets()[name]))
+    assert torch.equal(weight_2d(tiny.targets()[name]), weight_2d(alone.targets()[name]))
     other = "model.layers.0.mlp.up_proj"
-    assert not torch.equal(matrix(tiny.targets()[name]) == 0, matrix(tiny.targets()[other]) == 0)
+    assert not torch.equal(weight_2d(tiny.targets()[name]) == 0, weight_2d(tiny.targets()[other]) == 0)
 
 
 def test_offloaded_blocks_are_compressed_in_their_place(tiny, tiny_source):
@@ -139,8 +139,8 @@ def test_what_layers_share_is_prepared_once_and_order_and_threads_do_not_matter(
         torch.set_num_threads(before)
     assert len(prepared) == 4 * len(tiny.blocks)  # q, k and v; o; gate and up; down
     for name, layer in tiny.targets().items():
-        other = matrix(plain.targets()[name])
-        assert torch.equal(matrix(layer) == 0, other == 0) and torch.allclose(matrix(layer), other, atol=1e-5)
+        other = weight_2d(plain.targets()[name])
+        assert torch.equal(weight_2d(layer) == 0, other == 0) and torch.allclose(weight_2d(layer), other, atol=1e-5)
 
 
 def test_one_layer_of_each_input_comes_first_then_the_largest():
@@ -167,7 +167,7 @@ def test_sharing_and_batching_agree_with_plain_forwards_on_a_trained_model(stori
     restated = stories260k_source.load(torch.float32, torch.device("cpu"))
     for index in range(len(restated.blocks)):
         for name, inputs in layer_inputs(restated.module, block_names(restated, index), calibration).items():
-            weight = matrix(restated.targets()[name])
+            weight = weight_2d(restated.targets()[name])
             weight.copy_(wanda_layer(weight, inputs, 0.5))
     found = perplexity(stories260k.module, judged)
     assert found == pytest.approx(perplexity(restated.module, judged), rel=0.005)

@@ -1,10 +1,7 @@
-import math
 from dataclasses import replace
-from decimal import Decimal
 
 import pytest
 import torch
-from conftest import meta_model
 from reductions import loud
 from removed import ids
 from restatements import layer_inputs
@@ -12,15 +9,13 @@ from restatements import layer_inputs
 from slimsweep.blockwise import removal_walk
 from slimsweep.blockwise.removal_walk import (
     Choice,
-    gone_lowest,
-    gone_lowest_overall,
-    kept_count,
+    lowest_units,
+    lowest_units_overall,
     reduce_blocks,
-    removed_count,
     units_of,
 )
 from slimsweep.errors import ModelError
-from slimsweep.linear.base import matrix
+from slimsweep.linear.base import weight_2d
 from slimsweep.models import anatomy
 from slimsweep.models.surgery import remove
 from slimsweep.numerics.least_squares import least_squares
@@ -40,46 +35,17 @@ def reduce(model, plan, choose, looks=True, repair=False, token_ids=None):
     return reduce_blocks(model, plan, choose, ids() if token_ids is None else token_ids, looks, repair, "test")
 
 
-@pytest.mark.parametrize("width", [1, 3, 9, 10, 48, 100, 172, 576, 1536, 4096, 11008])
-def test_the_kept_count_is_exact_for_ratios_as_written(width):
-    for hundredths in range(100):
-        ratio = Decimal(hundredths) / 100
-        assert kept_count(float(ratio), width) == math.floor(width * (1 - ratio))
-    assert kept_count(0.0, width) == width
-    assert kept_count(1e-5, 100_000) == 99_999
-
-
-@pytest.mark.parametrize(("width", "ratio", "kept"), [(10, 0.9, 1), (100, 0.93, 7)])
-def test_binary_rounding_would_lose_a_unit(width, ratio, kept):
-    assert math.floor(width * (1 - ratio)) == kept - 1 and kept_count(ratio, width) == kept
-
-
-@pytest.mark.parametrize(("ratio", "groups", "neurons"), [(0.25, 0, 384), (0.4, 1, 615), (0.6, 1, 922), (0.7, 2, 1076)])
-def test_whole_groups_of_query_heads_go_in_smollm2(ratio, groups, neurons):
-    model = meta_model("smollm2_135m")  # 9 query heads of 64 in 3 groups, 1,536 neurons
-    assert len(anatomy.heads(model, 5)) == anatomy.heads(model, 5).members == 3
-    assert removed_count(anatomy.heads(model, 5), ratio) == groups
-    assert removed_count(anatomy.neurons(model, 5), ratio) == neurons
-
-
-def test_a_quarter_of_llama_2_7b_is_8_heads_and_2752_neurons():
-    model = meta_model("llama_2_7b")
-    assert removed_count(anatomy.heads(model, 4), 0.25) == 8
-    assert removed_count(anatomy.neurons(model, 4), 0.25) == 2752
-    assert removed_count(anatomy.heads(model, 4), 0.3) == 9  # 1,229 of 4,096 query channels are 9 heads of 128
-
-
 def test_the_lowest_go_and_the_first_of_equals_first():
-    assert gone_lowest(torch.tensor([2.0, 1.0, 1.0, 0.5]), 2) == [3, 1]
-    assert gone_lowest(torch.tensor([2.0, 1.0]), 0) == []
+    assert lowest_units(torch.tensor([2.0, 1.0, 1.0, 0.5]), 2) == [3, 1]
+    assert lowest_units(torch.tensor([2.0, 1.0]), 0) == []
 
 
 def test_the_lowest_of_several_places_together_by_hand():
     scores = {"a": torch.tensor([5.0, 1.0, 4.0]), "b": torch.tensor([0.5, 0.1]), "c": torch.tensor([9.0])}
-    assert gone_lowest_overall(scores, 0) == {"a": [], "b": [], "c": []}
-    assert gone_lowest_overall(scores, 1) == {"a": [], "b": [1], "c": []}
-    assert gone_lowest_overall(scores, 2) == {"a": [1], "b": [1], "c": []}  # b keeps its best, though 0.5 is less
-    assert gone_lowest_overall(scores, 3) == {"a": [1, 2], "b": [1], "c": []}
+    assert lowest_units_overall(scores, 0) == {"a": [], "b": [], "c": []}
+    assert lowest_units_overall(scores, 1) == {"a": [], "b": [1], "c": []}
+    assert lowest_units_overall(scores, 2) == {"a": [1], "b": [1], "c": []}  # b keeps its best, though 0.5 is less
+    assert lowest_units_overall(scores, 3) == {"a": [1, 2], "b": [1], "c": []}
 
 
 @pytest.mark.parametrize("ties", [False, True])
@@ -91,7 +57,7 @@ def test_every_place_keeps_one_and_the_count_is_exact(ties):
         if ties:
             scores = {place: (3 * values).floor() for place, values in scores.items()}
         for count in range(sum(sizes.values()) - len(sizes) + 1):
-            gone = gone_lowest_overall(scores, count)
+            gone = lowest_units_overall(scores, count)
             assert list(gone) == list(sizes)
             assert sum(len(set(units)) for units in gone.values()) == count
             for place, units in gone.items():
@@ -110,9 +76,9 @@ def test_every_place_keeps_one_and_the_count_is_exact(ties):
 def test_scores_that_are_not_finite_are_refused(value):
     scores = torch.tensor([1.0, value, 2.0])
     with pytest.raises(ModelError, match="importance of some units is not finite.*dtype=bfloat16"):
-        gone_lowest(scores, 1)
+        lowest_units(scores, 1)
     with pytest.raises(ModelError, match="importance of some units is not finite.*dtype=bfloat16"):
-        gone_lowest_overall({0: torch.ones(2), 1: scores}, 1)
+        lowest_units_overall({0: torch.ones(2), 1: scores}, 1)
 
 
 def test_a_block_keeps_one_unit_of_each_kind(tiny):
@@ -153,7 +119,7 @@ def test_a_repair_is_fitted_on_what_the_reduced_and_repaired_model_before_it_giv
     reduce(half_way, {0: BOTH}, choose, looks=False, repair=True)
     units = units_of(half_way, "neurons", 1)
     (inputs,) = layer_inputs(half_way.module, [units.reader.name], ids()).values()
-    weight, kept = matrix(units.reader.module).double(), matrix(model.blocks[1].mlp.down_proj)
+    weight, kept = weight_2d(units.reader.module).double(), weight_2d(model.blocks[1].mlp.down_proj)
     repaired, before, after = least_squares(weight, moment(inputs.double()), torch.arange(20))
     assert torch.allclose(kept.double(), repaired[:, 20:], atol=1e-4 * float(weight.abs().max()))
     assert (entries[2]["error_before_repair"], entries[2]["error_after_repair"]) == (
@@ -190,10 +156,10 @@ def test_a_plan_of_nothing_changes_nothing(tiny):
 
 
 def test_a_block_that_loses_nothing_is_not_repaired(tiny):
-    before = matrix(tiny.blocks[0].mlp.down_proj).clone()
+    before = weight_2d(tiny.blocks[0].mlp.down_proj).clone()
     (entry,) = reduce(tiny, {0: ("neurons",)}, lambda *_: Choice([]), repair=True)
     assert entry["removed"] == 0 and "error_before_repair" not in entry
-    assert torch.equal(matrix(tiny.blocks[0].mlp.down_proj), before)
+    assert torch.equal(weight_2d(tiny.blocks[0].mlp.down_proj), before)
 
 
 def test_inputs_that_are_not_finite_are_refused_by_name(tiny):

@@ -3,7 +3,7 @@ import torch
 
 from slimsweep.blockwise.activations import Activations
 from slimsweep.errors import ModelError
-from slimsweep.linear.base import matrix, packed_layers
+from slimsweep.linear.base import packed_layers, weight_2d
 from slimsweep.models.language_model import weights_digest
 from slimsweep.techniques.pruning.magnitude import Magnitude
 from slimsweep.techniques.pruning.sparsegpt import SparseGPT
@@ -50,16 +50,16 @@ def test_each_layer_is_calibrated_on_a_forward_of_all_that_was_compressed_before
             names = [name for name in plain.targets() if name.startswith(f"{block}.") and name.endswith(group)]
             prepared = technique.prepare(technique.statistic(seen_by(plain, names[0], ids)))
             for name in names:
-                weight = matrix(plain.targets()[name]).float()
+                weight = weight_2d(plain.targets()[name]).float()
                 replace_weight(plain, name, technique.compress_layer(weight, prepared, None))
     technique.apply(tiny, ids, 0)
     assert list(packed_layers(tiny.module)) == list(packed_layers(plain.module))
     for name, layer in tiny.targets().items():
-        ours, theirs = matrix(layer), matrix(plain.targets()[name])
+        ours, theirs = weight_2d(layer), weight_2d(plain.targets()[name])
         assert ((ours == 0) == (theirs == 0)).float().mean() > 0.995, name
         assert torch.allclose(ours, theirs, atol=2e-2), name
     first = [name for name in tiny.targets() if ".0.self_attn." in name and name.endswith(GROUPS[0])]
-    same = [torch.equal(matrix(tiny.targets()[name]), matrix(plain.targets()[name])) for name in first]
+    same = [torch.equal(weight_2d(tiny.targets()[name]), weight_2d(plain.targets()[name])) for name in first]
     assert all(same), "the first group sees what a plain forward shows, to the bit"
 
 
@@ -82,7 +82,7 @@ def test_batches_and_the_last_block(tiny, tiny_source, monkeypatch):
     technique.apply(other, token_ids(), 0)
     assert len(calls) - before <= 1, "the forward that records calls runs whole"
     for name, layer in tiny.targets().items():
-        assert ((matrix(layer) == 0) == (matrix(other.targets()[name]) == 0)).float().mean() > 0.99
+        assert ((weight_2d(layer) == 0) == (weight_2d(other.targets()[name]) == 0)).float().mean() > 0.99
 
 
 def test_it_leaves_no_trace_after_an_error(tiny):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from slimsweep.blockwise.activations import InputSum
-from slimsweep.blockwise.shared_inputs import Prepared, refuse_non_finite
+from slimsweep.blockwise.shared_inputs import Prepared, refuse_inputs
 from slimsweep.errors import HessianError, ModelError
 from slimsweep.techniques.pruning.sparsegpt import SparseGPT
 
@@ -60,7 +60,7 @@ def test_without_a_sum_there_is_nothing_to_prepare():
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_sums_that_are_not_finite_name_the_layers(bad):
-    refuse_non_finite(InputSum(["q", "k"], torch.tensor([1.0, 3e38])))
-    refuse_non_finite(InputSum(["q", "k"], None))
+    refuse_inputs(InputSum(["q", "k"], torch.tensor([1.0, 3e38])))
+    refuse_inputs(InputSum(["q", "k"], None))
     with pytest.raises(ModelError, match="inputs of q, k are not finite"):
-        refuse_non_finite(InputSum(["q", "k"], torch.tensor([1.0, bad, 2.0])))
+        refuse_inputs(InputSum(["q", "k"], torch.tensor([1.0, bad, 2.0])))

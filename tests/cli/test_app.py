@@ -9,25 +9,12 @@ from pathlib import Path
 
 import pytest
 from conftest import CACHE, PROJECT
+from small_jobs import SMALL, record_at
 
 from slimsweep.records.record import results
 from slimsweep.records.store import Store
 
-SMALL = (
-    "model=random",
-    "evaluation.context_tokens=64",
-    "evaluation.max_windows=2",
-    "evaluation.tasks=[]",
-    "calibration.sequences=2",
-    "calibration.tokens=32",
-    "tracker=none",
-    "cache=off",
-)
 OWN = (f"--config-dir={PROJECT / 'tests' / 'conf'}",)
-
-
-def record_at(answer) -> dict:
-    return json.loads(Path(answer.out.strip().splitlines()[-1]).read_text())
 
 
 def test_sparsity_of_every_earlier_stage_is_measured_again(slimsweep):
@@ -66,7 +53,7 @@ def test_a_failing_job_leaves_the_others_alone_and_its_traceback_in_its_log(slim
     assert answer.status == 1 and "broke half-way" in answer.err
     failed, done = Store(tmp_path / "outputs").status("mine")
     assert (failed.state, done.state) == ("failed", "done")
-    assert failed.reason == "RuntimeError: broke half-way"
+    assert failed.reason == "StageError: stage breaking: RuntimeError: broke half-way"
     assert "Traceback" in Path(failed.log).read_text()
 
 
@@ -84,7 +71,7 @@ def test_a_dry_run_lists_jobs_and_runs_nothing(slimsweep, tmp_path):
 
 @pytest.mark.parametrize("arguments", [["technique=wanda"], ["-m", "technique=wanda,magnitude"]])
 def test_a_dry_run_writes_nothing(slimsweep, shared, tmp_path, arguments):
-    from test_store import contents
+    from small_jobs import contents
 
     own = ["model=local", f"model.path={shared / 'models' / 'stories260K'}", f"cache_dir={tmp_path}/outputs/cache"]
     small = [argument for argument in SMALL if not argument.startswith("model=")]

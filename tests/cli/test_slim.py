@@ -176,7 +176,7 @@ def test_damaged_files_stop_no_command(store, slim, caplog, monkeypatch):
 
 
 def test_reading_commands_write_nothing(store, slim, tmp_path, monkeypatch):
-    from test_store import contents
+    from small_jobs import contents
 
     done, *others = sweep(store, "mine", [record(), *curve("wanda")])
     (store.folder(others[0]["key"]) / "record.json").unlink()

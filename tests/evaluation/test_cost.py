@@ -7,7 +7,7 @@ from family_shapes import DECODERS, ENCODERS, random_model
 from llm_pruner_counting import gmacs_llm_pruner
 
 from slimsweep.evaluation.cost import Cost, attention_macs, linear_macs
-from slimsweep.linear.base import matrix
+from slimsweep.linear.base import weight_2d
 
 CPU = torch.device("cpu")
 
@@ -73,7 +73,7 @@ def test_closed_form_equals_torchs_flop_counter(name, tmp_path):
 
 
 def test_zero_weights_are_left_out_of_gmacs_nonzero_only(tiny):
-    matrix(tiny.blocks[0].mlp.up_proj)[:3] = 0  # 3 x 32 weights
+    weight_2d(tiny.blocks[0].mlp.up_proj)[:3] = 0  # 3 x 32 weights
     values = Cost(tokens=10).measure(tiny, None).values
     assert round((values["gmacs"] - values["gmacs_nonzero"]) * 1e9) == 3 * 32 * 10
     dense = Cost(tokens=10).measure(tiny.copy(), None).values["gmacs"]
@@ -89,7 +89,7 @@ def test_planned_zeros_count_on_the_meta_device(tiny_source):
 
 def test_a_zero_in_an_encoders_classifier_saves_one_token_only(tmp_path):
     model = random_model("distilbert", str(tmp_path)).load(torch.float32, CPU)
-    matrix(model.module.classifier)[0] = 0
+    weight_2d(model.module.classifier)[0] = 0
     values = Cost(tokens=10).measure(model, None).values
     assert round((values["gmacs"] - values["gmacs_nonzero"]) * 1e9) == 32
 

@@ -8,7 +8,7 @@ from reductions import loud, uneven
 from safetensors.torch import save_file
 
 from slimsweep.evaluation.size import FORMAT_DTYPES, Size, safetensors_bytes
-from slimsweep.linear.base import matrix
+from slimsweep.linear.base import weight_2d
 from slimsweep.models.storage import saved_model
 
 CPU = torch.device("cpu")
@@ -47,11 +47,11 @@ def test_published_shapes_have_their_published_parameters(name, parameters):
 
 def test_the_targeted_layers_of_smollm2():
     model = meta_model("smollm2_135m")
-    assert sum(matrix(layer).numel() for layer in model.targets().values()) == 106_168_320
+    assert sum(weight_2d(layer).numel() for layer in model.targets().values()) == 106_168_320
 
 
 def test_zeros_are_counted_over_the_targeted_layers(tiny):
-    matrix(tiny.blocks[0].mlp.up_proj)[:3] = 0
+    weight_2d(tiny.blocks[0].mlp.up_proj)[:3] = 0
     tiny.module.model.norm.weight[:5] = 0  # a parameter, but not targeted
     values = measure(tiny)
     assert values["sparsity"] == 3 * 32 / TARGETED
@@ -70,7 +70,7 @@ def test_planned_zeros_are_counted_on_the_meta_device(tiny_source):
 def test_a_mask_alone_compresses_nothing_in_memory(tiny_source):
     model = tiny_source.load(torch.bfloat16, CPU)
     for layer in model.targets().values():
-        matrix(layer)[::2] = 0
+        weight_2d(layer)[::2] = 0
     values = measure(model)
     assert values["sparsity"] == 0.5
     assert values["compression_factor"] == 1
@@ -79,7 +79,7 @@ def test_a_mask_alone_compresses_nothing_in_memory(tiny_source):
 def test_bitmap_keeps_one_bit_a_weight_and_the_nonzero_values(tiny_source):
     model = tiny_source.load(torch.bfloat16, CPU)
     for layer in model.targets().values():
-        matrix(layer)[::2] = 0
+        weight_2d(layer)[::2] = 0
     values = measure(model)
     rest = 2 * (values["parameters"] - TARGETED)
     assert values["bitmap_bytes"] == rest + TARGETED // 8 + 2 * TARGETED // 2

@@ -8,7 +8,7 @@ from reductions import loud
 from slimsweep.blockwise.layerwise import replace_weight
 from slimsweep.evaluation.memory import load_memory_bytes
 from slimsweep.evaluation.size import Size
-from slimsweep.linear.base import PackedLinear, install, kinds, matrix, packed_layers, relative_error
+from slimsweep.linear.base import PackedLinear, install, kinds, packed_layers, relative_error, weight_2d
 from slimsweep.linear.uniform import IntegerLinear
 from slimsweep.models.language_model import parameter_count, weights_digest
 from slimsweep.records.record import FIELDS
@@ -33,7 +33,7 @@ def test_a_packed_layer_takes_over_place_bias_and_dtype(tmp_path):
     model = loud("qwen2", str(tmp_path), torch.bfloat16)  # has biases
     name = "model.layers.0.self_attn.q_proj"
     bias = model.targets()[name].bias
-    install(model.module, name, packed_of(matrix(model.targets()[name]).float()))
+    install(model.module, name, packed_of(weight_2d(model.targets()[name]).float()))
     layer = model.targets()[name]
     assert isinstance(layer, PackedLinear) and layer.bias is bias and layer.dtype == torch.bfloat16
     inputs = torch.randn(3, 32, dtype=torch.bfloat16)
@@ -46,7 +46,7 @@ def test_a_conv1d_is_packed_as_out_by_in(tmp_path):
     before = model.targets()[name]
     inputs = torch.randn(2, 5, 32)
     expected = before(inputs)
-    install(model.module, name, packed_of(matrix(before), bits=8))
+    install(model.module, name, packed_of(weight_2d(before), bits=8))
     assert model.targets()[name](inputs).shape == expected.shape
     assert relative_error(model.targets()[name](inputs)[0], expected[0]) < 0.02
 

@@ -4,7 +4,7 @@ from safetensors.torch import load_file, save_file
 
 from slimsweep.blockwise.layerwise import replace_weight
 from slimsweep.errors import ModelError
-from slimsweep.linear.base import matrix
+from slimsweep.linear.base import weight_2d
 from slimsweep.linear.mask import (
     MASKS_FILE,
     mark_zeros,
@@ -51,7 +51,7 @@ def test_the_first_input_is_the_lowest_bit():
 
 def test_a_mask_is_no_part_of_the_weights(tiny, tiny_source):
     for layer in tiny.targets().values():
-        set_removed(layer, chosen(*matrix(layer).shape))
+        set_removed(layer, chosen(*weight_2d(layer).shape))
     assert weights_digest(tiny) == weights_digest(tiny_source.load(torch.float32, CPU))
 
 
@@ -79,7 +79,7 @@ def test_removal_of_neurons_heads_and_blocks_keeps_the_bits_of_what_stays(tiny):
     remove(tiny, anatomy.heads(tiny, 1), [1])
     remove(tiny, anatomy.channels(tiny), [3])
     for layer in tiny.targets().values():
-        assert torch.equal(removed(layer), matrix(layer) == 0)
+        assert torch.equal(removed(layer), weight_2d(layer) == 0)
     remove_blocks(tiny, [0])
     assert len(masked_layers(tiny.module)) == len(tiny.targets()) == 7
 
@@ -96,10 +96,10 @@ def test_packing_takes_the_mask_over_and_a_copy_has_it(tiny):
 @torch.no_grad()
 def test_a_removed_weight_that_gets_a_value_is_removed_no_longer(tiny):
     name, layer = next(iter(tiny.targets().items()))
-    mask = chosen(*matrix(layer).shape)
-    matrix(layer).masked_fill_(mask, 0)
+    mask = chosen(*weight_2d(layer).shape)
+    weight_2d(layer).masked_fill_(mask, 0)
     set_removed(layer, mask)
-    grown = matrix(layer).clone()
+    grown = weight_2d(layer).clone()
     grown[mask.nonzero()[0][0], mask.nonzero()[0][1]] = 1
     replace_weight(tiny, name, grown)
     assert int(removed(layer).sum()) == int(mask.sum()) - 1
@@ -147,8 +147,8 @@ def test_a_model_without_masks_writes_no_file(tiny, tmp_path):
     write_masks(tiny.module, tmp_path)
     assert list(tmp_path.iterdir()) == []
     layer = next(iter(tiny.targets().values()))
-    matrix(layer)[:, :3] = 0
-    mark_zeros(layer, matrix(layer))
+    weight_2d(layer)[:, :3] = 0
+    mark_zeros(layer, weight_2d(layer))
     write_masks(tiny.module, tmp_path)
     assert [tensor.shape for tensor in load_file(tmp_path / MASKS_FILE).values()] == [(32, 4)]
 
@@ -156,9 +156,9 @@ def test_a_model_without_masks_writes_no_file(tiny, tmp_path):
 @torch.no_grad()
 def test_zeros_by_value_are_ordinary_for_a_pruner_and_ratios_of_the_remaining(tiny):
     for layer in tiny.targets().values():
-        matrix(layer)[:, ::2] = 0
+        weight_2d(layer)[:, ::2] = 0
     Wanda(ratio=0.25, relative_to="remaining").apply(tiny, torch.arange(64).view(2, 32), 0)
     for layer in tiny.targets().values():
-        rows, columns = matrix(layer).shape
+        rows, columns = weight_2d(layer).shape
         assert int(removed(layer).sum()) == rows * (columns // 4)  # of all of them, zeros by value first
-        assert int((matrix(layer) == 0).sum()) == rows * columns // 2
+        assert int((weight_2d(layer) == 0).sum()) == rows * columns // 2

@@ -46,7 +46,7 @@ def magnitudes(weight: torch.Tensor, block: int) -> torch.Tensor:
 def test_codes_and_bytes_by_hand():
     weight = torch.zeros(1, 32)
     weight[0, :6] = torch.tensor([2, -2, 0.16, -0.18, 0.66, 1.4])  # over 2: 1, -1, 0.08, -0.09, 0.33, 0.7
-    layer = NF4Linear.of(weight, settings(32))
+    layer = NF4Linear.from_weight(weight, settings(32))
     assert layer.weight_absmax.tolist() == [2]
     assert layer.codes().tolist()[:7] == [15, 0, 8, 6, 11, 14, 7]
     assert layer.weight_packed.tolist()[:4] == [0xF0, 0x86, 0xBE, 0x77]
@@ -56,7 +56,7 @@ def test_codes_and_bytes_by_hand():
 
 @pytest.mark.parametrize("quant_type", ["nf4", "fp4"])
 def test_the_stored_table_is_the_published_one(quant_type):
-    layer = NF4Linear.of(randn(2, 32), settings(32, quant_type))
+    layer = NF4Linear.from_weight(randn(2, 32), settings(32, quant_type))
     assert torch.allclose(layer.weight_levels.data, levels(quant_type), atol=1e-6)
 
 
@@ -68,7 +68,7 @@ SHAPES = [(1, 1), (3, 10), (5, 7), (7, 26), (5, 96), (172, 64), (64, 172)]
 def test_every_weight_gets_a_nearest_level_of_its_block_at_any_width(quant_type, block):
     for shape in SHAPES:
         weight = randn(*shape)
-        found = NF4Linear.of(weight, settings(block, quant_type)).dequantized()
+        found = NF4Linear.from_weight(weight, settings(block, quant_type)).dequantized()
         possible = magnitudes(weight, block)[:, :, None] * levels(quant_type)
         least = (possible - weight[:, :, None]).abs().amin(dim=2)
         # FP4's midpoints come from a table of 4 digits there, so a weight at a midpoint may go either way.
@@ -80,14 +80,14 @@ def test_every_weight_gets_a_nearest_level_of_its_block_at_any_width(quant_type,
 def test_values_are_levels_times_magnitudes_in_fp32_rounded_once(dtype):
     for shape, block in itertools.product(SHAPES, (64, 256, 4096)):
         weight = randn(*shape)
-        layer = NF4Linear.of(weight, settings(block))
+        layer = NF4Linear.from_weight(weight, settings(block))
         expected = layer.weight_levels[layer.codes().long()].view(shape) * magnitudes(weight, block)
         assert torch.equal(layer.values(dtype), expected.to(dtype)), (shape, block)
 
 
 def test_doubly_quantized_magnitudes_are_what_bitsandbytes_reads_and_near_the_true_ones():
     weight = randn(48, 1024) * torch.linspace(0.5, 2, 48)[:, None]  # 768 blocks, three scales
-    layer = NF4Linear.of(weight, settings(64, double_quantization=True))
+    layer = NF4Linear.from_weight(weight, settings(64, double_quantization=True))
     packed, state = bnb.quantize_4bit(weight, blocksize=64, compress_statistics=True, quant_type="nf4")
     assert torch.equal(layer.dequantized(), bnb.dequantize_4bit(packed, state))
     true = weight.view(-1, 64).abs().amax(dim=1)
@@ -100,7 +100,7 @@ def test_doubly_quantized_magnitudes_are_what_bitsandbytes_reads_and_near_the_tr
 def test_bits_count_packed_codes_and_both_magnitudes():
     """4.127 = 4 + 8/64 + 32/(64 x 256), 4.5 = 4 + 32/64; tables and offset add little to a layer of 576 x 1536."""
     for double, bits in ((True, 4 + 8 / 64 + 32 / (64 * 256)), (False, 4.5)):
-        layer = NF4Linear.of(randn(1536, 576), settings(64, double_quantization=double))
+        layer = NF4Linear.from_weight(randn(1536, 576), settings(64, double_quantization=double))
         parts = [layer.weight_packed, layer.weight_absmax, *([layer.absmax_scale] if double else [])]
         counted = 8 * sum(part.nbytes for part in parts) / (1536 * 576)
         assert counted == pytest.approx(bits, abs=1e-4) and round(counted, 3) == (4.127 if double else 4.5)
@@ -113,7 +113,7 @@ def test_bits_count_packed_codes_and_both_magnitudes():
 @pytest.mark.parametrize("block", [32, 4096])
 def test_the_layout_is_what_is_stored(double, shape, block):
     given = settings(block, double_quantization=double)
-    layer = NF4Linear.of(randn(*shape), given)
+    layer = NF4Linear.from_weight(randn(*shape), given)
     stored = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in layer.storage.items()}
     assert stored == NF4Linear.layout(shape, given)
 
@@ -124,9 +124,9 @@ def test_zeros_stay_zeros_even_in_whole_blocks(quant_type, double):
     weight = randn(9, 64)
     weight[::2] = 0
     weight[1, ::3] = 0
-    found = NF4Linear.of(weight, settings(64, quant_type, double)).dequantized()
+    found = NF4Linear.from_weight(weight, settings(64, quant_type, double)).dequantized()
     assert bool((found[weight == 0] == 0).all()) and bool(found.isfinite().all()) and int(found.count_nonzero()) > 100
-    nothing = NF4Linear.of(torch.zeros(3, 50), settings(64, quant_type, double))
+    nothing = NF4Linear.from_weight(torch.zeros(3, 50), settings(64, quant_type, double))
     assert not bool(nothing.dequantized().any())
 
 
@@ -139,7 +139,7 @@ def test_a_kernel_that_makes_minus_one_of_zeros_does_no_harm(quant_type, monkeyp
     quantize, weight = bnb.quantize_4bit, randn(3, 65)
     monkeypatch.setattr(bnb, "quantize_4bit", kernel)
     weight[:, ::2] = 0
-    found = NF4Linear.of(weight, settings(64, quant_type)).dequantized()
+    found = NF4Linear.from_weight(weight, settings(64, quant_type)).dequantized()
     assert torch.equal(found, torch.where(weight == 0, 0, -magnitudes(weight, 64)))
 
 
@@ -147,33 +147,35 @@ def test_a_kernel_that_makes_minus_one_of_zeros_does_no_harm(quant_type, monkeyp
 @pytest.mark.parametrize("double", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_what_is_a_level_already_is_packed_again_unchanged(quant_type, double, dtype):
-    layer = NF4Linear.of(randn(33, 63), settings(64, quant_type, double))
+    layer = NF4Linear.from_weight(randn(33, 63), settings(64, quant_type, double))
     layer.dtype = dtype
-    again = layer.nearest(layer.dequantized())
+    again = layer.requantize(layer.dequantized())
     again.dtype = dtype
     assert torch.equal(again.dequantized(), layer.dequantized())
 
 
 def test_a_changed_weight_takes_the_nearest_levels_of_the_old_magnitudes_with_its_zeros():
     weight = randn(6, 64)
-    layer = NF4Linear.of(weight, settings(64))
+    layer = NF4Linear.from_weight(weight, settings(64))
     changed = torch.where(weight.abs() < 0.5, 0, weight * 1.3)  # larger than the block's largest
-    found = layer.nearest(changed).dequantized()
+    found = layer.requantize(changed).dequantized()
     possible = magnitudes(weight, 64)[:, :, None] * levels("nf4")
     assert torch.allclose((found - changed).abs(), (possible - changed[:, :, None]).abs().amin(dim=2), atol=1e-5)
     assert torch.equal(found == 0, (changed == 0) | (found == 0)) and bool((found[changed == 0] == 0).all())
-    assert torch.equal(layer.dequantized(), NF4Linear.of(weight, settings(64)).dequantized())  # not written to
+    assert torch.equal(layer.dequantized(), NF4Linear.from_weight(weight, settings(64)).dequantized())  # not written to
 
 
 def test_a_block_without_magnitude_takes_any_weight_as_zero():
-    assert not bool(NF4Linear.of(torch.zeros(2, 32), settings(32)).nearest(torch.ones(2, 32)).dequantized().any())
+    assert not bool(
+        NF4Linear.from_weight(torch.zeros(2, 32), settings(32)).requantize(torch.ones(2, 32)).dequantized().any()
+    )
 
 
 def test_a_transposed_view_is_packed_as_it_reads():
     weight = randn(24, 10)
-    layer = NF4Linear.of(weight.T, settings(32))  # GPT-2 stores [in out]
-    assert torch.equal(layer.dequantized(), NF4Linear.of(weight.T.contiguous(), settings(32)).dequantized())
-    assert torch.equal(layer.nearest(layer.dequantized().T.contiguous().T).weight_packed, layer.weight_packed)
+    layer = NF4Linear.from_weight(weight.T, settings(32))  # GPT-2 stores [in out]
+    assert torch.equal(layer.dequantized(), NF4Linear.from_weight(weight.T.contiguous(), settings(32)).dequantized())
+    assert torch.equal(layer.requantize(layer.dequantized().T.contiguous().T).weight_packed, layer.weight_packed)
 
 
 def test_packing_odd_counts_ends_with_an_empty_half():
@@ -181,7 +183,7 @@ def test_packing_odd_counts_ends_with_an_empty_half():
 
 
 def test_a_forward_equals_one_through_the_dequantised_weight():
-    layer, inputs = NF4Linear.of(randn(7, 33), settings(32)), randn(2, 5, 33, seed=1)
+    layer, inputs = NF4Linear.from_weight(randn(7, 33), settings(32)), randn(2, 5, 33, seed=1)
     layer.bias = torch.nn.Parameter(randn(7, seed=2))
     expected = torch.einsum("bti,oi->bto", inputs, layer.dequantized()) + layer.bias
     assert torch.allclose(layer(inputs), expected, atol=1e-5)
@@ -189,7 +191,7 @@ def test_a_forward_equals_one_through_the_dequantised_weight():
 
 def test_the_product_is_computed_in_the_dtype_asked_for_and_returned_in_that_of_the_inputs():
     weight, inputs = randn(16, 64), randn(4, 64, seed=1)
-    layer = NF4Linear.of(weight, settings(64, compute_dtype="float32"))
+    layer = NF4Linear.from_weight(weight, settings(64, compute_dtype="float32"))
     layer.dtype, layer.bias = torch.bfloat16, torch.nn.Parameter(randn(16, seed=2).bfloat16())
     found = layer(inputs.bfloat16())
     exact = inputs.bfloat16().float() @ layer.values(torch.float32).T + layer.bias.float()
@@ -215,7 +217,7 @@ def test_models_of_both_forms_of_bitsandbytes_load_in_a_new_process_with_equal_l
 
 def test_what_bitsandbytes_gets_wrong_where_a_block_spans_rows_is_right_here():
     weight = randn(5, 96)
-    layer = NF4Linear.of(weight, settings(64))
+    layer = NF4Linear.from_weight(weight, settings(64))
     error = (layer.dequantized() - weight).abs() / magnitudes(weight, 64)
     assert float(error.max()) < (1 - 0.696) / 2 + 1e-3  # half the widest gap of the table
     assert math.isclose(float(layer.absmax()[1]), float(weight.flatten()[64:128].abs().max()))

@@ -34,7 +34,7 @@ def test_codes_lie_side_by_side_in_words(bits, shape, group_size):
     weight = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
     grid = RTN(bits=bits, group_size=group_size).compress_layer(weight).grid
     codes = torch.randint(-(2 ** (bits - 1)), 2 ** (bits - 1), shape, dtype=torch.int8)
-    layer = IntegerLinear.of(grid, codes)
+    layer = IntegerLinear.from_codes(grid, codes)
     rows = [unpacked(row, bits, shape[1]) for row in layer.weight_packed.tolist()]
     assert rows == codes.tolist()
     assert torch.equal(layer.codes(), codes)
@@ -119,7 +119,7 @@ def test_compressed_tensors_has_no_float_minimum():
 @pytest.mark.parametrize("grid", GRIDS)
 def test_a_weight_on_its_levels_is_packed_to_the_same_tensors(bits, grid):
     layer = packed(bits, grid, (33, 172), 43)
-    again = layer.nearest(layer.dequantized())
+    again = layer.requantize(layer.dequantized())
     assert again.storage.keys() == layer.storage.keys()
     if grid == "minimum":  # where a level is 0 by chance of rounding, it becomes exact
         assert torch.equal(again.codes(), layer.codes())
@@ -135,7 +135,7 @@ def test_what_was_pruned_after_is_zero_and_the_rest_near(bits, grid, group_size)
     layer = packed(bits, grid, (33, 172), group_size)
     weight = layer.dequantized()
     pruned = Magnitude(ratio=0.5).compress_layer(weight).weight
-    found = layer.nearest(pruned).dequantized()
+    found = layer.requantize(pruned).dequantized()
     assert torch.all(found[pruned == 0] == 0)
     if grid == "minimum":
         steps = layer.weight_scale.float().repeat_interleave(172 // layer.weight_scale.shape[1], dim=1)
@@ -163,7 +163,7 @@ def test_levels_that_bf16_has_rounded_together_stay_what_they_are():
         torch.rand(4, 512, generator=torch.Generator().manual_seed(0)) + 2
     )
     layer.dtype = torch.bfloat16
-    again = layer.nearest(layer.dequantized().float())
+    again = layer.requantize(layer.dequantized().float())
     assert torch.equal(again.codes(), layer.codes())
 
 

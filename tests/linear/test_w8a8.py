@@ -19,7 +19,7 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def layer(weight: torch.Tensor, bias: torch.Tensor | None = None, dtype: torch.dtype = torch.float32):
-    packed = DynamicInt8Linear.of(weight)
+    packed = DynamicInt8Linear.from_weight(weight)
     packed.dtype = dtype
     packed.bias = None if bias is None else torch.nn.Parameter(bias, requires_grad=False)
     return packed
@@ -108,7 +108,7 @@ def test_nearest_keeps_levels_and_zeros():
     packed = layer(random(6, 10))
     changed = packed.dequantized()
     changed[:, ::2] = 0
-    again = packed.nearest(changed)
+    again = packed.requantize(changed)
     assert torch.equal(again.dequantized(), changed)
     assert torch.equal(again.weight_scale, packed.weight_scale)
 

@@ -5,7 +5,7 @@ import torch
 from family_shapes import BLOCK_LINEARS, DECODERS, ENCODERS, random_model
 
 from slimsweep.errors import ModelError
-from slimsweep.linear.base import matrix
+from slimsweep.linear.base import weight_2d
 from slimsweep.models.families import families, family_of
 
 CPU = torch.device("cpu")
@@ -64,7 +64,7 @@ def test_parts_named_by_the_table_exist(load, name):
     model = load(name)
     family = family_of(name)
     assert model.module.get_submodule(family.embeddings).weight.shape[0] == 260
-    assert matrix(model.module.get_submodule(family.head)).shape[0] in (260, 2)
+    assert weight_2d(model.module.get_submodule(family.head)).shape[0] in (260, 2)
     if family.final_norm:
         assert "norm" in type(model.module.get_submodule(family.final_norm)).__name__.lower()
     for path in family.pooled:
@@ -88,7 +88,7 @@ def test_the_last_norms_output_is_what_hidden_states_returns(load, name):
 def test_matrix_is_a_view_that_maps_inputs_to_outputs(load, name):
     model = load(name)
     for layer in model.targets().values():
-        weight = matrix(layer)
+        weight = weight_2d(layer)
         inputs = torch.randn(3, weight.shape[1])
         torch.testing.assert_close(
             inputs @ weight.T + layer.bias if layer.bias is not None else inputs @ weight.T, layer(inputs)
@@ -102,7 +102,7 @@ def test_zeroed_targets_change_the_logits(load, name):
     model = load(name)
     before = model.logits(model.hidden_states(token_ids()))
     for layer in model.targets().values():
-        matrix(layer).zero_()
+        weight_2d(layer).zero_()
     assert not torch.equal(before, model.logits(model.hidden_states(token_ids())))
 
 
@@ -111,8 +111,8 @@ def test_a_copy_is_independent_and_keeps_ties(load, name):
     model = load(name)
     copied = model.copy()
     layer_name, layer = next(iter(model.targets().items()))
-    matrix(layer).zero_()
-    assert matrix(copied.targets()[layer_name]).count_nonzero() > 0
+    weight_2d(layer).zero_()
+    assert weight_2d(copied.targets()[layer_name]).count_nonzero() > 0
     assert len(list(copied.module.parameters())) == len(list(model.module.parameters()))
 
 
@@ -121,7 +121,7 @@ def test_saved_models_reload_with_equal_weights(load, name, tmp_path):
     from slimsweep.models.sources.local import LocalModel
 
     model = load(name)
-    matrix(next(iter(model.targets().values())))[0].zero_()
+    weight_2d(next(iter(model.targets().values())))[0].zero_()
     folder = tmp_path / "saved"
     model.module.save_pretrained(folder)
     model.tokenizer.save_pretrained(folder)

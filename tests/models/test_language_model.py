@@ -3,7 +3,7 @@ import hashlib
 import torch
 from torch import nn
 
-from slimsweep.linear.base import is_linear, matrix
+from slimsweep.linear.base import is_linear, weight_2d
 from slimsweep.models.language_model import parameter_count, weights_digest
 
 
@@ -39,7 +39,7 @@ def test_linear_means_linear_and_conv1d():
     assert is_linear(nn.Linear(2, 3))
     assert is_linear(Conv1D(3, 2))
     assert not is_linear(nn.Embedding(2, 3))
-    assert matrix(Conv1D(3, 2)).shape == (3, 2)
+    assert weight_2d(Conv1D(3, 2)).shape == (3, 2)
 
 
 def test_weights_need_no_gradient(tiny):

@@ -2,7 +2,7 @@ import pytest
 import torch
 from family_shapes import DECODERS, ENCODERS, random_model
 
-from slimsweep.linear.base import layer_shape, matrix
+from slimsweep.linear.base import layer_shape, weight_2d
 from slimsweep.models.scale_folding import fold, query_key_rows, survey
 from slimsweep.models.sources.random import RandomModel
 
@@ -39,20 +39,20 @@ def scales(place, seed=0):
 def test_folding_at_every_place_leaves_the_model_what_it_was(family, tmp_path):
     source = random_model(family, str(tmp_path))
     model = loaded(source)
-    before, weights = logits(model), [matrix(layer).clone() for layer in model.targets().values()]
+    before, weights = logits(model), [weight_2d(layer).clone() for layer in model.targets().values()]
     surveyed = survey(model)
     assert torch.equal(logits(model), before)  # nothing of the survey stays behind
     assert len(surveyed.places) == 2 * PLACES.get(family, 4)
-    readers = [name for place in surveyed.places for name in place.readers]
+    readers = [name for place in surveyed.places for name in place.balance_layers]
     assert sorted([*readers, *surveyed.reasons]) == sorted(model.targets())
     for place in surveyed.places:
         fold(model, place, scales(place), {})
     assert (logits(model) - before).abs().max() < 1e-4 * before.abs().max()
-    changed = [not torch.equal(old, matrix(new)) for old, new in zip(weights, model.targets().values(), strict=True)]
+    changed = [not torch.equal(old, weight_2d(new)) for old, new in zip(weights, model.targets().values(), strict=True)]
     assert sum(changed) >= len(set(readers))
     planned = survey(source.skeleton())
-    assert [(one.maker, one.readers, one.offset) for one in planned.places] == [
-        (one.maker, one.readers, one.offset) for one in surveyed.places
+    assert [(one.smooth_layer, one.balance_layers, one.offset) for one in planned.places] == [
+        (one.smooth_layer, one.balance_layers, one.offset) for one in surveyed.places
     ]
     assert planned.reasons == surveyed.reasons
 
@@ -61,9 +61,9 @@ def test_each_place_folded_only_half_changes_the_model(tiny):
     # What shows that the test above can fail.
     for place in survey(tiny).places:
         before = logits(tiny)
-        old = {name: matrix(tiny.module.get_submodule(name)).clone() for name in place.readers}
+        old = {name: weight_2d(tiny.module.get_submodule(name)).clone() for name in place.balance_layers}
         fold(tiny, place, scales(place), {name: weight.clone() for name, weight in old.items()})
-        assert (logits(tiny) - before).abs().max() > 1e-4 * before.abs().max(), place.maker
+        assert (logits(tiny) - before).abs().max() > 1e-4 * before.abs().max(), place.smooth_layer
 
 
 def test_what_the_residual_reads_too_is_no_place(tmp_path):
@@ -93,7 +93,7 @@ def test_neurons_of_another_activation_are_no_place(tmp_path):
 
 def test_query_heads_share_the_channels_of_their_value_head(tiny):
     # 4 query heads of width 8 on 2 value heads: inputs 0..7 and 8..15 of o_proj are the value channels 0..7.
-    place = next(one for one in survey(tiny).places if one.readers[0].endswith("o_proj"))
+    place = next(one for one in survey(tiny).places if one.balance_layers[0].endswith("o_proj"))
     first, second = list(range(8)), list(range(8, 16))
     assert place.reads.tolist() == first + first + second + second
     assert place.makes.tolist() == first + second
@@ -103,9 +103,9 @@ def test_a_norm_in_bf16_is_divided_by_what_its_readers_are_multiplied_by(tmp_pat
     for family in ("llama", "gemma2"):
         model = loaded(random_model(family, str(tmp_path)), torch.bfloat16)
         place = survey(model).places[0]
-        norm = model.module.get_submodule(place.maker)
+        norm = model.module.get_submodule(place.smooth_layer)
         before = norm.weight.float() + place.offset
-        weights = {name: matrix(model.module.get_submodule(name)).float() for name in place.readers}
+        weights = {name: weight_2d(model.module.get_submodule(name)).float() for name in place.balance_layers}
         old = {name: weight.clone() for name, weight in weights.items()}
         columns = fold(model, place, scales(place), weights)
         now = norm.weight.float() + place.offset
@@ -113,13 +113,13 @@ def test_a_norm_in_bf16_is_divided_by_what_its_readers_are_multiplied_by(tmp_pat
         assert not torch.allclose(before / scales(place), now, rtol=1e-4)  # rounding did move it
         for name, weight in weights.items():
             assert torch.equal(weight, old[name] * columns)
-            assert torch.equal(matrix(model.module.get_submodule(name)).float(), old[name])  # yet to be rounded
+            assert torch.equal(weight_2d(model.module.get_submodule(name)).float(), old[name])  # yet to be rounded
 
 
 def test_a_channel_the_norm_switches_off_stays_off(tmp_path):
     model = loaded(random_model("gemma2", str(tmp_path)))
     place = survey(model).places[0]
-    norm = model.module.get_submodule(place.maker)
+    norm = model.module.get_submodule(place.smooth_layer)
     norm.weight[3] = -1.0
     before = logits(model)
     fold(model, place, scales(place), {})
@@ -156,6 +156,6 @@ def test_what_another_function_reads_is_no_place(monkeypatch, tmp_path):
     own = LlamaMLP.forward
     monkeypatch.setattr(LlamaMLP, "forward", lambda self, hidden: own(self, hidden) + hidden)
     surveyed = survey(random_model("llama", str(tmp_path)).skeleton())
-    makers = [place.maker for place in surveyed.places if place.is_norm]
+    makers = [place.smooth_layer for place in surveyed.places if place.is_norm]
     assert makers == [f"model.layers.{index}.input_layernorm" for index in (0, 1)]
     assert "more than these layers read" in surveyed.reasons["model.layers.1.mlp.gate_proj"]

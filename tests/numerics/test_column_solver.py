@@ -14,9 +14,9 @@ from slimsweep.numerics.uniform_grid import GRIDS, Grid, fit
 
 def by_rows(solve, weight: torch.Tensor, keep: torch.Tensor, *more, **named) -> torch.Tensor:
     """Solve a weight [out column], in place, with what takes and returns [column out]."""
-    turned, kept, errors = weight.T.contiguous(), keep.T.contiguous(), torch.full_like(weight.T.contiguous(), 7)
-    solve(ColumnBlock(turned, kept, errors, *more, **named))
-    weight.copy_(turned.T)
+    weight_t, kept, errors = weight.T.contiguous(), keep.T.contiguous(), torch.full_like(weight.T.contiguous(), 7)
+    solve(ColumnBlock(weight_t, kept, errors, *more, **named))
+    weight.copy_(weight_t.T)
     keep.copy_(kept.T)
     return errors.T
 
@@ -173,7 +173,7 @@ def test_without_corrections_it_is_the_grids_own_rounding_bit_for_bit(kind, bits
     order = torch.randperm(80, generator=torch.Generator().manual_seed(1))
     solved, keep = weight[:, order], torch.ones(150, 80, dtype=torch.bool)
     solve_columns(solved, keep, torch.eye(80), torch.ones(80), grid=grid, groups=groups[order])
-    assert torch.equal(solved, grid.nearest(weight)[:, order])
+    assert torch.equal(solved, grid.fake_quantize(weight)[:, order])
 
 
 @pytest.mark.parametrize("kind", GRIDS)
@@ -190,7 +190,7 @@ def test_fused_kernel_rounds_as_the_loop_over_columns(kind, pattern):
     same = (fused[1] == looped[1]).all(dim=1) & torch.isclose(fused[0], looped[0], atol=1e-5).all(dim=1)
     assert int(same.sum()) >= 145
     found = fused[0][fused[1]]
-    assert torch.equal(grid.nearest(fused[0])[fused[1]], found)
+    assert torch.equal(grid.fake_quantize(fused[0])[fused[1]], found)
     assert torch.all(fused[0][~fused[1]] == 0)
 
 

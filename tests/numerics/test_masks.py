@@ -7,13 +7,6 @@ from restatements import lowest_first
 from slimsweep.numerics import masks
 
 
-@pytest.mark.parametrize(
-    ("ratio", "size", "count"), [(0.29, 100, 29), (0.3, 10, 3), (0.5, 7, 3), (0.0, 9, 0), (0.999, 3, 2)]
-)
-def test_counts_round_down_what_was_meant(ratio, size, count):
-    assert masks.drop_count(ratio, size) == count
-
-
 @pytest.mark.parametrize(("pattern", "group"), [("unstructured", None), ("2:4", (2, 4)), ("1:16", (1, 16))])
 def test_patterns(pattern, group):
     assert masks.parse_pattern(pattern) == group
@@ -23,14 +16,6 @@ def test_patterns(pattern, group):
 def test_no_patterns(pattern):
     with pytest.raises(ValueError, match="no pattern: give unstructured, or n:m"):
         masks.parse_pattern(pattern)
-
-
-def test_zeros_count_towards_the_ratio_of_the_original():
-    assert masks.drop_counts(torch.tensor([1, 3, 0]), 4, 0.5, "original").tolist() == [2, 3, 2]
-
-
-def test_the_ratio_of_the_remaining_comes_on_top_of_zeros():
-    assert masks.drop_counts(torch.tensor([1, 3, 0]), 4, 0.5, "remaining").tolist() == [1 + 1, 3 + 0, 0 + 2]
 
 
 def test_ties_drop_no_more_than_asked_and_the_first_go_first():
@@ -60,15 +45,15 @@ def test_what_is_no_number_stays_where_more_than_all_numbers_should_go(width):
     assert masks.keep_highest_of_all(score, width - 1)[0].tolist() == expected
 
 
-@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("levels", [3, 10**6])
 @pytest.mark.parametrize("part", [0, 0.01, 0.5, 1])
 @pytest.mark.parametrize("shape", [(13, 10), (130, 100)])
-def test_a_whole_tensor_is_one_unit_however_it_lies_in_memory(turned, levels, part, shape):
+def test_a_whole_tensor_is_one_unit_however_it_lies_in_memory(transposed, levels, part, shape):
     score = torch.randint(levels, shape, generator=torch.Generator().manual_seed(0)).float()
     dropped = int(part * score.numel())
     expected = masks.keep_highest(score.reshape(1, -1), torch.tensor([dropped])).view(shape)
-    given = score.T.contiguous().T if turned else score
+    given = score.T.contiguous().T if transposed else score
     assert torch.equal(masks.keep_highest_of_all(given, dropped), expected)
 
 
@@ -120,12 +105,6 @@ def test_an_infinite_weight_is_removed_to_zero():
     assert masks.remove(torch.tensor([math.inf, 2.0]), torch.tensor([False, True])).tolist() == [0.0, 2.0]
 
 
-def test_a_spread_adds_up():
-    assert masks.spread(10, [4, 4, 2]) == [4, 4, 2]
-    assert masks.spread(5, [3, 3, 3]) == [2, 2, 1]
-    assert masks.spread(0, [3, 3]) == [0, 0]
-
-
 @pytest.mark.parametrize("rank", [0, 1, 5, 6, 11, 12])
 def test_lowest_over_many_tensors_is_that_of_their_union(rank):
     parts = [torch.tensor([0.5, 1e-30, 0.5, 0.0]), torch.tensor([3.0, 0.5, 0.25]), torch.arange(5).float()]
@@ -134,8 +113,3 @@ def test_lowest_over_many_tensors_is_that_of_their_union(rank):
     if rank:
         assert threshold == everything[rank - 1]
     assert int((everything < threshold).sum()) + room == rank
-
-
-@pytest.mark.parametrize(("ratio", "size", "expected"), [(0.29, 26_214_400, 7_602_176), (0.29, 10**8, 29_000_000)])
-def test_counts_are_exact_at_the_sizes_of_large_models(ratio, size, expected):
-    assert masks.drop_count(ratio, size) == expected

@@ -93,7 +93,7 @@ def test_a_swap_that_greedy_cannot_see():
     # Alone 0 and 1 cost least, but together they cost 4.4; 2 takes back what 0 does.
     matrix = torch.tensor([[1.0, 1.1, -0.9], [1.1, 1.2, 0.0], [-0.9, 0.0, 1.3]])
     found = best_exchanges(matrix, greedy(matrix, 2))
-    assert found.gone.tolist() == [0, 2]
+    assert found.chosen.tolist() == [0, 2]
     assert found.exchanges == 1
     assert objective(matrix, greedy(matrix, 2)) == pytest.approx(4.4) and found.objective == pytest.approx(0.5)
 
@@ -105,11 +105,11 @@ def test_the_end_is_never_above_the_start_and_no_swap_gains(costs):
         for count in range(12):
             start = greedy(matrix, count)
             before, found = direct(matrix, start), best_exchanges(matrix, start)
-            assert found.gone.tolist() == sorted({int(unit) for unit in found.gone}) and len(found.gone) == count
-            assert found.objective == pytest.approx(direct(matrix, found.gone), rel=1e-9, abs=1e-9)
+            assert found.chosen.tolist() == sorted({int(unit) for unit in found.chosen}) and len(found.chosen) == count
+            assert found.objective == pytest.approx(direct(matrix, found.chosen), rel=1e-9, abs=1e-9)
             assert found.objective <= before * ROUNDING
-            assert (found.exchanges == 0) == (found.gone.tolist() == sorted(start.tolist()))
-            assert min(swaps(matrix, found.gone), default=found.objective) >= found.objective - 1e-8 * before
+            assert (found.exchanges == 0) == (found.chosen.tolist() == sorted(start.tolist()))
+            assert min(swaps(matrix, found.chosen), default=found.objective) >= found.objective - 1e-8 * before
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -150,10 +150,10 @@ def test_parts_end_at_a_set_no_swap_within_them_improves(partition):
         for count in (1, 7, 12, 23):
             before = objective(matrix, greedy(matrix, count))
             found = best_exchanges(matrix, greedy(matrix, count), partition)
-            assert len(found.gone) == count
-            assert found.objective == pytest.approx(direct(matrix, found.gone), rel=1e-9)
+            assert len(found.chosen) == count
+            assert found.objective == pytest.approx(direct(matrix, found.chosen), rel=1e-9)
             assert found.objective <= before * ROUNDING
-            gone = set(found.gone.tolist())
+            gone = set(found.chosen.tolist())
             for part in (dealt[turn::parts] for turn in range(parts)):
                 for back in gone & set(part):
                     for away in set(part) - gone:
@@ -171,21 +171,21 @@ def test_a_partition_of_all_units_or_more_is_none():
     matrix = neuron_costs(3, units=24)
     whole = best_exchanges(matrix, greedy(matrix, 10))
     for partition in (24, 25):
-        assert best_exchanges(matrix, greedy(matrix, 10), partition).gone.tolist() == whole.gone.tolist()
+        assert best_exchanges(matrix, greedy(matrix, 10), partition).chosen.tolist() == whole.chosen.tolist()
 
 
 def test_nothing_and_everything_cannot_be_swapped():
     matrix = neuron_costs(0)
     none, every = (best_exchanges(matrix, greedy(matrix, count)) for count in (0, UNITS))
-    assert (none.gone.tolist(), none.objective, none.exchanges) == ([], 0, 0)
-    assert every.gone.tolist() == list(range(UNITS)) and every.exchanges == 0
+    assert (none.chosen.tolist(), none.objective, none.exchanges) == ([], 0, 0)
+    assert every.chosen.tolist() == list(range(UNITS)) and every.exchanges == 0
     assert every.objective == pytest.approx(float(matrix.sum()))
 
 
 @pytest.mark.parametrize("matrix", [torch.eye(6), torch.ones(6, 6), torch.zeros(6, 6)], ids=["apart", "equal", "dead"])
 def test_equal_units_are_left_where_they_are(matrix):
     found = best_exchanges(matrix, torch.tensor([4, 1]))
-    assert found.gone.tolist() == [1, 4] and found.exchanges == 0
+    assert found.chosen.tolist() == [1, 4] and found.exchanges == 0
 
 
 def test_the_matrix_and_the_start_are_not_written_to():
@@ -228,4 +228,4 @@ def test_units_that_cancel_to_nothing_end_the_search():
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-    assert len(found.gone) == 4
+    assert len(found.chosen) == 4

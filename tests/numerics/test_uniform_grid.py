@@ -45,10 +45,10 @@ def grouped(weight: torch.Tensor, group_size: int | None) -> list[list[float]]:
 
 def assert_nearest(weight: torch.Tensor, kind: str, bits: int, group_size: int | None) -> None:
     grid = fit(weight, kind, bits, group_size)
-    codes = grid.codes(weight)
+    codes = grid.quantize(weight)
     assert int(codes.min()) >= -(2 ** (bits - 1)) and int(codes.max()) < 2 ** (bits - 1)
-    values = grid.values(codes)
-    assert torch.equal(grid.nearest(weight), values)
+    values = grid.dequantize(codes)
+    assert torch.equal(grid.fake_quantize(weight), values)
     for given, found in zip(grouped(weight, group_size), grouped(values, group_size), strict=True):
         levels = levels_of(list(given), kind, bits)
         for wanted, got in zip(given, found, strict=True):
@@ -83,7 +83,7 @@ EDGES = {
 def test_groups_of_one_sign_of_one_value_and_of_nothing(kind, bits, edge):
     weight = torch.tensor([EDGES[edge]])
     assert_nearest(weight, kind, bits, None)
-    values = fit(weight, kind, bits, None).nearest(weight)
+    values = fit(weight, kind, bits, None).fake_quantize(weight)
     assert bool(values.isfinite().all())
     if edge == "zeros":
         assert values.tolist() == weight.tolist()
@@ -98,25 +98,25 @@ def test_groups_of_one_sign_of_one_value_and_of_nothing(kind, bits, edge):
 def test_zero_is_a_level_of_integer_grids(kind, bits):
     weight = torch.tensor(list(EDGES.values()))
     grid = fit(weight, kind, bits, 4)
-    assert torch.all(grid.nearest(torch.zeros_like(weight)) == 0)
+    assert torch.all(grid.fake_quantize(torch.zeros_like(weight)) == 0)
     assert grid.with_zero(weight == weight) is grid
 
 
 def test_a_grid_by_hand():
     grid = fit(torch.tensor([[-1.0, 0.4, 2.0, 0.6]]), "asymmetric", 2, None)  # scale 1, levels -1, 0, 1, 2
     assert (grid.scale.tolist(), grid.zero.tolist()) == ([[1.0]], [[-1.0]])
-    assert grid.codes(torch.tensor([[-1.0, 0.4, 2.0, 0.6]])).tolist() == [[-2, -1, 1, 0]]
+    assert grid.quantize(torch.tensor([[-1.0, 0.4, 2.0, 0.6]])).tolist() == [[-2, -1, 1, 0]]
     grid = fit(torch.tensor([[-1.5, 0.4, 1.0, 0.6]]), "symmetric", 2, None)  # scale 2 x 1.5 / 3, levels -2, -1, 0, 1
-    assert grid.nearest(torch.tensor([[-1.5, 0.4, 1.0, 0.6]])).tolist() == [[-2.0, 0.0, 1.0, 1.0]]
+    assert grid.fake_quantize(torch.tensor([[-1.5, 0.4, 1.0, 0.6]])).tolist() == [[-2.0, 0.0, 1.0, 1.0]]
     grid = fit(torch.tensor([[0.25, 0.5, 3.25, 1.9]]), "minimum", 2, None)  # scale 1, levels 0.25 to 3.25
-    assert grid.nearest(torch.tensor([[0.25, 0.5, 3.25, 1.9]])).tolist() == [[0.25, 0.25, 3.25, 2.25]]
+    assert grid.fake_quantize(torch.tensor([[0.25, 0.5, 3.25, 1.9]])).tolist() == [[0.25, 0.25, 3.25, 2.25]]
 
 
 def test_scales_are_rounded_before_codes_are_chosen():
     # 15 steps of 1 + 1/512: bf16 holds a scale of 1, and 7.51 then lies nearer to 8 than to 7.
     weight = torch.tensor([[0.0, 15 * (1 + 1 / 512), 7.51]])
     grid = fit(weight, "asymmetric", 4, None)
-    assert grid.scale.item() == 1 and grid.nearest(weight).tolist() == [[0.0, 15.0, 8.0]]
+    assert grid.scale.item() == 1 and grid.fake_quantize(weight).tolist() == [[0.0, 15.0, 8.0]]
     assert round(7.51 / (1 + 1 / 512)) == 7  # so the order matters
 
 
@@ -127,12 +127,12 @@ def test_of_two_levels_equally_near_the_even_step_is_taken(kind):
     minimum = torch.zeros(1, 1) if kind == "minimum" else None
     zero = torch.full((1, 1), -8.0 if kind == "asymmetric" else 0.0)
     grid = Grid(kind, 4, torch.ones(1, 1), zero, minimum)
-    assert grid.nearest(weight).tolist() == [[0.0, 2.0, 2.0, 4.0]]
+    assert grid.fake_quantize(weight).tolist() == [[0.0, 2.0, 2.0, 4.0]]
 
 
 def test_what_lies_beyond_the_range_takes_the_last_level():
     grid = fit(torch.tensor([[-1.0, 2.0]]), "asymmetric", 2, None)
-    assert grid.nearest(torch.tensor([[-50.0, 50.0]])).tolist() == [[-1.0, 2.0]]
+    assert grid.fake_quantize(torch.tensor([[-50.0, 50.0]])).tolist() == [[-1.0, 2.0]]
 
 
 @pytest.mark.parametrize("kind", GRIDS)
@@ -140,8 +140,8 @@ def test_what_lies_beyond_the_range_takes_the_last_level():
 def test_levels_stay_what_they_are(kind, bits):
     weight = torch.randn(7, 48, generator=torch.Generator().manual_seed(2))
     grid = fit(weight, kind, bits, 16)
-    codes = grid.codes(weight)
-    assert torch.equal(grid.codes(grid.values(codes)), codes)
+    codes = grid.quantize(weight)
+    assert torch.equal(grid.quantize(grid.dequantize(codes)), codes)
 
 
 @pytest.mark.parametrize("bits", BITS)
@@ -152,7 +152,7 @@ def test_minimum_moves_by_at_most_half_a_step_to_hold_zeros_exactly(bits):
     weight[25:, 16:] += (weight[25:, 16:] == 0) * 0.01
     grid, zeros = fit(weight, "minimum", bits, 16), weight == 0
     moved = grid.with_zero(zeros)
-    assert torch.all(moved.nearest(weight)[zeros] == 0)
+    assert torch.all(moved.fake_quantize(weight)[zeros] == 0)
     assert torch.equal(moved.scale, grid.scale)
     assert torch.all((moved.minimum - grid.minimum).abs() <= grid.scale / 2 * (1 + 1e-6))
     assert torch.equal(moved.minimum[25:, 1:], grid.minimum[25:, 1:])  # groups without zeros
@@ -165,7 +165,7 @@ def test_minimum_reaches_a_zero_outside_its_range_and_keeps_the_rest_near(bits, 
     weight = torch.tensor([EDGES[edge]])
     pruned = weight.clone()
     pruned[0, :4] = 0
-    found = fit(weight, "minimum", bits, None).with_zero(pruned == 0).nearest(pruned)
+    found = fit(weight, "minimum", bits, None).with_zero(pruned == 0).fake_quantize(pruned)
     assert torch.all(found[0, :4] == 0)
     reach = float(weight.abs().max()) + 1e-6
     # Half a step of the widened range, which for equal weights spans twice their value.
@@ -177,7 +177,7 @@ def test_clip_narrows_the_range():
     clip = torch.tensor([[0.5], [1.0]])
     grid = fit(weight, "asymmetric", 2, None, clip)  # row 0 spans -2 to 4 in steps of 2
     assert grid.scale.tolist() == [[2.0], [pytest.approx(2 / 3, rel=2**-8)]]
-    assert grid.nearest(weight)[0].tolist() == [-2.0, 4.0, 0.0, 2.0]
+    assert grid.fake_quantize(weight)[0].tolist() == [-2.0, 4.0, 0.0, 2.0]
 
 
 def test_parts_and_neighbours_of_grids():
@@ -185,10 +185,10 @@ def test_parts_and_neighbours_of_grids():
     for kind in GRIDS:
         whole = fit(weight, kind, 3, 4)
         parts = [fit(weight[:, start : start + 4], kind, 3, None) for start in (0, 4, 8)]
-        assert torch.equal(Grid.beside(parts).nearest(weight), whole.nearest(weight))
+        assert torch.equal(Grid.beside(parts).fake_quantize(weight), whole.fake_quantize(weight))
         order = torch.randperm(12)
         shuffled = whole.columns(12).part(order)
-        assert torch.equal(shuffled.nearest(weight[:, order]), whole.nearest(weight)[:, order])
+        assert torch.equal(shuffled.fake_quantize(weight[:, order]), whole.fake_quantize(weight)[:, order])
 
 
 def test_groups_of_inputs():

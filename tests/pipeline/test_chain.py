@@ -37,7 +37,12 @@ CHAINS = {
     "pruned, then packed": ("technique=[sparsegpt,rtn]",),
     "packed, then pruned": ("technique=[rtn,sparsegpt]", "technique.rtn.grid=minimum"),
     "narrower": ("technique=llm_pruner", "technique.llm_pruner.level=channel", "ratio=0.25"),
-    "uneven, then packed": ("technique=[glu,rtn]", "technique.glu.blocks=[1,1]", "ratio=0.25"),
+    "uneven, then packed": (
+        "technique=[glu,rtn]",
+        "technique.glu.blocks=[1,1]",
+        "ratio=0.25",
+        "technique.rtn.group_size=32",
+    ),
     "packed, then fewer blocks": (
         *("technique=[magnitude,rtn,layers]", "technique.layers.ratio=0.34", "technique.layers.protect_first=0"),
         "model.shape.num_hidden_layers=3",
@@ -293,7 +298,7 @@ DAMAGES = {
     "no account": (lambda folder: (folder / ENTRY).unlink(), "No such file"),
     "an account of nothing": (lambda folder: (folder / ENTRY).write_text("[]"), f"{ENTRY} has other bytes"),
     "an empty folder": (lambda folder: [path.unlink() for path in folder.iterdir()], "No such file"),
-    "another format": (lambda folder: rewrite(folder, format=99), "its format is 99, not 3"),
+    "another format": (lambda folder: rewrite(folder, format=99), "its format is 99, not 4"),
     "weights of another digest": (lambda folder: rewrite(folder, weights_digest="0" * 64), "reads back as other"),
     "another dtype": (lambda folder: rewrite(folder, dtype="bfloat16"), "reads back as other weights"),
     "a manifest that does not fit": (replaced("slimsweep.json", channels=63), "do not fit their slimsweep.json"),

@@ -11,7 +11,8 @@ from omegaconf import OmegaConf
 from stages import SMALL, comparable, experiment
 
 from slimsweep.errors import ConfigError
-from slimsweep.linear.base import packed_layers
+from slimsweep.linear.base import packed_layers, weight_2d
+from slimsweep.linear.mask import removed
 from slimsweep.pipeline.chain import compress
 
 GROUPS = ("technique.rtn.group_size=32",)
@@ -88,8 +89,8 @@ def test_passes_over_packed_weights_are_those_over_their_values(of, tmp_path):
     twice = compress(experiment(tmp_path, "technique=[rtn,magnitude]", "technique.magnitude.passes=2", *own))
     is_same = comparable(once)[3] == comparable(twice)[3]
     assert is_same is (of == "original")
-    left = 1 - once.stages[0]["sparsity"]  # what rounding did not make zero
-    expected = 0.3 if of == "original" else 1 - left * 0.7**2
+    # What rounding made zero is not removed yet: it goes first, within the count.
+    expected = 0.3 if of == "original" else 1 - 0.7**2
     assert twice.stages[1]["sparsity"] == pytest.approx(expected, abs=0.001)
 
 
@@ -157,3 +158,39 @@ def test_what_other_sweeps_have_recorded_is_found_again_by_quantized(slimsweep):
     grids = {name: OmegaConf.load(PROJECT / "sweeps" / f"{name}.yaml").hydra.sweeper.grids for name in names}
     assert grids["quantized"][1].ratio == grids["unstructured"][1].ratio
     assert grids["quantized"][2].ratio == grids["structured_block"][1].ratio
+
+
+@torch.no_grad()
+def test_a_pruner_keeps_every_zero_of_the_pruner_before_it(tmp_path):
+    first = experiment(tmp_path, "technique=wanda", "ratio=0.3", "cache=off")
+    both = experiment(
+        *(tmp_path, "technique=[wanda,sparsegpt]", "technique.wanda.ratio=0.3", "technique.sparsegpt.ratio=0.5"),
+        "cache=off",
+    )
+    before, after = compress(first).model.targets(), compress(both).model.targets()
+    for name, layer in before.items():
+        gone = weight_2d(layer) == 0
+        assert torch.all(weight_2d(after[name])[gone] == 0) and torch.all(removed(after[name])[gone])
+
+
+@torch.no_grad()
+def test_zeros_of_the_model_as_loaded_are_kept_when_asked_for(tmp_path):
+    ordinary, kept = (
+        experiment(tmp_path, "technique=sparsegpt", "ratio=0.3", "cache=off", "calibration.tokens=64", *words)
+        for words in ((), ("keep_zeros=true",))
+    )
+    assert ordinary.key != kept.key
+    load = type(kept.model).load
+
+    def with_zeros(source, *arguments, **fields):
+        model = load(source, *arguments, **fields)
+        for layer in model.targets().values():
+            weight_2d(layer)[:, 1::7] = 0
+        return model
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(kept.model), "load", with_zeros)
+        models = [compress(made).model for made in (ordinary, kept)]
+    free, frozen = ([weight_2d(layer)[:, 1::7] for layer in model.targets().values()] for model in models)
+    assert all(torch.all(columns == 0) for columns in frozen)
+    assert any(torch.any(columns != 0) for columns in free)

@@ -58,12 +58,16 @@ def test_what_cannot_change_the_result_is_not_in_the_key(chain, irrelevant):
         ("technique=wanda", "dtype=float16"),
         ("technique=[]", "model.seed=1"),
         ("technique=[]", "model.shape.hidden_size=32"),
-        ("technique=[]", "evaluation.context_tokens=64"),
         ("technique=[]", "+model.trust_remote_code=true"),
     ],
 )
 def test_what_changes_the_result_changes_the_key(chain, relevant):
     assert key(chain) != key(chain, relevant)
+
+
+def test_how_a_model_is_measured_is_no_part_of_its_key():
+    first, other = experiment("technique=[]"), experiment("technique=[]", "evaluation.context_tokens=64")
+    assert first.key == other.key and set(first.asked) != set(other.asked)
 
 
 def test_order_is_part_of_a_chain():

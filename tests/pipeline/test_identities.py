@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from conftest import PROJECT
-from test_app import SMALL, record_at
+from small_jobs import SMALL, record_at
 
 from slimsweep.records.store import Store
 

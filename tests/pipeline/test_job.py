@@ -1,23 +1,10 @@
 import json
 from pathlib import Path
 
+from small_jobs import SMALL, record_at
+
 from slimsweep.records.record import FIELDS, results
 from slimsweep.records.store import Store
-
-SMALL = (
-    "model=random",
-    "evaluation.context_tokens=64",
-    "evaluation.max_windows=2",
-    "evaluation.tasks=[]",
-    "calibration.sequences=2",
-    "calibration.tokens=32",
-    "tracker=none",
-    "cache=off",
-)
-
-
-def record_at(answer) -> dict:
-    return json.loads(Path(answer.out.strip().splitlines()[-1]).read_text())
 
 
 def test_a_job_leaves_one_record_whose_path_it_prints_last(slimsweep, tmp_path):

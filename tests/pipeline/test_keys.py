@@ -1,12 +1,13 @@
 """What is in the key of a stage, and what is not."""
 
+import dataclasses
 import hashlib
 import json
 
 import pytest
 from stages import experiment
 
-from slimsweep.pipeline.keys import stage_keys
+from slimsweep.pipeline.keys import identity, name_of, stage_keys
 
 
 def digests(tmp_path, *overrides: str) -> list[str]:
@@ -73,3 +74,23 @@ def test_a_digest_is_that_of_its_parts_chained(tmp_path):
     assert key.digest == digest
     assert [sorted(part) for part in key.parts[1:]] == [["calibration", "seed", "stage"], ["stage"]]
     assert (key.model, key.label) == ("random", "wanda+rtn 0.5 seed=0")
+
+
+def test_a_file_that_moves_changes_no_identity(tmp_path):
+    moved = experiment(tmp_path, "technique=[wanda,rtn]", "technique.rtn.group_size=32")
+    before = [key.digest for key in stage_keys(moved)], moved.key, set(moved.asked)
+    classes = [type(part) for part in (*(stage.technique for stage in moved.stages), *moved.metrics.values())]
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in classes:
+            patch.setattr(kind, "__module__", f"slimsweep.elsewhere.{kind.__module__.rsplit('.', 1)[-1]}")
+        again = dataclasses.replace(moved)
+        assert ([key.digest for key in stage_keys(again)], again.key, set(again.asked)) == before
+
+
+def test_another_package_and_another_class_of_one_file_are_other_identities():
+    one = type("Wanda", (), {"__module__": "slimsweep.techniques.wanda"})
+    other = type("Wanda", (), {"__module__": "theirs.wanda"})
+    second = type("Sparser", (), {"__module__": "slimsweep.techniques.wanda"})
+    assert [name_of(kind) for kind in (one, other, second)] == ["wanda", "wanda", "wanda.Sparser"]
+    packages = [identity(dataclasses.dataclass(kind)())["package"] for kind in (one, other)]
+    assert packages == ["slimsweep", "theirs"]

@@ -5,6 +5,7 @@ import dataclasses
 import torch
 from stages import experiment
 
+from slimsweep.evaluation.base import Measurement
 from slimsweep.evaluation.speed import Speed
 from slimsweep.pipeline import run
 from slimsweep.pipeline.chain import compress
@@ -16,11 +17,10 @@ def test_room_for_the_dense_model_is_asked_for_in_the_dtype_it_is_loaded_in(tmp_
     model = compress(made).model
     assert model.dtype == torch.bfloat16
     asked = []
-    monkeypatch.setattr(run, "has_room", lambda *arguments: asked.append(arguments))
-    outcome = run.Outcome()
-    run.compare(made, model, outcome)
+    monkeypatch.setattr(run, "has_room", lambda *arguments: bool(asked.append(arguments)))
+    result = run._compared(made, model, Speed(), Measurement())
     assert asked == [(model.original_parameters, torch.float32, torch.device("cpu"))]
-    assert outcome.reasons["speedup_prefill"] == run.NO_ROOM
+    assert result.reasons["speedup_prefill"] == run.NO_ROOM
 
 
 def test_versions_of_what_packs_weights_are_recorded():

@@ -2,6 +2,7 @@ import multiprocessing
 import os
 
 import pytest
+from small_jobs import contents
 
 from slimsweep.errors import StoreError
 from slimsweep.records.store import Store, SweepJob
@@ -137,12 +138,6 @@ def test_a_damaged_list_of_jobs_costs_its_own_sweep_only(store, caplog, content)
     assert caplog.text.count("counts as missing") == 1
     store.open_sweep("bad", [job(KEY)])
     assert store.sweep_names() == ["bad", "good"]
-
-
-def contents(folder):
-    """Every path below a folder with the time its entry and its contents last changed."""
-    stats = {path: path.lstat() for path in (folder, *folder.rglob("*"))}
-    return {path: (stat.st_mtime_ns, stat.st_ctime_ns) for path, stat in stats.items()}
 
 
 def test_reading_changes_nothing_and_takes_no_lock_to_write(store, tmp_path, monkeypatch):

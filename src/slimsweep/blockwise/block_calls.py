@@ -1,4 +1,4 @@
-"""What a model gives its blocks: hidden states, and whatever else they take."""
+"""Inputs of a model's blocks: hidden states, and the other arguments of a block's forward."""
 
 import math
 from collections.abc import Callable
@@ -25,7 +25,7 @@ class EnoughSeen(Exception):
 
 
 def record_calls(model: LanguageModel, token_ids: Int[Tensor, "one token"]) -> list[Call]:
-    """What each block is given beside its hidden states, seen in one forward of the model."""
+    """Record the arguments that each block takes beside hidden states, in one forward of the model."""
     calls: dict[int, Call] = {}
 
     def record(index: int) -> Callable[[nn.Module, tuple, dict], None]:
@@ -50,10 +50,10 @@ def first_inputs(
     model: LanguageModel, token_ids: Int[Tensor, "sequence token"], batch: int
 ) -> tuple[Float[Tensor, "sequence token width"], Scratch | None]:
     """Hidden states of all sequences as they enter the first block, and the file that holds them if one does."""
-    one = _entering(model, token_ids[:1])
-    shape = (len(token_ids), *one.shape[1:])
-    spill = model.spill(math.prod(shape) * one.element_size())
-    hidden = spill.tensor(shape, one.dtype) if spill else one.new_empty(shape)
+    first = _entering(model, token_ids[:1])
+    shape = (len(token_ids), *first.shape[1:])
+    spill = model.spill(math.prod(shape) * first.element_size())
+    hidden = spill.tensor(shape, first.dtype) if spill else first.new_empty(shape)
     for ids, place in zip(token_ids.split(batch), hidden.split(batch), strict=True):
         place.copy_(_entering(model, ids))
         if spill:

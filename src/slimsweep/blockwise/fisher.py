@@ -1,4 +1,4 @@
-"""How much the loss bends along each weight: the diagonal of the Fisher information, from gradients on text."""
+"""Diagonal of the Fisher information: the curvature of the loss along each weight, from gradients on text."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,9 +8,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from slimsweep.blockwise.gradients import gradients, loss
-from slimsweep.errors import ModelError
 from slimsweep.linear.base import PackedLinear, packed_layers
 from slimsweep.models.language_model import LanguageModel
+from slimsweep.numerics.finite import all_finite, non_finite_error
 
 
 def fisher_diagonal(
@@ -42,15 +42,12 @@ def fisher_diagonal(
             for ids in token_ids.split(1):
                 # Summed, not mean: the slopes of a mean are near the least that fp16 can tell from 0.
                 (predicted * loss(model, ids)).backward()
-        found = {name: sums[id(weight)].div_(len(token_ids) * predicted) for name, weight in weights.items()}
-    if bad := [name for name, values in found.items() if not bool(values.isfinite().all())]:
-        raise ModelError(
-            f"The gradients of {', '.join(bad)} are not finite. Choose a dtype with more range "
-            "(dtype=bfloat16 or dtype=float32), or compress less before."
-        )
+        information = {name: sums[id(weight)].div_(len(token_ids) * predicted) for name, weight in weights.items()}
+    if bad := [name for name, values in information.items() if not all_finite(values)]:
+        raise non_finite_error(f"The gradients of {', '.join(bad)} are not finite", "compress less before")
     layers = {name: model.module.get_submodule(name) for name in names}
     is_transposed = {name: not isinstance(layer, nn.Linear | PackedLinear) for name, layer in layers.items()}  # Conv1D
-    return {name: values.T if is_transposed[name] else values for name, values in found.items()}
+    return {name: values.T if is_transposed[name] else values for name, values in information.items()}
 
 
 @contextmanager

@@ -21,23 +21,23 @@ class Pruned:
 
 @runtime_checkable
 class LayerMethod(Protocol):
-    """What the walk asks of a technique; tensors in, tensors out."""
+    """Interface of a technique to the walk over blocks; tensors in, tensors out."""
 
     needs_calibration: bool
     statistic_name: str
-    """What `statistic` computes; equal names mean equal values, which may be shared. Empty: not shared."""
+    """Name of what `statistic` computes; equal names mean equal values, which may be shared. Empty: not shared."""
     inputs: str
     """`compressed`: each block sees outputs of the compressed blocks before it; `dense`: of the dense; `sequential`:
     each layer sees outputs of all compressed layers before it, those of its own block among them."""
 
     def statistic(self, inputs: Float[Tensor, "token in"]) -> Tensor:
-        """What to know of a layer's inputs; additive, the walk sums it over sequences."""
+        """Statistic of a layer's inputs; additive, the walk sums it over sequences."""
 
     def prepare(self, summed: Tensor) -> Any:
-        """What layers that share an input share: computed once from the summed statistic."""
+        """Prepare the summed statistic once for all layers that share an input."""
 
     prepared_name: str
-    """What `prepare` computes; as statistic_name. Where it is not empty, the next two take it to a file and back."""
+    """Name of what `prepare` computes; as statistic_name. If not empty, the next two write it to a file and read it."""
 
     def to_tensors(self, prepared: Any) -> dict[str, Tensor]: ...
 
@@ -53,4 +53,4 @@ class LayerMethod(Protocol):
         """The pruned weight, or the layer that stores it packed, from an fp32 weight that must not be written to."""
 
     def notes(self, prepared: Any) -> dict[str, Any]:
-        """What the report should say of a layer."""
+        """Notes on a layer for the report."""

@@ -19,10 +19,10 @@ from slimsweep.blockwise.layer_method import LayerMethod, Pruned
 from slimsweep.blockwise.sequential import by_group
 from slimsweep.blockwise.shared_inputs import Prepared, Shared
 from slimsweep.errors import LayerError, SlimsweepError
-from slimsweep.linear.base import PackedLinear, install, layer_shape, matrix, relative_error
+from slimsweep.linear.base import PackedLinear, install, layer_shape, relative_error, weight_2d
 from slimsweep.linear.mask import removed, set_removed
 from slimsweep.models.language_model import LanguageModel
-from slimsweep.numerics.parallel import side_by_side
+from slimsweep.numerics.parallel import parallel_map
 
 WIDE_NUMBERS = 2048**2
 """Numbers of a statistic whose factor keeps all cores busy by itself; smaller ones are prepared side by side."""
@@ -30,7 +30,7 @@ WIDE_NUMBERS = 2048**2
 
 @dataclass(frozen=True)
 class LayerReport:
-    """What one layer looks like after a stage."""
+    """Counts, error and notes of one layer after a stage."""
 
     name: str
     weights: int
@@ -122,7 +122,7 @@ def _in_sequence(
 
 
 def _shared(model: LanguageModel, method: LayerMethod, targets: dict[str, nn.Module]) -> AbstractContextManager[Shared]:
-    """What the jobs before this one know of its inputs, and what keeps that which it finds; see SharedSums.of.
+    """Open the cache of calibration statistics for this method, to read and to write; see SharedSums.of.
 
     Of compressed inputs jobs would share those of the first block alone, one of thirty in SmolLM2: not worth keeping.
     """
@@ -142,7 +142,7 @@ def targets_by_block(model: LanguageModel, targets: dict[str, nn.Module]) -> lis
 def replace_weight(
     model: LanguageModel,
     name: str,
-    found: Tensor | PackedLinear | Pruned,
+    result: Tensor | PackedLinear | Pruned,
     notes: dict[str, Any] | None = None,
     wanted: Float[Tensor, "out in"] | None = None,
 ) -> LayerReport:
@@ -153,22 +153,24 @@ def replace_weight(
     for removed weights that are no zeros any more.
     """
     layer = model.module.get_submodule(name)
-    mask = removed(layer)
-    if isinstance(found, Pruned):
-        found, mask = found.weight, ~found.keep
-    packed, error = found if isinstance(found, PackedLinear) else None, None
+    is_pruned = isinstance(result, Pruned)
+    mask = ~result.keep if is_pruned else removed(layer)
+    result = result.weight if is_pruned else result
+    packed, error = result if isinstance(result, PackedLinear) else None, None
     if packed is not None:
-        wanted = matrix(layer).float() if wanted is None else wanted
+        wanted = weight_2d(layer).float() if wanted is None else wanted
     elif isinstance(layer, PackedLinear):
-        packed, wanted = layer.nearest(found), found
+        packed, wanted = layer.requantize(result), result
     if packed is None:
-        weight = matrix(layer)
-        weight.copy_(found)
+        weight = weight_2d(layer)
+        weight.copy_(result)
     else:
         install(model.module, name, packed)
         layer, weight = packed, packed.dequantized()
         error = relative_error(weight, wanted)
-    set_removed(layer, None if mask is None else mask & (weight == 0))
+    if mask is not None and (packed is not None or not is_pruned):  # rounding or a repair may leave no zero there
+        mask = mask & (weight == 0)
+    set_removed(layer, mask)
     return LayerReport(name, weight.numel(), weight.numel() - int(torch.count_nonzero(weight)), error, notes or {})
 
 
@@ -192,14 +194,14 @@ def _compress(
         common = prepared()
         layer, generator = layers[name], _generator(seed, name)
         try:
-            found = method.compress_layer(matrix(layer).float(), common, generator, removed(layer))
-            return replace_weight(model, name, found, method.notes(common))
+            result = method.compress_layer(weight_2d(layer).float(), common, generator, removed(layer))
+            return replace_weight(model, name, result, method.notes(common))
         except SlimsweepError:  # names its layers itself
             raise
         except Exception as error:
             raise LayerError(f"{name}: {type(error).__name__}: {error}") from error
 
-    reports = {report.name: report for report in side_by_side(solve, _in_turn(every, layers), device)}
+    reports = {report.name: report for report in parallel_map(solve, _in_turn(every, layers), device)}
     return [reports[name] for name in layers]
 
 

@@ -1,9 +1,7 @@
 """The walk that removes heads and neurons block by block, and the least-squares repair of what reads them."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 from typing import Any
 
 import torch
@@ -12,43 +10,29 @@ from torch import Tensor
 
 from slimsweep.blockwise.activations import Activations
 from slimsweep.blockwise.layerwise import progress
+from slimsweep.blockwise.shared_inputs import inputs_clause
 from slimsweep.errors import HessianError, ModelError
-from slimsweep.linear.base import matrix
+from slimsweep.linear.base import weight_2d
 from slimsweep.linear.mask import removed as removed_of
 from slimsweep.models import anatomy
 from slimsweep.models.anatomy import HEADS, Units
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.surgery import remove
-from slimsweep.numerics.finite import all_finite
+from slimsweep.numerics.finite import refuse_non_finite
 from slimsweep.numerics.hessian import gram
 from slimsweep.numerics.least_squares import least_squares
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Which units of a block's heads or neurons go, and what the record should say of it."""
+    """Units of a block's heads or neurons to remove, and notes for the record."""
 
-    gone: Sequence[int]
+    removed: Sequence[int]
     notes: dict[str, Any] = field(default_factory=dict)
 
 
 Choose = Callable[[int, Units, Tensor | None], Choice]
 """From a block's index, its units and, where asked for, the Gram matrix of their reader's inputs."""
-
-
-def kept_count(ratio: float, width: int) -> int:
-    """floor(width x (1 - ratio)) for the ratio as written, free of binary rounding."""
-    return math.floor((1 - Fraction(repr(float(ratio)))) * width)
-
-
-def removed_count(units: Units, ratio: float) -> int:
-    """How many units go. Of heads: floor(removed query channels / head width), then whole key/value groups of these.
-
-    Source: the rounding of LLM-Pruner, arXiv:2305.11627, whose counts DESIGN's oracles hold.
-    """
-    width = units.reader.index.numel()
-    removed = width - kept_count(ratio, width)
-    return removed // (width // len(units))
 
 
 def units_of(model: LanguageModel, kind: str, index: int) -> Units:
@@ -85,16 +69,16 @@ def reduce_blocks(
                 units = units_of(model, kind, index)
                 seen = _collect(activations, index, units) if activations else None
                 choice = choose(index, units, seen)
-                if len(set(choice.gone)) >= len(units):
+                if len(set(choice.removed)) >= len(units):
                     raise ModelError(
                         f"No {kind} would be left in block {index}: an earlier stage left {len(units)}. "
                         "Give a smaller ratio."
                     )
                 entry = {"block": index, "kind": kind, "before": len(units), "members": units.members, **choice.notes}
-                if repair and seen is not None and len(choice.gone):
-                    entry |= _repair(units, choice.gone, seen)
-                remove(model, units, choice.gone)
-                entries.append(entry | {"removed": len(choice.gone)})
+                if repair and seen is not None and len(choice.removed):
+                    entry |= _repair(units, choice.removed, seen)
+                remove(model, units, choice.removed)
+                entries.append(entry | {"removed": len(choice.removed)})
             if activations and index < last:
                 activations.advance(index)
     return entries
@@ -104,18 +88,14 @@ def _collect(activations: Activations, index: int, units: Units) -> Float[Tensor
     """Mean of x x^T over the calibration tokens, x the inputs of the units' reader."""
     reader = units.reader
     (shared,) = activations.collect(index, {reader.name: reader.module}, gram, advance=False)
-    if not all_finite(shared.summed):
-        raise ModelError(
-            f"The calibration inputs of {reader.name} are not finite. Choose a dtype with more range "
-            "(dtype=bfloat16 or dtype=float32), or remove less."
-        )
+    refuse_non_finite(shared.summed, inputs_clause([reader.name]), "remove less")
     return shared.summed / activations.hidden.shape[:2].numel()
 
 
-def _repair(units: Units, gone: Sequence[int], seen: Float[Tensor, "in in"]) -> dict[str, Any]:
+def _repair(units: Units, removed: Sequence[int], seen: Float[Tensor, "in in"]) -> dict[str, Any]:
     """Give the reader's surviving columns what the removed ones did, as far as a linear map can."""
-    weight = matrix(units.reader.module)
-    lost = units.reader.index[torch.tensor(sorted(gone))].flatten().to(weight.device)
+    weight = weight_2d(units.reader.module)
+    lost = units.reader.index[torch.tensor(sorted(removed))].flatten().to(weight.device)
     try:
         repaired, before, after = least_squares(weight.double(), seen.double(), lost, removed_of(units.reader.module))
     except HessianError as error:
@@ -124,24 +104,12 @@ def _repair(units: Units, gone: Sequence[int], seen: Float[Tensor, "in in"]) -> 
     return {"error_before_repair": before, "error_after_repair": after}
 
 
-def refuse_non_finite(values: Tensor, units: Units) -> None:
-    """Raise ModelError where what should rank the units of a place is not finite."""
-    if not bool(values.isfinite().all()):
-        raise ModelError(
-            f"What ranks the {units.kind} of {units.reader.name} is not finite. Choose a dtype with more range "
-            "(dtype=bfloat16 or dtype=float32), or remove less before."
-        )
-
-
 def _refuse_scores(scores: Float[Tensor, " unit"]) -> None:
-    if not scores.is_meta and not bool(scores.isfinite().all()):
-        raise ModelError(
-            "The importance of some units is not finite: loss or weights overflowed. Choose a dtype with more range "
-            "(dtype=bfloat16 or dtype=float32)."
-        )
+    if not scores.is_meta:
+        refuse_non_finite(scores, "The importance of some units is not finite: loss or weights overflowed")
 
 
-def gone_lowest(scores: Float[Tensor, " unit"], count: int) -> list[int]:
+def lowest_units(scores: Float[Tensor, " unit"], count: int) -> list[int]:
     """The `count` units of lowest score, the first of equals first.
 
     Raises:
@@ -151,7 +119,7 @@ def gone_lowest(scores: Float[Tensor, " unit"], count: int) -> list[int]:
     return scores.argsort(stable=True)[:count].tolist()
 
 
-def gone_lowest_overall(scores: dict[Any, Float[Tensor, " unit"]], count: int) -> dict[Any, list[int]]:
+def lowest_units_overall(scores: dict[Any, Float[Tensor, " unit"]], count: int) -> dict[Any, list[int]]:
     """The `count` lowest of several places together; the best unit of each place always stays."""
     for values in scores.values():
         _refuse_scores(values)
@@ -162,8 +130,8 @@ def gone_lowest_overall(scores: dict[Any, Float[Tensor, " unit"]], count: int) -
         for unit, value in enumerate(values)
         if unit != best[place]
     )
-    gone: dict[Any, list[int]] = {place: [] for place in scores}
+    removed: dict[Any, list[int]] = {place: [] for place in scores}
     places = list(scores)
     for _, position, unit in ranked[:count]:
-        gone[places[position]].append(unit)
-    return gone
+        removed[places[position]].append(unit)
+    return removed

@@ -1,4 +1,4 @@
-"""What layers that share an input share: summed once, and prepared once, by whichever is compressed first."""
+"""Statistics and factors of an input that several layers read: summed once and prepared once."""
 
 import threading
 import time
@@ -11,12 +11,12 @@ from torch import Tensor
 
 from slimsweep.blockwise.activations import InputSum
 from slimsweep.blockwise.layer_method import LayerMethod
-from slimsweep.errors import HessianError, ModelError
-from slimsweep.numerics.finite import all_finite
+from slimsweep.errors import HessianError
+from slimsweep.numerics.finite import refuse_non_finite
 from slimsweep.numerics.hessian import squared_norm
 
 ALONG = {"gram": {"squared_norm": squared_norm}}
-"""What is summed in the same forwards for whoever asks next: it takes next to nothing beside them."""
+"""Statistics summed in the same forwards for later jobs; beside the Gram matrix they cost next to nothing."""
 SUM = "sum"
 
 Groups = list[tuple[list[str], dict[str, Tensor]]]
@@ -27,7 +27,7 @@ class KeptBlocks(Protocol):
     """Tensors of earlier jobs, by block."""
 
     seconds: float
-    """What it took to compute those of a block, on average."""
+    """Seconds that computing the tensors of a block took, on average."""
 
     def of(self, index: int, device: torch.device) -> Groups:
         """The tensors of one block on a device."""
@@ -41,27 +41,27 @@ class BlockKeeper(Protocol):
 
 
 class Prepared:
-    """What a method prepares of the sum over one input; layers compressed side by side may ask for it at once."""
+    """Lazy result of `prepare` for one input; layers that are compressed in parallel may ask for it at once."""
 
     def __init__(self, method: LayerMethod, shared: InputSum):
         """Raises ModelError where what was collected is not finite."""
-        refuse_non_finite(shared)
+        refuse_inputs(shared)
         self.layers = shared.layers
         self.seconds = 0.0
-        """What preparing took."""
+        """Seconds that `prepare` took."""
         self.numbers = 0 if shared.summed is None else shared.summed.numel()
-        """Of the sum; how long preparing takes grows with them."""
+        """Numbers in the sum; the time of `prepare` grows with them."""
         self._method, self._summed = method, shared.summed
         shared.summed = None  # so that it can be freed when it is prepared
-        self._lock, self._found, self._failed = threading.Lock(), None, None
+        self._lock, self._result, self._failed = threading.Lock(), None, None
 
     @classmethod
-    def ready(cls, layers: list[str], found: Any) -> "Prepared":
-        """What was prepared before."""
+    def ready(cls, layers: list[str], result: Any) -> "Prepared":
+        """Wrap a result that was prepared before."""
         made = cls.__new__(cls)
         made.layers, made.seconds, made.numbers = layers, 0.0, 0
         made._method, made._summed, made._lock = None, None, threading.Lock()
-        made._found, made._failed = found, None
+        made._result, made._failed = result, None
         return made
 
     def __call__(self) -> Any:
@@ -76,7 +76,7 @@ class Prepared:
             if self._summed is not None:
                 started = time.perf_counter()
                 try:
-                    self._found, self._summed = self._method.prepare(self._summed), None
+                    self._result, self._summed = self._method.prepare(self._summed), None
                 except HessianError as error:
                     self._failed = HessianError(
                         f"Hessian of {', '.join(self.layers)}: {error}. Use more calibration text or exclude these "
@@ -84,27 +84,29 @@ class Prepared:
                     )
                     raise self._failed from error
                 self.seconds = time.perf_counter() - started
-            return self._found
+            return self._result
 
 
-def refuse_non_finite(shared: InputSum) -> None:
+def refuse_inputs(shared: InputSum) -> None:
     """Raise ModelError where what was collected of some inputs is not finite."""
-    if shared.summed is not None and not all_finite(shared.summed):
-        raise ModelError(
-            f"The calibration inputs of {', '.join(shared.layers)} are not finite. Choose a dtype with more range "
-            "(dtype=bfloat16 or dtype=float32), or compress less."
-        )
+    if shared.summed is not None:
+        refuse_non_finite(shared.summed, inputs_clause(shared.layers), "compress less")
+
+
+def inputs_clause(layers: Iterable[str]) -> str:
+    """Subject of an error about statistics of inputs that are not finite."""
+    return f"The calibration inputs of {', '.join(layers)} are not finite"
 
 
 class Shared:
-    """What a method's layers share of their inputs: read where it is known, else summed, and kept where asked."""
+    """Statistics and factors of a method's inputs: read from a cache if known, else computed, and written if asked."""
 
     def __init__(self, method: LayerMethod):
         self.method = method
         self.known: dict[str, KeptBlocks] = {}
         self.writers: dict[str, BlockKeeper] = {}
         self._seconds = 0.0
-        """What summing over a block's inputs takes."""
+        """Seconds that summing over a block's inputs took."""
 
     @property
     def is_known(self) -> bool:
@@ -112,9 +114,9 @@ class Shared:
         return bool(self.known)
 
     def read(self, index: int, device: torch.device) -> list[Prepared]:
-        """What is known of a block's inputs, on a device."""
-        if found := self.known.get(self.method.prepared_name):
-            groups = found.of(index, device)
+        """Read the cached statistics or factors of a block, to a device."""
+        if result := self.known.get(self.method.prepared_name):
+            groups = result.of(index, device)
             return [Prepared.ready(layers, self.method.from_tensors(tensors)) for layers, tensors in groups]
         known = self.known[self.method.statistic_name]
         groups, self._seconds = known.of(index, device), known.seconds
@@ -147,13 +149,13 @@ class Shared:
 
 
 def statistic_bytes(statistic: Callable[[Tensor], Tensor], widths: Iterable[int]) -> int:
-    """What the statistics of inputs of so many channels take, if no two layers share one."""
+    """Bytes of the statistics of inputs with these widths, if no two layers share an input."""
     counts = Counter(widths)
     return sum(count * statistic(torch.empty(1, width, device="meta")).nbytes for width, count in counts.items())
 
 
 def prepared_bytes(statistics: int, widths: Iterable[int]) -> int:
-    """What is prepared of them takes: as much, and for each input a scale in fp32 and its place in an order."""
+    """Bytes of the prepared factors: the statistics' size plus an fp32 scale and an int64 index per input."""
     return statistics + 12 * sum(widths)
 
 

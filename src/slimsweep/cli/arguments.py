@@ -14,8 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import OverrideParseException
 
-from slimsweep.paths import config_root
-from slimsweep.pipeline.compose import FORMER_KNOBS
+from slimsweep.pipeline.compose import FORMER_KNOBS, knobs_of
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +22,14 @@ FOLDERS = ("outputs_dir", "data_dir", "cache_dir")
 TEXT = (
     *("sweep", *FOLDERS, "model.name", "model.id", "model.revision", "model.path", "model.baseline", "model.package"),
     *("model.file", "model.tokenizer_path", "tracker.project", "tracker.entity", "tracker.tags", "tracker.notes"),
-    *("calibration.corpus", "calibration.path", "evaluation.corpora", "evaluation.tasks", "technique.*.path"),
+    *(
+        "calibration.corpus",
+        "calibration.path",
+        "calibration.column",
+        "evaluation.corpora",
+        "evaluation.tasks",
+        "technique.*.path",
+    ),
 )
 """Keys whose values are names, paths or notes: text, however they look."""
 NUMBER = r"[+-]?[\d_]*\.?[\d_]*(?:(?<=\d)e[+-]?[\d_]+)?|[+-]?(?:inf|nan)|true|false"
@@ -68,15 +74,14 @@ def readable(argument: str) -> str:
 
 
 def _todays_knob(option: str) -> str:
-    """A key with today's word for a knob that had another one, where the technique's YAML has today's alone."""
+    """A key with today's word for a knob that had another one, where the technique has today's alone."""
     head, _, knob = option.rpartition(".")
     new, stage = FORMER_KNOBS.get(knob), re.fullmatch(r"\+*technique\.(\w+)", head)
     if not (new and stage):
         return option
     for name in (stage[1], re.sub(r"_\d+$", "", stage[1])):
-        file = config_root() / "conf" / "technique" / f"{name}.yaml"
-        lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-        if any(line.startswith(f"{new}:") for line in lines):
+        known = knobs_of(name)
+        if new in known and knob not in known:
             log.warning("%s is called %s.%s now", option.lstrip("+"), head.lstrip("+"), new)
             return f"{head}.{new}"
     return option

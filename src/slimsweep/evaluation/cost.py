@@ -8,7 +8,7 @@ from torch import nn
 
 from slimsweep.checks import refuse, whole_number_faults
 from slimsweep.evaluation.base import Measurement, Metric
-from slimsweep.linear.base import is_linear, layer_shape, matrix
+from slimsweep.linear.base import is_linear, layer_shape, weight_2d
 from slimsweep.models.language_model import LanguageModel
 
 
@@ -75,7 +75,7 @@ def zero_count(model: LanguageModel, name: str, layer: nn.Module) -> int:
     """Exact zeros in a layer's weight; on the meta device those that the plan would leave."""
     if model.is_meta:
         return model.zeros.get(name, 0)
-    weight = matrix(layer)
+    weight = weight_2d(layer)
     zeros = weight.numel() - int(weight.count_nonzero())
     model.release()
     return zeros

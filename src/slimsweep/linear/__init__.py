@@ -1,4 +1,4 @@
-"""What may stand where nn.Linear stood: one file per form of storage.
+"""Layers that replace nn.Linear: one file per form of storage.
 
 What chooses the stored values lies in techniques/ and numerics/.
 """

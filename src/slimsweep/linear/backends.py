@@ -26,7 +26,7 @@ def bitsandbytes_functional() -> ModuleType:
 
 
 def bitsandbytes_faults(device: str) -> list[str]:
-    """What keeps bitsandbytes from running on a device such as `cpu` or `cuda:0`, found by trying it there."""
+    """Try bitsandbytes on a device such as `cpu` or `cuda:0`; returns the reasons why it does not run there."""
     import torch
 
     try:

@@ -36,9 +36,9 @@ class PackedLinear(nn.Module):
         super().__init__()
         self.out_features, self.in_features = shape
         self.settings = settings
-        """What else is needed to read the tensors, as plain values."""
+        """Plain values that are needed to read the tensors."""
         self.dtype = torch.float32
-        """What the weight is computed in; set by `install`."""
+        """Dtype of the dequantized weight; set by `install`."""
         self.bias: nn.Parameter | None = None
         for name, tensor in tensors.items():
             self.register_parameter(name, nn.Parameter(tensor.contiguous(), requires_grad=False))
@@ -46,7 +46,7 @@ class PackedLinear(nn.Module):
     @classmethod
     @abstractmethod
     def layout(cls, shape: tuple[int, int], settings: dict[str, Any]) -> Layout:
-        """What a layer of this shape (out, in) and these settings stores."""
+        """Shapes and dtypes that a layer of this shape (out, in) and these settings stores."""
 
     @classmethod
     def empty(cls, shape: tuple[int, int], settings: dict[str, Any], device: torch.device | str = "meta") -> Any:
@@ -77,7 +77,7 @@ class PackedLinear(nn.Module):
         """The weights that the tensors stand for, in `dtype`."""
 
     @abstractmethod
-    def nearest(self, weight: Float[Tensor, "out in"]) -> "PackedLinear":
+    def requantize(self, weight: Float[Tensor, "out in"]) -> "PackedLinear":
         """A layer of the same kind and levels that holds what is nearest to a changed weight.
 
         Zeros stay exact zeros; a weight that is one of the levels already stays what it is.
@@ -89,7 +89,7 @@ class PackedLinear(nn.Module):
 
     @property
     def weight(self) -> Float[Tensor, "out in"]:
-        """As a dense layer has it: computed anew at each access, so writing to it changes nothing."""
+        """Dense weight, computed anew at each access, so writing to it changes nothing."""
         return self.dequantized()
 
     def forward(self, inputs: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
@@ -129,9 +129,9 @@ def install(module: nn.Module, name: str, packed: PackedLinear) -> None:
     setattr(module.get_submodule(holder), last, packed)
 
 
-def relative_error(found: Float[Tensor, "out in"], wanted: Float[Tensor, "out in"]) -> float:
+def relative_error(stored: Float[Tensor, "out in"], wanted: Float[Tensor, "out in"]) -> float:
     """Frobenius norm of the difference over that of what was wanted; 0 where both are zero, NaN where either is."""
-    difference, norm = (found.float() - wanted).norm(), wanted.norm()
+    difference, norm = (stored.float() - wanted).norm(), wanted.norm()
     return 0.0 if norm == 0 and difference == 0 else float(difference / norm)
 
 
@@ -140,7 +140,7 @@ def is_linear(layer: nn.Module) -> bool:
     return isinstance(layer, nn.Linear | PackedLinear) or type(layer).__name__ == "Conv1D"
 
 
-def matrix(linear: nn.Module) -> Float[Tensor, "out in"]:
+def weight_2d(linear: nn.Module) -> Float[Tensor, "out in"]:
     """A layer's weight as [out in]; Conv1D is transposed.
 
     A view, so writing to it changes the model; but of a packed layer it is what that stands for, computed anew.

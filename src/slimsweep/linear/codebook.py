@@ -13,10 +13,10 @@ from slimsweep.linear.base import Layout, PackedLinear
 from slimsweep.linear.bit_packing import pack, unpack
 
 INTEGERS = {torch.bfloat16: torch.int16, torch.float16: torch.int16, torch.float32: torch.int32}
-"""What numba moves in the place of a float: it has no bf16."""
+"""Integer dtypes that numba moves in place of a float: it has no bf16."""
 
 
-class TableLinear(PackedLinear):
+class CodebookLinear(PackedLinear):
     """Weights as codes into their row's own levels; outliers lie beside them, row by row (CSR), in bf16.
 
     Tensors: `codes` (without gaps along the inputs, in 32-bit words), `table` [out level] in bf16, ascending; and where
@@ -28,12 +28,12 @@ class TableLinear(PackedLinear):
     kind = "table"
 
     @classmethod
-    def of(
+    def from_weight(
         cls,
         table: Float[Tensor, "out level"],
         weight: Float[Tensor, "out in"],
         outliers: Bool[Tensor, "out in"] | None = None,
-    ) -> "TableLinear":
+    ) -> "CodebookLinear":
         """Pack what is nearest to a weight; levels are rounded to bf16 first, of two equally near the lower is taken.
 
         The levels must be 2^bits in number. What is no level is rounded to one, except `outliers`.
@@ -100,13 +100,13 @@ class TableLinear(PackedLinear):
             weight[self.outliers()] = self.outlier_values.data.to(self.dtype)
         return weight
 
-    def nearest(self, weight: Float[Tensor, "out in"]) -> "TableLinear":
+    def requantize(self, weight: Float[Tensor, "out in"]) -> "CodebookLinear":
         """The same levels and the same places of outliers; a row that gains zeros gives one level up for 0."""
         weight = weight.float()
         outliers = torch.zeros(weight.shape, dtype=torch.bool, device=weight.device)
         outliers[self.outliers()] = True
         table = with_zero(self.table.data.float(), weight, outliers)
-        return TableLinear.of(table, weight, outliers)
+        return CodebookLinear.from_weight(table, weight, outliers)
 
 
 def nearest_levels(table: Float[Tensor, "out level"], weight: Float[Tensor, "out in"]) -> Int[Tensor, "out in"]:

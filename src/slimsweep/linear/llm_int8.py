@@ -27,7 +27,7 @@ class LLMInt8Linear(PackedLinear):
     kind = "llm_int8"
 
     @classmethod
-    def of(cls, weight: Float[Tensor, "out in"], settings: dict[str, Any]) -> "LLMInt8Linear":
+    def from_weight(cls, weight: Float[Tensor, "out in"], settings: dict[str, Any]) -> "LLMInt8Linear":
         """Quantize the rows of a weight; zeros stay exact zeros."""
         absmax = weight.abs().amax(dim=1)
         return cls(
@@ -69,7 +69,7 @@ class LLMInt8Linear(PackedLinear):
             outputs += self.bias
         return outputs.to(inputs.dtype).unflatten(0, inputs.shape[:-1])
 
-    def nearest(self, weight: Float[Tensor, "out in"]) -> "LLMInt8Linear":
+    def requantize(self, weight: Float[Tensor, "out in"]) -> "LLMInt8Linear":
         absmax = self.weight_absmax.data
         tensors = {"weight_codes": rounded(weight.float(), absmax), "weight_absmax": absmax}
         return LLMInt8Linear((self.out_features, self.in_features), self.settings, tensors)

@@ -31,10 +31,11 @@ def removed(layer: nn.Module) -> Bool[Tensor, "out in"] | None:
 
 def set_removed(layer: nn.Module, mask: Bool[Tensor, "out in"] | None) -> None:
     """Give a layer a mask, in place of the one it had; None or a mask that is nowhere True takes it away."""
-    if mask is None or not bool(mask.any()):
+    bits = None if mask is None else np.packbits(mask.cpu().numpy(), axis=1, bitorder="little")
+    if bits is None or not bits.any():
         vars(layer).pop(BITS, None)
-        return
-    _set_bits(layer, torch.from_numpy(np.packbits(mask.cpu().numpy(), axis=1, bitorder="little")))
+    else:
+        _set_bits(layer, torch.from_numpy(bits))
 
 
 def reserve(layer: nn.Module, storage: UInt8[Tensor, "out byte"]) -> None:

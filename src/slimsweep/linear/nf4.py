@@ -28,7 +28,7 @@ class NF4Linear(PackedLinear):
     kind = "nf4"
 
     @classmethod
-    def of(cls, weight: Float[Tensor, "out in"], settings: dict[str, Any]) -> "NF4Linear":
+    def from_weight(cls, weight: Float[Tensor, "out in"], settings: dict[str, Any]) -> "NF4Linear":
         """Quantize a weight; zeros are level 0 on every backend."""
         packed, state = bitsandbytes_functional().quantize_4bit(
             weight.contiguous(),
@@ -114,7 +114,7 @@ class NF4Linear(PackedLinear):
         bias = None if self.bias is None else self.bias.to(dtype)
         return functional.linear(inputs.to(dtype), self.values(dtype), bias).to(inputs.dtype)
 
-    def nearest(self, weight: Float[Tensor, "out in"]) -> "NF4Linear":
+    def requantize(self, weight: Float[Tensor, "out in"]) -> "NF4Linear":
         flat, block = weight.float().flatten(), self.settings["block_size"]
         absmax = self.absmax()
         scale = torch.where(absmax == 0, 1, absmax).repeat_interleave(block)[: len(flat)]

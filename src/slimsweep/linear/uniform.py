@@ -23,7 +23,7 @@ class IntegerLinear(PackedLinear):
     kind = "integer"
 
     @classmethod
-    def of(cls, grid: Grid, codes: Int[Tensor, "out in"]) -> "IntegerLinear":
+    def from_codes(cls, grid: Grid, codes: Int[Tensor, "out in"]) -> "IntegerLinear":
         """Pack codes of a grid."""
         rows, columns = codes.shape
         groups, bits = grid.scale.shape[1], grid.bits
@@ -104,9 +104,9 @@ class IntegerLinear(PackedLinear):
         values = (values.float() - grid.lowest).mul_(grid.scale[:, :, None]).add_(grid.minimum[:, :, None])
         return values.to(self.dtype).flatten(1)
 
-    def nearest(self, weight: Float[Tensor, "out in"]) -> "IntegerLinear":
+    def requantize(self, weight: Float[Tensor, "out in"]) -> "IntegerLinear":
         grid = self.grid.with_zero(weight == 0)
-        codes = grid.codes(weight.float())
+        codes = grid.quantize(weight.float())
         if grid.minimum is None:  # a level that the dtype has rounded may lie nearer to another: what is there stays
             codes = torch.where(weight == self.dequantized(), self.codes(), codes)
-        return IntegerLinear.of(grid, codes)
+        return IntegerLinear.from_codes(grid, codes)

@@ -33,13 +33,13 @@ class DynamicInt8Linear(PackedLinear):
     file_names: ClassVar[dict[str, str]] = {"weight_codes": "weight"}
 
     @classmethod
-    def of(cls, weight: Float[Tensor, "out in"]) -> "DynamicInt8Linear":
+    def from_weight(cls, weight: Float[Tensor, "out in"]) -> "DynamicInt8Linear":
         """Round a weight to the nearest levels of its rows."""
         return cls._on(uniform_grid.fit(weight, "symmetric", BITS, None), weight)
 
     @classmethod
     def _on(cls, levels: Grid, weight: Float[Tensor, "out in"]) -> "DynamicInt8Linear":
-        tensors = {"weight_codes": levels.codes(weight), "weight_scale": levels.scale.to(torch.bfloat16)}
+        tensors = {"weight_codes": levels.quantize(weight), "weight_scale": levels.scale.to(torch.bfloat16)}
         return cls((weight.shape[0], weight.shape[1]), {}, tensors)
 
     @classmethod
@@ -61,7 +61,7 @@ class DynamicInt8Linear(PackedLinear):
     def dequantized(self) -> Float[Tensor, "out in"]:
         return self.weight_codes.to(self.dtype).mul_(self.weight_scale.to(self.dtype))
 
-    def nearest(self, weight: Float[Tensor, "out in"]) -> "DynamicInt8Linear":
+    def requantize(self, weight: Float[Tensor, "out in"]) -> "DynamicInt8Linear":
         scale = self.weight_scale.float()
         return self._on(Grid("symmetric", BITS, scale, torch.zeros_like(scale)), weight.float())
 

@@ -15,7 +15,7 @@ from slimsweep.linear.base import dense_parameters, is_linear, packed_layers
 from slimsweep.models.families import Family
 from slimsweep.models.placement.offload import Offload
 from slimsweep.models.placement.scratch import PAGE, Scratch
-from slimsweep.numerics.parallel import side_by_side
+from slimsweep.numerics.parallel import parallel_map
 
 CPU = torch.device("cpu")
 
@@ -164,7 +164,7 @@ def weights_digest(model: LanguageModel) -> str:
     apart = {places[name]: tensor for name, tensor in state.items()}
     # Tensors that rest in a file or on a GPU visit memory one at a time.
     is_in_memory = model.scratch is None and all(tensor.is_cpu for tensor in apart.values())
-    found = side_by_side(of_bytes, apart.values(), CPU) if is_in_memory else map(of_bytes, apart.values())
+    found = parallel_map(of_bytes, apart.values(), CPU) if is_in_memory else map(of_bytes, apart.values())
     digests = dict(zip(apart, found, strict=True))
     parts = [f"{name} {tensor.dtype} {list(tensor.shape)} {digests[places[name]]};" for name, tensor in state.items()]
     return hashlib.sha256("".join(parts).encode()).hexdigest()

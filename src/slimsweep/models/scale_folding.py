@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from slimsweep.linear.base import is_linear, layer_shape, matrix
+from slimsweep.linear.base import is_linear, layer_shape, weight_2d
 from slimsweep.models import anatomy
 from slimsweep.models.dependency_trace import Trace, trace
 from slimsweep.models.language_model import LanguageModel
@@ -18,11 +18,11 @@ class Place:
     """An activation whose channels can be scaled: what makes it is divided, and all that read it are multiplied."""
 
     block: int
-    maker: str
+    smooth_layer: str
     """Full name of the norm or linear layer that makes it."""
     makes: Int[Tensor, " channel"]
     """The maker's output of each channel."""
-    readers: tuple[str, ...]
+    balance_layers: tuple[str, ...]
     """Full names of the linear layers that read it; nothing else does."""
     reads: Int[Tensor, " in"]
     """The channel of each input of the readers; several query heads read one channel of a shared value head."""
@@ -54,9 +54,9 @@ def survey(model: LanguageModel) -> Survey:
         found = [*_of_norms(model, index, names, seen, reasons), _of_values(model, index)]
         if (place := _of_neurons(model, index, seen, reasons)) is not None:
             found.append(place)
-        taken = {name for place in found for name in place.readers}
+        taken = {name for place in found for name in place.balance_layers}
         reasons.update({name: "its inputs are made by no norm" for name in names if name not in {*taken, *reasons}})
-        places += sorted(found, key=lambda place: names.index(place.readers[0]))
+        places += sorted(found, key=lambda place: names.index(place.balance_layers[0]))
     return Survey(places, reasons)
 
 
@@ -72,17 +72,17 @@ def fold(
     `weights` holds fp32 weights [out in] that are yet to be rounded; a layer that is not there is changed in the model,
     in its dtype. A norm is divided by what its dtype can hold, and its readers are multiplied by exactly that.
     """
-    maker = model.module.get_submodule(place.maker)
+    maker = model.module.get_submodule(place.smooth_layer)
     makes = place.makes.to(scale.device)
     if place.is_norm:
         scale = _divide_norm(maker, scale, place.offset)
     else:
         rows = torch.ones(layer_shape(maker)[0], device=scale.device).index_copy_(0, makes, 1 / scale)
-        _multiply(maker, weights.get(place.maker), rows[:, None])
+        _multiply(maker, weights.get(place.smooth_layer), rows[:, None])
         if maker.bias is not None:
             maker.bias.copy_(maker.bias.float() * rows)
     columns = scale[place.reads.to(scale.device)]
-    for name in place.readers:
+    for name in place.balance_layers:
         _multiply(model.module.get_submodule(name), weights.get(name), columns)
     return columns
 
@@ -165,7 +165,7 @@ def _multiply(layer: nn.Module, weight: Float[Tensor, "out in"] | None, by: Tens
     if weight is not None:
         weight.mul_(by)
     else:
-        own = matrix(layer)
+        own = weight_2d(layer)
         own.copy_(own.float() * by)
 
 

@@ -1,4 +1,4 @@
-"""Which bits each layer gets so that least is lost within a budget: a multiple-choice knapsack."""
+"""Allocation of bits to layers within a budget: a multiple-choice knapsack."""
 
 import math
 from collections.abc import Sequence
@@ -13,17 +13,19 @@ UNITS = 200_000
 def allocate(
     sizes: Sequence[int], bits: Sequence[Sequence[int | float]], losses: Sequence[Sequence[float]], average: float | int
 ) -> list[int]:
-    """Which choice each layer takes, so that the losses sum to the least while sum(size x bits) <= average x sum(size).
+    """Choose for each layer, so that the sum of losses is least while sum(size x bits) <= average x sum(size).
 
     `bits` and `losses` are of each layer's choices. Of equal sums the one that gives earlier choices is taken.
     """
-    least = [min(map(Fraction, own)) for own in bits]
-    extra = [[size * (Fraction(b) - low) for b in own] for size, own, low in zip(sizes, bits, least, strict=True)]
+    least = [min(map(Fraction, choices)) for choices in bits]
+    extra = [
+        [size * (Fraction(b) - low) for b in choices] for size, choices, low in zip(sizes, bits, least, strict=True)
+    ]
     budget = Fraction(repr(float(average))) * sum(sizes) - sum(
         size * low for size, low in zip(sizes, least, strict=True)
     )
     budget = min(budget, sum(map(max, extra)))
-    shared = math.gcd(*(value.numerator for own in extra for value in own if value.denominator == 1)) or 1
+    shared = math.gcd(*(value.numerator for choices in extra for value in choices if value.denominator == 1)) or 1
     unit = max(Fraction(shared), budget / UNITS)
     capacity = int(budget // unit)
     # lost[c]: the least sum of the layers so far with at most c units; a row of `taken` says by which choice.

@@ -1,4 +1,15 @@
-"""The Hessian of a layer's squared output error, and the triangular factor of its inverse."""
+"""Hessian of a layer's squared output error, and the triangular factor of its inverse.
+
+H = X^T X for the inputs X [token in]. A column solve needs the upper triangular U with H^-1 = U^T U. The textbook
+inverts H and factors the inverse. Here H is read backwards (rows and columns reversed), factored once and inverted
+as a triangle; the full inverse is never formed:
+
+    flip(H) = L L^T   =>   H = R R^T with R = flip(L), upper   =>   U = R^-1 = flip(L^-1)
+
+The factor is computed in fp64, the inverse of the triangle in fp32 and by halves:
+
+    [A 0; B C]^-1 = [A^-1 0; -C^-1 B A^-1  C^-1]        products of halves run faster than LAPACK's solve
+"""
 
 import contextlib
 from collections.abc import Iterator
@@ -9,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from slimsweep.errors import HessianError
+from slimsweep.numerics.damping import first_that_factors
 from slimsweep.numerics.finite import all_finite
 
 GRAM_STRIP = 192
@@ -24,11 +36,11 @@ FACTOR_BYTES = 12
 
 @dataclass(frozen=True)
 class InverseFactor:
-    """What a column solve needs of a Hessian H: `upper` triangular, with H^-1 = upper^T upper."""
+    """Factor of an inverse Hessian for a column solve: `upper` triangular, with H^-1 = upper^T upper."""
 
     upper: Float[Tensor, "in in"]
     scale: Float[Tensor, " in"]
-    """What turns a weight's magnitude into its score: 1 / the diagonal of `upper`, and 0 for a dead input."""
+    """Factor from a weight's magnitude to its score: 1 / the diagonal of `upper`, and 0 for a dead input."""
     damping_fraction: float
     """Fraction of the mean diagonal that was added; above the requested one where that failed."""
 
@@ -39,7 +51,7 @@ class InverseFactor:
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> "InverseFactor":
-        """As `to_tensors` gave them."""
+        """Read what `to_tensors` wrote."""
         return cls(tensors["upper"], tensors["scale"], float(tensors["damping_fraction"]))
 
 
@@ -96,22 +108,18 @@ def factor_inverse(hessian: Float[Tensor, "in in"], damping_fraction: float) -> 
         with H's condition (fp32 moved masks of real layers); inverted in fp32, since that of R is only its root.
     """
     diagonal = hessian.diagonal()
-    if not bool(diagonal.isfinite().all()):
+    if not all_finite(diagonal):
         raise HessianError("the inputs are not finite, so there is nothing to solve")
     dead = diagonal == 0
     mean = float(diagonal[~dead].double().mean()) if bool((~dead).any()) else 1.0
-    fraction = damping_fraction
-    while (upper := _try_factor(hessian, (dead + fraction) * mean)) is None:
-        if fraction >= 1:
-            raise HessianError(
-                f"no damping from {damping_fraction:g} to {fraction:g} of its mean diagonal makes it factorable"
-            )
-        fraction = min(10 * fraction, 1.0)
+    upper, fraction = first_that_factors(
+        lambda fraction: _try_factor(hessian, (dead + fraction) * mean), damping_fraction, "it"
+    )
     return InverseFactor(upper, (1 / upper.diagonal()).masked_fill(dead, 0), fraction)
 
 
 def factor_name(damping_fraction: float) -> str:
-    """What factors of Gram matrices at this damping are called where they are kept."""
+    """Name in the cache for factors of Gram matrices at this damping."""
     return f"factor of gram at damping {damping_fraction!r}"
 
 

@@ -1,4 +1,14 @@
-"""Few levels for the many numbers of each row: weighted k-means in one dimension."""
+"""Weighted k-means in one dimension, for many rows: a few levels that stand for the numbers of each row.
+
+In one dimension the best clusters are neighbours in sorted order, so a clustering is a list of bounds:
+
+    sorted values   1.0 1.1 | 2.0 2.1 2.3 | 5.0        three levels: the weighted means of the three parts
+
+Running sums of w, w x and w x^2 give the loss of any part in constant time. Up to EXACT_LEVELS levels dynamic
+programming finds the best bounds: the best split of the first j values into q parts follows from the splits into
+q - 1. The best last bound never moves left as j grows, so divide and conquer halves the range of its candidates.
+With more levels Lloyd's algorithm moves the bounds, from a start at equal shares of the cube root of the density.
+"""
 
 from typing import no_type_check
 
@@ -46,14 +56,14 @@ def row_levels(
         anchored = anchored & counted
         weights = torch.where(anchored, ANCHOR / anchored.sum(dim=1, keepdim=True), weights)
     ascending, order = values.cpu().sort(dim=1)
-    found = np.zeros((values.shape[0], most), dtype=np.float32)
-    _row_levels(ascending.numpy(), weights.cpu().gather(1, order).numpy(), counts.cpu().numpy(), found, EXACT_LEVELS)
-    return torch.from_numpy(found).to(values.device)
+    centres = np.zeros((values.shape[0], most), dtype=np.float32)
+    _row_levels(ascending.numpy(), weights.cpu().gather(1, order).numpy(), counts.cpu().numpy(), centres, EXACT_LEVELS)
+    return torch.from_numpy(centres).to(values.device)
 
 
 @numba.njit(nogil=True, cache=True)
 @no_type_check
-def _row_levels(values, importance, counts, found, exact_levels):
+def _row_levels(values, importance, counts, centres, exact_levels):
     rows, columns = values.shape
     distinct = np.empty(columns)
     # Sums of importance, importance x value and importance x value^2 over all distinct values before.
@@ -68,13 +78,13 @@ def _row_levels(values, importance, counts, found, exact_levels):
             bounds = _best_bounds(sums, size, levels)
         else:
             bounds = _near_bounds(distinct, sums, size, levels)
-        for level in range(found.shape[1]):
+        for level in range(centres.shape[1]):
             at = min(level, len(bounds) - 2)
             start, stop = bounds[at], bounds[at + 1]
             if stop == start + 1:
-                found[row, level] = distinct[start]
+                centres[row, level] = distinct[start]
             else:
-                found[row, level] = (sums[1, stop] - sums[1, start]) / (sums[0, stop] - sums[0, start])
+                centres[row, level] = (sums[1, stop] - sums[1, start]) / (sums[0, stop] - sums[0, start])
 
 
 @numba.njit(nogil=True, cache=True)
@@ -100,7 +110,7 @@ def _accumulate(values, importance, distinct, sums):
 @numba.njit(nogil=True, cache=True)
 @no_type_check
 def _cost(sums, start, stop):
-    """What the values from `start` to before `stop` lose with one level."""
+    """Loss of the values from `start` to before `stop` with one level."""
     first = sums[1, stop] - sums[1, start]
     return sums[2, stop] - sums[2, start] - first * first / (sums[0, stop] - sums[0, start])
 

@@ -4,17 +4,17 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from slimsweep.errors import HessianError
+from slimsweep.numerics.damping import first_that_factors
 
 DAMPING_FRACTION = 0.01
-"""Of the mean diagonal of the kept inputs' Gram matrix; added to it in a repair."""
+"""Fraction of the mean diagonal of the kept inputs' Gram matrix that is added to it."""
 
 
 CG_STEPS = 500
 
 
 CG_TOLERANCE = 1e-8
-"""Of what a row owes: conjugate gradients end where no row's residual is larger."""
+"""Relative tolerance: conjugate gradients end where no row's residual exceeds this part of its right-hand side."""
 
 
 def least_squares(
@@ -41,7 +41,9 @@ def least_squares(
     mean = float(inner.diagonal().mean())
     if mean != 0:  # else the kept inputs never move, and owe nothing
         owed = weight[:, lost] @ second_moment[lost][:, keep]
-        factor, damped = _factor(inner, mean)
+        (factor, damped), _ = first_that_factors(
+            lambda fraction: _try_factor(inner, fraction * mean), DAMPING_FRACTION, "the kept inputs"
+        )
         change = torch.cholesky_solve(owed.T, factor).T
         if removed is not None:
             change = _without(change, owed, damped, removed[:, keep])
@@ -80,20 +82,14 @@ def _without(
     return change
 
 
-def _factor(
-    inner: Float[Tensor, "kept kept"], mean: float
-) -> tuple[Float[Tensor, "kept kept"], Float[Tensor, "kept kept"]]:
-    """Cholesky factor of the damped matrix, and that matrix; ten times the damping where one fails, up to 1."""
-    fraction = DAMPING_FRACTION
-    while True:
-        damped = inner.clone()
-        damped.diagonal().add_(fraction * mean)
-        factor, failed = torch.linalg.cholesky_ex(damped)
-        if not int(failed):
-            return factor, damped
-        if not fraction < 1:
-            raise HessianError(f"no damping up to {fraction:g} of its mean diagonal makes the kept inputs factorable")
-        fraction = min(10 * fraction, 1.0)
+def _try_factor(
+    inner: Float[Tensor, "kept kept"], added: float
+) -> tuple[Float[Tensor, "kept kept"], Float[Tensor, "kept kept"]] | None:
+    """Cholesky factor of the matrix with `added` on its diagonal, and that matrix; None where there is no factor."""
+    damped = inner.clone()
+    damped.diagonal().add_(added)
+    factor, failed = torch.linalg.cholesky_ex(damped)
+    return None if int(failed) else (factor, damped)
 
 
 def _energy(weight: Float[Tensor, "out in"], second_moment: Float[Tensor, "in in"]) -> float:

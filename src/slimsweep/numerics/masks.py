@@ -1,27 +1,28 @@
-"""Which weights stay: exact counts by rank, ties included."""
+"""Keep-masks with exact counts: weights are dropped by rank, ties included.
 
-import functools
+The k-th lowest score of a unit is its threshold. Scores above it stay. Scores equal to it go one by one, the first
+first, until the count is reached, so that ties cannot drop more than was asked:
+
+    score  3 1 2 1 0 1     k = 3: threshold 1, one score below it, so two of the three ones go
+    keep   T F T F F T
+
+The next higher score tells whether there are ties at all; mostly there are none, and one comparison is the mask. The
+threshold comes from a sort (short units), numpy's partition (longer ones; faster than torch.kthvalue) or
+a histogram (one very long unit, numerics/selection.py).
+"""
+
 import math
 from collections.abc import Callable, Iterable
-from fractions import Fraction
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-RELATIVE_TO = ("original", "remaining")
-"""What a ratio is of: all targeted weights, or those that are not zero yet."""
 SHORT_UNIT = 64
 """Weights of a unit below which sorting it beats partitioning it."""
 LONG_UNIT = 2**13
 """Weights of a unit from which on counting beats partitioning."""
-
-
-@functools.cache
-def drop_count(ratio: float, size: int) -> int:
-    """floor(ratio x size) for the ratio as written: 0.29 x 100 is 29, not the 28.999... of binary floats."""
-    return math.floor(Fraction(repr(float(ratio))) * size)
 
 
 def parse_pattern(pattern: str) -> tuple[int, int] | None:
@@ -44,17 +45,6 @@ def any_of(mask: Bool[Tensor, "*shape"]) -> bool:
         mask.T if mask.ndim == 2 and mask.T.is_contiguous() else mask
     )  # across memory it takes twenty times as long
     return mask.numel() > 0 and bool(straight.view(torch.uint8).max())
-
-
-def drop_counts(present: Int[Tensor, " unit"], size: int, ratio: float, relative_to: str) -> Int[Tensor, " unit"]:
-    """How many of its `size` weights each unit loses in all, the zeros `present` already among them.
-
-    A zero never comes back: a unit with more zeros than the ratio asks for keeps them all.
-    """
-    if relative_to == "original":
-        return present.clamp(min=drop_count(ratio, size))
-    more = [drop_count(ratio, size - count) for count in present.tolist()]
-    return present + torch.tensor(more, device=present.device)
 
 
 def keep_highest(score: Float[Tensor, "unit weight"], dropped: Int[Tensor, " unit"]) -> Bool[Tensor, "unit weight"]:
@@ -98,7 +88,7 @@ def keep_highest_of_all(score: Float[Tensor, "out in"], dropped: int) -> Bool[Te
 
 
 def above(score: Float[Tensor, "*shape"], threshold: float | Float[Tensor, "unit 1"]) -> Bool[Tensor, "*shape"]:
-    """Which scores are not at most a threshold: those above it, and NaN."""
+    """Mask of the scores above a threshold, and of NaN."""
     if not score.is_cpu:
         return ~(score <= threshold)
     values = score.numpy()
@@ -112,14 +102,6 @@ def remove(weight: Float[Tensor, "*shape"], keep: Bool[Tensor, "*shape"]) -> Flo
     bits = weight.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[weight.element_size()])
     stays = (keep | (weight == 0)).to(bits.dtype).neg_()  # all bits or none
     return (bits & stays).view(weight.dtype)
-
-
-def spread(count: int, sizes: list[int]) -> list[int]:
-    """`count` spread over units in proportion to their sizes; the first take what the rounding leaves."""
-    total = sum(sizes)
-    shares = [count * size // total for size in sizes]
-    left = count - sum(shares)
-    return [share + (index < left) for index, share in enumerate(shares)]
 
 
 def lowest_overall(scores: Callable[[], Iterable[Float[Tensor, " weight"]]], rank: int) -> tuple[float, int]:

@@ -1,4 +1,4 @@
-"""Which set of units to remove when removing two together costs another sum than removing each alone."""
+"""Choose units to prune when their costs interact (a quadratic objective), by pairwise exchange."""
 
 from dataclasses import dataclass
 
@@ -9,16 +9,16 @@ from torch import Tensor
 PARTITION = 4096
 """Units whose exchanges are weighed at once; more are taken in turns, which bounds what one exchange takes."""
 SMALLEST_GAIN = 1e-9
-"""Of the objective: an exchange that gains less is not worth its time."""
+"""Fraction of the objective; an exchange that gains less is not worth its time."""
 ROUNDING = 1e-13
-"""Of the largest cost of a unit: a gain below is rounding, and chasing it would never end."""
+"""Fraction of the largest cost of a unit; a gain below is rounding, and chasing it would never end."""
 
 
 @dataclass(frozen=True)
 class Exchanged:
     """A set of units to remove and what it costs."""
 
-    gone: Int[Tensor, " gone"]
+    chosen: Int[Tensor, " gone"]
     objective: float
     """Sum of the matrix over gone x gone."""
     exchanges: int
@@ -41,9 +41,9 @@ def interaction(
     return products.view(units, width, units, width).sum(dim=(1, 3))
 
 
-def objective(matrix: Float[Tensor, "unit unit"], gone: Int[Tensor, " gone"]) -> float:
+def objective(matrix: Float[Tensor, "unit unit"], chosen: Int[Tensor, " gone"]) -> float:
     """Sum of the matrix over gone x gone."""
-    return float(matrix[gone][:, gone].sum())
+    return float(matrix[chosen][:, chosen].sum())
 
 
 def greedy(matrix: Float[Tensor, "unit unit"], count: int) -> Int[Tensor, " gone"]:
@@ -52,7 +52,7 @@ def greedy(matrix: Float[Tensor, "unit unit"], count: int) -> Int[Tensor, " gone
 
 
 def best_exchanges(
-    matrix: Float[Tensor, "unit unit"], gone: Int[Tensor, " gone"], partition: int = PARTITION
+    matrix: Float[Tensor, "unit unit"], chosen: Int[Tensor, " gone"], partition: int = PARTITION
 ) -> Exchanged:
     """Swap one unit that goes for one that stays, the best such pair each time, until no swap gains.
 
@@ -64,9 +64,9 @@ def best_exchanges(
     Source: pairwise exchange for the quadratic assignment problem, Koopmans & Beckmann 1957; Burkard et al. 2009.
     """
     removed = torch.zeros(len(matrix), dtype=torch.bool, device=matrix.device)
-    removed[gone] = True
+    removed[chosen] = True
     reach = matrix[:, removed].sum(dim=1)
-    least = max(SMALLEST_GAIN * abs(objective(matrix, gone)), ROUNDING * float(matrix.diagonal().abs().max()))
+    least = max(SMALLEST_GAIN * abs(objective(matrix, chosen)), ROUNDING * float(matrix.diagonal().abs().max()))
     parts = -(-len(matrix) // partition)
     dealt = matrix.diagonal().argsort(stable=True)
     exchanges, idle, turn = 0, 0, 0
@@ -75,8 +75,8 @@ def best_exchanges(
         exchanges += swaps
         idle = 0 if swaps else idle + 1
         turn += 1
-    found = removed.nonzero().flatten()
-    return Exchanged(found, objective(matrix, found), exchanges)
+    result = removed.nonzero().flatten()
+    return Exchanged(result, objective(matrix, result), exchanges)
 
 
 def _exchange_within(matrix: Tensor, removed: Tensor, reach: Tensor, part: Int[Tensor, " part"], least: float) -> int:
@@ -115,5 +115,5 @@ def assignment(matrix: Float[Tensor, "unit unit"], count: int, seed: int) -> Int
 
     slots = np.zeros((len(matrix), len(matrix)))
     slots[:count, :count] = 1
-    found = quadratic_assignment(slots, matrix.double().cpu().numpy(), options={"rng": np.random.default_rng(seed)})
-    return torch.from_numpy(found.col_ind[:count].copy()).to(matrix.device)
+    result = quadratic_assignment(slots, matrix.double().cpu().numpy(), options={"rng": np.random.default_rng(seed)})
+    return torch.from_numpy(result.col_ind[:count].copy()).to(matrix.device)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 
-def side_by_side(work: Callable[[Any], Any], items: Iterable[Any], device: torch.device) -> list[Any]:
+def parallel_map(work: Callable[[Any], Any], items: Iterable[Any], device: torch.device) -> list[Any]:
     """`work` of each item, in order; on a CPU as many at once as there are threads, which share torch's threads.
 
     For work of many small operations: split over threads one by one, these would mostly wait for each other, and far

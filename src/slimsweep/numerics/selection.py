@@ -1,4 +1,14 @@
-"""The number of some rank among many: counted first, where partitioning would move them all about."""
+"""k-th smallest element by radix histogram.
+
+fp32 numbers become int32 keys in the same order. Positive numbers are ordered as their bits are; of a negative number
+all bits but the sign are flipped; NaN becomes the largest key. One pass counts the keys by their leading BIN_BITS
+bits. The running total of the counts tells which bin holds the k-th key, and only this bin's keys are partitioned:
+
+    counts     3   5   0   9   2        k = 10: the first bins hold 8, so it is the second of the fourth bin
+    bins      [0] [1] [2] [3] [4]
+
+A partition of all numbers would move each of them several times; here all but those of one bin are only read.
+"""
 
 from typing import no_type_check
 
@@ -20,15 +30,15 @@ def around(values: Float[np.ndarray, " number"], rank: int) -> tuple[float, floa
     place = int(np.searchsorted(last, rank))
     before = int(last[place]) - int(counts[place])
     # Only numbers of one bin can have this rank; the next may be the lowest of a later one.
-    own = _of_bin(keys, place - (1 << (BIN_BITS - 1)), int(counts[place]))
+    candidates = _of_bin(keys, place - (1 << (BIN_BITS - 1)), int(counts[place]))
     at = rank - before - 1
-    own.partition((at, min(at + 1, len(own) - 1)))
-    if at + 1 < len(own):
-        following = own[at + 1]
+    candidates.partition((at, min(at + 1, len(candidates) - 1)))
+    if at + 1 < len(candidates):
+        following = candidates[at + 1]
     else:
-        later = keys[keys > own[at]]
+        later = keys[keys > candidates[at]]
         following = later.min() if len(later) else _key_of_inf()
-    return tuple(_numbers(np.array([own[at], following], np.int32)).tolist())
+    return tuple(_numbers(np.array([candidates[at], following], np.int32)).tolist())
 
 
 @numba.njit(nogil=True, cache=True)
@@ -54,7 +64,7 @@ def _key_of_inf() -> np.int32:
 @numba.njit(nogil=True, cache=True)
 @no_type_check
 def _counts(keys):
-    """How many keys fall into each bin; in four tables, since adding to one place again and again is slow."""
+    """Histogram of the keys; in four tables, since adding to one place again and again is slow."""
     counts, half = np.zeros((4, 1 << BIN_BITS), np.int32), 1 << (BIN_BITS - 1)
     whole = len(keys) // 4 * 4
     for start in range(0, whole, 4):
@@ -69,9 +79,9 @@ def _counts(keys):
 @no_type_check
 def _of_bin(keys, place, count):
     """The keys of a bin."""
-    own, found = np.empty(count, np.int32), 0
+    candidates, filled = np.empty(count, np.int32), 0
     for at in range(len(keys)):
         if keys[at] >> SHIFT == place:
-            own[found] = keys[at]
-            found += 1
-    return own
+            candidates[filled] = keys[at]
+            filled += 1
+    return candidates

@@ -10,7 +10,7 @@ GRIDS = ("symmetric", "asymmetric", "minimum")
 """`symmetric`: levels around 0; `asymmetric`: an integer zero-point, so that 0 is a level; `minimum`: the group's own
 minimum in fp32 as the lowest level (the grid of GGUF's Q4_1), of which 0 is one only where a group holds zeros."""
 SCALE_DTYPES = {"symmetric": torch.bfloat16, "asymmetric": torch.bfloat16, "minimum": torch.float16}
-"""What scales are stored as: bf16 reads the same in a model of any dtype; fp16 is what Q4_1 has."""
+"""Storage dtypes of scales: bf16 reads the same in a model of any dtype; fp16 is what Q4_1 has."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Grid:
         return torch.stack([self.scale.T, self.offset.T, minimum.T])
 
     def group_of(self, width: int) -> Int[Tensor, " in"]:
-        """Which group each of `width` inputs belongs to."""
+        """Group index of each of `width` inputs."""
         groups = self.scale.shape[1]
         return torch.arange(groups, device=self.scale.device).repeat_interleave(width // groups)
 
@@ -74,21 +74,21 @@ class Grid:
     def beside(cls, grids: "list[Grid]") -> "Grid":
         """Grids of neighbouring groups as one."""
         first = grids[0]
-        scale, zero = torch.cat([one.scale for one in grids], dim=1), torch.cat([one.zero for one in grids], dim=1)
-        minimum = None if first.minimum is None else torch.cat([one.minimum for one in grids], dim=1)
+        scale, zero = torch.cat([grid.scale for grid in grids], dim=1), torch.cat([grid.zero for grid in grids], dim=1)
+        minimum = None if first.minimum is None else torch.cat([grid.minimum for grid in grids], dim=1)
         return cls(first.kind, first.bits, scale, zero, minimum)
 
-    def codes(self, weight: Float[Tensor, "out in"]) -> Int[Tensor, "out in"]:
+    def quantize(self, weight: Float[Tensor, "out in"]) -> Int[Tensor, "out in"]:
         """Code of the level nearest to each weight, `lowest` to `highest`; of two equally near the even one."""
         return self._steps(weight).to(torch.int8).flatten(1)
 
-    def values(self, codes: Int[Tensor, "out in"]) -> Float[Tensor, "out in"]:
+    def dequantize(self, codes: Int[Tensor, "out in"]) -> Float[Tensor, "out in"]:
         """The levels of codes, in fp32."""
-        own = self.columns(codes.shape[1])
-        steps = (codes.float() - own.offset) * own.scale
-        return steps if own.minimum is None else steps + own.minimum
+        by_input = self.columns(codes.shape[1])
+        steps = (codes.float() - by_input.offset) * by_input.scale
+        return steps if by_input.minimum is None else steps + by_input.minimum
 
-    def nearest(self, weight: Float[Tensor, "out in"]) -> Float[Tensor, "out in"]:
+    def fake_quantize(self, weight: Float[Tensor, "out in"]) -> Float[Tensor, "out in"]:
         """Each weight's nearest level, in fp32: the values of its codes, bit for bit, in fewer passes."""
         steps = self._steps(weight).sub_(self.offset[:, :, None]).mul_(self.scale[:, :, None])
         return (steps if self.minimum is None else steps.add_(self.minimum[:, :, None])).flatten(1)

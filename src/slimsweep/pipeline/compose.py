@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from slimsweep.checks import choice_faults, flag_faults, is_number, whole_number_faults
 from slimsweep.errors import SlimsweepError
 from slimsweep.hints import allowed_names, did_you_mean
+from slimsweep.paths import config_root
 from slimsweep.pipeline.memory_plan import parse_budget
 
 log = logging.getLogger(__name__)
@@ -133,6 +134,13 @@ def missing_knob(override: str, jobs: Sequence[DictConfig]) -> str:
         return f"{override}: no job has a technique; choose one ({key.split('.')[1]}) with technique=NAME"
     advice = did_you_mean(missing.rsplit(".", 1)[-1], options) or "Choose what has it, or drop the setting."
     return f"{override}: no job has {missing}; there are: {', '.join(options) or 'none'}. {advice}"
+
+
+def knobs_of(technique: str) -> set[str]:
+    """Knobs of a technique of conf/technique, by the fields of its class; none where there is no such technique."""
+    file = config_root() / "conf" / "technique" / f"{technique}.yaml"
+    found = re.search(r"_target_: (\S+)", file.read_text(encoding="utf-8")) if file.is_file() else None
+    return {field.name for field in dataclasses.fields(get_class(found[1]))} if found else set()
 
 
 def _default_of(part: type, name: str) -> Any:

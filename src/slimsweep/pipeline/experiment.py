@@ -290,5 +290,7 @@ def _knobs(technique: Any) -> list[str]:
 
 
 def _typed(value: Any) -> str:
+    if value is None:
+        return "null"
     text = f"[{','.join(map(str, value))}]" if isinstance(value, tuple | list) else str(value)
     return text.lower() if isinstance(value, bool) else text

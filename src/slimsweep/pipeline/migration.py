@@ -10,7 +10,7 @@ from typing import Any
 from slimsweep.errors import SlimsweepError
 from slimsweep.evaluation.base import Measurement, Metric
 from slimsweep.paths import config_root
-from slimsweep.pipeline.compose import FORMER_KNOBS
+from slimsweep.pipeline.compose import FORMER_KNOBS, knobs_of
 from slimsweep.pipeline.keys import digest_of, metric_identity, model_key
 from slimsweep.pipeline.rebuild import composed
 from slimsweep.pipeline.run import SPEED_UPS
@@ -124,10 +124,8 @@ def _knobs(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _renamed(fields: dict[str, Any], technique: str) -> dict[str, Any]:
-    """Knobs by today's words, where the technique's YAML has these."""
-    file = config_root() / "conf" / "technique" / f"{technique}.yaml"
-    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-    known = {line.partition(":")[0] for line in lines}
+    """Knobs by today's words, where the technique has these."""
+    known = knobs_of(technique)
     return {
         FORMER_KNOBS[name] if FORMER_KNOBS.get(name) in known and name not in known else name: value
         for name, value in fields.items()

@@ -1,6 +1,5 @@
 """A compressed model again from its record: restored or computed anew, compared with what was recorded, and saved."""
 
-import logging
 import math
 import re
 import shutil
@@ -21,8 +20,6 @@ from slimsweep.pipeline.keys import model_key
 from slimsweep.pipeline.run import measure
 from slimsweep.pipeline.stage_cache.cache import limit_of
 from slimsweep.records.store import Store
-
-log = logging.getLogger(__name__)
 
 COUNTED = ("sparsity", "parameters", "nonzero_parameters")
 COMPARED = (*COUNTED, "perplexity_")
@@ -49,8 +46,13 @@ def save(store: Store, record: dict[str, Any], folder: Path, data_dir: Path | No
         return saved_model.is_plain(folder)
     experiment = experiment_of(store, record, data_dir)
     model = compress(experiment).model
-    if weights_digest(model) == record["weights_digest"]:
-        return saved_model.save(model, folder)
+    versions = [type(stage.technique).version for stage in experiment.stages]
+    is_other = versions != [stage["version"] for stage in record["stages"]]
+    if is_other and weights_digest(model) != record["weights_digest"]:
+        raise StoreError(
+            f"record {record['key'][:8]} was made by other versions of its techniques, which now give other weights. "
+            "Run the experiment anew, with save_model=true."
+        )
     asked = {identity: one for identity, one in experiment.asked.items() if isinstance(one.metric, Perplexity | Size)}
     measured = measure(experiment, store, model, asked)
     values = {name: value for one in measured for name, value in one["values"].items()}
@@ -85,12 +87,11 @@ def experiment_of(store: Store, record: dict[str, Any], data_dir: Path | None) -
     experiment.check()
     if experiment.key != record["key"]:
         versions = [stage["version"] for stage in record["stages"]]
-        if model_key(experiment, versions) != record["key"]:
+        if model_key(experiment, versions) != record["key"]:  # other versions may give the same weights: `save` looks
             raise StoreError(
                 f"the settings of record {record['key'][:8]} give the key {experiment.key[:8]} here: weights, texts or "
                 "the kind of device have changed. Run the experiment anew, with save_model=true."
             )
-        log.warning("record %s was made by other versions of its techniques", record["key"][:8])
     return experiment
 
 

@@ -1,4 +1,4 @@
-"""What every technique offers, and what layerwise techniques share."""
+"""Base classes of techniques: Technique, and LayerwiseTechnique for those that treat linear layers one by one."""
 
 import math
 import statistics
@@ -23,7 +23,7 @@ INPUTS = ("compressed", "dense", "sequential")
 
 @dataclass(frozen=True)
 class StageReport:
-    """What a stage did: its layers in forward order, and what is worth knowing beside the counts."""
+    """Report of a stage: its layers in forward order, and notes beside the counts."""
 
     layers: list[LayerReport]
     notes: dict[str, Any] = field(default_factory=dict)
@@ -48,7 +48,7 @@ class Technique(ABC):
         return False
 
     def device_faults(self, device: str) -> list[str]:
-        """What keeps it from running on a device such as `cpu` or `cuda:0`."""
+        """Reasons why it cannot run on a device such as `cpu` or `cuda:0`."""
         return []
 
     @abstractmethod
@@ -65,14 +65,14 @@ class LayerwiseTechnique(Technique):
     """A technique that treats linear layers one by one: `compress_layer`, and `statistic` if it needs text."""
 
     statistic_name: ClassVar[str] = ""
-    """What `statistic` computes, where other techniques may share it: equal names must mean equal values."""
+    """Name of what `statistic` computes, where techniques may share it: equal names must mean equal values."""
 
     include: Sequence[str] = ("*",)
     """Globs over full layer names, such as `*.mlp.*`; a layer that matches none is left alone."""
     exclude: Sequence[str] = ()
     """Globs of layers to leave alone all the same."""
     inputs: str = "compressed"
-    """What a block is calibrated on: outputs of the `compressed` blocks before it, or of the `dense` ones; or, layer by
+    """Calibration inputs of a block: outputs of the `compressed` blocks before it, or of the `dense` ones; or, layer by
     layer, outputs of all compressed layers before it (`sequential`): one forward a block instead of two."""
 
     def __post_init__(self) -> None:
@@ -107,28 +107,28 @@ class LayerwiseTechnique(Technique):
         return faults
 
     def statistic(self, inputs: Float[Tensor, "token in"]) -> Tensor:
-        """What to know of a layer's inputs; additive, the walk sums it. Only where needs_calibration."""
+        """Statistic of a layer's inputs; additive, the walk sums it. Only where needs_calibration."""
         raise NotImplementedError
 
     def prepare(self, summed: Tensor) -> Any:
-        """What layers with one shared input share, from the summed statistic."""
+        """Prepare the summed statistic once for all layers that share an input."""
         return summed
 
     @property
     def prepared_name(self) -> str:
-        """What `prepare` computes, where jobs may share it: equal names must mean equal values of equal sums."""
+        """Name of what `prepare` computes, where jobs may share it: equal names mean equal values of equal sums."""
         return ""
 
     def to_tensors(self, prepared: Any) -> dict[str, Tensor]:
-        """What `prepare` computed, for a file. Only with a prepared_name."""
+        """Tensors of what `prepare` computed, for a file. Only with a prepared_name."""
         raise NotImplementedError
 
     def from_tensors(self, tensors: dict[str, Tensor]) -> Any:
-        """What `prepare` computed, from `to_tensors`. Only with a prepared_name."""
+        """Read what `prepare` computed from `to_tensors`. Only with a prepared_name."""
         raise NotImplementedError
 
     def notes(self, prepared: Any) -> dict[str, Any]:
-        """What the report should say of a layer, if anything."""
+        """Notes on a layer for the report."""
         return {}
 
     @abstractmethod

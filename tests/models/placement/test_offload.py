@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from slimsweep.linear.base import matrix
+from slimsweep.linear.base import weight_2d
 from slimsweep.models.language_model import LanguageModel
 
 
@@ -26,9 +26,9 @@ def test_weights_written_while_resident_stay(tiny):
     model = offloaded(tiny, torch.device("cpu"))
     block = model.blocks[0]
     with model.resident(block), model.resident(block):
-        matrix(block.mlp.up_proj).zero_()
+        weight_2d(block.mlp.up_proj).zero_()
         model.hidden_states(torch.arange(4).reshape(1, 4))
-    assert matrix(model.blocks[0].mlp.up_proj).count_nonzero() == 0
+    assert weight_2d(model.blocks[0].mlp.up_proj).count_nonzero() == 0
 
 
 def test_host_weights_come_back_even_when_a_forward_fails(tiny, monkeypatch):
@@ -51,8 +51,8 @@ def test_a_copy_of_an_offloaded_model_has_its_own_hooks(tiny):
     copied = model.copy()
     assert len(copied.blocks[0]._forward_pre_hooks) == len(model.blocks[0]._forward_pre_hooks) == 1
     with copied.resident(copied.blocks[0]):
-        matrix(copied.blocks[0].mlp.up_proj).zero_()
-    assert matrix(model.blocks[0].mlp.up_proj).count_nonzero() > 0
+        weight_2d(copied.blocks[0].mlp.up_proj).zero_()
+    assert weight_2d(model.blocks[0].mlp.up_proj).count_nonzero() > 0
 
 
 @pytest.mark.gpu
@@ -63,6 +63,6 @@ def test_offloaded_model_holds_one_block_on_the_gpu(tiny_source):
     token_ids = torch.arange(10).reshape(1, 10)
     torch.testing.assert_close(model.hidden_states(token_ids), plain.hidden_states(token_ids))
     with model.resident(model.blocks[1]):
-        matrix(model.blocks[1].mlp.up_proj).zero_()
+        weight_2d(model.blocks[1].mlp.up_proj).zero_()
     assert {parameter.device.type for block in model.blocks for parameter in block.parameters()} == {"cpu"}
-    assert matrix(model.blocks[1].mlp.up_proj).count_nonzero() == 0
+    assert weight_2d(model.blocks[1].mlp.up_proj).count_nonzero() == 0

@@ -6,7 +6,7 @@ from conftest import TINY_SHAPE
 from safetensors.torch import load_file, save_file
 
 from slimsweep.errors import ModelError
-from slimsweep.linear.base import matrix
+from slimsweep.linear.base import weight_2d
 from slimsweep.models.sources import base as sources
 from slimsweep.models.sources.hub import HubModel
 from slimsweep.models.sources.local import LocalModel
@@ -38,9 +38,9 @@ def test_jobs_get_independent_copies_of_one_load(tmp_path, monkeypatch):
     source = random_source(tmp_path)
     first = source.load(torch.float32, CPU)
     monkeypatch.setattr(RandomModel, "_module", None)  # a second load would call it
-    matrix(first.blocks[0].mlp.up_proj).zero_()
+    weight_2d(first.blocks[0].mlp.up_proj).zero_()
     second = source.load(torch.float32, CPU)
-    assert matrix(second.blocks[0].mlp.up_proj).count_nonzero() > 0
+    assert weight_2d(second.blocks[0].mlp.up_proj).count_nonzero() > 0
 
 
 def test_a_model_too_large_to_share_is_handed_out_itself(tmp_path, monkeypatch):
@@ -58,11 +58,11 @@ def test_weights_changed_on_disk_are_read_again(saved, tmp_path):
 
 def test_random_weights_follow_the_seed_and_nothing_else(tmp_path):
     torch.manual_seed(5)
-    one = matrix(random_source(tmp_path, seed=1).load(torch.float32, CPU).blocks[0].mlp.up_proj)
+    one = weight_2d(random_source(tmp_path, seed=1).load(torch.float32, CPU).blocks[0].mlp.up_proj)
     state = torch.get_rng_state()
     again = random_source(tmp_path, seed=1).load(torch.bfloat16, CPU)
-    other = matrix(random_source(tmp_path, seed=2).load(torch.float32, CPU).blocks[0].mlp.up_proj)
-    assert torch.equal(one.bfloat16(), matrix(again.blocks[0].mlp.up_proj))
+    other = weight_2d(random_source(tmp_path, seed=2).load(torch.float32, CPU).blocks[0].mlp.up_proj)
+    assert torch.equal(one.bfloat16(), weight_2d(again.blocks[0].mlp.up_proj))
     assert not torch.equal(one, other)
     assert torch.equal(state, torch.get_rng_state())
 

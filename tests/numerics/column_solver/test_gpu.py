@@ -28,7 +28,7 @@ def kernel_is(monkeypatch):
 def rounds_badly(block):
     solve_by_column(block)
     if block.grid is not None:
-        block.turned.add_(0.1)
+        block.weight_t.add_(0.1)
 
 
 def broken(_block):

@@ -17,7 +17,7 @@ from slimsweep.techniques.quantization.gptq import GPTQ
 
 
 def stage(technique: str = "SparseGPT", seed: int = 0, loaded: str = "weights") -> StageKey:
-    own = {"stage": {"class": f"techniques.{technique}"}, "calibration": {"digest": "text"}, "seed": seed}
+    own = {"stage": {"name": technique.lower()}, "calibration": {"digest": "text"}, "seed": seed}
     return StageKey(f"{technique} {seed} {loaded}", ({"weights": loaded}, own), "tiny", technique)
 
 

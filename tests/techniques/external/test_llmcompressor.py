@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from slimsweep.linear.base import matrix
+from slimsweep.linear.base import weight_2d
+from slimsweep.linear.mask import BITS, removed
 from slimsweep.techniques.external.llmcompressor import LLMCompressor
 from slimsweep.techniques.pruning.sparsegpt import SparseGPT
 from slimsweep.techniques.pruning.wanda import Wanda
@@ -28,13 +29,14 @@ def test_it_leaves_as_many_zeros_as_planned_and_nothing_else_changes(tiny, knobs
     before = {name: tensor.clone() for name, tensor in tiny.module.state_dict().items()}
     attributes = {name: set(vars(module)) for name, module in tiny.module.named_modules()}
     report = LLMCompressor(**knobs).apply(tiny, token_ids(tiny), 0)
-    shapes = {name: tuple(matrix(layer).shape) for name, layer in tiny.targets().items()}
+    shapes = {name: tuple(weight_2d(layer).shape) for name, layer in tiny.targets().items()}
     planned = LLMCompressor(**knobs).plan(shapes, {})
     more = 1 if ours.pattern == "unstructured" and isinstance(ours, SparseGPT) else 0  # all inputs are one block here
     assert planned == {name: count + more for name, count in ours.plan(shapes, {}).items()}
     assert {layer.name: layer.zeros for layer in report.layers} == planned
-    assert {name: int((matrix(layer) == 0).sum()) for name, layer in tiny.targets().items()} == planned
-    assert {name: set(vars(module)) for name, module in tiny.module.named_modules()} == attributes
+    assert {name: int((weight_2d(layer) == 0).sum()) for name, layer in tiny.targets().items()} == planned
+    assert {name: set(vars(module)) - {BITS} for name, module in tiny.module.named_modules()} == attributes
+    assert all(torch.equal(removed(layer), weight_2d(layer) == 0) for layer in tiny.targets().values())
     assert all(type(module._parameters) is dict for module in tiny.module.modules()), "no container that offloads"
     assert list(tiny.module.state_dict()) == list(before)
     untouched = [name for name in before if name.removesuffix(".weight") not in planned]
@@ -56,7 +58,7 @@ def test_it_agrees_with_ours_on_a_trained_model(method, shared, stories260k, sto
     other = stories260k_source.load(torch.float32, torch.device("cpu"))
     ours.apply(stories260k, ids, 0)
     LLMCompressor(ratio=0.5, method=method).apply(other, ids, 0)
-    same = [((matrix(a) == 0) == (matrix(b) == 0)).float().mean() for a, b in layers(stories260k, other)]
+    same = [((weight_2d(a) == 0) == (weight_2d(b) == 0)).float().mean() for a, b in layers(stories260k, other)]
     # One mask that falls the other way changes the inputs of all later blocks; the first block sees equal ones.
     assert min(same[:7]) > 0.99
     assert min(same) > 0.9

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from slimsweep.linear.base import matrix, packed_layers
+from slimsweep.linear.base import packed_layers, weight_2d
 from slimsweep.techniques.external.llmcompressor_quantizer import LLMCompressorQuantizer
 from slimsweep.techniques.pruning.magnitude import Magnitude
 from slimsweep.techniques.quantization.awq import AWQ
@@ -31,9 +31,9 @@ def test_its_codes_are_stored_packed(tiny, method, grid, group_size):
 
 def test_zeros_stay_zeros(tiny):
     Magnitude(ratio=0.5).apply(tiny, None, 0)
-    zeros = {name: matrix(layer) == 0 for name, layer in tiny.targets().items()}
+    zeros = {name: weight_2d(layer) == 0 for name, layer in tiny.targets().items()}
     LLMCompressorQuantizer(group_size=8).apply(tiny, token_ids(), 0)
-    assert all((matrix(layer)[zeros[name]] == 0).all() for name, layer in tiny.targets().items())
+    assert all((weight_2d(layer)[zeros[name]] == 0).all() for name, layer in tiny.targets().items())
 
 
 @pytest.mark.parametrize(("method", "ours"), [("gptq", GPTQ), ("awq", AWQ)])

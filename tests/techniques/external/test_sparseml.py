@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from slimsweep.errors import ModelError
-from slimsweep.linear.base import matrix
+from slimsweep.linear.base import weight_2d
 from slimsweep.techniques.external.sparseml import SparseML, make_older
 from slimsweep.techniques.quantization.rtn import RTN
 
@@ -28,7 +28,7 @@ def test_weights_go_out_and_come_back(tiny, sparseml_environment):
     assert report.notes["seconds"] > 0
     assert {layer.name for layer in report.layers} == {n for n in tiny.targets() if n.startswith("model.layers.1.")}
     for layer in report.layers:
-        weight = matrix(tiny.targets()[layer.name])
+        weight = weight_2d(tiny.targets()[layer.name])
         was = before[f"{layer.name}.weight"]
         assert layer.zeros == int((weight == 0).sum()) == weight.numel() // 2
         assert torch.equal(weight[weight != 0], was[weight != 0])
@@ -37,10 +37,10 @@ def test_weights_go_out_and_come_back(tiny, sparseml_environment):
 
 
 def test_a_failure_shows_what_it_printed_and_leaves_the_model(tiny, sparseml_environment):
-    before = matrix(next(iter(tiny.targets().values()))).clone()
+    before = weight_2d(next(iter(tiny.targets().values()))).clone()
     with pytest.raises(ModelError, match="the stand-in fails at 0.9"):
         SparseML(ratio=0.9, path=sparseml_environment).apply(tiny, token_ids(), 0)
-    assert torch.equal(before, matrix(next(iter(tiny.targets().values()))))
+    assert torch.equal(before, weight_2d(next(iter(tiny.targets().values()))))
 
 
 def test_faults_come_before_anything_runs(tiny):

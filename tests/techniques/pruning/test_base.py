@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from slimsweep.linear.base import matrix
+from slimsweep.linear.base import weight_2d
 from slimsweep.techniques.pruning.magnitude import Magnitude
 from slimsweep.techniques.pruning.random import Random
 from slimsweep.techniques.pruning.sparsegpt import SparseGPT
@@ -33,7 +33,7 @@ def ids() -> torch.Tensor:
 
 
 def bits(model) -> dict[str, torch.Tensor]:
-    return {name: matrix(layer).clone().view(torch.int32) for name, layer in model.targets().items()}
+    return {name: weight_2d(layer).clone().view(torch.int32) for name, layer in model.targets().items()}
 
 
 def equal(one: dict, other: dict) -> bool:
@@ -41,7 +41,7 @@ def equal(one: dict, other: dict) -> bool:
 
 
 def zeros(model) -> dict[str, int]:
-    return {name: int((matrix(layer) == 0).sum()) for name, layer in model.targets().items()}
+    return {name: int((weight_2d(layer) == 0).sum()) for name, layer in model.targets().items()}
 
 
 def kill_input(model) -> None:
@@ -84,7 +84,9 @@ def test_a_second_pass_of_the_remaining_compounds(pruner, tiny):
     for _ in range(2):
         report = make(pruner, ratio=0.3, relative_to="remaining").apply(tiny, ids(), 0)
     weights = sum(layer.weights for layer in report.layers)
-    units = sum(max(matrix(layer).shape) * 3 for layer in tiny.targets().values())  # rounding: under 1 a unit and pass
+    units = sum(
+        max(weight_2d(layer).shape) * 3 for layer in tiny.targets().values()
+    )  # rounding: under 1 a unit and pass
     expected = (1 - 0.7**2) * weights
     assert expected - 2 * units < sum(layer.zeros for layer in report.layers) <= expected
 
@@ -116,14 +118,14 @@ UNITS = {  # weights that are ranked together, written out: [out in] -> sizes
 def test_two_passes_of_the_remaining_remove_the_exact_count_of_every_layer(pruner, tiny):
     make(pruner, ratio=0.3, relative_to="remaining", passes=2).apply(tiny, ids(), 0)
     for name, layer in tiny.targets().items():
-        first = [(size, size * 3 // 10) for size in UNITS[pruner](*matrix(layer).shape)]
+        first = [(size, size * 3 // 10) for size in UNITS[pruner](*weight_2d(layer).shape)]
         both = sum(gone + (size - gone) * 3 // 10 for size, gone in first)
         assert zeros(tiny)[name] == both
-        assert abs(both - 0.51 * matrix(layer).numel()) < 2 * len(first)  # 1 - 0.7^2, each count rounded down
+        assert abs(both - 0.51 * weight_2d(layer).numel()) < 2 * len(first)  # 1 - 0.7^2, each count rounded down
 
 
 def test_two_passes_of_the_remaining_of_all_layers_together_count_once(tiny):
-    total = sum(matrix(layer).numel() for layer in tiny.targets().values())
+    total = sum(weight_2d(layer).numel() for layer in tiny.targets().values())
     report = make("magnitude, global", ratio=0.3, relative_to="remaining", passes=2).apply(tiny, ids(), 0)
     first = total * 3 // 10
     assert report.notes["zeros_by_pass"] == [first, first + (total - first) * 3 // 10]
@@ -156,7 +158,7 @@ def test_patterns_keep_exactly_n_of_every_m(pruner, pattern, tiny):
     assert technique.ratio == 1 - kept / group
     technique.apply(tiny, ids(), 0)
     for layer in tiny.targets().values():
-        assert torch.all((matrix(layer) != 0).view(-1, group).sum(dim=1) == kept)
+        assert torch.all((weight_2d(layer) != 0).view(-1, group).sum(dim=1) == kept)
 
 
 @every_pruner

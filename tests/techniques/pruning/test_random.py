@@ -1,14 +1,14 @@
 import pytest
 import torch
 
-from slimsweep.linear.base import matrix
+from slimsweep.linear.base import weight_2d
 from slimsweep.techniques.pruning.random import Random
 
 
 def pruned(source, seed: int, ratio: float = 0.5) -> torch.Tensor:
     model = source.load(torch.float32, torch.device("cpu"))
     Random(ratio=ratio).apply(model, None, seed)
-    return torch.cat([matrix(layer).flatten() for layer in model.targets().values()])
+    return torch.cat([weight_2d(layer).flatten() for layer in model.targets().values()])
 
 
 def test_the_seed_decides(tiny_source):
@@ -19,7 +19,7 @@ def test_the_seed_decides(tiny_source):
 def passes(source, seed: int, **fields) -> torch.Tensor:
     model = source.load(torch.float32, torch.device("cpu"))
     Random(relative_to="remaining", **fields).apply(model, None, seed)
-    return torch.cat([matrix(layer).flatten() == 0 for layer in model.targets().values()])
+    return torch.cat([weight_2d(layer).flatten() == 0 for layer in model.targets().values()])
 
 
 def test_every_pass_draws_anew_and_not_as_another_seed_does(tiny_source):
@@ -36,7 +36,10 @@ def test_every_pass_draws_anew_and_not_as_another_seed_does(tiny_source):
 
 def test_magnitude_does_not_matter(tiny_source):
     weight = torch.cat(
-        [matrix(layer).flatten() for layer in tiny_source.load(torch.float32, torch.device("cpu")).targets().values()]
+        [
+            weight_2d(layer).flatten()
+            for layer in tiny_source.load(torch.float32, torch.device("cpu")).targets().values()
+        ]
     )
     kept = weight[pruned(tiny_source, 0) != 0]
     assert float(kept.abs().mean()) == pytest.approx(float(weight.abs().mean()), rel=0.03)

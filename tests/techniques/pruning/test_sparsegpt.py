@@ -4,7 +4,7 @@ from hard_layers import HARD, hard_layer
 from restatements import inverse_factor, layer_inputs, perplexity, sparsegpt_layer
 
 from slimsweep.evaluation.size import Size
-from slimsweep.linear.base import matrix, packed_layers
+from slimsweep.linear.base import packed_layers, weight_2d
 from slimsweep.linear.uniform import IntegerLinear
 from slimsweep.numerics.hessian import gram
 from slimsweep.numerics.uniform_grid import GRIDS, fit
@@ -157,7 +157,7 @@ def test_joint_with_an_identity_hessian_is_magnitude_then_rounding(grid, bits, r
     found = technique.compress_layer(weight, technique.prepare(torch.eye(172))).weight
     levels = fit(weight, grid, bits, 43).with_zero(torch.ones(7, 172, dtype=torch.bool))
     keep = Magnitude(ratio=ratio).compress_layer(weight).weight != 0
-    assert torch.equal(found.weight, torch.where(keep, levels.nearest(weight), 0))
+    assert torch.equal(found.weight, torch.where(keep, levels.fake_quantize(weight), 0))
 
 
 @pytest.mark.parametrize("fields", [{"ratio": 0.5}, {"ratio": 0, "pattern": "2:4"}])
@@ -296,10 +296,10 @@ def test_parity_on_hard_layers(case, fields):
 def test_parity_with_the_restatement_on_trained_layers(fields, stories260k, stories):
     technique = SparseGPT(**fields)
     step = technique.group[1] if technique.group else 1  # widths are 64 and 172, which no 8 divides
-    names = [name for name, layer in stories260k.targets().items() if matrix(layer).shape[1] % step == 0]
+    names = [name for name, layer in stories260k.targets().items() if weight_2d(layer).shape[1] % step == 0]
     assert names
     for name, inputs in layer_inputs(stories260k.module, names, stories[0]).items():
-        assert_parity(technique, matrix(stories260k.targets()[name]), inputs)
+        assert_parity(technique, weight_2d(stories260k.targets()[name]), inputs)
 
 
 @pytest.fixture
@@ -329,7 +329,7 @@ def restate(model, token_ids: torch.Tensor):
     for prefix in model.block_names:
         names = [name for name in model.targets() if name.startswith(prefix + ".")]
         for name, inputs in layer_inputs(model.module, names, token_ids).items():
-            weight = matrix(model.targets()[name])
+            weight = weight_2d(model.targets()[name])
             hessian = inputs.float().T @ inputs.float()
             weight.copy_(sparsegpt_layer(weight.float(), hessian, 0.5)[0])
     return model
@@ -348,7 +348,7 @@ def test_parity_with_the_restatement_on_a_block_of_smollm2(smollm2, wikitext):
     model = smollm2.load(torch.bfloat16, CPU)
     names = [f"model.layers.1.{name}" for name in ("self_attn.q_proj", "self_attn.o_proj", "mlp.down_proj")]
     for name, inputs in layer_inputs(model.module, names, wikitext[0][:4]).items():
-        assert_parity(SparseGPT(ratio=0.5), matrix(model.targets()[name]).float(), inputs)
+        assert_parity(SparseGPT(ratio=0.5), weight_2d(model.targets()[name]).float(), inputs)
 
 
 @pytest.mark.slow
@@ -360,11 +360,11 @@ def test_the_whole_walk_through_smollm2_agrees_layer_by_layer_with_plain_forward
     calibration, walked = wikitext[0][:4], {}
     model = smollm2.load(torch.float32, CPU)
     targets = model.targets()
-    dense = {name: matrix(layer).clone() for name, layer in targets.items()}
+    dense = {name: weight_2d(layer).clone() for name, layer in targets.items()}
     SparseGPT(ratio=0.5).apply(model, calibration, 0)
-    walked = {name: matrix(layer).clone() for name, layer in targets.items()}
+    walked = {name: weight_2d(layer).clone() for name, layer in targets.items()}
     for name, layer in targets.items():
-        matrix(layer).copy_(dense[name])
+        weight_2d(layer).copy_(dense[name])
     for prefix in model.block_names:
         names = [name for name in targets if name.startswith(f"{prefix}.")]
         for name, inputs in layer_inputs(model.module, names, calibration).items():
@@ -373,7 +373,7 @@ def test_the_whole_walk_through_smollm2_agrees_layer_by_layer_with_plain_forward
             # A Gram matrix summed in fp32 and not fp64 alone moves scores by 2e-5; wrong inputs do by 3 and more.
             assert gap < 1e-4, name
             assert float((found - expected).norm() / expected.norm()) < 1e-4, name
-            matrix(targets[name]).copy_(found)
+            weight_2d(targets[name]).copy_(found)
 
 
 @pytest.mark.slow
@@ -385,7 +385,7 @@ def test_whole_smollm2_on_dense_inputs_agrees_in_perplexity(smollm2, wikitext):
     targets = restated.targets()
     inputs = layer_inputs(restated.module, list(targets), calibration)
     for name, layer in targets.items():
-        weight, seen = matrix(layer), inputs.pop(name)
+        weight, seen = weight_2d(layer), inputs.pop(name)
         weight.copy_(sparsegpt_layer(weight, seen.T @ seen, 0.5)[0])
     assert perplexity(model.module, judged) == pytest.approx(perplexity(restated.module, judged), rel=0.005)
 
@@ -393,3 +393,14 @@ def test_whole_smollm2_on_dense_inputs_agrees_in_perplexity(smollm2, wikitext):
 def test_a_second_pass_over_rounded_weights_is_refused():
     with pytest.raises(ValueError, match="passes=2 with bits=4: a second pass would round what is rounded already"):
         SparseGPT(ratio=0.5, bits=4, passes=2)
+
+
+@pytest.mark.parametrize("fields", FIELDS)
+def test_parity_on_trained_layers_with_zeros_by_value(fields, stories260k, stories):
+    technique = SparseGPT(**fields)
+    step = technique.group[1] if technique.group else 1
+    names = [name for name, layer in stories260k.targets().items() if matrix(layer).shape[1] % step == 0]
+    for name, inputs in layer_inputs(stories260k.module, names, stories[0]).items():
+        weight = matrix(stories260k.targets()[name]).clone()
+        weight[torch.rand(weight.shape, generator=torch.Generator().manual_seed(1)) < 0.05] = 0
+        assert_parity(technique, weight, inputs)

@@ -2,7 +2,7 @@ import pytest
 import torch
 from restatements import layer_inputs, wanda_layer
 
-from slimsweep.linear.base import matrix
+from slimsweep.linear.base import weight_2d
 from slimsweep.techniques.pruning.magnitude import Magnitude
 from slimsweep.techniques.pruning.wanda import Wanda
 
@@ -53,10 +53,10 @@ def test_golden_output_of_version_2():
 def test_parity_with_the_restatement_on_trained_layers(group, shared, stories260k):
     text = (shared / "data" / "tinystories" / "tinystories.part1.txt").read_text()[:8000]
     token_ids = torch.tensor(stories260k.tokenizer(text)["input_ids"][: 8 * 256]).view(8, 256)
-    names = [name for name, layer in stories260k.targets().items() if matrix(layer).shape[1] % 4 == 0]
+    names = [name for name, layer in stories260k.targets().items() if weight_2d(layer).shape[1] % 4 == 0]
     technique = Wanda(ratio=0.5, pattern=f"{group[0]}:{group[1]}" if group else "unstructured")
     for name, inputs in layer_inputs(stories260k.module, names, token_ids).items():
-        weight = matrix(stories260k.targets()[name])
+        weight = weight_2d(stories260k.targets()[name])
         found = technique.compress_layer(weight, technique.statistic(inputs)).weight
         expected = wanda_layer(weight.double(), inputs, 0.5, group).float()
         assert torch.equal(found, expected)

@@ -3,7 +3,7 @@ import torch
 from family_shapes import random_model
 from restatements import layer_inputs, perplexity
 
-from slimsweep.linear.base import matrix, packed_layers
+from slimsweep.linear.base import packed_layers, weight_2d
 from slimsweep.linear.mask import mark_zeros
 from slimsweep.models.scale_folding import Place, query_key_rows
 from slimsweep.models.storage import saved_model
@@ -158,7 +158,7 @@ def test_outputs_of_layers_are_nearer_than_those_of_rtn(tiny_source):
     dense.module.model.layers[0].input_layernorm.weight[3] = 20.0
     names = ["model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.k_proj"]
     inputs = layer_inputs(dense.module, names[:1], IDS)[names[0]]
-    wanted = {name: inputs @ matrix(dense.targets()[name]).T for name in names}
+    wanted = {name: inputs @ weight_2d(dense.targets()[name]).T for name in names}
     errors = []
     for technique in (AWQ(bits=3, group_size=16, clip_search=False), RTN(bits=3, group_size=16)):
         model = dense.copy()
@@ -175,10 +175,10 @@ def test_removed_weights_stay_zeros_on_every_grid(tiny_source):
     for grid in ("symmetric", "asymmetric", "minimum"):
         model = tiny_source.load(torch.float32, CPU)
         for layer in model.targets().values():
-            matrix(layer)[:, ::3] = 0
-            matrix(layer)[:, 1::3].add_(1)  # a group's minimum is not its zero
-            mark_zeros(layer, matrix(layer))
-        zeros = {name: matrix(layer) == 0 for name, layer in model.targets().items()}
+            weight_2d(layer)[:, ::3] = 0
+            weight_2d(layer)[:, 1::3].add_(1)  # a group's minimum is not its zero
+            mark_zeros(layer, weight_2d(layer))
+        zeros = {name: weight_2d(layer) == 0 for name, layer in model.targets().items()}
         AWQ(bits=3, group_size=16, grid=grid).apply(model, IDS, 0)
         packed = packed_layers(model.module)
         assert all(torch.all(layer.dequantized()[zeros[name]] == 0) for name, layer in packed.items()), grid

@@ -3,7 +3,7 @@ import torch
 from restatements import perplexity
 
 from slimsweep.evaluation.size import Size
-from slimsweep.linear.base import matrix, packed_layers
+from slimsweep.linear.base import packed_layers, weight_2d
 from slimsweep.techniques.quantization.dynamic_int8 import DynamicInt8
 
 CPU = torch.device("cpu")
@@ -19,8 +19,8 @@ def test_golden_output_of_version_1():
 
 def test_every_targeted_layer_is_stored_in_8_bits_and_zeros_stay(tiny):
     for layer in tiny.targets().values():
-        matrix(layer)[:, ::3] = 0
-    zeros = {name: matrix(layer) == 0 for name, layer in tiny.targets().items()}
+        weight_2d(layer)[:, ::3] = 0
+    zeros = {name: weight_2d(layer) == 0 for name, layer in tiny.targets().items()}
     report = DynamicInt8(exclude=["*.down_proj"]).apply(tiny, None, 0)
     packed = packed_layers(tiny.module)
     assert set(packed) == {name for name in zeros if "down_proj" not in name}

@@ -7,7 +7,7 @@ from hard_layers import HARD, hard_layer
 from restatements import gptq_layer, layer_inputs, perplexity
 
 import slimsweep
-from slimsweep.linear.base import matrix, packed_layers
+from slimsweep.linear.base import packed_layers, weight_2d
 from slimsweep.linear.uniform import IntegerLinear
 from slimsweep.models.storage import saved_model
 from slimsweep.numerics.hessian import gram
@@ -287,7 +287,7 @@ def test_on_the_first_block_of_the_embedded_model_it_beats_rounding(smollm2):
     text = (PROJECT / "README.md").read_text()
     token_ids = torch.tensor(smollm2.tokenizer()(text)["input_ids"][:512]).view(2, 256)
     include = ["model.layers.0.self_attn.q_proj", "model.layers.0.mlp.down_proj"]
-    dense = {name: matrix(model.targets()[name]).float() for name in include}
+    dense = {name: weight_2d(model.targets()[name]).float() for name in include}
     inputs = layer_inputs(model.module, include, token_ids)
     report = GPTQ(bits=3, group_size=64, include=include).apply(model, token_ids, 0)
     assert report.notes["bits_per_weight"] == pytest.approx(3 + (16 + 3) / 64, rel=0.01)
@@ -311,7 +311,7 @@ def test_parity_with_the_restatement_on_trained_layers(fields, stories260k, stor
     names = [name for name in stories260k.targets() if ".layers.1." in name]
     technique = GPTQ(group_size=4, **fields)
     for name, inputs in layer_inputs(stories260k.module, names, stories[0][:4]).items():
-        assert_parity(technique, matrix(stories260k.targets()[name]), gram(inputs))
+        assert_parity(technique, weight_2d(stories260k.targets()[name]), gram(inputs))
 
 
 @pytest.mark.parametrize("bits", [3, 4])

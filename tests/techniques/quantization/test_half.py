@@ -9,7 +9,7 @@ from restatements import perplexity
 import slimsweep
 from slimsweep.errors import ModelError
 from slimsweep.evaluation.size import Size
-from slimsweep.linear.base import matrix
+from slimsweep.linear.base import weight_2d
 from slimsweep.models.storage.saved_model import save
 from slimsweep.techniques.pruning.magnitude import Magnitude
 from slimsweep.techniques.quantization.half import Half
@@ -22,10 +22,10 @@ LAYER = "model.layers.1.mlp.down_proj"
 
 def test_golden_output_of_version_1(tiny):
     assert Half.version == 1
-    weight = matrix(tiny.targets()[LAYER])
+    weight = weight_2d(tiny.targets()[LAYER])
     weight[0, :5] = torch.tensor([1.0, 1 + 2**-8, 1 + 3 * 2**-8, -3.14159, 1e-30])
     Half().apply(tiny, None, 0)
-    found = matrix(tiny.targets()[LAYER])
+    found = weight_2d(tiny.targets()[LAYER])
     # 8 bits of precision: 1 + 1/256 is a tie and goes to the even 1, 1 + 3/256 to 1 + 4/256.
     assert found.dtype == torch.bfloat16
     assert found[0, :5].tolist() == [1, 1, 1.015625, -3.140625, torch.tensor(1e-30).bfloat16().item()]
@@ -48,13 +48,13 @@ def test_every_parameter_is_narrow_and_nothing_else_changes(tiny, name):
 
 
 def test_what_moved_and_which_zeros_appear_is_measured(tiny, caplog):
-    weight = matrix(tiny.targets()[LAYER])
+    weight = weight_2d(tiny.targets()[LAYER])
     weight.fill_(0.5)
     weight[0, 0], weight[0, 1], weight[1, :7] = 2**-26, 1.0004883, 0  # below half of fp16's least; half a step
     report = Half(dtype="float16").apply(tiny, None, 0)
     entry = {layer.name: layer for layer in report.layers}[LAYER]
     assert report.notes["rounded_to_zero"] == {f"{LAYER}.weight": 1}
-    assert entry.zeros == 8 == int((matrix(tiny.targets()[LAYER]) == 0).sum()) and entry.weights == 32 * 48
+    assert entry.zeros == 8 == int((weight_2d(tiny.targets()[LAYER]) == 0).sum()) and entry.weights == 32 * 48
     assert "rounded 1 nonzero parameters to zero" in caplog.text
 
 

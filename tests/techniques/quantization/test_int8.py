@@ -3,7 +3,7 @@ import torch
 from restatements import perplexity
 
 from slimsweep.evaluation.size import Size
-from slimsweep.linear.base import matrix, packed_layers
+from slimsweep.linear.base import packed_layers, weight_2d
 from slimsweep.techniques.pruning.magnitude import Magnitude
 from slimsweep.techniques.quantization.int8 import Int8
 
@@ -44,9 +44,9 @@ def test_the_plan_on_shapes_has_the_bytes_of_real_weights(tiny_source, tiny):
 
 def test_pruned_weights_stay_zeros_before_and_after(tiny):
     Magnitude(ratio=0.5).apply(tiny, None, 0)
-    zeros = {name: matrix(layer) == 0 for name, layer in tiny.targets().items()}
+    zeros = {name: weight_2d(layer) == 0 for name, layer in tiny.targets().items()}
     for layer in Int8().apply(tiny, None, 0).layers:
-        found = matrix(tiny.targets()[layer.name])
+        found = weight_2d(tiny.targets()[layer.name])
         assert bool((found[zeros[layer.name]] == 0).all()) and layer.zeros == int((found == 0).sum())
         assert 0 < layer.error < 0.01
     Magnitude(ratio=0.75).apply(tiny, None, 0)

@@ -4,7 +4,7 @@ from conftest import meta_model
 from restatements import perplexity
 
 from slimsweep.evaluation.size import Size
-from slimsweep.linear.base import matrix, packed_layers
+from slimsweep.linear.base import packed_layers, weight_2d
 from slimsweep.techniques.pruning.magnitude import Magnitude
 from slimsweep.techniques.quantization.nf4 import NF4
 
@@ -75,10 +75,10 @@ def test_a_seven_billion_model_by_arithmetic():
 
 def test_pruned_weights_stay_zeros_and_the_report_counts_all_zeros(tiny):
     Magnitude(ratio=0.5).apply(tiny, None, 0)
-    zeros = {name: matrix(layer) == 0 for name, layer in tiny.targets().items()}
+    zeros = {name: weight_2d(layer) == 0 for name, layer in tiny.targets().items()}
     report = NF4().apply(tiny, None, 0)
     for layer in report.layers:
-        found = matrix(tiny.targets()[layer.name])
+        found = weight_2d(tiny.targets()[layer.name])
         assert bool((found[zeros[layer.name]] == 0).all())
         assert layer.zeros == int((found == 0).sum()) >= int(zeros[layer.name].sum())
         assert 0 < layer.error < 0.15
@@ -86,7 +86,7 @@ def test_pruned_weights_stay_zeros_and_the_report_counts_all_zeros(tiny):
 
 def test_a_pruner_after_it_packs_again_on_the_magnitudes_it_has(tiny):
     NF4().apply(tiny, None, 0)
-    before = {name: matrix(layer).clone() for name, layer in tiny.targets().items()}
+    before = {name: weight_2d(layer).clone() for name, layer in tiny.targets().items()}
     Magnitude(ratio=0.5).apply(tiny, None, 0)
     for name, layer in packed_layers(tiny.module).items():
         found = layer.dequantized()
@@ -107,13 +107,13 @@ def test_normal_levels_lose_less_than_float_levels_on_a_trained_model(stories260
 
 def test_a_block_of_the_embedded_model_at_4127_thousandths_of_a_bit(smollm2):
     model = smollm2.load(torch.bfloat16, CPU)
-    dense = {name: matrix(layer).clone() for name, layer in model.targets().items() if ".layers.0." in name}
+    dense = {name: weight_2d(layer).clone() for name, layer in model.targets().items() if ".layers.0." in name}
     report = NF4(include="*.layers.0.*").apply(model, None, 0)
     assert [layer.name for layer in report.layers] == list(dense)
     mlp = model.targets()["model.layers.0.mlp.up_proj"]  # 1536 x 576
     assert 4.127 <= mlp.bits_per_weight < 4.127 * 1.03
     for layer in report.layers:
-        found = matrix(model.targets()[layer.name])
+        found = weight_2d(model.targets()[layer.name])
         assert found.dtype == torch.bfloat16
         change = (found.float() - dense[layer.name].float()).norm() / dense[layer.name].float().norm()
         assert layer.error == pytest.approx(float(change), rel=1e-4) and 0.05 < layer.error < 0.12

@@ -3,7 +3,7 @@ import torch
 from family_shapes import random_model
 
 from slimsweep.errors import ModelError
-from slimsweep.linear.base import matrix, packed_layers
+from slimsweep.linear.base import packed_layers, weight_2d
 from slimsweep.linear.w8a8 import DynamicInt8Linear
 from slimsweep.techniques.quantization.rescaling import Scale
 from slimsweep.techniques.quantization.smoothquant import SmoothQuant
@@ -19,7 +19,7 @@ class Doubling(SmoothQuant):
         return True
 
     def choose(self, place, weight, seen):
-        return Scale(torch.full((len(place.makes),), 2.0), {"doubled": place.maker})
+        return Scale(torch.full((len(place.makes),), 2.0), {"doubled": place.smooth_layer})
 
 
 class Unscaled(SmoothQuant):
@@ -76,7 +76,7 @@ def test_later_blocks_see_what_was_asked_for(tiny_source, inputs, monkeypatch):
             return super().statistic(given)
 
         def compress_layer(self, weight, prepared, generator=None):
-            return DynamicInt8Linear.of(torch.zeros_like(weight))
+            return DynamicInt8Linear.from_weight(torch.zeros_like(weight))
 
     model = tiny_source.load(torch.float32, CPU)
     Crushing(inputs=inputs).apply(model, IDS, 0)
@@ -92,6 +92,6 @@ def test_later_blocks_see_what_was_asked_for(tiny_source, inputs, monkeypatch):
 
 
 def test_inputs_that_are_not_finite_are_refused_by_name(tiny):
-    matrix(tiny.targets()["model.layers.0.mlp.up_proj"])[0, 0] = torch.inf
+    weight_2d(tiny.targets()["model.layers.0.mlp.up_proj"])[0, 0] = torch.inf
     with pytest.raises(ModelError, match=r"layers\.0\.mlp\.down_proj are not finite"):
         SmoothQuant().apply(tiny, IDS, 0)

@@ -2,7 +2,7 @@ import pytest
 import torch
 from restatements import min_max_grid, perplexity
 
-from slimsweep.linear.base import matrix, packed_layers
+from slimsweep.linear.base import packed_layers, weight_2d
 from slimsweep.numerics.uniform_grid import GRIDS
 from slimsweep.techniques.pruning.magnitude import Magnitude
 from slimsweep.techniques.quantization.rtn import RTN
@@ -68,7 +68,7 @@ def test_what_the_embedded_model_was_published_in_is_rounded_to_itself(smollm2):
     model = smollm2.load(torch.float32, CPU)
     technique = RTN(bits=4, grid="minimum", group_size=32)
     for name, layer in list(model.targets().items())[:4]:
-        weight = matrix(layer)
+        weight = weight_2d(layer)
         error = float((technique.compress_layer(weight).weight - weight).norm() / weight.norm())
         assert error < 1e-3, name
         other = RTN(bits=4, grid="asymmetric", group_size=32).compress_layer(weight).weight

@@ -10,7 +10,7 @@ from restatements import perplexity
 import slimsweep
 from slimsweep.blockwise.fisher import fisher_diagonal
 from slimsweep.evaluation.size import Size
-from slimsweep.linear.base import matrix, packed_layers
+from slimsweep.linear.base import packed_layers, weight_2d
 from slimsweep.models.storage import saved_model
 from slimsweep.models.storage.quantization_config import quantization_config
 from slimsweep.numerics.bit_allocation import allocate
@@ -32,7 +32,7 @@ def test_fisher_sensitivity_is_half_the_information_times_the_squared_change(tin
     fisher = fisher_diagonal(dense, list(dense.targets()), ids())
     for name, layer in dense.targets().items():
         for bits in (2, 4):
-            change = RTN(bits=bits, group_size=None).compress_layer(matrix(layer)).weight - matrix(layer)
+            change = RTN(bits=bits, group_size=None).compress_layer(weight_2d(layer)).weight - weight_2d(layer)
             expected = 0.5 * float((fisher[name] * change**2).sum())
             assert report.notes["sensitivity"][name][str(bits)] == pytest.approx(expected, rel=1e-3)
 
@@ -54,7 +54,7 @@ def test_measured_sensitivity_is_the_rise_of_the_loss_with_that_layer_rounded(ti
 
 @pytest.mark.parametrize("average", [2, 3, 3.5, 4, 6, 40])
 def test_each_layer_is_rounded_to_its_own_bits_within_the_budget(tiny, average):
-    dense = {name: matrix(layer).clone() for name, layer in tiny.targets().items()}
+    dense = {name: weight_2d(layer).clone() for name, layer in tiny.targets().items()}
     report = Selective(average_bits=average, group_size=16).apply(tiny, ids(), 0)
     chosen = report.notes["bits"]
     assert list(chosen) == list(report.notes["sensitivity"]) == list(dense)
@@ -62,9 +62,9 @@ def test_each_layer_is_rounded_to_its_own_bits_within_the_budget(tiny, average):
     for name, bits in chosen.items():
         layer, size = tiny.targets()[name], dense[name].numel()
         if bits == 16:
-            assert torch.equal(matrix(layer), dense[name]) and name not in packed_layers(tiny.module)
+            assert torch.equal(weight_2d(layer), dense[name]) and name not in packed_layers(tiny.module)
         else:
-            assert torch.equal(matrix(layer), RTN(bits=bits, group_size=16).compress_layer(dense[name]).weight)
+            assert torch.equal(weight_2d(layer), RTN(bits=bits, group_size=16).compress_layer(dense[name]).weight)
         coded += size * (32 if bits == 16 else bits)  # the tiny model is in fp32
         stored += sum(t.nbytes for t in layer.parameters())
     assert report.notes["average_bits"] == coded / WEIGHTS <= average
@@ -104,10 +104,10 @@ def test_layers_left_packed_keep_their_codes_and_count_with_them(tiny):
 @pytest.mark.parametrize("grid", ["asymmetric", "minimum"])
 def test_zeros_stay_zeros(tiny, grid):
     Magnitude(ratio=0.5).apply(tiny, None, 0)
-    zeros = {name: matrix(layer) == 0 for name, layer in tiny.targets().items()}
+    zeros = {name: weight_2d(layer) == 0 for name, layer in tiny.targets().items()}
     report = Selective(average_bits=3, grid=grid, group_size=None).apply(tiny, ids(), 0)
     for layer in report.layers:
-        found = matrix(tiny.targets()[layer.name])
+        found = weight_2d(tiny.targets()[layer.name])
         assert bool((found[zeros[layer.name]] == 0).all())
         assert layer.zeros == int((found == 0).sum())
 

@@ -3,7 +3,7 @@ import torch
 from family_shapes import ENCODERS, random_model
 from restatements import layer_inputs, perplexity
 
-from slimsweep.linear.base import matrix, packed_layers
+from slimsweep.linear.base import packed_layers, weight_2d
 from slimsweep.linear.w8a8 import DynamicInt8Linear
 from slimsweep.models.scale_folding import survey
 from slimsweep.techniques.quantization.dynamic_int8 import DynamicInt8
@@ -50,12 +50,12 @@ def test_a_whole_model_equals_the_formula_step_by_step(tiny_source, monkeypatch,
     for norm, readers in groups.items():
         names = [prefix + reader for reader in readers]
         largest = layer_inputs(dense.module, names[:1], IDS)[names[0]].abs().amax(dim=0)
-        weights = [matrix(dense.targets()[name]) for name in names]
+        weights = [weight_2d(dense.targets()[name]) for name in names]
         scale = largest**0.7 / torch.stack([weight.abs().amax(dim=0) for weight in weights]).amax(dim=0) ** 0.3
         old, new = (one.module.get_submodule(prefix + norm).weight for one in (dense, model))
         assert torch.allclose(new, old / scale, rtol=1e-5)
         for name, weight in zip(names, weights, strict=True):
-            expected = DynamicInt8Linear.of(weight * scale).dequantized()
+            expected = DynamicInt8Linear.from_weight(weight * scale).dequantized()
             found = packed_layers(model.module)[name].dequantized()
             assert (found - expected).norm() < 1e-3 * expected.norm()
     assert len(packed_layers(model.module)) == len(dense.targets())
@@ -93,8 +93,8 @@ def test_a_layer_that_is_excluded_is_scaled_but_stays_dense(tiny_source):
     SmoothQuant(exclude=[excluded]).apply(model, IDS, 0)
     assert excluded not in packed_layers(model.module)
     norms = [one.module.model.layers[0].input_layernorm.weight for one in (dense, model)]
-    expected = matrix(dense.targets()[excluded]) * (norms[0] / norms[1])
-    assert torch.allclose(matrix(model.targets()[excluded]), expected, rtol=1e-5)
+    expected = weight_2d(dense.targets()[excluded]) * (norms[0] / norms[1])
+    assert torch.allclose(weight_2d(model.targets()[excluded]), expected, rtol=1e-5)
     assert not torch.allclose(norms[0], norms[1], rtol=0.1)
 
 
@@ -132,8 +132,8 @@ def test_bad_knobs_are_named_together(alpha):
 
 def test_zeros_stay_zeros(tiny):
     for layer in tiny.targets().values():
-        matrix(layer)[:, ::3] = 0
-    zeros = {name: matrix(layer) == 0 for name, layer in tiny.targets().items()}
+        weight_2d(layer)[:, ::3] = 0
+    zeros = {name: weight_2d(layer) == 0 for name, layer in tiny.targets().items()}
     SmoothQuant().apply(tiny, IDS, 0)
     assert all(torch.all(layer.dequantized()[zeros[name]] == 0) for name, layer in packed_layers(tiny.module).items())
 

@@ -6,7 +6,7 @@ from restatements import perplexity
 
 from slimsweep.blockwise.fisher import fisher_diagonal
 from slimsweep.evaluation.size import Size
-from slimsweep.linear.base import matrix, packed_layers
+from slimsweep.linear.base import packed_layers, weight_2d
 from slimsweep.techniques.pruning.magnitude import Magnitude
 from slimsweep.techniques.quantization.rtn import RTN
 from slimsweep.techniques.quantization.squeezellm import SqueezeLLM
@@ -153,12 +153,12 @@ def test_the_plan_on_shapes_has_the_sizes_of_real_weights(tiny, tiny_source):
 
 
 def test_each_layer_of_a_model_is_clustered_by_its_own_fisher_information(tiny):
-    dense = {name: matrix(layer).clone() for name, layer in tiny.targets().items()}
+    dense = {name: weight_2d(layer).clone() for name, layer in tiny.targets().items()}
     fisher = fisher_diagonal(tiny, list(dense), ids())
     technique = SqueezeLLM(bits=2)
     report = technique.apply(tiny, ids(), 0)
     for layer in report.layers:
-        found = matrix(tiny.targets()[layer.name])
+        found = weight_2d(tiny.targets()[layer.name])
         assert torch.equal(found, technique.compress_layer(dense[layer.name], fisher[layer.name]).weight)
         assert layer.error == pytest.approx(float((found - dense[layer.name]).norm() / dense[layer.name].norm()))
 
@@ -206,7 +206,7 @@ def test_layers_of_the_embedded_model_keep_their_outliers_and_come_nearer_than_r
     model = smollm2.load(torch.bfloat16, CPU)
     technique = SqueezeLLM(bits=3)
     for name in ("model.layers.0.self_attn.k_proj", "model.layers.0.self_attn.o_proj"):
-        weight = matrix(model.targets()[name]).float()
+        weight = weight_2d(model.targets()[name]).float()
         fisher = torch.rand(weight.shape, generator=torch.Generator().manual_seed(0))
         found = technique.compress_layer(weight, fisher)
         kept = technique.outliers(weight, fisher)

@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
+from conftest import meta_model
 from removed import ids
 
 from slimsweep.models import anatomy
@@ -27,15 +28,15 @@ def test_a_ratio_that_cannot_be_is_named(technique, ratio):
 
 
 @pytest.mark.parametrize("technique", EVERY)
-@pytest.mark.parametrize("layers", [[1], [0, 1, 2], [1, 0], [-1, 1], [False, True], []])
-def test_a_range_that_is_none_is_named(technique, layers):
-    with pytest.raises(ValueError, match=r"layers=.*give the first and the last block, such as \[4,27\]"):
-        technique(ratio=0.5, layers=layers)
+@pytest.mark.parametrize("blocks", [[1], [0, 1, 2], [1, 0], [-1, 1], [False, True], []])
+def test_a_range_that_is_none_is_named(technique, blocks):
+    with pytest.raises(ValueError, match=r"blocks=.*give the first and the last block, such as \[4,27\]"):
+        technique(ratio=0.5, blocks=blocks)
 
 
 @pytest.mark.parametrize("technique", BLOCKWISE)
 def test_all_bad_values_are_named_in_one_message(technique):
-    with pytest.raises(ValueError, match=r"^ratio=1.5: give [^;]*; layers=\(3, 1\): give [^;]*$"):
+    with pytest.raises(ValueError, match=r"^ratio=1.5: give [^;]*; blocks=\(3, 1\): give [^;]*$"):
         technique(ratio=1.5, blocks=[3, 1])
 
 
@@ -44,7 +45,7 @@ def test_bad_knobs_of_a_technique_join_those_of_all():
         LLMPruner(ratio=-1, blocks=[3, 1], level="channel", repair=True, order="third", steps=0)
     faults = str(error.value).split("; ")
     assert [fault.split("=")[0].split()[0] for fault in faults] == [
-        *("ratio", "layers", "order", "steps", "repair", "layers")
+        *("ratio", "blocks", "order", "steps", "repair", "blocks")
     ]
 
 
@@ -52,21 +53,21 @@ def test_bad_knobs_of_a_technique_join_those_of_all():
 def test_knobs_are_kept_as_plain_values(technique):
     made = technique(ratio=0, blocks=[1, 2])
     assert made.ratio == 0.0 and type(made.ratio) is float
-    assert made.layers == (1, 2)
+    assert made.blocks == (1, 2)
     assert made == technique(ratio=0.0, blocks=(1, 2)) and hash(made) == hash(technique(ratio=0.0, blocks=(1, 2)))
 
 
 @pytest.mark.parametrize("technique", EVERY)
-@pytest.mark.parametrize("layers", [[0, 2], [2, 2], [5, 9]])
-def test_ranges_outside_the_model_are_faults(technique, layers, tiny):
-    (fault,) = technique(ratio=0.1, layers=layers).faults(tiny)
-    assert fault == f"layers={layers} lie outside the model, whose blocks are 0 to 1"
+@pytest.mark.parametrize("blocks", [[0, 2], [2, 2], [5, 9]])
+def test_ranges_outside_the_model_are_faults(technique, blocks, tiny):
+    (fault,) = technique(ratio=0.1, blocks=blocks).faults(tiny)
+    assert fault == f"blocks={blocks} lie outside the model, whose blocks are 0 to 1"
 
 
 @pytest.mark.parametrize("technique", EVERY)
-@pytest.mark.parametrize("layers", [[0, 1], [1, 1], [0, 0]])
-def test_ranges_within_the_model_are_none(technique, layers, tiny):
-    assert technique(ratio=0.1, layers=layers).faults(tiny) == []
+@pytest.mark.parametrize("blocks", [[0, 1], [1, 1], [0, 0]])
+def test_ranges_within_the_model_are_none(technique, blocks, tiny):
+    assert technique(ratio=0.1, blocks=blocks).faults(tiny) == []
 
 
 def test_a_default_range_that_leaves_no_block_says_what_to_set(tiny):
@@ -147,3 +148,19 @@ def test_a_ratio_is_of_what_the_stage_before_left(technique, tiny_source):
     after = anatomy.shape_of(model).blocks
     neurons = 48 if isinstance(technique, Heads) else 12
     assert [block.neurons for block in after] == [neurons, neurons]
+
+
+@pytest.mark.parametrize(("ratio", "groups", "neurons"), [(0.25, 0, 384), (0.4, 1, 615), (0.6, 1, 922), (0.7, 2, 1076)])
+def test_whole_groups_of_query_heads_go_in_smollm2(ratio, groups, neurons):
+    model = meta_model("smollm2_135m")  # 9 query heads of 64 in 3 groups, 1,536 neurons
+    assert len(anatomy.heads(model, 5)) == anatomy.heads(model, 5).members == 3
+    technique = LLMPruner(ratio=ratio)
+    assert technique.removed_count(anatomy.heads(model, 5)) == groups
+    assert technique.removed_count(anatomy.neurons(model, 5)) == neurons
+
+
+def test_a_quarter_of_llama_2_7b_is_8_heads_and_2752_neurons():
+    model = meta_model("llama_2_7b")
+    assert LLMPruner(ratio=0.25).removed_count(anatomy.heads(model, 4)) == 8
+    assert LLMPruner(ratio=0.25).removed_count(anatomy.neurons(model, 4)) == 2752
+    assert LLMPruner(ratio=0.3).removed_count(anatomy.heads(model, 4)) == 9  # 1,229 of 4,096 channels: 9 heads of 128

@@ -8,7 +8,7 @@ from reductions import loud
 from removed import agree, first_blocks, ids, masked, noted, text_ids
 from restatements import layer_inputs, perplexity
 
-from slimsweep.linear.base import matrix
+from slimsweep.linear.base import weight_2d
 from slimsweep.models import anatomy
 from slimsweep.models.language_model import parameter_count
 from slimsweep.techniques.structured.glu import IMPORTANCES, Glu
@@ -215,6 +215,6 @@ def test_the_first_blocks_of_smollm2(smollm2, monkeypatch):
     assert widths(model) == [921, 921, 921]
     assert agree(model, masked(dense, gone), token_ids)
     (inputs,) = layer_inputs(dense.module, ["model.layers.0.mlp.down_proj"], token_ids).values()
-    adds = inputs.square().mean(dim=0) * matrix(dense.blocks[0].mlp.down_proj).square().sum(dim=0)
+    adds = inputs.square().mean(dim=0) * weight_2d(dense.blocks[0].mlp.down_proj).square().sum(dim=0)
     stay = sorted(set(range(1536)) - set(gone[0, "neurons"]))
     assert adds[gone[0, "neurons"]].max() <= adds[stay].min() * (1 + 1e-4)

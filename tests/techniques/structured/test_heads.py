@@ -10,7 +10,7 @@ from reductions import loud
 from removed import agree, first_blocks, ids, masked, noted, text_ids
 from restatements import layer_inputs, perplexity
 
-from slimsweep.linear.base import matrix
+from slimsweep.linear.base import weight_2d
 from slimsweep.models import anatomy
 from slimsweep.models.language_model import parameter_count
 from slimsweep.models.surgery import remove
@@ -302,8 +302,11 @@ def test_repair_fits_the_data_better_than_masking(tmp_path, monkeypatch):
     (inputs,) = layer_inputs(dense.module, [reader.name], ids()).values()
     keep = torch.ones(inputs.shape[1], dtype=torch.bool)
     keep[reader.index[gone[0, "heads"]].flatten()] = False
-    output = inputs @ matrix(reader.module).T
-    for column, weight in (("before", matrix(reader.module)[:, keep]), ("after", matrix(model.blocks[0].attn.c_proj))):
+    output = inputs @ weight_2d(reader.module).T
+    for column, weight in (
+        ("before", weight_2d(reader.module)[:, keep]),
+        ("after", weight_2d(model.blocks[0].attn.c_proj)),
+    ):
         error = (output - inputs[:, keep] @ weight.T).square().sum() / output.square().sum()
         assert entry[f"error_{column}_repair"] == pytest.approx(float(error), rel=1e-3)
     assert entry["error_after_repair"] < entry["error_before_repair"]

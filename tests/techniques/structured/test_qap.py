@@ -9,7 +9,7 @@ from removed import agree, first_blocks, ids, masked, noted, text_ids
 from restatements import layer_inputs, perplexity
 
 from slimsweep.blockwise.removal_walk import units_of
-from slimsweep.linear.base import matrix
+from slimsweep.linear.base import weight_2d
 from slimsweep.models import anatomy
 from slimsweep.models.language_model import parameter_count
 from slimsweep.models.surgery import remove
@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 def measured(model, units, gone: list[int], token_ids) -> float:
     """Mean squared change of what the units' reader gives out when they go, over its mean square, by plain forwards."""
     (inputs,) = layer_inputs(model.module, [units.reader.name], token_ids).values()
-    weight, without = matrix(units.reader.module).double(), inputs.double().clone()
+    weight, without = weight_2d(units.reader.module).double(), inputs.double().clone()
     without[:, units.reader.index[gone].flatten()] = 0
     output = inputs.double() @ weight.T
     return float((output - without @ weight.T).square().sum() / output.square().sum())
@@ -80,7 +80,7 @@ def test_eight_neurons_go_as_brute_force_says(seed):
         sets = [list(chosen) for chosen in combinations(range(8), count)]
         best = min(sets, key=lambda chosen: float(costs[chosen][:, chosen].sum()))
         choice = technique.solve(costs, count)
-        assert sorted(choice.gone) == best
+        assert sorted(choice.removed) == best
         assert choice.notes["objective"] == pytest.approx(float(costs[best][:, best].sum() / costs.sum()))
 
 
@@ -161,7 +161,7 @@ def test_golden_output_of_version_2():
     columns = [[((7 * column + 3 * row) % 11 - 5) / 4 for column in range(8)] for row in range(4)]
     factor = torch.tensor(columns, dtype=torch.float64)
     choice = Qap(ratio=0.5).solve(factor.T @ factor, 4)
-    assert sorted(choice.gone) == [0, 1, 2, 6]  # 0.375 of 3.375, the least of all sets; greedy would take 4 for 0
+    assert sorted(choice.removed) == [0, 1, 2, 6]  # 0.375 of 3.375, the least of all sets; greedy would take 4 for 0
     assert choice.notes == {"objective_greedy": 5.375 / 3.375, "objective": 0.375 / 3.375, "exchanges": 1}
 
 
@@ -174,8 +174,8 @@ def test_repair_fits_the_data_better_than_masking(kind, tmp_path, monkeypatch):
     (inputs,) = layer_inputs(dense.module, [units.reader.name], ids()).values()
     keep = torch.ones(inputs.shape[1], dtype=torch.bool)
     keep[units.reader.index[gone[0, kind]].flatten()] = False
-    output = inputs @ matrix(units.reader.module).T
-    after = (output - inputs[:, keep] @ matrix(model.module.get_submodule(units.reader.name)).T).square().sum()
+    output = inputs @ weight_2d(units.reader.module).T
+    after = (output - inputs[:, keep] @ weight_2d(model.module.get_submodule(units.reader.name)).T).square().sum()
     assert entry["error_before_repair"] == pytest.approx(entry["objective"], rel=1e-4)
     assert entry["error_after_repair"] == pytest.approx(float(after / output.square().sum()), rel=1e-3)
     assert entry["error_after_repair"] < entry["error_before_repair"]

@@ -13,6 +13,7 @@ from torch import nn
 from slimsweep.errors import ModelError
 from slimsweep.models.placement.container_memory import tightest_limit
 from slimsweep.models.storage import quantized_checkpoint
+from slimsweep.numerics.finite import all_finite
 
 AUTO_CLASSES = {
     "causal_lm": "AutoModelForCausalLM",
@@ -130,7 +131,7 @@ def is_another_block(name: str, module: nn.Module) -> bool:
 
 def refuse_non_finite(parameters: Mapping[str, torch.Tensor], name: str, dtype: torch.dtype) -> None:
     """Raise ModelError naming the parameters that hold NaN or inf."""
-    bad = [path for path, parameter in parameters.items() if not _is_finite(parameter)]
+    bad = [path for path, parameter in parameters.items() if not all_finite(parameter)]
     if bad:
         raise ModelError(
             f"Weights of {name} hold NaN or inf as {str(dtype).removeprefix('torch.')}, in {some(bad)}. "
@@ -164,13 +165,6 @@ def _auto(auto_class: str) -> Any:
     import transformers
 
     return getattr(transformers, AUTO_CLASSES[auto_class])
-
-
-def _is_finite(parameter: torch.Tensor) -> bool:
-    if not parameter.is_floating_point() or parameter.numel() == 0:
-        return True
-    lowest, highest = parameter.detach().aminmax()  # NaN wins in both
-    return bool(lowest.isfinite() and highest.isfinite())
 
 
 def reason(error: Exception) -> str:

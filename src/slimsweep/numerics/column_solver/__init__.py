@@ -20,15 +20,15 @@ def solve_columns(block: ColumnBlock) -> None:
     Source: arXiv:2301.00774, alg. 1, inner loop, and sec. 3.5; arXiv:2210.17323, alg. 1, is the same without removal.
         Rows of a layer are independent: threads do not change the result.
     """
-    if not block.turned.is_cpu:
+    if not block.weight_t.is_cpu:
         from slimsweep.numerics.column_solver.gpu import gpu_solve
 
-        gpu_solve(block.turned.device)(block)
+        gpu_solve(block.weight_t.device)(block)
         return
     from slimsweep.numerics.column_solver.cpu import solve_rows  # importing numba takes a fifth of a second
 
-    columns, rows = block.turned.shape
-    tensors = (block.turned, block.keep, block.upper.contiguous(), block.scale, block.errors)
+    columns, rows = block.weight_t.shape
+    tensors = (block.weight_t, block.keep, block.upper.contiguous(), block.scale, block.errors)
     levels = torch.empty(3, 0, rows) if block.grid is None else block.grid.planes
     groups = torch.empty(0, dtype=torch.int64) if block.groups is None else block.groups.contiguous()
     ends = (0, 0) if block.grid is None else (block.grid.lowest, block.grid.highest)
@@ -46,7 +46,7 @@ def solve_columns(block: ColumnBlock) -> None:
 
 
 def knob_faults(block_columns: Any, damping_fraction: Any) -> list[str]:
-    """What is wrong with the knobs of a solve by columns."""
+    """Faults of the knobs of a solve by columns."""
     faults = []
     if isinstance(block_columns, bool) or not isinstance(block_columns, int) or block_columns < 1:
         faults.append(f"block_columns={block_columns!r}: give a whole number of at least 1")

@@ -1,4 +1,18 @@
-"""What one call of the column solver works on: the columns of a block and what corrects them."""
+"""Argument of the column solver: a block of columns and the factor that corrects them.
+
+The solve removes or rounds weights from left to right, correcting the columns still to come.
+With U the factor of the inverse Hessian, a column j that changes by d loses e = d / U[j, j], and each later column k is
+corrected by e U[j, k]. The weight lies transposed, one column of the layer in one row of memory:
+
+    weight_t   row j   w w w w w ...   solved: zeros or levels, and its errors e
+               row k   w w w w w ...   less e U[j, k], for every k > j
+
+Techniques call it for one block of columns at a time and correct the columns after the block in one matrix product.
+Within the block the CPU kernel takes LANES rows of the layer together, as lanes of vector instructions; rows are
+independent, so threads share them without changing the result. Corrections inside a block are carried to the next
+few columns at once and to the rest of the block in groups of errors (see _carry in cpu.py), since loading and storing
+a weight takes longer than multiplying it.
+"""
 
 from dataclasses import dataclass
 
@@ -15,10 +29,10 @@ LANES = 64
 class ColumnBlock:
     """The weights of some columns, corrected for all columns before them, and what it takes to solve them.
 
-    A layer's columns are the rows of `turned`: all that is done to one of them lies side by side in memory.
+    A layer's columns are the rows of `weight_t`: all that is done to one of them lies side by side in memory.
     """
 
-    turned: Float[Tensor, "column out"]
+    weight_t: Float[Tensor, "column out"]
     """Weights; overwritten with the solution."""
     keep: Bool[Tensor, "column out"]
     """False: to be removed. With a pattern what is eligible (False: zero already), overwritten with the choice."""
@@ -28,10 +42,10 @@ class ColumnBlock:
     upper: Float[Tensor, "column column"]
     """The block of the inverse Hessian's factor that belongs to these columns."""
     scale: Float[Tensor, " column"]
-    """Of scores: |weight| x scale, of weights corrected so far."""
+    """Factor of scores: |weight| x scale, of weights corrected so far."""
     pattern: tuple[int, int] | None = None
     """(n, m): which n of every m columns stay is chosen when the first of them is reached."""
     grid: Grid | None = None
     """Levels that weights which stay are rounded to when they are reached; None: they are not."""
     groups: Int[Tensor, " column"] | None = None
-    """Which of the grid's groups each column is in."""
+    """Index of each column's group in the grid."""

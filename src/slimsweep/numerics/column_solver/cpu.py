@@ -19,7 +19,11 @@ def solve_rows(first, last, weight, keep, upper, scale, errors, kept, group, lev
     step = NEAR if group == 0 else group * max(NEAR // group, 1)  # a group is chosen from weights that owe nothing
     # Lanes beyond the last row are solved too, and thrown away.
     tile, lost = np.zeros((columns, LANES), np.float32), np.zeros((columns, LANES), np.float32)
-    stays, own, rank = np.ones((columns, LANES), np.bool_), np.ones((3, LANES), np.float32), np.zeros(LANES, np.int32)
+    stays, group_levels, rank = (
+        np.ones((columns, LANES), np.bool_),
+        np.ones((3, LANES), np.float32),
+        np.zeros(LANES, np.int32),
+    )
     for start in range(first, last, LANES):
         rows = min(LANES, last - start)
         for column in range(columns):
@@ -38,8 +42,8 @@ def solve_rows(first, last, weight, keep, upper, scale, errors, kept, group, lev
                     current = groups[column]
                     for row in range(rows):
                         for part in range(3):
-                            own[part, row] = levels[part, current, start + row]
-                _round(tile[column], stays[column], lost[column], upper[column, column], own, lowest, highest)
+                            group_levels[part, row] = levels[part, current, start + row]
+                _round(tile[column], stays[column], lost[column], upper[column, column], group_levels, lowest, highest)
             near = column - column % step
             end = min(near + step, columns)
             _correct(tile, lost[column], upper[column], column + 1, end)
@@ -66,7 +70,7 @@ def _remove(weights, stays, lost, diagonal):
 @numba.njit(nogil=True, cache=True, error_model="numpy")
 @no_type_check
 def _round(weights, stays, lost, diagonal, levels, lowest, highest):
-    """What Grid.codes and Grid.values make of weights, to the last bit; of two levels equally near the even one."""
+    """Grid.fake_quantize of weights, to the last bit; of two levels equally near the even one."""
     scales, offsets, minima = levels[0], levels[1], levels[2]
     for row in range(LANES):
         code = np.rint((weights[row] - minima[row]) / scales[row]) + offsets[row]

@@ -32,7 +32,7 @@ def gpu_solve(device: torch.device) -> Solve:
     return solve_by_column
 
 
-def agree(one: Solve, other: Solve, device: torch.device) -> bool:
+def agree(first: Solve, second: Solve, device: torch.device) -> bool:
     """Whether two solves give a small layer the same to rounding: pruned, in a pattern, and rounded to a grid."""
     chance, width = torch.Generator().manual_seed(0), 24
     weight = torch.randn(width, 40, generator=chance).to(device)
@@ -44,39 +44,39 @@ def agree(one: Solve, other: Solve, device: torch.device) -> bool:
         dataclasses.replace(block, keep=everything, pattern=(2, 4)),
         dataclasses.replace(block, keep=everything, grid=grid, groups=grid.group_of(width)),
     )
-    return all(_same(solved(one, block), solved(other, block)) for block in blocks)
+    return all(_same(solved(first, block), solved(second, block)) for block in blocks)
 
 
 def solved(solve: Solve, block: ColumnBlock) -> ColumnBlock:
     """A block as a solve leaves it; the given one stays as it is."""
-    written = ("turned", "keep", "errors")
+    written = ("weight_t", "keep", "errors")
     copy = dataclasses.replace(block, **{name: getattr(block, name).clone() for name in written})
     solve(copy)
     return copy
 
 
-def _same(one: ColumnBlock, other: ColumnBlock) -> bool:
-    return torch.equal(one.keep, other.keep) and all(
-        torch.allclose(getattr(one, name), getattr(other, name), atol=1e-4) for name in ("turned", "errors")
+def _same(first: ColumnBlock, second: ColumnBlock) -> bool:
+    return torch.equal(first.keep, second.keep) and all(
+        torch.allclose(getattr(first, name), getattr(second, name), atol=1e-4) for name in ("weight_t", "errors")
     )
 
 
 def solve_by_column(block: ColumnBlock) -> None:
     """column_solver.solve_columns in torch: what both kernels are checked against."""
-    turned, keep, upper = block.turned, block.keep, block.upper
+    weight_t, keep, upper = block.weight_t, block.keep, block.upper
     kept, group = block.pattern or (0, 0)
-    for column in range(len(turned)):
+    for column in range(len(weight_t)):
         if group and column % group == 0:
             these = slice(column, column + group)
-            score = (turned[these].abs() * block.scale[these, None]).masked_fill(~keep[these], -1)
-            gone = (~keep[these]).sum(dim=0).clamp(min=group - kept)
-            keep[these] = score.argsort(dim=0, stable=True).argsort(dim=0) >= gone
+            score = (weight_t[these].abs() * block.scale[these, None]).masked_fill(~keep[these], -1)
+            dropped = (~keep[these]).sum(dim=0).clamp(min=group - kept)
+            keep[these] = score.argsort(dim=0, stable=True).argsort(dim=0) >= dropped
         if block.grid is None:
-            goal = torch.where(keep[column], turned[column], 0)
-            lost = torch.where(keep[column], 0, turned[column] / upper[column, column])
+            goal = torch.where(keep[column], weight_t[column], 0)
+            lost = torch.where(keep[column], 0, weight_t[column] / upper[column, column])
         else:
-            level = block.grid.part(block.groups[column : column + 1]).nearest(turned[column, :, None])[:, 0]
+            level = block.grid.part(block.groups[column : column + 1]).fake_quantize(weight_t[column, :, None])[:, 0]
             goal = torch.where(keep[column], level, 0)
-            lost = (turned[column] - goal) / upper[column, column]
-        block.errors[column], turned[column] = lost, goal
-        turned[column + 1 :].addr_(upper[column, column + 1 :], lost, alpha=-1)
+            lost = (weight_t[column] - goal) / upper[column, column]
+        block.errors[column], weight_t[column] = lost, goal
+        weight_t[column + 1 :].addr_(upper[column, column + 1 :], lost, alpha=-1)

@@ -15,25 +15,25 @@ ROWS = 16
 
 
 def solve(block: ColumnBlock) -> None:
-    """What column_solver.solve_columns does, WIDTH columns a launch or as many as a group has.
+    """Solve as column_solver.solve_columns does, WIDTH columns a launch or as many as a group has.
 
     Raises:
-        ValueError: `turned`, `keep` or `errors` is not contiguous.
+        ValueError: `weight_t`, `keep` or `errors` is not contiguous.
     """
-    if not all(tensor.is_contiguous() for tensor in (block.turned, block.keep, block.errors)):
-        raise ValueError("turned, keep and errors must be contiguous")
+    if not all(tensor.is_contiguous() for tensor in (block.weight_t, block.keep, block.errors)):
+        raise ValueError("weight_t, keep and errors must be contiguous")
     kept, group = block.pattern or (0, 0)
-    columns, rows = block.turned.shape
+    columns, rows = block.weight_t.shape
     width = max(WIDTH, triton.next_power_of_2(group))
     step = width // group * group if group else width
     # Without a grid the kernel reads neither of the two.
-    levels, groups = (block.turned, block.turned) if block.grid is None else (block.grid.planes, block.groups)
+    levels, groups = (block.weight_t, block.weight_t) if block.grid is None else (block.grid.planes, block.groups)
     ends = (0, 0) if block.grid is None else (block.grid.lowest, block.grid.highest)
     for start in range(0, columns, step):
         stop = min(start + step, columns)
         these = slice(start, stop)
         _solve[(triton.cdiv(rows, ROWS),)](
-            block.turned[these],
+            block.weight_t[these],
             block.keep[these].view(torch.uint8),
             block.errors[these],
             block.upper[these, these].T.contiguous(),  # what one column needs lies side by side
@@ -52,22 +52,22 @@ def solve(block: ColumnBlock) -> None:
             ROWS=ROWS,
         )
         if stop < columns:
-            block.turned[stop:].addmm_(block.upper[these, stop:].T, block.errors[these], alpha=-1)
+            block.weight_t[stop:].addmm_(block.upper[these, stop:].T, block.errors[these], alpha=-1)
 
 
 @triton.jit
 @no_type_check
-def _corrected(turned, upper, lost, place, column, before, columns, rows, row, inside):
+def _corrected(weight_t, upper, lost, place, column, before, columns, rows, row, inside):
     """A column of the weight less what the errors of the columns before `before` take from it."""
     factors = tl.load(upper + column * columns + place, mask=place < before, other=0.0)
-    weight = tl.load(turned + column * rows + row, mask=inside, other=0.0)
+    weight = tl.load(weight_t + column * rows + row, mask=inside, other=0.0)
     return weight - tl.sum(lost * factors[:, None], axis=0)
 
 
 @triton.jit
 @no_type_check
 def _scores(
-    turned, keep, upper, scale, lost, place, member, column, columns, rows, row, inside,
+    weight_t, keep, upper, scale, lost, place, member, column, columns, rows, row, inside,
     GROUP: tl.constexpr, GROUP_WIDTH: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """Scores of the group that begins with `column`; -1 where a weight is gone, infinite past the last column."""
@@ -75,7 +75,7 @@ def _scores(
     for index in range(GROUP):
         if column + index < columns:
             other = column + index
-            weight = _corrected(turned, upper, lost, place, other, column, columns, rows, row, inside)
+            weight = _corrected(weight_t, upper, lost, place, other, column, columns, rows, row, inside)
             score = tl.abs(weight) * tl.load(scale + other)
             score = tl.where(score == score, score, float("inf"))  # NaN stays
             eligible = tl.load(keep + other * rows + row, mask=inside, other=1) != 0
@@ -102,7 +102,7 @@ def _nearest(weight, levels, groups, column, group_count, lowest, highest, rows,
 @triton.jit
 @no_type_check
 def _solve(
-    turned, keep, errors, upper, scale, levels, groups, columns, rows, group_count, lowest, highest, dropped,
+    weight_t, keep, errors, upper, scale, levels, groups, columns, rows, group_count, lowest, highest, dropped,
     GROUP: tl.constexpr, GROUP_WIDTH: tl.constexpr, ROUNDS: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -115,15 +115,15 @@ def _solve(
         if GROUP > 0:
             if column % GROUP == 0:
                 scores = _scores(
-                    turned, keep, upper, scale, lost, place, member, column, columns, rows, row, inside,
+                    weight_t, keep, upper, scale, lost, place, member, column, columns, rows, row, inside,
                     GROUP, GROUP_WIDTH, ROWS,
                 )  # fmt: skip
-            own = column % GROUP
-            score = tl.sum(tl.where(member[:, None] == own, scores, 0.0), axis=0)
-            is_lower = (scores < score[None, :]) | ((scores == score[None, :]) & (member[:, None] < own))
+            position = column % GROUP
+            score = tl.sum(tl.where(member[:, None] == position, scores, 0.0), axis=0)
+            is_lower = (scores < score[None, :]) | ((scores == score[None, :]) & (member[:, None] < position))
             stays = stays & (tl.sum(is_lower.to(tl.int32), axis=0) >= dropped)
             tl.store(keep + column * rows + row, stays.to(tl.uint8), mask=inside)
-        weight = _corrected(turned, upper, lost, place, column, column, columns, rows, row, inside)
+        weight = _corrected(weight_t, upper, lost, place, column, column, columns, rows, row, inside)
         diagonal = tl.load(upper + column * columns + column)
         if ROUNDS:
             level = _nearest(weight, levels, groups, column, group_count, lowest, highest, rows, row, inside)
@@ -132,6 +132,6 @@ def _solve(
         else:
             goal = tl.where(stays, weight, 0.0)
             error = tl.where(stays, 0.0, tl.div_rn(weight, diagonal))
-        tl.store(turned + column * rows + row, goal, mask=inside)
+        tl.store(weight_t + column * rows + row, goal, mask=inside)
         tl.store(errors + column * rows + row, error, mask=inside)
         lost = tl.where(place[:, None] == column, error[None, :], lost)

@@ -11,7 +11,7 @@ import torch
 
 from slimsweep.models.language_model import CPU, LanguageModel, weights_digest
 from slimsweep.models.storage.saved_model import save_with_manifest
-from slimsweep.numerics.parallel import side_by_side
+from slimsweep.numerics.parallel import parallel_map
 from slimsweep.pipeline.keys import StageKey, canonical
 
 FORMAT = 4
@@ -134,7 +134,7 @@ def _file_digests(paths: list[Path]) -> dict[str, str]:
         with path.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
 
-    return {path.name: digest for path, digest in zip(paths, side_by_side(of_file, paths, CPU), strict=True)}
+    return {path.name: digest for path, digest in zip(paths, parallel_map(of_file, paths, CPU), strict=True)}
 
 
 def _digest(content: Any) -> str:

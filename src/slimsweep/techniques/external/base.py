@@ -1,4 +1,4 @@
-"""What pruners of other packages share: they walk the model themselves, and are measured by our evaluator."""
+"""Base of pruners of other packages: they walk the model themselves, and our evaluator measures them."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar

@@ -67,11 +67,12 @@ class LLMCompressorQuantizer(UniformQuantizer):
         reports = []
         for name, layer in targets.items():
             weight, scale, zero = layer.weight.float(), layer.weight_scale.float(), layer.weight_zero_point.float()
-            codes = Grid(self.grid, self.bits, scale, zero).codes(weight)  # by its own scales, before they are stored
+            # By its own scales, before they are stored.
+            codes = Grid(self.grid, self.bits, scale, zero).quantize(weight)
             stored = Grid(self.grid, self.bits, scale.to(SCALE_DTYPES[self.grid]).float(), zero)
             if zeros[name] is not None:
                 codes = torch.where(zeros[name], stored.columns(weight.shape[1]).zero.to(torch.int8), codes)
-            reports.append(replace_weight(model, name, IntegerLinear.of(stored, codes)))
+            reports.append(replace_weight(model, name, IntegerLinear.from_codes(stored, codes)))
         return reports
 
     def _recipe(self, names: list[str]) -> Any:

@@ -62,14 +62,14 @@ def run_oneshot(
 
 
 def package_faults() -> list[str]:
-    """What to install where llm-compressor is missing."""
+    """Faults with the package to install where llm-compressor is missing."""
     if importlib.util.find_spec(PACKAGE) is None:
         return ["llm-compressor is not installed: .venv/bin/pip install --constraint constraints.txt -e '.[peers]'"]
     return []
 
 
 def package_notes(warnings: list[str]) -> dict[str, Any]:
-    """What a report says of a run: the package's version, and what it warned of."""
+    """Notes on a run for the report: the package's version and its warnings."""
     return {PACKAGE: metadata.version(PACKAGE)} | ({"warnings": warnings} if warnings else {})
 
 

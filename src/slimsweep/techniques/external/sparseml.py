@@ -29,7 +29,7 @@ ENVIRONMENT = ".venv-sparseml"
 KNOWN = ("llama", "mistral", "qwen2", "opt", "gpt_neox")
 """Families that both we and transformers 4.40 know, and whose layers are torch's linear ones."""
 LOG_CHARACTERS = 2000
-"""Of its output, what an error shows."""
+"""Characters of its output that an error shows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +155,7 @@ def make_older(folder: Path) -> None:
     if tokenizer.is_file():
         content = json.loads(tokenizer.read_text())
         if merges := content.get("model", {}).get("merges"):
-            content["model"]["merges"] = [one if isinstance(one, str) else " ".join(one) for one in merges]
+            content["model"]["merges"] = [merge if isinstance(merge, str) else " ".join(merge) for merge in merges]
         tokenizer.write_text(json.dumps(content))
         settings = folder / "tokenizer_config.json"
         content = json.loads(settings.read_text()) if settings.is_file() else {}

@@ -1,4 +1,4 @@
-"""What sparseml's own environment runs: `python sparseml_run.py FOLDER`, files in and files out.
+"""Script for sparseml's own environment: `python sparseml_run.py FOLDER`, files in and files out.
 
 Reads FOLDER/model, FOLDER/token_ids.safetensors and FOLDER/job.json; writes FOLDER/pruned and FOLDER/done.json. Nothing
 of slimsweep is imported, which that environment does not have.

@@ -1,4 +1,4 @@
-"""What pruners share: their counts, their passes, and the plan on shapes alone."""
+"""Base of pruners: counts, passes, and the plan on shapes alone."""
 
 import hashlib
 import math
@@ -12,7 +12,7 @@ from slimsweep.blockwise.layerwise import LayerReport
 from slimsweep.checks import choice_faults, number_faults, whole_number_faults
 from slimsweep.linear.base import layer_shape
 from slimsweep.models.language_model import LanguageModel
-from slimsweep.numerics import masks
+from slimsweep.numerics import counts, masks
 from slimsweep.techniques.base import LayerwiseTechnique, StageReport
 from slimsweep.techniques.layer_names import format_layer_names
 
@@ -26,9 +26,9 @@ class Pruner(LayerwiseTechnique):
     pattern: str = "unstructured"
     """`unstructured`, or `n:m`: of every m neighbouring inputs, n are kept."""
     relative_to: str = "original"
-    """What the ratio is of: the `original` weights (removed ones count), or those `remaining`."""
+    """Weights the ratio is a fraction of: the `original` ones (removed ones count), or those `remaining`."""
     passes: int = 1
-    """How often the stage is applied, each time to what the pass before left, with statistics and draws of its own.
+    """Times the stage is applied, each time to what the pass before left, with statistics and draws of its own.
 
     A second pass of the original changes nothing; n passes of the remaining leave (1 - ratio)^n."""
 
@@ -41,7 +41,7 @@ class Pruner(LayerwiseTechnique):
 
     def _bad_values(self) -> list[str]:
         faults = super()._bad_values()
-        faults += choice_faults("relative_to", [self.relative_to], masks.RELATIVE_TO)
+        faults += choice_faults("relative_to", [self.relative_to], counts.RELATIVE_TO)
         faults += whole_number_faults("passes", self.passes)
         try:
             group = masks.parse_pattern(self.pattern)
@@ -85,7 +85,7 @@ class Pruner(LayerwiseTechnique):
             score = score.masked_fill(removed, -1)
         if not self.group and unit == "layer":
             present = torch.zeros(1, dtype=torch.int64) if removed is None else removed.count_nonzero()[None]
-            (dropped,) = masks.drop_counts(present, score.numel(), self.ratio, self.relative_to).tolist()
+            (dropped,) = counts.drop_counts(present, score.numel(), self.ratio, self.relative_to).tolist()
             return masks.keep_highest_of_all(score, dropped)
         score = score.reshape((-1, self.group[1]) if self.group else score.shape)
         if removed is None:
@@ -95,7 +95,7 @@ class Pruner(LayerwiseTechnique):
         if self.group:
             dropped = present.clamp(min=self.group[1] - self.group[0])
         else:
-            dropped = masks.drop_counts(present, score.shape[1], self.ratio, self.relative_to)
+            dropped = counts.drop_counts(present, score.shape[1], self.ratio, self.relative_to)
         return masks.keep_highest(score, dropped).view(shape)
 
     def units(self, rows: int, columns: int) -> list[tuple[int, int]]:
@@ -131,14 +131,13 @@ class Pruner(LayerwiseTechnique):
 
     def _planned(self, shape: tuple[int, int], zeros: int) -> int:
         if self.group:
-            kept, size = self.group
-            return max(zeros, math.prod(shape) // size * (size - kept))
+            return max(zeros, counts.pattern_drop_count(math.prod(shape), self.group))
         units = self.units(*shape)
         if self.relative_to == "original":
-            return max(zeros, sum(count * masks.drop_count(self.ratio, size) for count, size in units))
+            return max(zeros, sum(count * counts.drop_count(self.ratio, size) for count, size in units))
         sizes = [size for count, size in units for _ in range(count)]
-        remaining = [size - zero for size, zero in zip(sizes, masks.spread(zeros, sizes), strict=True)]
-        return zeros + sum(masks.drop_count(self.ratio, size) for size in remaining)
+        remaining = [size - zero for size, zero in zip(sizes, counts.spread(zeros, sizes), strict=True)]
+        return zeros + sum(counts.drop_count(self.ratio, size) for size in remaining)
 
 
 def _seed_of_pass(seed: int, number: int) -> int:

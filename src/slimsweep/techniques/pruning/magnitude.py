@@ -10,10 +10,10 @@ from torch import Tensor
 
 from slimsweep.blockwise.layer_method import Pruned
 from slimsweep.blockwise.layerwise import LayerReport, replace_weight
-from slimsweep.linear.base import matrix
+from slimsweep.linear.base import weight_2d
 from slimsweep.linear.mask import removed as removed_of
 from slimsweep.models.language_model import LanguageModel
-from slimsweep.numerics import masks
+from slimsweep.numerics import counts, masks
 from slimsweep.techniques.base import StageReport
 from slimsweep.techniques.pruning.base import Pruner
 
@@ -27,7 +27,7 @@ class Magnitude(Pruner):
     version: ClassVar[int] = 2
 
     scope: str = "layer"
-    """What weights are ranked in: their `layer`, their `row`, or all targeted layers together (`global`).
+    """Unit that weights are ranked in: their `layer`, their `row`, or all targeted layers together (`global`).
 
     A pattern n:m ranks within its groups, whatever the scope."""
 
@@ -68,37 +68,34 @@ class Magnitude(Pruner):
     def _drop_lowest(self, model: LanguageModel) -> list[LayerReport]:
         """Zero the lowest of all layers together; among equals the first layers' first weights go first."""
         layers = self.targets(model)
-        weights = {name: matrix(layer) for name, layer in layers.items()}
+        weights = {name: weight_2d(layer) for name, layer in layers.items()}
 
         def magnitudes() -> Iterator[Float[Tensor, " weight"]]:
-            """Of each layer the weights that no stage removed yet."""
+            """Magnitudes of each layer's weights that no stage removed yet."""
             for name, layer in layers.items():
-                gone = removed_of(layer)
+                removed = removed_of(layer)
                 magnitude = weights[name].float().abs()
-                yield magnitude.flatten() if gone is None else magnitude[~gone]
+                yield magnitude.flatten() if removed is None else magnitude[~removed]
 
         total = sum(weight.numel() for weight in weights.values())
         before = total - sum(len(magnitude) for magnitude in magnitudes())
-        threshold, room = masks.lowest_overall(magnitudes, self._dropped(total, before) - before)
+        dropped = counts.drop_total(before, total, self.ratio, self.relative_to)
+        threshold, room = masks.lowest_overall(magnitudes, dropped - before)
         reports = []
         for (name, layer), magnitude in zip(layers.items(), magnitudes(), strict=True):
             tied = magnitude == threshold
             tied &= tied.cumsum(0) <= room
             room -= int(tied.sum())
-            gone, weight = removed_of(layer), weights[name].float()
-            keep = torch.ones_like(weight, dtype=torch.bool) if gone is None else ~gone
+            removed, weight = removed_of(layer), weights[name].float()
+            keep = torch.ones_like(weight, dtype=torch.bool) if removed is None else ~removed
             keep[keep.clone()] = ~(tied | (magnitude < threshold))
             reports.append(replace_weight(model, name, Pruned(masks.remove(weight, keep), keep)))
         return reports
-
-    def _dropped(self, total: int, removed: int) -> int:
-        if self.relative_to == "original":
-            return max(removed, masks.drop_count(self.ratio, total))
-        return removed + masks.drop_count(self.ratio, total - removed)
 
     def plan(self, layers: dict[str, tuple[int, int]], zeros: dict[str, int]) -> dict[str, int]:
         if not self._is_global:
             return super().plan(layers, zeros)
         sizes = [rows * columns for rows, columns in layers.values()]
         before = sum(zeros.get(name, 0) for name in layers)
-        return dict(zip(layers, masks.spread(self._dropped(sum(sizes), before), sizes), strict=True))
+        dropped = counts.drop_total(before, sum(sizes), self.ratio, self.relative_to)
+        return dict(zip(layers, counts.spread(dropped, sizes), strict=True))

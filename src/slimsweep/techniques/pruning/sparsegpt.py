@@ -1,7 +1,7 @@
 """Remove weights column by column, correcting the rest; with bits, round those that stay in the same solve."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,17 +12,18 @@ from slimsweep.linear.base import install, layer_shape
 from slimsweep.linear.uniform import IntegerLinear
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.numerics import uniform_grid
-from slimsweep.numerics.column_solver import knob_faults, solve_columns
+from slimsweep.numerics.column_solver import solve_columns
 from slimsweep.numerics.column_solver.block import ColumnBlock
-from slimsweep.numerics.hessian import FACTOR_BYTES, InverseFactor, factor_inverse, factor_name, gram
+from slimsweep.numerics.hessian import InverseFactor
 from slimsweep.numerics.uniform_grid import Grid
 from slimsweep.techniques.base import StageReport
+from slimsweep.techniques.hessian_method import HessianMethod
 from slimsweep.techniques.pruning.base import Pruner
 from slimsweep.techniques.quantization.base import GROUP_SIZE, bits_per_weight, grid_faults, group_faults
 
 
 @dataclass(frozen=True, kw_only=True)
-class SparseGPT(Pruner):
+class SparseGPT(HessianMethod, Pruner):
     """Prune by the loss that removing a weight costs when the others are corrected for it.
 
     The mask of a block of columns is chosen over all rows at once, when the block is reached. With `bits` the
@@ -34,13 +35,6 @@ class SparseGPT(Pruner):
     """
 
     version: ClassVar[int] = 2
-    needs_calibration: ClassVar[bool] = True
-    statistic_name: ClassVar[str] = "gram"
-
-    block_columns: int = 128
-    """Columns whose mask is chosen together; changes speed and, slightly, the result. A multiple of m in n:m."""
-    damping_fraction: float | int = 0.01
-    """Fraction of the Hessian's mean diagonal added to its diagonal, (0, 1]; ten times more where that fails."""
 
     bits: int | None = None
     """Bits of the weights that stay: 2, 3, 4 or 8; null: they are not rounded."""
@@ -49,12 +43,8 @@ class SparseGPT(Pruner):
     grid: str = "asymmetric"
     """With bits: `symmetric`, `asymmetric` (integer zero-point) or `minimum` (float minimum)."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "damping_fraction", float(self.damping_fraction))
-
     def _bad_values(self) -> list[str]:
-        faults = [*super()._bad_values(), *knob_faults(self.block_columns, self.damping_fraction)]
+        faults = super()._bad_values()
         if self.bits is not None:
             if self.passes != 1:
                 faults.append(
@@ -88,30 +78,6 @@ class SparseGPT(Pruner):
         report.notes["bits_per_weight"] = bits_per_weight(model.module.get_submodule(name) for name in targets)
         return report
 
-    def statistic(self, inputs: Float[Tensor, "token in"]) -> Float[Tensor, "in in"]:
-        """The Hessian of the layer's squared output error, up to a factor."""
-        return gram(inputs)
-
-    def prepare(self, summed: Float[Tensor, "in in"]) -> InverseFactor:
-        return factor_inverse(summed, self.damping_fraction)
-
-    @property
-    def prepared_name(self) -> str:
-        return factor_name(self.damping_fraction)
-
-    def to_tensors(self, prepared: InverseFactor) -> dict[str, Tensor]:
-        return prepared.to_tensors()
-
-    def from_tensors(self, tensors: dict[str, Tensor]) -> InverseFactor:
-        return InverseFactor.from_tensors(tensors)
-
-    def working_bytes(self, shape: tuple[int, int]) -> int:
-        return super().working_bytes(shape) + FACTOR_BYTES * shape[1] ** 2
-
-    def notes(self, prepared: InverseFactor) -> dict[str, Any]:
-        raised = prepared.damping_fraction > self.damping_fraction
-        return {"damping_raised": prepared.damping_fraction} if raised else {}
-
     def compress_layer(
         self,
         weight: Float[Tensor, "out in"],
@@ -119,29 +85,29 @@ class SparseGPT(Pruner):
         generator: torch.Generator | None = None,
         removed: Bool[Tensor, "out in"] | None = None,
     ) -> Pruned:
-        turned, upper = weight.T.contiguous(), prepared.upper  # a column's weights side by side, see solve_columns
-        stays = torch.ones_like(turned, dtype=torch.bool) if removed is None else ~removed.T.contiguous()
+        weight_t, upper = weight.T.contiguous(), prepared.upper  # a column's weights side by side, see solve_columns
+        stays = torch.ones_like(weight_t, dtype=torch.bool) if removed is None else ~removed.T.contiguous()
         levels = None if self.bits is None else self._levels(weight)
         groups = None if levels is None else levels.group_of(weight.shape[1])
-        solved, errors = torch.empty_like(turned), torch.empty_like(turned)
+        solved, errors = torch.empty_like(weight_t), torch.empty_like(weight_t)
         for start, stop in self._blocks(weight.shape[1]):
             these = slice(start, stop)
             # All corrections that earlier blocks owe this one, in one product.
-            own = torch.addmm(turned[these], upper[:start, these].T, errors[:start], alpha=-1, out=solved[these])
+            columns = torch.addmm(weight_t[these], upper[:start, these].T, errors[:start], alpha=-1, out=solved[these])
             scale = prepared.scale[these]
             if not self.group:  # groups are chosen on the way
                 before = None if removed is None else removed[:, these]
-                stays[these] = self.keep(own.abs().mul_(scale[:, None]).T, before).T
+                stays[these] = self.keep(columns.abs().mul_(scale[:, None]).T, before).T
             places = None if groups is None else groups[these]
-            block = (own, stays[these], errors[these], upper[these, these], scale, self.group, levels, places)
+            block = (columns, stays[these], errors[these], upper[these, these], scale, self.group, levels, places)
             solve_columns(ColumnBlock(*block))
         keep = stays.T.contiguous()
         if levels is not None:
-            return Pruned(IntegerLinear.of(levels, levels.codes(solved.T.contiguous())), keep)
+            return Pruned(IntegerLinear.from_codes(levels, levels.quantize(solved.T.contiguous())), keep)
         if bool(keep.all()):  # nothing was corrected; a correction by 0 may take the sign of a zero
             return Pruned(weight, keep)
         if removed is not None:  # among them negative zeros, which keep their sign
-            solved = torch.where(removed.T, turned, solved)
+            solved = torch.where(removed.T, weight_t, solved)
         return Pruned(solved.T.contiguous(), keep)
 
     def _levels(self, weight: Float[Tensor, "out in"]) -> Grid:

@@ -16,9 +16,9 @@ from slimsweep.techniques.quantization.base import UniformQuantizer, flag_faults
 from slimsweep.techniques.quantization.rescaling import Inputs, RescalingQuantizer, Scale
 
 LEAST = 1e-4
-"""Of the mean magnitude: channels that are weaker count as this strong."""
+"""Fraction of the mean magnitude; channels that are weaker count as this strong."""
 SHRINKS = [1 - step / 20 for step in range(10)]
-"""What is tried of a group's range, 1 to 0.55 as in the paper's code."""
+"""Fractions of a group's range that are tried, 1 to 0.55 as in the paper's code."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class AWQ(RescalingQuantizer, UniformQuantizer):
     version: ClassVar[int] = 2
 
     steps: int = 20
-    """How many powers are tried: 0, 1/steps, ... below 1."""
+    """Number of powers that are tried: 0, 1/steps, ... below 1."""
     scale_search: bool = True
     """Whether channels are scaled."""
     clip_search: bool = True
@@ -79,7 +79,7 @@ class AWQ(RescalingQuantizer, UniformQuantizer):
 
         def error(step: int) -> float:
             columns = channels(step)[reads]
-            rounded = self._levels(weight * columns, removed).nearest(weight * columns)
+            rounded = self._levels(weight * columns, removed).fake_quantize(weight * columns)
             return output_error(rounded.div_(columns).sub_(weight), hessian)
 
         errors = [error(step) for step in range(self.steps)]
@@ -103,7 +103,7 @@ class AWQ(RescalingQuantizer, UniformQuantizer):
             if prepared.protected is not None:
                 shrink[prepared.protected.to(shrink.device)] = 1.0
         levels = self._levels(weight, removed, shrink)
-        return IntegerLinear.of(levels, levels.codes(weight))
+        return IntegerLinear.from_codes(levels, levels.quantize(weight))
 
     def best_shrink(
         self,
@@ -111,13 +111,13 @@ class AWQ(RescalingQuantizer, UniformQuantizer):
         hessian: Float[Tensor, "in in"],
         removed: Bool[Tensor, "out in"] | None = None,
     ) -> Float[Tensor, "out group"]:
-        """Of each group's range, the part that leaves the smallest squared error of the group's own output."""
+        """Fraction of each group's range that leaves the smallest squared error of the group's own output."""
         size = self.group_size or weight.shape[1]
         parts = hessian.unflatten(0, (-1, size)).unflatten(2, (-1, size)).diagonal(dim1=0, dim2=2).movedim(-1, 0)
         best = torch.ones(len(weight), len(parts), device=weight.device)
         least = torch.full_like(best, torch.inf)
         for shrink in SHRINKS:
-            rounded = self._levels(weight, removed, shrink).nearest(weight)
+            rounded = self._levels(weight, removed, shrink).fake_quantize(weight)
             difference = rounded.sub_(weight).unflatten(1, (-1, size)).transpose(0, 1)
             error = (difference @ parts * difference).sum(dim=2).T
             best = torch.where(error < least, shrink, best)

@@ -1,4 +1,4 @@
-"""What quantizers share: their plan on shapes alone, their reports, and the checks of bits and groups."""
+"""Base of quantizers: the plan on shapes alone, reports, and the checks of bits and groups."""
 
 import math
 from abc import abstractmethod
@@ -89,7 +89,7 @@ class UniformQuantizer(Quantizer):
 
 
 def grid_faults(bits: Any, group_size: Any, grid: Any) -> list[str]:
-    """What is wrong with the knobs of a uniform grid."""
+    """Faults of the knobs of a uniform grid."""
     faults = choice_faults("bits", [bits], BITS)
     if group_size is not None and not (is_whole_number(group_size) and group_size > 0):
         faults.append(f"group_size={group_size!r}: give a whole number of inputs, or null for one scale a row")

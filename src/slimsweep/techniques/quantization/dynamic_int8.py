@@ -35,4 +35,4 @@ class DynamicInt8(Quantizer):
         generator: torch.Generator | None = None,
         removed: Bool[Tensor, "out in"] | None = None,
     ) -> DynamicInt8Linear:
-        return DynamicInt8Linear.of(weight)
+        return DynamicInt8Linear.from_weight(weight)

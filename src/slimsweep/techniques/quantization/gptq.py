@@ -1,7 +1,7 @@
 """Round weights column by column, correcting those still to come."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -9,15 +9,16 @@ from torch import Tensor
 
 from slimsweep.linear.uniform import IntegerLinear
 from slimsweep.numerics import uniform_grid
-from slimsweep.numerics.column_solver import knob_faults, solve_columns
+from slimsweep.numerics.column_solver import solve_columns
 from slimsweep.numerics.column_solver.block import LANES, ColumnBlock
-from slimsweep.numerics.hessian import FACTOR_BYTES, InverseFactor, factor_inverse, factor_name, gram
-from slimsweep.numerics.parallel import side_by_side
+from slimsweep.numerics.hessian import InverseFactor
+from slimsweep.numerics.parallel import parallel_map
 from slimsweep.numerics.uniform_grid import Grid
+from slimsweep.techniques.hessian_method import HessianMethod
 from slimsweep.techniques.quantization.base import UniformQuantizer, flag_faults
 
 ROWS_PER_PART = 256
-"""Of a layer, at least, that a core solves by itself."""
+"""Fewest rows of a layer that a core solves by itself."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,14 @@ class OrderedFactor:
     order: Int[Tensor, " in"]
     factor: InverseFactor
 
+    @property
+    def damping_fraction(self) -> float:
+        """Damping of the factor."""
+        return self.factor.damping_fraction
+
 
 @dataclass(frozen=True, kw_only=True)
-class GPTQ(UniformQuantizer):
+class GPTQ(HessianMethod, UniformQuantizer):
     """Round each column in turn, and correct the columns after it for what that costs the layer's output.
 
     Source: arXiv:2210.17323, alg. 1; act-order and static groups are of its authors' code. Departures: a dead input
@@ -39,24 +45,14 @@ class GPTQ(UniformQuantizer):
     """
 
     version: ClassVar[int] = 2
-    needs_calibration: ClassVar[bool] = True
-    statistic_name: ClassVar[str] = "gram"
 
     act_order: bool = True
     """Solve the columns whose inputs are largest first, while the most others are left to correct for them."""
     static_groups: bool = True
     """Fit grids before the solve; false: when a group is reached, to weights corrected so far (no act_order then)."""
-    block_columns: int = 128
-    """Columns after which the rest is corrected in one product; changes speed, and the result by rounding only."""
-    damping_fraction: float | int = 0.01
-    """Fraction of the Hessian's mean diagonal added to its diagonal, (0, 1]; ten times more where that fails."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "damping_fraction", float(self.damping_fraction))
 
     def _bad_values(self) -> list[str]:
-        faults = [*super()._bad_values(), *knob_faults(self.block_columns, self.damping_fraction)]
+        faults = super()._bad_values()
         faults += flag_faults("act_order", self.act_order) + flag_faults("static_groups", self.static_groups)
         if self.act_order is True and self.static_groups is False:
             faults.append(
@@ -65,37 +61,27 @@ class GPTQ(UniformQuantizer):
             )
         return faults
 
-    def statistic(self, inputs: Float[Tensor, "token in"]) -> Float[Tensor, "in in"]:
-        """The Hessian of the layer's squared output error, up to a factor."""
-        return gram(inputs)
-
     def prepare(self, summed: Float[Tensor, "in in"]) -> OrderedFactor:
         order = torch.arange(len(summed), device=summed.device)
         if self.act_order:
             order = summed.diagonal().argsort(descending=True, stable=True)
             summed = summed[order][:, order]
-        return OrderedFactor(order, factor_inverse(summed, self.damping_fraction))
+        return OrderedFactor(order, super().prepare(summed))
 
     @property
     def prepared_name(self) -> str:
-        return factor_name(self.damping_fraction) + (" by activations" if self.act_order else "")
+        return super().prepared_name + (" by activations" if self.act_order else "")
 
     def to_tensors(self, prepared: OrderedFactor) -> dict[str, Tensor]:
-        return prepared.factor.to_tensors() | ({"order": prepared.order} if self.act_order else {})
+        return super().to_tensors(prepared.factor) | ({"order": prepared.order} if self.act_order else {})
 
     def from_tensors(self, tensors: dict[str, Tensor]) -> OrderedFactor:
-        factor = InverseFactor.from_tensors(tensors)
+        factor = super().from_tensors(tensors)
         order = tensors["order"] if self.act_order else torch.arange(len(factor.upper), device=factor.upper.device)
         return OrderedFactor(order, factor)
 
     def working_bytes(self, shape: tuple[int, int]) -> int:
-        return (
-            super().working_bytes(shape) + (FACTOR_BYTES + 4 * self.act_order) * shape[1] ** 2
-        )  # the Hessian in order
-
-    def notes(self, prepared: OrderedFactor) -> dict[str, Any]:
-        damping = prepared.factor.damping_fraction
-        return {"damping_raised": damping} if damping > self.damping_fraction else {}
+        return super().working_bytes(shape) + 4 * self.act_order * shape[1] ** 2  # the Hessian in order
 
     def compress_layer(
         self,
@@ -108,7 +94,7 @@ class GPTQ(UniformQuantizer):
         if not self.static_groups:
             return self._by_group(weight, prepared.factor, zeros)
         levels = uniform_grid.fit(weight, self.grid, self.bits, self.group_size).with_zero(zeros)
-        return IntegerLinear.of(levels, self.codes(weight, prepared, levels, zeros))
+        return IntegerLinear.from_codes(levels, self.codes(weight, prepared, levels, zeros))
 
     def codes(
         self,
@@ -121,59 +107,59 @@ class GPTQ(UniformQuantizer):
         groups, back = levels.group_of(weight.shape[1])[prepared.order], prepared.order.argsort()
 
         def solved(rows: slice) -> Int[Tensor, "part in"]:
-            own, turned = levels.rows(rows), weight[rows].T.contiguous().index_select(0, prepared.order)
+            grid, weight_t = levels.rows(rows), weight[rows].T.contiguous().index_select(0, prepared.order)
             stays = None if zeros is None else ~zeros[rows].T.contiguous().index_select(0, prepared.order)
-            solve = Solve(turned, stays, prepared.factor, self.block_columns)
-            solve.columns(slice(0, len(turned)), own, groups)
-            return own.codes(solve.solved.index_select(0, back).T.contiguous())
+            solve = Solve(weight_t, stays, prepared.factor, self.block_columns)
+            solve.columns(slice(0, len(weight_t)), grid, groups)
+            return grid.quantize(solve.solved.index_select(0, back).T.contiguous())
 
         parts = max(1, min(torch.get_num_threads(), len(weight) // ROWS_PER_PART)) if weight.is_cpu else 1
         bounds = [len(weight) * part // parts // LANES * LANES for part in range(parts)] + [len(weight)]
-        return torch.cat(side_by_side(solved, map(slice, bounds, bounds[1:]), weight.device))
+        return torch.cat(parallel_map(solved, map(slice, bounds, bounds[1:]), weight.device))
 
     def _by_group(
         self, weight: Float[Tensor, "out in"], factor: InverseFactor, zeros: Bool[Tensor, "out in"] | None
     ) -> IntegerLinear:
         """Solve one group after the other, each on a grid of its weights as they are when it is reached."""
-        turned, found = weight.T.contiguous(), []
-        solve = Solve(turned, None if zeros is None else ~zeros.T.contiguous(), factor, self.block_columns)
-        step = self.group_size or len(turned)
-        for start in range(0, len(turned), step):
+        weight_t, grids = weight.T.contiguous(), []
+        solve = Solve(weight_t, None if zeros is None else ~zeros.T.contiguous(), factor, self.block_columns)
+        step = self.group_size or len(weight_t)
+        for start in range(0, len(weight_t), step):
             these = slice(start, start + step)
             part = None if zeros is None else zeros[:, these]
-            own = solve.corrected(these).T
-            own = own if part is None else own.masked_fill(part, 0)
-            levels = uniform_grid.fit(own, self.grid, self.bits, None).with_zero(part)
+            group_weight = solve.corrected(these).T
+            group_weight = group_weight if part is None else group_weight.masked_fill(part, 0)
+            levels = uniform_grid.fit(group_weight, self.grid, self.bits, None).with_zero(part)
             solve.columns(these, levels, levels.group_of(step))
-            found.append(levels)
-        levels = Grid.beside(found)
-        return IntegerLinear.of(levels, levels.codes(solve.solved.T.contiguous()))
+            grids.append(levels)
+        levels = Grid.beside(grids)
+        return IntegerLinear.from_codes(levels, levels.quantize(solve.solved.T.contiguous()))
 
 
 class Solve:
-    """A layer whose columns, the rows of `turned`, become levels one after the other."""
+    """A layer whose columns, the rows of `weight_t`, become levels one after the other."""
 
     def __init__(
         self,
-        turned: Float[Tensor, "in out"],
+        weight_t: Float[Tensor, "in out"],
         keep: Bool[Tensor, "in out"] | None,
         factor: InverseFactor,
         block_columns: int,
     ):
-        self.turned, self.factor, self.block_columns = turned, factor, block_columns
-        self.keep = torch.ones_like(turned, dtype=torch.bool) if keep is None else keep
-        self.solved, self.errors = torch.empty_like(turned), torch.empty_like(turned)
+        self.weight_t, self.factor, self.block_columns = weight_t, factor, block_columns
+        self.keep = torch.ones_like(weight_t, dtype=torch.bool) if keep is None else keep
+        self.solved, self.errors = torch.empty_like(weight_t), torch.empty_like(weight_t)
 
     def corrected(self, these: slice) -> Float[Tensor, "column out"]:
         """Columns corrected for all that were solved before the first of them; they lie in `solved`."""
         owed, before = self.factor.upper[: these.start, these].T, self.errors[: these.start]
-        return torch.addmm(self.turned[these], owed, before, alpha=-1, out=self.solved[these])
+        return torch.addmm(self.weight_t[these], owed, before, alpha=-1, out=self.solved[these])
 
     def columns(self, these: slice, levels: Grid, groups: Int[Tensor, " column"]) -> None:
         """Solve the next columns; `groups` says which group of the grid each of them belongs to."""
         for start in range(these.start, these.stop, self.block_columns):
-            own = slice(start, min(start + self.block_columns, these.stop))
-            upper, scale = self.factor.upper[own, own], self.factor.scale[own]
-            places = groups[own.start - these.start : own.stop - these.start]
-            tensors = (self.corrected(own), self.keep[own], self.errors[own], upper, scale)
+            part = slice(start, min(start + self.block_columns, these.stop))
+            upper, scale = self.factor.upper[part, part], self.factor.scale[part]
+            places = groups[part.start - these.start : part.stop - these.start]
+            tensors = (self.corrected(part), self.keep[part], self.errors[part], upper, scale)
             solve_columns(ColumnBlock(*tensors, grid=levels, groups=places))

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from slimsweep.blockwise.layerwise import LayerReport
 from slimsweep.errors import ModelError
-from slimsweep.linear.base import dense_parameters, layer_shape, matrix, packed_layers
+from slimsweep.linear.base import dense_parameters, layer_shape, packed_layers, weight_2d
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.placement.loading import some
+from slimsweep.numerics.finite import all_finite
 from slimsweep.techniques.base import StageReport, Technique
 
 log = logging.getLogger(__name__)
@@ -68,21 +69,21 @@ class Half(Technique):
         return warning
 
     def _movement(self, module: nn.Module, parameters: dict[str, nn.Parameter], dtype: torch.dtype) -> dict[str, Any]:
-        """How far rounding moves parameters (Frobenius, relative), and which nonzero ones become zero."""
+        """Round parameters; returns the relative error (Frobenius), and the nonzero ones that become zero."""
         errors: dict[str, float] = {}
         zeroed: dict[str, int] = {}
         too_large = []
         for name, parameter in parameters.items():
             before = parameter.data.float()
             after = before.to(dtype).float()
-            if not bool(after.isfinite().all()):
+            if not all_finite(after):
                 too_large.append(name)
                 continue
             norm = float(before.norm())
             errors[name] = float((after - before).norm()) / norm if norm else 0.0
             zeroed[name] = int(before.count_nonzero()) - int(after.count_nonzero())
         for name, layer in packed_layers(module).items():  # they compute in the new dtype from then on
-            if not bool(layer.dequantized().to(dtype).isfinite().all()):
+            if not all_finite(layer.dequantized().to(dtype)):
                 too_large.append(name)
         if too_large:
             raise ModelError(
@@ -110,6 +111,6 @@ def _layers(model: LanguageModel) -> list[LayerReport]:
     reports = []
     for name, layer in model.targets().items():
         weights = math.prod(layer_shape(layer))
-        zeros = model.zeros.get(name, 0) if model.is_meta else weights - int(matrix(layer).count_nonzero())
+        zeros = model.zeros.get(name, 0) if model.is_meta else weights - int(weight_2d(layer).count_nonzero())
         reports.append(LayerReport(name, weights, zeros))
     return reports

@@ -50,4 +50,4 @@ class Int8(Quantizer):
         generator: torch.Generator | None = None,
         removed: Bool[Tensor, "out in"] | None = None,
     ) -> LLMInt8Linear:
-        return LLMInt8Linear.of(weight, self.form(tuple(weight.shape))[1])
+        return LLMInt8Linear.from_weight(weight, self.form(tuple(weight.shape))[1])

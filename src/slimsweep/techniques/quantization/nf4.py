@@ -68,4 +68,4 @@ class NF4(Quantizer):
         generator: torch.Generator | None = None,
         removed: Bool[Tensor, "out in"] | None = None,
     ) -> NF4Linear:
-        return NF4Linear.of(weight, self.form(tuple(weight.shape))[1])
+        return NF4Linear.from_weight(weight, self.form(tuple(weight.shape))[1])

@@ -1,4 +1,4 @@
-"""What quantizers share that scale channels before they round: their walk over blocks, and their reports."""
+"""Base of quantizers that scale channels before they round: the walk over blocks, and the reports."""
 
 from abc import abstractmethod
 from collections.abc import Callable
@@ -11,18 +11,18 @@ from torch import Tensor, nn
 
 from slimsweep.blockwise.activations import Activations
 from slimsweep.blockwise.layerwise import LayerReport, progress, replace_weight, targets_by_block
-from slimsweep.blockwise.shared_inputs import refuse_non_finite
-from slimsweep.linear.base import PackedLinear, matrix, packed_layers
+from slimsweep.blockwise.shared_inputs import refuse_inputs
+from slimsweep.linear.base import PackedLinear, packed_layers, weight_2d
 from slimsweep.linear.mask import removed as removed_of
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.scale_folding import Place, fold, query_key_rows, survey
-from slimsweep.numerics.parallel import side_by_side
+from slimsweep.numerics.parallel import parallel_map
 from slimsweep.techniques.quantization.base import Quantizer
 
 
 @dataclass(frozen=True)
 class Scale:
-    """By what the channels of a place are divided, and what the report should say of it."""
+    """Divisors of the channels of a place, and notes for the report."""
 
     channels: Float[Tensor, " channel"]
     notes: dict[str, Any]
@@ -30,14 +30,14 @@ class Scale:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What is known of a layer's inputs when it is rounded."""
+    """Statistics of a layer's inputs at the time it is rounded."""
 
     seen: Tensor
     """The statistic of the inputs before any scale."""
     divided: Float[Tensor, " in"] | None
-    """What its inputs were divided by since; None where they were not."""
+    """Divisors of its inputs since; None where they were not divided."""
     protected: Bool[Tensor, " out"] | None = None
-    """Which of its outputs are queries or keys; None where none is."""
+    """Mask of its outputs that are queries or keys; None where none is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class RescalingQuantizer(Quantizer):
 
     needs_calibration: ClassVar[bool] = True
     merge: ClassVar[Callable[[Tensor, Tensor], Tensor]] = Tensor.add_
-    """What makes one of the statistics of two batches."""
+    """Function that merges the statistics of two batches."""
 
     def rescales(self, place: Place) -> bool:
         """Whether a place is one of those this technique scales."""
@@ -93,25 +93,27 @@ class RescalingQuantizer(Quantizer):
                     index, layers, self.statistic, advance=advances_early and index < last, merge=type(self).merge
                 )
                 for shared in sums:
-                    refuse_non_finite(shared)
+                    refuse_inputs(shared)
                 seen = {name: shared.summed for shared in sums for name in shared.layers}
-                reports += self._rescale(model, index, [one for one in places if one.block == index], seen, reasons)
+                reports += self._rescale(
+                    model, index, [place for place in places if place.block == index], seen, reasons
+                )
                 if not advances_early and index < last:
                     activations.advance(index)
         return reports
 
     def places(self, model: LanguageModel, targets: dict[str, nn.Module]) -> tuple[list[Place], dict[str, str]]:
-        """Where this technique scales, and for each targeted layer that none of it reaches, why."""
+        """Places that this technique scales, and for each targeted layer that no place reaches the reason."""
         surveyed = survey(model)
         reasons, places = dict(surveyed.reasons), []
         fixed = packed_layers(model.module).keys() - targets.keys()
         for place in surveyed.places:
-            touched = set(place.readers) if place.is_norm else {*place.readers, place.maker}
+            touched = set(place.balance_layers) if place.is_norm else {*place.balance_layers, place.smooth_layer}
             if not self.rescales(place):
-                reasons.update(dict.fromkeys(place.readers, "not among the activations this technique scales"))
+                reasons.update(dict.fromkeys(place.balance_layers, "not among the activations this technique scales"))
             elif held := sorted(touched & fixed):
-                reasons.update(dict.fromkeys(place.readers, f"{', '.join(held)} is packed and not a target"))
-            elif targets.keys() & set(place.readers):
+                reasons.update(dict.fromkeys(place.balance_layers, f"{', '.join(held)} is packed and not a target"))
+            elif targets.keys() & set(place.balance_layers):
                 places.append(place)
         return places, {name: reason for name, reason in reasons.items() if name in targets}
 
@@ -124,25 +126,25 @@ class RescalingQuantizer(Quantizer):
         reasons: dict[str, str],
     ) -> list[LayerReport]:
         """Scale and round the layers of one block whose inputs were seen."""
-        weights = {name: matrix(model.module.get_submodule(name)).to(torch.float32, copy=True) for name in seen}
+        weights = {name: weight_2d(model.module.get_submodule(name)).to(torch.float32, copy=True) for name in seen}
         removed = {name: removed_of(model.module.get_submodule(name)) for name in seen}
         device = next(iter(weights.values())).device if weights else model.compute_device
 
         def choose(place: Place) -> Scale | None:
-            mine = [name for name in place.readers if name in weights]
-            gone = [
+            mine = [name for name in place.balance_layers if name in weights]
+            masks = [
                 torch.zeros_like(weights[name], dtype=torch.bool) if removed[name] is None else removed[name]
                 for name in mine
             ]
-            return self.choose(place, torch.cat([weights[name] for name in mine]), seen[mine[0]], torch.cat(gone))
+            return self.choose(place, torch.cat([weights[name] for name in mine]), seen[mine[0]], torch.cat(masks))
 
         divided: dict[str, Tensor] = {}
         notes: dict[str, dict[str, Any]] = {name: {"not_scaled": reasons[name]} for name in weights if name in reasons}
-        for place, scale in zip(places, side_by_side(choose, places, device), strict=True):
+        for place, scale in zip(places, parallel_map(choose, places, device), strict=True):
             if scale is None:
                 continue
             columns = fold(model, place, scale.channels, weights)
-            for name in place.readers:
+            for name in place.balance_layers:
                 divided[name] = columns
                 notes[name] = scale.notes
         protected = query_key_rows(model, index)
@@ -153,4 +155,4 @@ class RescalingQuantizer(Quantizer):
             return replace_weight(model, name, packed, notes.get(name), wanted=weights[name])
 
         order = list(model.targets())
-        return side_by_side(compress, sorted(weights, key=order.index), device)
+        return parallel_map(compress, sorted(weights, key=order.index), device)

@@ -26,4 +26,4 @@ class RTN(UniformQuantizer):
         removed: Bool[Tensor, "out in"] | None = None,
     ) -> IntegerLinear:
         levels = uniform_grid.fit(weight, self.grid, self.bits, self.group_size).with_zero(self.zeros(removed))
-        return IntegerLinear.of(levels, levels.codes(weight))
+        return IntegerLinear.from_codes(levels, levels.quantize(weight))

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from slimsweep.blockwise import gradients as gradients_module
 from slimsweep.blockwise.fisher import fisher_diagonal, replaced
 from slimsweep.blockwise.layerwise import LayerReport, progress, replace_weight, targets_by_block
-from slimsweep.errors import ModelError
-from slimsweep.linear.base import PackedLinear, install, layer_shape, matrix
+from slimsweep.linear.base import PackedLinear, install, layer_shape, weight_2d
 from slimsweep.linear.mask import removed as removed_of
 from slimsweep.linear.uniform import IntegerLinear
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.numerics.bit_allocation import allocate
-from slimsweep.numerics.parallel import side_by_side
+from slimsweep.numerics.finite import non_finite_error
+from slimsweep.numerics.parallel import parallel_map
 from slimsweep.techniques.base import LayerwiseTechnique, StageReport
 from slimsweep.techniques.quantization.base import (
     BITS,
@@ -146,7 +146,7 @@ class Selective(Quantizer):
 
     def _store(self, model: LanguageModel, name: str, bits: int, notes: dict[str, Any]) -> LayerReport:
         layer = model.module.get_submodule(name)
-        weight = matrix(layer)
+        weight = weight_2d(layer)
         if bits == LEFT:
             return LayerReport(name, weight.numel(), weight.numel() - int(weight.count_nonzero()), None, notes)
         return replace_weight(model, name, self.compress_layer(weight.float(), bits, removed=removed_of(layer)), notes)
@@ -163,7 +163,7 @@ class Selective(Quantizer):
         fisher = fisher_diagonal(model, list(targets), token_ids)
 
         def estimate(name: str) -> dict[int, float]:
-            weight, information = matrix(targets[name]).float(), fisher.pop(name)
+            weight, information = weight_2d(targets[name]).float(), fisher.pop(name)
             removed = removed_of(targets[name])
             changes = {
                 bits: self.compress_layer(weight, bits, removed=removed).dequantized() - weight
@@ -171,7 +171,7 @@ class Selective(Quantizer):
             }
             return {bits: float((information * change.square()).sum()) / 2 for bits, change in changes.items()}
 
-        return dict(zip(targets, side_by_side(estimate, targets, model.compute_device), strict=True))
+        return dict(zip(targets, parallel_map(estimate, targets, model.compute_device), strict=True))
 
     @torch.no_grad()
     def _measured(
@@ -179,19 +179,17 @@ class Selective(Quantizer):
     ) -> dict[str, dict[int, float]]:
         """Rise of the mean loss with one layer rounded, all others as they are."""
 
-        before, found = _mean_loss(model, token_ids), {}
+        before, rises = _mean_loss(model, token_ids), {}
         if not math.isfinite(before):
-            raise ModelError(
-                f"The loss of the calibration text is {before}, so no layer's part in it can be measured. Choose a "
-                "dtype with more range (dtype=bfloat16 or dtype=float32), or compress less before."
-            )
+            subject = f"The loss of the calibration text is {before}, so no layer's part in it can be measured"
+            raise non_finite_error(subject, "compress less before")
         blocks = targets_by_block(model, targets)
         for index, block in progress(model.blocks, type(self).__name__):
             with model.resident(block):
                 for name, layer in blocks[index].items():
                     losses = {bits: self._loss_with(model, name, layer, bits, token_ids) for bits in self._rounded}
-                    found[name] = {bits: loss - before for bits, loss in losses.items()}
-        return found
+                    rises[name] = {bits: loss - before for bits, loss in losses.items()}
+        return rises
 
     def _loss_with(
         self,
@@ -201,7 +199,7 @@ class Selective(Quantizer):
         bits: int,
         token_ids: Int[Tensor, "sequence token"],
     ) -> float:
-        packed = self.compress_layer(matrix(layer).float(), bits, removed=removed_of(layer))
+        packed = self.compress_layer(weight_2d(layer).float(), bits, removed=removed_of(layer))
         packed.dtype, packed.bias = model.dtype, layer.bias
         with replaced(model.module, {name: packed}):
             return _mean_loss(model, token_ids)

@@ -32,9 +32,9 @@ class SmoothQuant(RescalingQuantizer):
     merge = torch.maximum
 
     alpha: float | int = 0.5
-    """How much of the difficulty moves from inputs to weights, [0, 1]."""
+    """Part of the difficulty that moves from inputs to weights, [0, 1]."""
     inputs: str = "dense"
-    """What maxima are taken of: outputs of the `dense` blocks before, as in the paper, or of the `compressed` ones."""
+    """Tensors whose maxima are taken: outputs of the `dense` blocks before (paper), or of the `compressed` ones."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -88,4 +88,4 @@ class SmoothQuant(RescalingQuantizer):
         generator: torch.Generator | None = None,
         removed: Bool[Tensor, "out in"] | None = None,
     ) -> DynamicInt8Linear:
-        return DynamicInt8Linear.of(weight)
+        return DynamicInt8Linear.from_weight(weight)

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from slimsweep.blockwise.fisher import fisher_diagonal
 from slimsweep.blockwise.layerwise import LayerReport, replace_weight
-from slimsweep.linear.base import PackedLinear, matrix
-from slimsweep.linear.codebook import TableLinear
+from slimsweep.linear.base import PackedLinear, weight_2d
+from slimsweep.linear.codebook import CodebookLinear
 from slimsweep.linear.mask import removed as removed_of
 from slimsweep.models.language_model import LanguageModel
-from slimsweep.numerics import masks
+from slimsweep.numerics import counts, masks
 from slimsweep.numerics.kmeans import EXACT_LEVELS, row_levels
-from slimsweep.numerics.parallel import side_by_side
+from slimsweep.numerics.parallel import parallel_map
 from slimsweep.techniques.quantization.base import BITS, Quantizer, is_whole_number
 
 FRACTIONS = ("outlier_fraction", "sensitive_fraction")
@@ -61,7 +61,7 @@ class SqueezeLLM(Quantizer):
         return faults
 
     def form(self, shape: tuple[int, int]) -> tuple[type[PackedLinear], dict[str, Any]]:
-        return TableLinear, {"bits": self.bits, "outliers": sum(self._kept_apart(math.prod(shape)))}
+        return CodebookLinear, {"bits": self.bits, "outliers": sum(self._kept_apart(math.prod(shape)))}
 
     def walk(
         self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int
@@ -71,10 +71,10 @@ class SqueezeLLM(Quantizer):
 
         def solve(name: str) -> LayerReport:
             layer = targets[name]
-            found = self.compress_layer(matrix(layer).float(), fisher.pop(name), removed=removed_of(layer))
-            return replace_weight(model, name, found)
+            packed = self.compress_layer(weight_2d(layer).float(), fisher.pop(name), removed=removed_of(layer))
+            return replace_weight(model, name, packed)
 
-        return side_by_side(solve, targets, model.compute_device)
+        return parallel_map(solve, targets, model.compute_device)
 
     def compress_layer(
         self,
@@ -82,7 +82,7 @@ class SqueezeLLM(Quantizer):
         prepared: Float[Tensor, "out in"],
         generator: torch.Generator | None = None,
         removed: Bool[Tensor, "out in"] | None = None,
-    ) -> TableLinear:
+    ) -> CodebookLinear:
         """The layer that stores a weight; `prepared` is its diagonal Fisher information, on any scale."""
         outliers, zeros = self.outliers(weight, prepared, removed), self.zeros(removed)
         zeros = torch.zeros_like(outliers) if zeros is None else zeros & ~outliers
@@ -97,7 +97,7 @@ class SqueezeLLM(Quantizer):
             table = row_levels(weight, prepared, ~outliers & ~zeros, most - holds.long(), most)
             table[holds & (table != 0).all(dim=1), -1] = 0  # a repetition of the one before
         table = table.to(torch.bfloat16).float()
-        return TableLinear.of(table, weight, outliers)
+        return CodebookLinear.from_weight(table, weight, outliers)
 
     def outliers(
         self,
@@ -113,8 +113,8 @@ class SqueezeLLM(Quantizer):
         return (chosen | _highest(rest, sensitive)).view_as(weight)
 
     def _kept_apart(self, size: int) -> tuple[int, int]:
-        """How many weights of a layer stay apart as outliers, and how many as sensitive ones."""
-        return masks.drop_count(self.outlier_fraction, size), masks.drop_count(self.sensitive_fraction, size)
+        """Numbers of weights of a layer that stay apart as outliers and as sensitive ones."""
+        return counts.drop_count(self.outlier_fraction, size), counts.drop_count(self.sensitive_fraction, size)
 
 
 def _highest(score: Float[Tensor, " weight"], count: int) -> Bool[Tensor, " weight"]:

@@ -1,4 +1,4 @@
-"""What structured techniques share: their ratio, their range of blocks, and the reports they leave."""
+"""Base of structured techniques: the ratio, the range of blocks, and the reports."""
 
 import logging
 from abc import abstractmethod
@@ -10,13 +10,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from slimsweep.blockwise.removal_walk import Choice, reduce_blocks, removed_count, units_of
-from slimsweep.checks import choice_faults as choice_faults
+from slimsweep.blockwise.removal_walk import Choice, reduce_blocks, units_of
 from slimsweep.checks import flag_faults, is_whole_number, number_faults, refuse
 from slimsweep.linear.base import packed_layers
 from slimsweep.models import anatomy
 from slimsweep.models.anatomy import HEADS, Units
 from slimsweep.models.language_model import LanguageModel, parameter_count
+from slimsweep.numerics import counts
 from slimsweep.techniques.base import StageReport, Technique
 
 log = logging.getLogger(__name__)
@@ -143,8 +143,8 @@ class BlockwiseTechnique(StructuredTechnique):
         return dict.fromkeys(self.block_range(model), self.kinds)
 
     def removed_count(self, units: Units) -> int:
-        """How many units of a block go."""
-        return removed_count(units, self.ratio)
+        """Number of units to remove from a block."""
+        return counts.unit_drop_count(self.ratio, units.reader.index.numel(), len(units))
 
     def faults(self, skeleton: LanguageModel) -> list[str]:
         return super().faults(skeleton) or self._count_faults(skeleton)
@@ -181,7 +181,7 @@ class BlockwiseTechnique(StructuredTechnique):
 
     @abstractmethod
     def choose(self, index: int, units: Units, second_moment: Float[Tensor, "in in"] | None) -> Choice:
-        """Which units of a block go; on the meta device any in the right number."""
+        """Choose the units of a block to remove; on the meta device any in the right number."""
 
     def reduce(
         self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int

@@ -2,18 +2,19 @@
 
 import math
 from dataclasses import dataclass
-from fractions import Fraction
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from slimsweep.blockwise.removal_walk import Choice, gone_lowest
-from slimsweep.linear.base import layer_shape, matrix
+from slimsweep.blockwise.removal_walk import Choice, lowest_units
+from slimsweep.checks import choice_faults
+from slimsweep.linear.base import layer_shape, weight_2d
 from slimsweep.models import anatomy
 from slimsweep.models.anatomy import NEURONS, Units
 from slimsweep.models.language_model import LanguageModel
-from slimsweep.techniques.structured.base import BlockwiseTechnique, choice_faults
+from slimsweep.numerics import counts
+from slimsweep.techniques.structured.base import BlockwiseTechnique
 
 IMPORTANCES = ("peak_to_peak", "l2", "activation")
 
@@ -62,7 +63,7 @@ class Glu(BlockwiseTechnique):
         if self.expansion_ratio is None:
             return super().removed_count(units)
         residual = layer_shape(units.reader.module)[0]
-        return max(len(units) - math.floor(Fraction(repr(float(self.expansion_ratio))) * residual), 0)
+        return max(len(units) - counts.expansion_width(self.expansion_ratio, residual), 0)
 
     def _count_faults(self, skeleton: LanguageModel) -> list[str]:
         if not anatomy.is_gated(skeleton):
@@ -70,7 +71,7 @@ class Glu(BlockwiseTechnique):
         if self.expansion_ratio is None:
             return super()._count_faults(skeleton)
         residual, inner = anatomy.channel_count(skeleton), len(anatomy.neurons(skeleton, 0))
-        kept = math.floor(Fraction(repr(float(self.expansion_ratio))) * residual)
+        kept = counts.expansion_width(self.expansion_ratio, residual)
         if 1 <= kept <= math.ceil(inner / residual * 100) / 100 * residual:  # the bound as the message rounds it
             return []
         return [
@@ -81,11 +82,11 @@ class Glu(BlockwiseTechnique):
         gate, up, down = units.slots
         if gate.module.weight.is_meta:
             return Choice(range(len(units) - self.removed_count(units), len(units)))
-        rows = [matrix(slot.module)[slot.index.flatten()].float() for slot in (gate, up)]
+        rows = [weight_2d(slot.module)[slot.index.flatten()].float() for slot in (gate, up)]
         if self.importance == "peak_to_peak":
             scores = sum(row.amax(dim=1) - row.amin(dim=1) for row in rows)
         elif self.importance == "l2":
             scores = torch.cat(rows, dim=1).square().sum(dim=1)
         else:
-            scores = matrix(down.module).float().square().sum(dim=0) * second_moment.diagonal()
-        return Choice(gone_lowest(scores.cpu(), self.removed_count(units)))
+            scores = weight_2d(down.module).float().square().sum(dim=0) * second_moment.diagonal()
+        return Choice(lowest_units(scores.cpu(), self.removed_count(units)))

@@ -1,7 +1,6 @@
 """Remove whole attention heads, the least important of all blocks first."""
 
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any
 
 import torch
@@ -9,11 +8,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from slimsweep.blockwise.gradients import loss
-from slimsweep.blockwise.removal_walk import Choice, gone_lowest, gone_lowest_overall, reduce_blocks
+from slimsweep.blockwise.removal_walk import Choice, lowest_units, lowest_units_overall, reduce_blocks
+from slimsweep.checks import choice_faults
 from slimsweep.models import anatomy
 from slimsweep.models.anatomy import HEADS, Units
 from slimsweep.models.language_model import LanguageModel
-from slimsweep.techniques.structured.base import BlockwiseTechnique, choice_faults
+from slimsweep.numerics import counts
+from slimsweep.techniques.structured.base import BlockwiseTechnique
 
 IMPORTANCES = ("taylor", "confidence")
 RANKINGS = ("global", "local")
@@ -33,7 +34,7 @@ class Heads(BlockwiseTechnique):
     importance: str = "taylor"
     """`taylor` or `confidence`; both look at calibration text."""
     ranking: str = "global"
-    """What heads are ranked in: all blocks together, or each."""
+    """Unit that heads are ranked in: all blocks together, or each."""
 
     def _bad_values(self) -> list[str]:
         faults = super()._bad_values() + choice_faults("importance", [self.importance], IMPORTANCES)
@@ -52,10 +53,7 @@ class Heads(BlockwiseTechnique):
         return (HEADS,)
 
     def removed_count(self, units: Units) -> int:
-        return self._groups(len(units) * units.members, units.members)
-
-    def _groups(self, heads: int, members: int) -> int:
-        return int(Fraction(repr(float(self.ratio))) * heads) // members
+        return counts.group_drop_count(self.ratio, len(units) * units.members, units.members)
 
     def _count_faults(self, skeleton: LanguageModel) -> list[str]:
         if self.ranking == "local":
@@ -63,17 +61,19 @@ class Heads(BlockwiseTechnique):
         if faults := self._lone_head_faults(skeleton):
             return faults
         units = [anatomy.heads(skeleton, index) for index in self.block_range(skeleton)]
-        most = sum(len(one) - 1 for one in units)
+        most = sum(len(block_units) - 1 for block_units in units)
         if self._total(units) <= most:
             return []
-        every = sum(len(one) for one in units)
+        every = sum(len(block_units) for block_units in units)
         return [
             f"ratio={self.ratio:g} would remove {self._total(units)} of {every} heads or groups, and each of "
             f"{len(units)} blocks keeps one: give at most {most / every:.3g}"
         ]
 
     def _total(self, units: list[Units]) -> int:
-        return self._groups(sum(len(one) * one.members for one in units), units[0].members)
+        return counts.group_drop_count(
+            self.ratio, sum(len(block_units) * block_units.members for block_units in units), units[0].members
+        )
 
     def choose(self, index: int, units: Units, second_moment: Float[Tensor, "in in"] | None) -> Choice:
         raise TypeError("chosen for all blocks together, in `reduce`")
@@ -83,18 +83,22 @@ class Heads(BlockwiseTechnique):
     ) -> list[dict[str, Any]]:
         units = {index: anatomy.heads(model, index) for index in self.block_range(model)}
         if model.is_meta:
-            scores = {index: -torch.arange(len(one), dtype=torch.float32) for index, one in units.items()}
+            scores = {
+                index: -torch.arange(len(block_units), dtype=torch.float32) for index, block_units in units.items()
+            }
         elif self.importance == "taylor":
             scores = gate_gradients(model, units, token_ids)
         else:
             scores = confidences(model, units, token_ids)
         if self.ranking == "global":
-            gone = gone_lowest_overall(scores, self._total(list(units.values())))
+            removed = lowest_units_overall(scores, self._total(list(units.values())))
         else:
-            gone = {index: gone_lowest(values, self.removed_count(units[index])) for index, values in scores.items()}
+            removed = {
+                index: lowest_units(values, self.removed_count(units[index])) for index, values in scores.items()
+            }
 
         def choose(index: int, _units: Units, _seen: Tensor | None) -> Choice:
-            return Choice(gone[index], {"scores": [round(float(score), 6) for score in scores[index]]})
+            return Choice(removed[index], {"scores": [round(float(score), 6) for score in scores[index]]})
 
         return reduce_blocks(model, self.plan(model), choose, token_ids, False, self.repair, type(self).__name__)
 
@@ -103,15 +107,15 @@ def gate_gradients(
     model: LanguageModel, units: dict[int, Units], token_ids: Int[Tensor, "sequence token"]
 ) -> dict[int, Float[Tensor, " unit"]]:
     """Mean over sequences of |dL/dg|, g a factor on everything a unit sends to its reader; unit length per block."""
-    totals = {index: torch.zeros(len(one), dtype=torch.float64) for index, one in units.items()}
+    totals = {index: torch.zeros(len(block_units), dtype=torch.float64) for index, block_units in units.items()}
 
-    def watch(index: int, one: Units):
+    def watch(index: int, block_units: Units):
         def before_forward(_layer: Any, args: tuple) -> None:
             inputs = args[0]
 
             def with_gradient(gradient: Tensor) -> None:
                 by_input = (inputs.detach().float() * gradient.float()).flatten(0, -2).sum(dim=0).cpu()
-                totals[index] += by_input[one.reader.index].sum(dim=1).abs()
+                totals[index] += by_input[block_units.reader.index].sum(dim=1).abs()
 
             inputs.register_hook(with_gradient)
 
@@ -119,7 +123,10 @@ def gate_gradients(
 
     embeddings = model.module.get_submodule(model.family.embeddings)
     handles = [embeddings.register_forward_hook(lambda _layer, _args, output: output.requires_grad_())]
-    handles += [one.reader.module.register_forward_pre_hook(watch(index, one)) for index, one in units.items()]
+    handles += [
+        block_units.reader.module.register_forward_pre_hook(watch(index, block_units))
+        for index, block_units in units.items()
+    ]
     try:
         with torch.enable_grad():
             for ids in token_ids.split(1):
@@ -134,7 +141,7 @@ def confidences(
     model: LanguageModel, units: dict[int, Units], token_ids: Int[Tensor, "sequence token"]
 ) -> dict[int, Float[Tensor, " unit"]]:
     """Mean over tokens of the highest weight in each head's attention, meaned over the heads of a unit."""
-    totals = {index: torch.zeros(len(one), dtype=torch.float64) for index, one in units.items()}
+    totals = {index: torch.zeros(len(block_units), dtype=torch.float64) for index, block_units in units.items()}
     configs = {id(part.config): part.config for part in model.module.modules() if hasattr(part, "config")}
     before = {identity: config._attn_implementation for identity, config in configs.items()}
     try:
@@ -142,9 +149,9 @@ def confidences(
             config._attn_implementation = "eager"  # the others do not return their weights
         for ids in token_ids.split(1):
             attentions = model.module(input_ids=ids.to(model.compute_device), output_attentions=True).attentions
-            for index, one in units.items():
+            for index, block_units in units.items():
                 highest = attentions[index].float().amax(dim=-1).mean(dim=(0, 2)).cpu()  # [head]
-                totals[index] += highest.view(len(one), one.members).mean(dim=1)
+                totals[index] += highest.view(len(block_units), block_units.members).mean(dim=1)
     finally:
         for identity, config in configs.items():
             config._attn_implementation = before[identity]

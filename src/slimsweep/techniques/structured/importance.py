@@ -1,4 +1,4 @@
-"""How much heads, neurons or residual channels matter: by gradients, by norms, by chance."""
+"""Importance of heads, neurons or residual channels: by gradients, by norms, by chance."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -42,7 +42,7 @@ def taylor_scores(
     taylor: str,
     aggregate: str,
 ) -> list[Float[Tensor, " unit"]]:
-    """By how much the loss is expected to move when a unit goes, for all units from one pass over the text.
+    """Expected change of the loss when a unit is removed, for all units from one pass over the text.
 
     With w a weight, g_j its gradient on sequence j of N: `first` is sum_j g_j w / N, `second` sum_j (g_j w)^2 / N,
     `mixed` the first less half the second. `vector` sums them over each row or column before taking the absolute
@@ -50,7 +50,7 @@ def taylor_scores(
 
     Source: arXiv:2305.11627, eq. 3-5, the Hessian by the squared gradients of single sequences.
     """
-    slots = {id(slot.module.weight): slot for one in units for slot in one.slots}
+    slots = {id(slot.module.weight): slot for place_units in units for slot in place_units.slots}
     sums = {
         identity: _Salience(slot.module.weight, order, taylor, _sides(units, identity))
         for identity, slot in slots.items()
@@ -62,8 +62,11 @@ def taylor_scores(
             loss(model, ids).backward()
     lines = {identity: salience.lines(len(token_ids)) for identity, salience in sums.items()}
     return [
-        combine([_by_unit(lines[id(slot.module.weight)][_axis(slot)], slot) for slot in distinct(one.slots)], aggregate)
-        for one in units
+        combine(
+            [_by_unit(lines[id(slot.module.weight)][_axis(slot)], slot) for slot in distinct(place_units.slots)],
+            aggregate,
+        )
+        for place_units in units
     ]
 
 
@@ -76,7 +79,7 @@ def distinct(slots: Iterable[Slot]) -> list[Slot]:
 
 
 class _Salience:
-    """What the gradients say of one parameter, summed over sequences as they come."""
+    """Taylor terms of one parameter, summed over sequences as they come."""
 
     def __init__(self, parameter: nn.Parameter, order: str, taylor: str, axes: set[int]):
         self.parameter = parameter
@@ -111,7 +114,7 @@ def _lines(values: Tensor, axis: int) -> Float[Tensor, " line"]:
 
 
 def _sides(units: Sequence[Units], identity: int) -> set[int]:
-    return {_axis(slot) for one in units for slot in one.slots if id(slot.module.weight) == identity}
+    return {_axis(slot) for place_units in units for slot in place_units.slots if id(slot.module.weight) == identity}
 
 
 def _axis(slot: Slot) -> int:

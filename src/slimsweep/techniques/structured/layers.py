@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any, ClassVar
 
 import torch
@@ -12,11 +11,13 @@ from torch import Tensor, nn
 from slimsweep.blockwise.activations import Activations
 from slimsweep.blockwise.gradients import loss
 from slimsweep.blockwise.layerwise import progress
-from slimsweep.blockwise.removal_walk import gone_lowest
+from slimsweep.blockwise.removal_walk import lowest_units
+from slimsweep.checks import choice_faults
 from slimsweep.models.anatomy import shape_of
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.surgery import remove_blocks
-from slimsweep.techniques.structured.base import StructuredTechnique, choice_faults
+from slimsweep.numerics import counts
+from slimsweep.techniques.structured.base import StructuredTechnique
 
 IMPORTANCES = ("block_influence", "perplexity")
 
@@ -58,7 +59,7 @@ class Layers(StructuredTechnique):
         return range(max(given.start, first), min(given.stop, last + 1))
 
     def _count(self, model: LanguageModel) -> int:
-        return int(Fraction(repr(float(self.ratio))) * len(model.blocks))
+        return counts.drop_count(self.ratio, len(model.blocks))
 
     def faults(self, skeleton: LanguageModel) -> list[str]:
         blocks, free = len(skeleton.blocks), self.block_range(skeleton)
@@ -93,9 +94,9 @@ class Layers(StructuredTechnique):
             return [{"kind": "blocks", "removed": count, **note}]
         measure = block_influence if self.importance == "block_influence" else loss_without
         scores = measure(model, token_ids)
-        gone = sorted(free[place] for place in gone_lowest(scores[free], count))
-        remove_blocks(model, gone)
-        return [{"kind": "blocks", "removed": count, "blocks": gone, "scores": [float(score) for score in scores]}]
+        removed = sorted(free[place] for place in lowest_units(scores[free], count))
+        remove_blocks(model, removed)
+        return [{"kind": "blocks", "removed": count, "blocks": removed, "scores": [float(score) for score in scores]}]
 
 
 def _below(count: int, blocks: int) -> str:

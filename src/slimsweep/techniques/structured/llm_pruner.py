@@ -10,18 +10,19 @@ from torch import Tensor
 
 from slimsweep.blockwise.removal_walk import (
     Choice,
-    gone_lowest,
-    gone_lowest_overall,
-    kept_count,
+    lowest_units,
+    lowest_units_overall,
     reduce_blocks,
     units_of,
 )
+from slimsweep.checks import choice_faults
 from slimsweep.models import anatomy
 from slimsweep.models.anatomy import HEADS, NEURONS, Units
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.surgery import remove
+from slimsweep.numerics import counts
 from slimsweep.techniques.structured import importance
-from slimsweep.techniques.structured.base import BlockwiseTechnique, choice_faults
+from slimsweep.techniques.structured.base import BlockwiseTechnique
 
 LEVELS = ("block", "channel")
 IMPORTANCES = ("taylor", "l1", "l2", "random")
@@ -49,7 +50,7 @@ class LLMPruner(BlockwiseTechnique):
     taylor: str = "element"
     """Absolute value of each weight's term (`element`) or of each row's sum (`vector`)."""
     aggregate: str = "sum"
-    """How the scores of a unit's parts become one: `sum`, `mean`, `max`, or only the `first` part."""
+    """Function that aggregates the scores of a unit's parts: `sum`, `mean`, `max`, or only the `first` part."""
     ranking: str = "local"
     """Lowest of each block (`local`) or of all blocks together (`global`); heads and neurons apart."""
     steps: int = 1
@@ -106,7 +107,7 @@ class LLMPruner(BlockwiseTechnique):
         if packed := self._packed_faults(skeleton):
             return packed
         width = anatomy.channel_count(skeleton)
-        if kept_count(self.ratio, width) > 0:
+        if counts.kept_count(self.ratio, width) > 0:
             return []
         most = math.floor(10_000 * (1 - 1 / width)) / 10_000
         return [f"ratio={self.ratio:g} leaves no channel of {width}: give at most {most:g}"]
@@ -125,12 +126,12 @@ class LLMPruner(BlockwiseTechnique):
         }
         entries = []
         for step in range(1, self.steps + 1):
-            due = {place: _share(total, step, self.steps) for place, total in totals.items()}
-            gone = self._ranked(model, due, token_ids, generator)
+            due = {place: counts.share_of_step(total, step, self.steps) for place, total in totals.items()}
+            removed = self._ranked(model, due, token_ids, generator)
             entries += reduce_blocks(
                 model,
                 plan,
-                lambda i, units, _, gone=gone: Choice(gone[i, units.kind]),
+                lambda i, units, _, removed=removed: Choice(removed[i, units.kind]),
                 token_ids,
                 False,
                 self.repair,
@@ -152,12 +153,12 @@ class LLMPruner(BlockwiseTechnique):
         units = {(index, kind): units_of(model, kind, index) for index, kind in due}
         scores = dict(zip(units, self._scores(model, list(units.values()), token_ids, generator), strict=True))
         if self.ranking == "local" or model.is_meta:
-            return {place: gone_lowest(values, due[place]) for place, values in scores.items()}
-        gone = {}
+            return {place: lowest_units(values, due[place]) for place, values in scores.items()}
+        removed = {}
         for kind in self.kinds:
             places = {place: values for place, values in scores.items() if place[1] == kind}
-            gone |= gone_lowest_overall(places, sum(due[place] for place in places))
-        return gone
+            removed |= lowest_units_overall(places, sum(due[place] for place in places))
+        return removed
 
     def _scores(
         self,
@@ -167,26 +168,21 @@ class LLMPruner(BlockwiseTechnique):
         generator: torch.Generator,
     ) -> list[Float[Tensor, " unit"]]:
         if model.is_meta:
-            return [-torch.arange(len(one), dtype=torch.float32) for one in units]
+            return [-torch.arange(len(place_units), dtype=torch.float32) for place_units in units]
         if self.importance == "taylor":
             return importance.taylor_scores(model, units, token_ids, self.order, self.taylor, self.aggregate)
         if self.importance == "random":
-            return [torch.rand(len(one), generator=generator) for one in units]
+            return [torch.rand(len(place_units), generator=generator) for place_units in units]
         power = 1 if self.importance == "l1" else 2
-        return [importance.norm_scores(one, power, self.aggregate) for one in units]
+        return [importance.norm_scores(place_units, power, self.aggregate) for place_units in units]
 
     def _reduce_channels(
         self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, generator: torch.Generator
     ) -> list[dict[str, Any]]:
         before = anatomy.channel_count(model)
-        total = before - kept_count(self.ratio, before)
+        total = before - counts.kept_count(self.ratio, before)
         for step in range(1, self.steps + 1):
             units = anatomy.channels(model)
             (scores,) = self._scores(model, [units], token_ids, generator)
-            remove(model, units, gone_lowest(scores, _share(total, step, self.steps)))
+            remove(model, units, lowest_units(scores, counts.share_of_step(total, step, self.steps)))
         return [{"kind": anatomy.CHANNELS, "before": before, "removed": total}]
-
-
-def _share(total: int, step: int, steps: int) -> int:
-    """What step `step` of `steps` removes of `total`."""
-    return total * step // steps - total * (step - 1) // steps

@@ -7,11 +7,13 @@ from typing import Any, ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from slimsweep.blockwise.removal_walk import Choice, refuse_non_finite
-from slimsweep.linear.base import matrix
+from slimsweep.blockwise.removal_walk import Choice
+from slimsweep.checks import choice_faults
+from slimsweep.linear.base import weight_2d
 from slimsweep.models.anatomy import HEADS, NEURONS, Units
 from slimsweep.numerics import pairwise_exchange
-from slimsweep.techniques.structured.base import BlockwiseTechnique, choice_faults
+from slimsweep.numerics.finite import refuse_non_finite
+from slimsweep.techniques.structured.base import BlockwiseTechnique
 
 STARTS = ("greedy", "faq")
 PARTS = (HEADS, NEURONS)
@@ -30,7 +32,7 @@ class Qap(BlockwiseTechnique):
     looks: ClassVar[bool] = True
 
     parts: Sequence[str] = (NEURONS,)
-    """What to remove from each block: neurons, heads, or both, each at the ratio."""
+    """Kinds of units to remove from each block: neurons, heads, or both, each at the ratio."""
     starts: Sequence[str] = ("greedy",)
     """`greedy`: the lowest diagonal; `faq`: scipy's approximation, for small layers (10 s at 1,536 neurons)."""
     exchanges: bool = True
@@ -62,30 +64,31 @@ class Qap(BlockwiseTechnique):
         count = self.removed_count(units)
         if second_moment is None or not count:
             return Choice(range(len(units) - count, len(units)))
-        weight = matrix(units.reader.module).double()
+        weight = weight_2d(units.reader.module).double()
         costs = pairwise_exchange.interaction(weight, second_moment.double(), units.reader.index)
-        refuse_non_finite(costs, units)
+        subject = f"What ranks the {units.kind} of {units.reader.name} is not finite"
+        refuse_non_finite(costs, subject, "remove less before")
         return self.solve(costs, count)
 
     def solve(self, costs: Float[Tensor, "unit unit"], count: int) -> Choice:
         """The units to remove, with greedy's objective and the one reached, as fractions of the whole output's."""
         first = pairwise_exchange.greedy(costs, count)
-        found = []
+        candidates = []
         for start in self.starts:
-            gone = first if start == "greedy" else pairwise_exchange.assignment(costs, count, seed=0)
+            chosen = first if start == "greedy" else pairwise_exchange.assignment(costs, count, seed=0)
             if self.exchanges:
-                found.append(pairwise_exchange.best_exchanges(costs, gone, self.partition))
+                candidates.append(pairwise_exchange.best_exchanges(costs, chosen, self.partition))
             else:
-                value = pairwise_exchange.objective(costs, gone)
-                found.append(pairwise_exchange.Exchanged(gone, value, 0))
-        place = min(range(len(found)), key=lambda index: found[index].objective)
-        best = found[place]
+                value = pairwise_exchange.objective(costs, chosen)
+                candidates.append(pairwise_exchange.Exchanged(chosen, value, 0))
+        place = min(range(len(candidates)), key=lambda index: candidates[index].objective)
+        best = candidates[place]
         total = float(costs.sum())
         notes: dict[str, Any] = {
             "objective_greedy": pairwise_exchange.objective(costs, first) / total if total else 0.0,
             "objective": best.objective / total if total else 0.0,
             "exchanges": best.exchanges,
         }
-        if len(found) > 1:
+        if len(candidates) > 1:
             notes["start"] = self.starts[place]
-        return Choice(best.gone.tolist(), notes)
+        return Choice(best.chosen.tolist(), notes)
