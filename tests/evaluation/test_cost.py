@@ -4,8 +4,9 @@ import pytest
 import torch
 from conftest import meta_model
 from family_shapes import DECODERS, ENCODERS, random_model
+from llm_pruner_counting import gmacs_llm_pruner
 
-from slimsweep.evaluation.cost import Cost, attention_macs, gmacs_llm_pruner, linear_macs
+from slimsweep.evaluation.cost import Cost, attention_macs, linear_macs
 from slimsweep.linear.base import weight_2d
 
 CPU = torch.device("cpu")

@@ -46,7 +46,7 @@ def experiment(*overrides: str) -> Experiment:
         (["cache_limit_gb=true"], "cache_limit_gb=True"),
         (["cache_limit_gb=.inf"], "cache_limit_gb"),
         (["outputs_dir=null"], "outputs_dir is not set"),
-        (["+evaluation.contex_tokens=9"], "contex_tokens is no setting. Did you mean: context_tokens"),
+        (["+evaluation.contex_tokens=9"], "contex_tokens is no setting of this profile. Did you mean: context_tokens"),
         (["+sweeps_=1"], "sweeps_ is no setting"),
         (["+sweeps.a=1"], "@package _global_"),
     ],

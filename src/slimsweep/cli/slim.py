@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -235,7 +236,6 @@ def cache(
     outputs: Outputs = None,
 ) -> None:
     """Kept results of stages, which chains go on from: what, of which model, how large, and when last used."""
-    from slimsweep.cli.stage_list import lines
     from slimsweep.pipeline.stage_cache.cache import StageCache, limit_of
     from slimsweep.pipeline.stage_cache.entry import format_bytes
 
@@ -247,8 +247,30 @@ def cache(
         if left:
             typer.echo(f"{len(left)} are in use and stay: {', '.join(entry.chain for entry in left)}", err=True)
         return
-    for line in lines(kept):
+    for line in stage_lines(kept):
         typer.echo(line)
+
+
+def stage_lines(kept: Any) -> list[str]:
+    """A line for each entry of a stage cache, the one used last first, then what all take together."""
+    from slimsweep.pipeline.stage_cache.entry import format_bytes
+
+    entries = kept.entries()
+    total, limit = format_bytes(sum(entry.bytes for entry in entries)), format_bytes(kept.limit_bytes)
+    head = ("chain", "model", "size", "computed in", "last used")
+    rows = [
+        (
+            entry.chain or f"damaged: {entry.digest[:16]}",
+            entry.model,
+            format_bytes(entry.bytes),
+            f"{entry.seconds:.1f} s",
+            datetime.fromtimestamp(entry.last_used).strftime("%Y-%m-%d %H:%M"),
+        )
+        for entry in entries
+    ]
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    table = ["  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)) for row in (head, *rows)]
+    return [*(line.rstrip() for line in table if rows), f"{len(entries)} entries, {total} of {limit} in {kept.folder}"]
 
 
 def _owners(store: Store) -> dict[str, list[str]]:

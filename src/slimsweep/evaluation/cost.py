@@ -56,22 +56,6 @@ def attention_macs(model: LanguageModel, tokens: int) -> int:
     return sum(2 * tokens**2 * attention_width(model, block) for block in model.blocks)
 
 
-def gmacs_llm_pruner(model: LanguageModel, tokens: int = 64) -> float:
-    """GMacs of a Llama as LLM-Pruner's counter has them, to compare with its published tables.
-
-    It counts QK and AV twice and adds softmax, rotary positions, norms and the gated activation.
-    Source: arXiv:2305.11627, tables at (1, 64) tokens; the additions were derived from those numbers.
-    """
-    width = layer_shape(model.blocks[0].get_submodule(model.family.attention_output))[0]
-    macs = linear_macs(model, tokens) + 2 * attention_macs(model, tokens) + 2 * tokens * width
-    for block in model.blocks:
-        inner = attention_width(model, block)
-        heads = inner // model.config.head_dim
-        neurons = layer_shape(block.mlp.down_proj)[1]
-        macs += heads * tokens**2 + 4 * tokens * inner + 2 * (2 * tokens * width) + 2 * tokens * neurons
-    return macs / 1e9
-
-
 def all_linears(model: LanguageModel) -> dict[str, nn.Module]:
     """Every linear layer of a model by full name: those of the blocks, the head, projections around them."""
     return {name: layer for name, layer in model.module.named_modules() if is_linear(layer)}

@@ -173,12 +173,6 @@ def test_a_git_lfs_pointer_is_told_from_a_file(folder, name):
     assert f"{name} is a git-lfs pointer" in fault and "git lfs pull" in fault and "left-over" not in fault
 
 
-def test_an_adapter_beside_the_weights_is_told(folder):
-    (folder / "adapter_config.json").write_text("{}")
-    (fault,) = checkpoint.folder_faults(folder)
-    assert "merge_and_unload" in fault
-
-
 @pytest.mark.parametrize("weight_map", [[], {"x": 3}, None])
 def test_an_index_of_another_form_is_a_fault(folder, weight_map):
     (folder / checkpoint.INDEX).write_text(json.dumps({"weight_map": weight_map}))

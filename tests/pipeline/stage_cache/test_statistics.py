@@ -3,7 +3,7 @@ import torch
 from filelock import FileLock
 
 from slimsweep.blockwise.activations import Activations, InputSum
-from slimsweep.cli.stage_list import lines
+from slimsweep.cli.slim import stage_lines
 from slimsweep.models.language_model import weights_digest
 from slimsweep.numerics import hessian
 from slimsweep.pipeline.keys import StageKey, sums_key
@@ -220,7 +220,7 @@ def test_the_list_of_the_cache_names_them(tiny_source, cache):
     assert chains == {
         f"{name} of the inputs of dense" for name in ("gram", "squared_norm", "factor of gram at damping 0.01")
     }
-    assert all(chain in "\n".join(lines(cache)) for chain in chains)
+    assert all(chain in "\n".join(stage_lines(cache)) for chain in chains)
 
 
 def test_a_flipped_byte_is_found_and_collected_anew(tiny_source, cache, forwards):

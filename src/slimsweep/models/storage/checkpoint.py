@@ -32,7 +32,6 @@ PACKED_FILE = "packed.safetensors"
 """Of packed weights that only the manifest describes; where it found them, `from_pretrained` would draw random ones."""
 MANIFEST = "slimsweep.json"
 """Beside config.json where that alone does not describe the weights: the widths of every block."""
-ADAPTER = "adapter_config.json"
 POINTER = b"version https://git-lfs.github.com/spec/v1"
 """Begins the few lines that a clone without git-lfs leaves in place of a large file."""
 
@@ -52,12 +51,6 @@ def folder_faults(folder: Path) -> list[str]:
             "model again."
         ]
     faults = []
-    if (folder / ADAPTER).is_file():
-        faults.append(
-            f"Model folder {folder} has an adapter ({ADAPTER}), which is not read. Merge it into the weights with peft "
-            "(AutoPeftModelForCausalLM.from_pretrained(FOLDER).merge_and_unload().save_pretrained(OTHER_FOLDER)), or "
-            "remove it from the folder."
-        )
     if not (folder / "config.json").is_file():
         faults.append(f"Model folder {folder} has no config.json; save the model with save_pretrained.")
     if not any((folder / name).is_file() for name in TOKENIZER_FILES[:5]):
