@@ -14,7 +14,7 @@ from slimsweep.cli.slim import app
 from slimsweep.errors import StoreError
 from slimsweep.models.sources.base import ModelSource
 from slimsweep.models.storage.checkpoint import MANIFEST
-from slimsweep.pipeline.rebuild import differences
+from slimsweep.pipeline.rebuild import differences, target_of
 from slimsweep.records.store import Store
 from slimsweep.techniques.pruning.magnitude import Magnitude
 from slimsweep.techniques.pruning.wanda import Wanda
@@ -311,3 +311,13 @@ def test_counts_agree_exactly_and_perplexities_to_a_thousandth(changed, faults):
 @pytest.mark.parametrize("measured", [float("inf"), float("nan")])
 def test_a_perplexity_that_was_not_finite_may_be_so_again(measured):
     assert differences(VALUES | {"perplexity_a": None}, VALUES | {"perplexity_a": measured}) == []
+
+
+def test_a_technique_of_another_package_is_found_by_the_packages_of_the_record(tmp_path, monkeypatch):
+    folder = tmp_path / "theirs_with_conf" / "conf" / "technique"
+    folder.mkdir(parents=True)
+    (folder / "own.yaml").write_text("# @package technique.own\n_target_: theirs_with_conf.own.Own\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert target_of("technique", "own", ["theirs_with_conf.conf"]) == "theirs_with_conf.own.Own"
+    with pytest.raises(StoreError, match="technique=own of this record is not among the choices"):
+        target_of("technique", "own", ["not_installed.conf"])

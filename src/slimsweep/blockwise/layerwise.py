@@ -149,8 +149,8 @@ def replace_weight(
     """Give a layer a new weight, in place where it is dense; what is packed takes the place of the layer.
 
     A dense weight for a layer that is packed is packed again, on the levels it has. The error of what is packed is
-    from `wanted`, or from the weight the layer had. The layer's mask becomes that of `found`; without one it stays, but
-    for removed weights that are no zeros any more.
+    from `wanted`, or from the weight the layer had. The layer's mask becomes that of `result`. Without one it stays,
+    but for removed weights that are no zeros any more.
     """
     layer = model.module.get_submodule(name)
     is_pruned = isinstance(result, Pruned)

@@ -18,7 +18,7 @@ from slimsweep.cli.arguments import advice, from_shell
 from slimsweep.errors import ConfigError, SlimsweepError
 from slimsweep.hints import did_you_mean
 from slimsweep.paths import config_root, project_path
-from slimsweep.pipeline.compose import rounded
+from slimsweep.pipeline.compose import choices_of, rounded
 from slimsweep.pipeline.experiment import Experiment
 from slimsweep.pipeline.job import UNNAMED_SWEEP, keep_no_cache_of_a_dry_run, perform
 from slimsweep.records.store import Store
@@ -109,7 +109,7 @@ def job(config: DictConfig) -> str | None:
     hydra_config = HydraConfig.get()
     keep_no_cache_of_a_dry_run(config)
     refuse_grids_of_one_job(hydra_config)
-    experiment = Experiment.of(config, list(hydra_config.overrides.task), dict(hydra_config.runtime.choices))
+    experiment = Experiment.of(config, list(hydra_config.overrides.task), choices_of(hydra_config))
     experiment.check()
     warn_of_idle_ratio(experiment, config, list(hydra_config.overrides.task))
     store = Store(experiment.outputs_dir)

@@ -136,6 +136,13 @@ def missing_knob(override: str, jobs: Sequence[DictConfig]) -> str:
     return f"{override}: no job has {missing}; there are: {', '.join(options) or 'none'}. {advice}"
 
 
+def choices_of(hydra_config: DictConfig) -> dict[str, Any]:
+    """Hydra's choices by group, and below `packages` the packages whose configs it searched beside ours."""
+    sources = [(source.schema, source.path) for source in hydra_config.runtime.config_sources]
+    packages = [path for schema, path in sources if schema == "pkg" and not path.startswith("hydra")]
+    return dict(hydra_config.runtime.choices) | {"packages": packages}
+
+
 def knobs_of(technique: str) -> set[str]:
     """Knobs of a technique of conf/technique, by the fields of its class; none where there is no such technique."""
     file = config_root() / "conf" / "technique" / f"{technique}.yaml"

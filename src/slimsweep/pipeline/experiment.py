@@ -150,6 +150,7 @@ class Experiment:
                 **{name: (choices or {}).get(name) or stem_of(type(parts[name])) for name in ("model", "calibration")},
                 "technique": {stage.name: stage.label for stage in stages},
                 "metric": {name: name_of(type(metric)) for name, metric in metrics.items()},
+                "packages": list((choices or {}).get("packages") or []),
             },
             overrides=telling(overrides),
             config=portable(plain),

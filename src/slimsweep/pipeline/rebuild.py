@@ -3,6 +3,9 @@
 import math
 import re
 import shutil
+from collections.abc import Sequence
+from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -104,41 +107,55 @@ def composed(record: dict[str, Any], own: dict[str, Any]) -> Experiment:
         StoreError: a choice of the record is not there any more.
     """
     config, choices = record["config"], record["choices"]
+    packages = choices.get("packages", [])
     device = "cpu" if record["device"] == "cpu" else "auto"
     settings = config | own | {"dtype": record["dtype"], "device": device, "sweep": None, "cache": True}
     settings |= {"on_error": "stop", "memory_budget": None, "keep_zeros": config.get("keep_zeros", False)}
     settings |= dict.fromkeys(("dry_run", "save_model", "fresh", "amend"), False)
     settings["tracker"] = {"_target_": "slimsweep.records.tracking.none.NoTracker"}
     for group in ("model", "calibration"):
-        settings[group] = config[group] | {"_target_": target_of(group, choices[group])}
+        settings[group] = config[group] | {"_target_": target_of(group, choices[group], packages)}
     settings["model"] |= {"cache_dir": own["cache_dir"]}
     settings["technique"] = {
-        name: fields | {"_target_": target_of("technique", choices["technique"][name])}
+        name: fields | {"_target_": target_of("technique", choices["technique"][name], packages)}
         for name, fields in config["technique"].items()
     }
     metrics = {
-        name: fields | {"_target_": target_of("evaluation", choices["metric"][name])}
+        name: fields | {"_target_": target_of("evaluation", choices["metric"][name], packages)}
         for name, fields in config["evaluation"]["metrics"].items()
     }
     settings["evaluation"] = {"metrics": metrics}
     return Experiment.of(OmegaConf.create(settings), [], choices)
 
 
-def target_of(group: str, choice: str) -> str:
+def target_of(group: str, choice: str, packages: Sequence[str] = ()) -> str:
     """Class path behind a choice of a config group: that of its YAML, else of any YAML whose class has this name.
 
+    `packages` hold configs of others, such as `theirs.conf`.
+
     Raises:
-        StoreError: no YAML of this project leads to it.
+        StoreError: no YAML of this project or of these packages leads to it.
     """
-    folder = config_root() / "conf" / group
-    named = folder / f"{choice}.yaml"
-    for file in ([named] if named.is_file() else []) + sorted(folder.glob("*.yaml")):
+    folders = [config_root() / "conf" / group, *_folders(group, packages)]
+    named = next((file for folder in folders if (file := folder / f"{choice}.yaml").is_file()), None)
+    every = [file for folder in folders for file in sorted(folder.glob("*.yaml"))]
+    for file in ([named] if named else []) + every:
         for target in re.findall(r"_target_: (\S+)", file.read_text(encoding="utf-8")):
             module, _, name = target.rpartition(".")
             stem = module.rsplit(".", 1)[-1]
             if (file == named and group != "evaluation") or choice in (stem, f"{stem}.{name}"):
                 return target
     raise StoreError(f"{group}={choice} of this record is not among the choices in conf/{group} any more")
+
+
+def _folders(group: str, packages: Sequence[str]) -> list[Path]:
+    """Folders of a config group in packages; one that is not installed any more has none."""
+    found = []
+    for package in packages:
+        with suppress(ModuleNotFoundError):
+            spec = find_spec(package)
+            found += [Path(place) / group for place in (spec and spec.submodule_search_locations) or []]
+    return found
 
 
 def differences(record: dict[str, Any], values: dict[str, Any]) -> list[str]:

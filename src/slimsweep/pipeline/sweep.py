@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from slimsweep.errors import ConfigError, ModelError, SlimsweepError, StageError, StoreError
+from slimsweep.pipeline.compose import choices_of
 from slimsweep.pipeline.experiment import Experiment
 from slimsweep.records.record import write_json, write_text
 from slimsweep.records.store import Store, SweepJob
@@ -213,4 +214,4 @@ def _first_line(error: Exception) -> str:
 def _task_of(config: DictConfig) -> tuple[DictConfig, list[str], dict[str, Any]]:
     """A job's own settings, overrides and choices, as Hydra hands them to the job."""
     own = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
-    return own, list(config.hydra.overrides.task), dict(config.hydra.runtime.choices)
+    return own, list(config.hydra.overrides.task), choices_of(config.hydra)

@@ -59,7 +59,7 @@ class StructuredTechnique(Technique):
         return number_faults("ratio", self.ratio, "[0, 1)", "the fraction of units to remove")
 
     def default_layers(self, blocks: int) -> tuple[int, int]:
-        """First and last block where `layers` is null."""
+        """First and last block where `blocks` is null."""
         return 0, blocks - 1
 
     def block_range(self, model: LanguageModel) -> range:
