@@ -34,7 +34,7 @@ def as_written(ratio: float | int) -> Fraction:
 def drop_count(ratio: float | int, size: int) -> int:
     """floor(ratio * size): weights, heads or blocks to remove of `size`.
 
-    Source: DESIGN.md, Measurement, Counts; arXiv:2301.00774 and arXiv:2306.11695 round the same way.
+    Source: arXiv:2301.00774 and arXiv:2306.11695.
     """
     return math.floor(as_written(ratio) * size)
 
@@ -66,7 +66,7 @@ def pattern_drop_count(size: int, pattern: tuple[int, int]) -> int:
 def kept_count(ratio: float | int, width: int) -> int:
     """floor(width * (1 - ratio)): channels of a width that stay.
 
-    Source: the rounding of LLM-Pruner, arXiv:2305.11627; DESIGN.md's counts of Llama-2-7B rest on it.
+    Source: the rounding of LLM-Pruner, arXiv:2305.11627; it gives 5,422,977,024 parameters of Llama-2-7B at 0.25 of blocks 4 to 29.
     """
     return math.floor((1 - as_written(ratio)) * width)
 
