@@ -66,7 +66,8 @@ def pattern_drop_count(size: int, pattern: tuple[int, int]) -> int:
 def kept_count(ratio: float | int, width: int) -> int:
     """floor(width * (1 - ratio)): channels of a width that stay.
 
-    Source: the rounding of LLM-Pruner, arXiv:2305.11627; it gives 5,422,977,024 parameters of Llama-2-7B at 0.25 of blocks 4 to 29.
+    Source: the rounding of LLM-Pruner, arXiv:2305.11627. It gives Llama-2-7B at 0.25 of blocks 4 to 29 its
+        5,422,977,024 parameters.
     """
     return math.floor((1 - as_written(ratio)) * width)
 
