@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from slimsweep.blockwise.activations import Activations
-from slimsweep.errors import ModelError
+from slimsweep.errors import LayerError, ModelError
 from slimsweep.linear.base import packed_layers, weight_2d
 from slimsweep.models.language_model import weights_digest
 from slimsweep.techniques.pruning.magnitude import Magnitude
@@ -95,7 +95,7 @@ def test_it_leaves_no_trace_after_an_error(tiny):
         def compress_layer(self, *args):
             raise Stop
 
-    with pytest.raises(Stop):
+    with pytest.raises(LayerError, match="q_proj: Stop"):
         Failing(ratio=0.5, inputs="sequential").apply(tiny, token_ids(), 0)
     assert {name: layer.forward.__func__ for name, layer in tiny.targets().items()} == forwards
     assert all("forward" not in vars(layer) for layer in tiny.targets().values())

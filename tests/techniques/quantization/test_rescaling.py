@@ -18,12 +18,12 @@ class Doubling(SmoothQuant):
     def rescales(self, place):
         return True
 
-    def choose(self, place, weight, seen):
+    def choose(self, place, weight, seen, removed=None):
         return Scale(torch.full((len(place.makes),), 2.0), {"doubled": place.smooth_layer})
 
 
 class Unscaled(SmoothQuant):
-    def choose(self, place, weight, seen):
+    def choose(self, place, weight, seen, removed=None):
         return None
 
 

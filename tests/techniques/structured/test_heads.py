@@ -245,13 +245,13 @@ def test_the_ratio_a_fault_allows_is_allowed_and_removes_all_it_can(name):
 
 
 @pytest.mark.parametrize("ranking", RANKINGS)
-@pytest.mark.parametrize("layers", [None, [1, 1]])
+@pytest.mark.parametrize("blocks", [None, [1, 1]])
 @pytest.mark.parametrize("ratio", [0, 0.25, 0.5])
-def test_shapes_alone_have_the_counts_of_weights(ratio, layers, ranking, tiny_source):
+def test_shapes_alone_have_the_counts_of_weights(ratio, blocks, ranking, tiny_source):
     counts = []
     for weights in ("random", "meta"):
         model = replace(tiny_source, weights=weights).load(torch.float32, CPU)
-        Heads(ratio=ratio, ranking=ranking, layers=layers).apply(model, ids() if weights == "random" else None, 0)
+        Heads(ratio=ratio, ranking=ranking, blocks=blocks).apply(model, ids() if weights == "random" else None, 0)
         counts.append(parameter_count(model.module))
     assert counts[0] == counts[1]
 

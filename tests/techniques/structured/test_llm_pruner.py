@@ -142,7 +142,7 @@ def test_it_asks_for_no_more_than_it_needs(fields, needs):
 @every_choice
 @pytest.mark.parametrize("ratio", [0.3, 0.7])
 def test_every_choice_leaves_the_same_widths(fields, ratio, tiny):
-    report = LLMPruner(ratio=ratio, layers=BOTH_BLOCKS, **fields).apply(tiny, ids(), 0)
+    report = LLMPruner(ratio=ratio, blocks=BOTH_BLOCKS, **fields).apply(tiny, ids(), 0)
     shapes = anatomy.shape_of(tiny).blocks
     neurons = kept(str(ratio), 48)
     groups = 2 - (32 - kept(str(ratio), 32)) // 8 // 2
@@ -191,8 +191,8 @@ def test_shapes_alone_have_the_counts_of_weights(ratio, fields, tiny_source):
 
 def test_ratio_zero_changes_no_bit(tiny):
     before = {name: value.clone() for name, value in tiny.module.state_dict().items()}
-    for level, layers in (("block", BOTH_BLOCKS), ("channel", None)):
-        LLMPruner(ratio=0, level=level, layers=layers).apply(tiny, ids(), 0)
+    for level, blocks in (("block", BOTH_BLOCKS), ("channel", None)):
+        LLMPruner(ratio=0, level=level, blocks=blocks).apply(tiny, ids(), 0)
     assert all(torch.equal(value, before[name]) for name, value in tiny.module.state_dict().items())
 
 
@@ -201,7 +201,7 @@ def test_ratio_zero_changes_no_bit(tiny):
 def test_what_went_could_as_well_have_been_masked(name, fields, tmp_path, monkeypatch):
     model = loud(name, str(tmp_path))
     dense, gone = model.copy(), noted(monkeypatch)
-    technique = LLMPruner(ratio=0.5, layers=BOTH_BLOCKS, **fields)
+    technique = LLMPruner(ratio=0.5, blocks=BOTH_BLOCKS, **fields)
     assert technique.faults(model) == []
     technique.apply(model, ids(), 0)
     assert all(gone[index, "neurons"] for index in BOTH_BLOCKS) and sum(len(gone[i, "heads"]) for i in BOTH_BLOCKS) > 1
@@ -252,7 +252,7 @@ def test_the_lowest_scores_go(fields, tmp_path, monkeypatch):
     else:
         power = int(knobs["importance"][1])
         scores = [importance.norm_scores(one, power, knobs["aggregate"]) for one in units.values()]
-    LLMPruner(ratio=0.5, layers=BOTH_BLOCKS, **fields).apply(model, ids(), 0)
+    LLMPruner(ratio=0.5, blocks=BOTH_BLOCKS, **fields).apply(model, ids(), 0)
     for place, values in zip(units, scores, strict=True):
         assert gone[place] == sorted(values.argsort(stable=True)[: len(values) // 2].tolist())
 
@@ -263,13 +263,13 @@ def test_a_global_ranking_takes_from_the_block_that_matters_least(tiny_source, m
         model = tiny_source.load(torch.float32, CPU)
         for layer in (model.blocks[0].mlp.gate_proj, model.blocks[0].mlp.up_proj, model.blocks[0].mlp.down_proj):
             layer.weight *= 0.01
-        LLMPruner(ratio=0.5, importance="l2", ranking=ranking, layers=BOTH_BLOCKS).apply(model, None, 0)
+        LLMPruner(ratio=0.5, importance="l2", ranking=ranking, blocks=BOTH_BLOCKS).apply(model, None, 0)
         assert {index: len(gone[index, "neurons"]) for index in BOTH_BLOCKS} == removed
 
 
 def test_steps_measure_the_importance_anew(tiny):
     stepwise, by_hand = tiny, tiny.copy()
-    LLMPruner(ratio=0.5, layers=BOTH_BLOCKS, steps=3).apply(stepwise, ids(), 0)
+    LLMPruner(ratio=0.5, blocks=BOTH_BLOCKS, steps=3).apply(stepwise, ids(), 0)
     totals = {"heads": 1, "neurons": 24}
     for step in (1, 2, 3):
         units = {(i, kind): getattr(anatomy, kind)(by_hand, i) for i in BOTH_BLOCKS for kind in totals}
@@ -285,7 +285,7 @@ def test_steps_measure_the_importance_anew(tiny):
 
 def test_random_depends_on_the_seed_and_on_nothing_else(tiny_source, monkeypatch):
     gone, found = noted(monkeypatch), []
-    technique = LLMPruner(ratio=0.5, importance="random", layers=BOTH_BLOCKS)
+    technique = LLMPruner(ratio=0.5, importance="random", blocks=BOTH_BLOCKS)
     for weights_seed, token_ids, seed in ((0, None, 7), (1, None, 7), (0, ids(), 7), (0, None, 8), (0, None, 7)):
         torch.manual_seed(len(found))
         model = replace(tiny_source, seed=weights_seed).load(torch.float32, CPU)
@@ -362,11 +362,11 @@ def stories(shared, stories260k):
 )
 def test_taylor_beats_chance_on_trained_weights(level, fields, stories260k_source, stories):
     calibration, judged = stories
-    ratio, layers = (0.4, [0, 4]) if level == "block" else (0.2, None)
+    ratio, blocks = (0.4, [0, 4]) if level == "block" else (0.2, None)
 
     def pruned(seed: int = 0, **fields) -> float:
         model = stories260k_source.load(torch.float32, CPU)
-        LLMPruner(ratio=ratio, level=level, layers=layers, **fields).apply(model, calibration, seed)
+        LLMPruner(ratio=ratio, level=level, blocks=blocks, **fields).apply(model, calibration, seed)
         return perplexity(model.module, judged)
 
     assert pruned(**fields) < min(pruned(seed, importance="random") for seed in (0, 1))
