@@ -75,7 +75,7 @@ def test_later_blocks_see_what_was_asked_for(tiny_source, inputs, monkeypatch):
             seen.append(given.clone())
             return super().statistic(given)
 
-        def compress_layer(self, weight, prepared, generator=None):
+        def compress_layer(self, weight, prepared, generator=None, removed=None):
             return DynamicInt8Linear.from_weight(torch.zeros_like(weight))
 
     model = tiny_source.load(torch.float32, CPU)
