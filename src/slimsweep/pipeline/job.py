@@ -55,7 +55,7 @@ def perform(experiment: Experiment, store: Store) -> Path:
         else:
             log.info("%s%s: already recorded", position(experiment, store), experiment.label)
             if store.read(experiment.key) != record:  # shown until now: other measurements
-                store.write(record, store.layers(experiment.key))
+                store.finish(experiment.key, experiment.asked)
             if experiment.save_model and not (folder / "model").is_dir():
                 log.info("its model was not kept; recompute it with: slim save %s FOLDER", experiment.key[:8])
         publish(experiment, store, record)

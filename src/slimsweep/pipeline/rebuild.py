@@ -42,10 +42,10 @@ def save(store: Store, record: dict[str, Any], folder: Path, data_dir: Path | No
         StoreError: the record's settings no longer give its key, or sparsity or perplexity come out different.
     """
     saved_model.refuse_unless_empty(folder)
-    kept = store.folder(record["key"]) / "model"
-    if kept.is_dir():
+    model_folder = store.folder(record["key"]) / "model"
+    if model_folder.is_dir():
         with saved_model.written_whole(folder) as partial:
-            shutil.copytree(kept, partial, dirs_exist_ok=True)
+            shutil.copytree(model_folder, partial, dirs_exist_ok=True)
         return saved_model.is_plain(folder)
     experiment = experiment_of(store, record, data_dir)
     model = compress(experiment).model

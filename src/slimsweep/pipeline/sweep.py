@@ -90,7 +90,7 @@ class Sweep:
 
     def open(self) -> list[list[str]]:
         """Write the sweep's own list of keys; returns the overrides of the jobs that have no record yet."""
-        from slimsweep.pipeline.job import publish
+        from slimsweep.pipeline.job import lacking, publish
 
         self._warn_of_other_jobs()
         for reason, count in self.unloadable.items():
@@ -100,7 +100,7 @@ class Sweep:
         missing = []
         for job, experiment in self.launches:
             record = self.store.read(job.key, job.measurements)
-            if record and not experiment.fresh:
+            if record and not lacking(experiment, self.store):
                 publish(experiment, self.store, record)  # it may belong to one sweep more than before
             else:
                 missing.append(job.overrides)

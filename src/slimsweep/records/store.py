@@ -155,7 +155,7 @@ class Store:
         """Write the record of a model, with the measurements asked for; returns it."""
         kept = self.measured(key)
         record = assembled(self.model(key), [kept[identity] for identity in asked])
-        self.write(record, self.layers(key))
+        self._show(record)
         return record
 
     def model(self, key: str) -> dict[str, Any] | None:
@@ -179,8 +179,11 @@ class Store:
 
     def write(self, record: dict[str, Any], layers: list[dict]) -> Path:
         """Write a record, its per-layer counts first; returns the path of record.json."""
+        write_json(self.folder(record["key"]) / "layers.json", layers)
+        return self._show(record)
+
+    def _show(self, record: dict[str, Any]) -> Path:
         folder = self.folder(record["key"])
-        write_json(folder / "layers.json", layers)
         write_json(folder / "record.json", record)
         (folder / "failure.json").unlink(missing_ok=True)
         return folder / "record.json"
