@@ -1,4 +1,4 @@
-"""Where the project's files lie: found from this file, never from the working directory."""
+"""Folders of the project: found from this file, never from the working directory."""
 
 import os
 from pathlib import Path

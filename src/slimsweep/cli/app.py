@@ -88,7 +88,7 @@ def explain(error: Exception) -> str:
 
 
 def _settings_beside(error: OmegaConfBaseException) -> list[str]:
-    """What a setting that does not exist may have meant; nothing for other errors."""
+    """Lines that name the settings near one that does not exist; none for other errors."""
     parent, key = error.parent_node, str(error.key)
     if not isinstance(parent, DictConfig) or key in parent:
         return []

@@ -20,7 +20,7 @@ DRAWS = ("document", "joined")
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """Which text, how much of it and how it is drawn.
+    """Calibration text: its source, its amount and how it is drawn.
 
     Source: arXiv:2301.00774, sec. 4. The draws are those of its code and of Wanda's: the same seed, text and
     tokenizer give the same sequences.
@@ -54,7 +54,7 @@ class Calibration:
         return {"name": self.corpus, "path": self.path} | ({} if self.column is None else {"column": self.column})
 
     def faults(self, source: Any, corpora: Corpora) -> list[str]:
-        """What stands against drawing these sequences: text, tokenizer or length. Reads no weights."""
+        """Faults of text, tokenizer or length that keep these sequences from being drawn. Reads no weights."""
         if self.corpus == "text" and not self.path:
             return [f"calibration=text reads a file of yours: add calibration.path=FILE (.{', .'.join(KINDS)})"]
         if fault := corpora.fault(self._corpus):

@@ -30,7 +30,7 @@ _failures: dict[str, str] = {}  # hub arguments that failed in this process: wai
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """Where the rows of one split lie. A local copy wins over the hub."""
+    """Place of the rows of one split. A local copy wins over the hub."""
 
     files: tuple[str, ...] = ()
     """Names below data_dir, or absolute paths; the first that exists is read."""

@@ -1,4 +1,4 @@
-"""What every measured quantity offers: faults and digests before weights load, values after."""
+"""Base of every metric: faults and digests before weights load, values after."""
 
 import math
 from dataclasses import dataclass, field

@@ -67,7 +67,7 @@ def attention_width(model: LanguageModel, block: nn.Module) -> int:
 
 
 def seen_tokens(model: LanguageModel, name: str, tokens: int) -> int:
-    """How many tokens of a sequence a linear layer sees."""
+    """Count the tokens of a sequence that a linear layer sees."""
     return 1 if name in model.family.pooled else tokens
 
 

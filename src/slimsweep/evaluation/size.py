@@ -1,4 +1,4 @@
-"""How large a model is: parameters, zeros, and bytes in memory, in a bitmap format and on disk."""
+"""Size of a model: parameters, zeros, and bytes in memory, in a bitmap format and on disk."""
 
 import itertools
 import json

@@ -108,7 +108,7 @@ class Chart:
         return found
 
     def x(self, record: Record, variant: str) -> float:
-        """Where a record stands: by ratio within its category, side by side where there is none."""
+        """Place of a record: by ratio within its category, side by side where there is none."""
         category = self.category(record)
         place, beside = self.categories.index(category), list(self.variants[category])
         if record.get("ratio") is None:

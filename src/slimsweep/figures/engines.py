@@ -42,7 +42,7 @@ def draw(records: list[dict[str, Any]]) -> dict[str, Figure]:
 
 
 def compared(records: list[Record]) -> Values:
-    """What more than one engine computed, in order of methods as first seen and of settings."""
+    """Results that more than one engine computed, in order of methods as first seen and of settings."""
     found: Values = {}
     for record in records:
         stages = stages_of(record)

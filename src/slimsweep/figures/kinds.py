@@ -1,4 +1,4 @@
-"""What the stages of a record do: remove whole parts, zero weights, store weights in fewer bits."""
+"""Kinds of stages of a record: remove whole parts, zero weights, store weights in fewer bits."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What a chain removes from which block: one row of boxes a stage, drawn from the stages of a record."""
+"""Diagram of the parts that a chain removes from each block: one row of boxes a stage."""
 
 import re
 from typing import Any

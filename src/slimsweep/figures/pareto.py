@@ -1,4 +1,4 @@
-"""What size buys: perplexity against the bytes held in memory and against the nonzero parameters."""
+"""Perplexity against the bytes held in memory and against the nonzero parameters."""
 
 from collections.abc import Sequence
 from typing import Any

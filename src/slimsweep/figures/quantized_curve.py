@@ -105,7 +105,7 @@ def ratio_axis(axes: Axes, records: Sequence[Record]) -> None:
 
 
 def looks(records: Sequence[Record]) -> Callable[[Record], Look]:
-    """How a record of these looks: colour by quantizer, marker and dashes by what was removed, a star for nothing."""
+    """Look of a record: colour by quantizer, marker and dashes by what was removed, a star for nothing."""
     quantizers = sorted({"", *map(_quantizer, records)})  # none comes first
     zeroed = sorted({_pruner(record) for record in records if is_pruned(record) and not is_structured(record)})
     removed = sorted({_pruner(record) for record in records if is_structured(record)})
@@ -123,7 +123,7 @@ def looks(records: Sequence[Record]) -> Callable[[Record], Look]:
 
 
 def _quantizer(record: Record) -> str:
-    """What tells one quantization from another: its stages, their knobs, and whether it came first; empty for none."""
+    """Signature of a quantization: its stages, their knobs, and whether it came first; empty for none."""
     stages = stages_of(record)
     names = [_name_and_knobs(stage) for stage in stages if quantizes(stage)]
     if names and is_pruned(record) and not prunes(next(stage for stage in stages if quantizes(stage) or prunes(stage))):
@@ -132,7 +132,7 @@ def _quantizer(record: Record) -> str:
 
 
 def _pruner(record: Record) -> str:
-    """What tells one pruning from another, whatever quantizer is in the chain."""
+    """Signature of a pruning, whatever quantizer is in the chain."""
     others = [stage for stage in stages_of(record) if prunes(stage) or not quantizes(stage)]
     return json.dumps([record.get("pattern"), *map(_name_and_knobs, others)])
 

@@ -61,7 +61,7 @@ def panes_of(panel: Panel) -> list[Pane]:
 
 
 def _words(suffix: str) -> str:
-    """What tells a panel from others of its field, as the end of its title."""
+    """End of a panel's title that tells it from others of its field."""
     return f", {suffix.removeprefix('_')}" if suffix else ""
 
 

@@ -87,6 +87,6 @@ def mark_overflow(axes: Axes, drawn: Sequence[Line], looks: Sequence[Look]) -> N
 
 
 def seeds_note(drawn: Sequence[Line]) -> str | None:
-    """What bars and bands stand for, or None where no point has several seeds."""
+    """Sentence on what bars and bands stand for, or None where no point has several seeds."""
     counts = sorted({point.count for line in drawn for point in line.points if point.count > 1})
     return f"band: ±1 s.d. over {' or '.join(map(str, counts))} seeds" if counts else None

@@ -162,7 +162,7 @@ def dense(records: Iterable[Record], field: str) -> dict[str, Record]:
 
 
 def baselines_of(panel: Panel) -> dict[str, float]:
-    """What the dense models of a panel measured, by label."""
+    """Values of the dense models of a panel, by label."""
     return {label: record[panel.field] for label, record in dense(panel.records, panel.field).items()}
 
 

@@ -1,4 +1,4 @@
-"""How every figure looks: size, colours, ticks, and files that are equal byte for byte for equal records."""
+"""Style of every figure: size, colours, ticks, and files that are equal byte for byte for equal records."""
 
 import logging
 import math
@@ -190,7 +190,7 @@ def place_legend(figure: Figure, axes: Axes, note: str | None, is_below: bool = 
 
 
 def legend_columns(labels: Sequence[str], most: int, width: float) -> int:
-    """How many columns of a legend fit beside each other in `width` inches, `most` at best; filled from the top."""
+    """Count the columns of a legend that fit into `width` inches, `most` at best; filled from the top."""
     if not labels:
         return 1
     for columns in range(most, 1, -1):

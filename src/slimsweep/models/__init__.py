@@ -1,4 +1,4 @@
-"""What a model is: its parts, where its weights come from and rest, how it is cut and saved.
+"""Models: their parts, the sources and places of their weights, surgery and saving.
 
 What runs calibration text through it lies in blockwise/.
 """

@@ -1,4 +1,4 @@
-"""Where a model keeps its heads, neurons and residual channels."""
+"""Heads, neurons and residual channels of a model: the slices of its modules that belong to each."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ HEADS, NEURONS, CHANNELS = "heads", "neurons", "channels"
 
 @dataclass(frozen=True)
 class Slot:
-    """What units own in one module: outputs (matrix rows, embedding columns, entries of a norm) or inputs."""
+    """Part of one module that units own: outputs (matrix rows, embedding columns, entries of a norm) or inputs."""
 
     name: str
     """Full name of the module."""
@@ -172,7 +172,7 @@ def find(module: nn.Module, name: str) -> Any:
 
 
 def size(module: nn.Module | None, side: str) -> int:
-    """How many outputs or inputs a module has; 0 where it has no weights."""
+    """Count the outputs or inputs of a module; 0 where it has no weights."""
     axes = axes_of(module, side)
     return getattr(module, axes[0][0]).shape[axes[0][1]] if axes else 0
 

@@ -1,4 +1,4 @@
-"""How many tokens go through a model at once: as many as are fast, and on a GPU as memory allows."""
+"""Tokens that go through a model at once: as many as are fast, and on a GPU as memory allows."""
 
 from typing import Any
 

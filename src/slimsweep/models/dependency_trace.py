@@ -1,4 +1,4 @@
-"""Which modules of a model read what others make, seen in one forward."""
+"""Trace of one forward: the modules that read the output of each norm and linear layer."""
 
 import contextlib
 from collections.abc import Iterator

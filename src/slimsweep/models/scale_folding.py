@@ -1,4 +1,4 @@
-"""Where channels of an activation can be scaled without changing what a model computes, and how."""
+"""Scaling of an activation's channels that leaves the model's function as it is: places, and the folding itself."""
 
 import copy
 from dataclasses import dataclass
@@ -88,7 +88,7 @@ def fold(
 
 
 def query_key_rows(model: LanguageModel, index: int) -> dict[str, Bool[Tensor, " out"]]:
-    """Which outputs of a block's layers are queries or keys, by full name of the layers that have some."""
+    """Masks of the outputs that are queries or keys, by full name of a block's layers that have some."""
     units, (value, table) = anatomy.heads(model, index), _values(model, index)
     rows = {}
     for slot in units.slots[:-1]:
@@ -171,7 +171,7 @@ def _multiply(layer: nn.Module, weight: Float[Tensor, "out in"] | None, by: Tens
 
 @torch.no_grad()
 def _offset(norm: nn.Module) -> float | None:
-    """What a norm adds to its weight before it multiplies; None where it does something else. Tried on a copy."""
+    """Offset that a norm adds to its weight, tried on a copy; None where it does something else."""
     trial = copy.deepcopy(norm).to_empty(device="cpu").float()
     bias = getattr(trial, "bias", None)
     if bias is not None:

@@ -118,7 +118,7 @@ def remove_blocks(model: LanguageModel, gone: Iterable[int]) -> None:
 
 
 def _set_size(module: nn.Module, side: str, count: int) -> None:
-    """What a module says of its own size."""
+    """Set the size that a module says it has."""
     if isinstance(module, nn.Embedding):
         module.embedding_dim = count
     elif isinstance(module, nn.Linear):
@@ -140,7 +140,7 @@ def _set_norm_widths(model: LanguageModel) -> None:
 
 
 def _set_head_counts(model: LanguageModel, units: Units) -> None:
-    """What a block's forward reads beside its weights' shapes."""
+    """Set the head counts that a block's forward reads beside its weights' shapes."""
     index = next(i for i, prefix in enumerate(model.block_names) if units.reader.name.startswith(f"{prefix}."))
     block, now = model.blocks[index], heads(model, index)
     counts = {

@@ -45,7 +45,7 @@ class Compressed:
 
     @property
     def compress_seconds(self) -> float:
-        """What the whole chain takes: each stage as long as it took when it was computed."""
+        """Seconds of the whole chain: each stage as long as it took when it was computed."""
         return sum((stage["seconds"] for stage in self.stages), 0.0)
 
 
@@ -182,7 +182,7 @@ def _restored(
 
 
 def _with_names(state: dict[str, Any], stages: Sequence[Stage]) -> tuple[list[dict], list[dict], list[set[str]]]:
-    """What was kept of some stages, which may have other names in this chain."""
+    """Cached results of some stages, under the names that these have in this chain."""
     names = {entry["name"]: stage.name for entry, stage in zip(state["stages"], stages, strict=True)}
     entries = [
         entry

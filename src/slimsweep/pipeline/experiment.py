@@ -240,7 +240,7 @@ class Experiment:
 
     @cached_property
     def resolved_device(self) -> str:
-        """Where blocks compute: `cpu` or `cuda:N`."""
+        """Device on which blocks compute: `cpu` or `cuda:N`."""
         import torch
 
         if self.device == "auto":
@@ -270,7 +270,7 @@ class Experiment:
 
     @cached_property
     def asked(self) -> dict[str, Asked]:
-        """What is to be measured, each text and task by itself, by identity; on shapes alone what these tell."""
+        """Measurements to make, by identity, each text and task by itself; on shapes alone those without weights."""
         found = {}
         for name, metric in self.metrics.items():
             if self.measures(metric):

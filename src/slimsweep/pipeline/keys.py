@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 @runtime_checkable
 class Keyed(Protocol):
-    """What keys read of an experiment."""
+    """Protocol of an experiment as keys read it."""
 
     model: Any
     stages: tuple[Any, ...]
@@ -34,7 +34,7 @@ SUMS_VERSION = 3
 
 @dataclass(frozen=True)
 class StageKey:
-    """What decides a stage's result: the weights that were loaded, and every stage to this one."""
+    """Identity of a stage's result: the weights that were loaded, and every stage to this one."""
 
     digest: str
     """SHA-256 over the digest of what is upstream and the last of `parts`."""
@@ -64,7 +64,7 @@ def model_key(experiment: Keyed, versions: Sequence[int] | None = None) -> str:
 
 
 def metric_identity(metric: Any, corpora: Any) -> dict[str, Any]:
-    """What decides how a quantity is measured: metric, version, fields, and digests of its texts."""
+    """Identity of a measurement: metric, version, fields, and digests of its texts."""
     return identity(metric) | {"digests": metric.digests(corpora)}
 
 
@@ -109,7 +109,7 @@ def sums_key(asks: StageKey, statistic: str, layers: Sequence[str]) -> StageKey:
 
 
 def identity(part: Any, version: int | None = None) -> dict[str, Any]:
-    """What a stage, metric or calibration adds to a key: its package and name, version, fields that are not default.
+    """Identity of a stage, metric or calibration: package, name, version, and fields that are not default.
 
     Paths and columns are left out: the digest of what they hold stands in the key instead.
     """

@@ -1,4 +1,4 @@
-"""What a job under a memory budget will hold at once, shown and checked before its weights load."""
+"""Memory plan of a job under a budget, shown and checked before its weights load."""
 
 import re
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 @runtime_checkable
 class Planned(Protocol):
-    """What a plan reads of an experiment."""
+    """Protocol of an experiment as a memory plan reads it."""
 
     model: Any
     stages: tuple[Any, ...]
@@ -54,7 +54,7 @@ def parse_budget(given: Any) -> int | None:
 
 
 def plan(experiment: Planned) -> list[Part]:
-    """What will be resident at the fullest moment, an estimate from shapes."""
+    """Estimate, from shapes, the parts that are resident at the fullest moment."""
     import torch
 
     from slimsweep.evaluation.perplexity import HEAD_NUMBERS, LOSS_NUMBERS

@@ -26,7 +26,7 @@ FORMER_METRIC_VERSION = 1
 
 @dataclass(frozen=True)
 class Migrated:
-    """What became of the older records of a folder."""
+    """Outcome of a migration."""
 
     keys: dict[str, str]
     """New key by the old one."""
@@ -111,7 +111,7 @@ def _rewritten(store: Store, record: dict[str, Any], data_dir: Path | None) -> s
 
 
 def _measurements(record: dict[str, Any], experiment: Experiment) -> tuple[list[dict[str, Any]], set[str]]:
-    """What an older record measured, as measurements, and the fields that were measured."""
+    """Measurements of an older record, and the fields that were measured."""
     measured, fields = [], set(SPEED_UPS)
     for name, metric in experiment.metrics.items():
         for part in metric.parts() if experiment.measures(metric) else []:

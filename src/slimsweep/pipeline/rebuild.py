@@ -159,7 +159,7 @@ def _folders(group: str, packages: Sequence[str]) -> list[Path]:
 
 
 def differences(record: dict[str, Any], values: dict[str, Any]) -> list[str]:
-    """What a rebuilt model has otherwise than its record: counts exactly, perplexities within 0.1 %."""
+    """Differences of a rebuilt model from its record: counts exactly, perplexities within 0.1 %."""
     faults = []
     for name in sorted(name for name in values if name in COUNTED):
         if values[name] != record.get(name):

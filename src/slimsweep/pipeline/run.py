@@ -69,7 +69,7 @@ def refuse_other_weights(before: dict[str, Any], now: dict[str, Any]) -> None:
 
 
 def borrowed(experiment: Experiment, store: Store, missing: dict[str, Asked]) -> list[dict[str, Any]]:
-    """Of what is missing, that which a model of equal shapes gives; known only where this model has a record."""
+    """Missing measurements that a model of equal shapes gives; none where this model has no record yet."""
     model = store.model(experiment.key)
     if model is None or experiment.fresh:
         return []
@@ -117,7 +117,7 @@ def _place(experiment: Experiment, asked: Asked, identity: str, shapes: str) -> 
 
 
 def ran_on(experiment: Experiment) -> dict[str, Any]:
-    """What a time or a peak of memory depends on beside the model: the machine, and where weights rest."""
+    """Machine and placement of weights, on which a time or a peak of memory depends beside the model."""
     how = {"offload": experiment.offload, "is_mapped": bool(experiment.memory_budget)}
     return machine(experiment.resolved_device) | how
 
@@ -159,7 +159,7 @@ def _has_room_for_dense(experiment: Experiment, model: LanguageModel) -> bool:
 
 
 def describe(experiment: Experiment, done: Compressed) -> dict[str, Any]:
-    """What a record says beside measurements: what was asked for, what it took, where it ran, and the settings."""
+    """Fields of a record that are no measurement: the choices, times, provenance and settings."""
     model, ratios = done.model, experiment.ratios
     values = {
         "key": experiment.key,

@@ -1,4 +1,4 @@
-"""What a record says of a stage: what it was, what it did, and where its layers are now."""
+"""Report of a stage in a record: its fields, its counts, and the names its layers have now."""
 
 import math
 from typing import Any
@@ -12,7 +12,7 @@ from slimsweep.pipeline.experiment import Stage
 
 
 def described(stage: Stage) -> dict[str, Any]:
-    """What it was."""
+    """Name, technique, version and fields of a stage."""
     fields = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(stage.technique).items()}
     return {
         "name": stage.name,
@@ -23,7 +23,7 @@ def described(stage: Stage) -> dict[str, Any]:
 
 
 def account_of(stage: Stage, report: Any, seconds: float) -> dict[str, Any]:
-    """Of a stage that was just computed."""
+    """Entry of a record for a stage that was just computed."""
     weights = sum(layer.weights for layer in report.layers)
     zeros = sum(layer.zeros for layer in report.layers)
     return described(stage) | {
@@ -39,7 +39,7 @@ def account_of(stage: Stage, report: Any, seconds: float) -> dict[str, Any]:
 
 
 def places(before: dict[str, nn.Module], after: dict[str, nn.Module]) -> dict[str, str]:
-    """Where each layer is after a stage: under another name where blocks were renumbered, absent where it is gone.
+    """Name of each layer after a stage: another one where blocks were renumbered, none where it is gone.
 
     A packed layer is another module than the one whose place and name it took.
     """

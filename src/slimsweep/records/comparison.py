@@ -42,7 +42,7 @@ def _join(a: Record, b: Record) -> Record:
 
 
 def comparison(rows: Sequence[Record], names: tuple[str, str]) -> Table:
-    """What `pairs` joined, side by side: quality and time of sweep A, of sweep B, and B's change.
+    """Table of the rows that `pairs` joined: quality and time of sweep A, of sweep B, and B's change.
 
     The change of a perplexity is a percentage, any other a difference.
     """

@@ -1,4 +1,4 @@
-"""Where and by what something was computed."""
+"""Provenance of a result: device, processor, threads, commit and package versions."""
 
 import importlib.metadata
 import re
@@ -13,7 +13,7 @@ CPU_FILE = Path("/proc/cpuinfo")
 
 
 def computed_on(device: str) -> dict[str, str | int | None]:
-    """What a time, and the last bits of a result, depend on beside the settings."""
+    """Provenance on which a time, and the last bits of a result, depend beside the settings."""
     return {
         "device": device_name(device),
         "threads": torch.get_num_threads(),
@@ -60,7 +60,7 @@ def _cpu_field(name: str) -> str | None:
 
 
 def machine(device: str) -> dict[str, str | int | None]:
-    """What a time or a peak of memory depends on beside the model: device, processor, threads, torch."""
+    """Machine on which a time or a peak of memory depends: device, processor, threads, torch."""
     return {
         "device": device_name(device),
         "processor": _cpu_field("model name"),

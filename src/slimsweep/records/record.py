@@ -1,4 +1,4 @@
-"""What a finished experiment leaves: one flat dict, units in its names, every null with its reason."""
+"""Record of a finished experiment: one flat dict, units in its names, every null with its reason."""
 
 import json
 import math
@@ -62,7 +62,7 @@ def may_differ(name: str) -> bool:
 
 
 def results(record: dict[str, Any]) -> dict[str, Any]:
-    """What two runs of one key agree on: a record without what may differ, in its stages too."""
+    """Copy a record without the fields in which two runs of one key may differ, in its stages too."""
     kept = {name: value for name, value in record.items() if not may_differ(name)}
     kept["stages"] = [
         {name: value for name, value in stage.items() if name not in STAGE_FIELDS_THAT_MAY_DIFFER}
@@ -106,7 +106,7 @@ def assembled(model: dict[str, Any], measured: list[dict[str, Any]]) -> dict[str
 def measurement(
     name: str, identity: str, metric: dict[str, Any], result: Any, seconds: float, created: str
 ) -> dict[str, Any]:
-    """What is kept of a measurement, as plain values.
+    """Measurement as plain values, for its file.
 
     Args:
         name: Of the metric in the evaluation.

@@ -40,7 +40,7 @@ class SweepJob:
 
 @dataclass(frozen=True)
 class JobStatus:
-    """What became of one job: `state` is done, running, failed or missing."""
+    """State of one job: `state` is done, running, failed or missing."""
 
     key: str
     label: str

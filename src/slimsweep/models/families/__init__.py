@@ -1,4 +1,4 @@
-"""Where each model family keeps its parts: one file per family, found by scanning this package."""
+"""Model families: a table of attribute paths each, one file per family, found by scanning this package."""
 
 import functools
 import importlib

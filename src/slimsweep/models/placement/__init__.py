@@ -1,4 +1,4 @@
-"""Where weights rest while a model is used: memory, GPU, a mapped file.
+"""Placement of weights while a model is used: memory, GPU, a mapped file.
 
 Nothing here decides values.
 """

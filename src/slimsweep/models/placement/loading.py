@@ -168,7 +168,7 @@ def _auto(auto_class: str) -> Any:
 
 
 def reason(error: Exception) -> str:
-    """What a library said, as one line: that of its cause where it only names the check that failed."""
+    """Message of a library as one line: that of its cause where it only names the check that failed."""
     cause = error.__cause__ if isinstance(error, StrictDataclassError) and error.__cause__ else error
     return " ".join(str(cause).split())[:500].rstrip(".") or type(cause).__name__
 

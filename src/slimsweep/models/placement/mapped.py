@@ -16,7 +16,7 @@ from slimsweep.models.storage.saved_model import saved_tensors
 
 
 def scratch_bytes(tensors: Iterable[Tensor], dtype: torch.dtype) -> int:
-    """What a scratch file needs for tensors of these shapes."""
+    """Bytes that a scratch file needs for tensors of these shapes."""
     return sum(padded_bytes(tuple(tensor.shape), dtype) for tensor in tensors)
 
 
@@ -59,7 +59,7 @@ def read_mapped(module: nn.Module, in_blocks: set[str], folder: Path, dtype: tor
 
 @dataclass(frozen=True)
 class _Filed:
-    """Where a tensor lies, and its shape."""
+    """Place of a tensor in a file, and its shape."""
 
     file: Path
     shape: tuple[int, ...]

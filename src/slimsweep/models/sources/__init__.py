@@ -1,4 +1,4 @@
-"""Where weights come from: one file per kind of source.
+"""Sources of weights: one file per kind.
 
 How folders are written and read back lies in storage/.
 """

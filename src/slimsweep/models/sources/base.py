@@ -1,4 +1,4 @@
-"""Where a model's weights come from; each kind of place is one subclass in a file of its own."""
+"""Source of a model's weights; each kind is one subclass in a file of its own."""
 
 import contextlib
 import functools
@@ -31,7 +31,7 @@ _skeletons: dict[str, LanguageModel] = {}
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSource:
-    """What is known of a model before its weights are read. Subclasses say which folder holds the files."""
+    """Model before its weights are read. Subclasses say which folder holds the files."""
 
     name: str
     """As in tables and figures; a source with an id or a path may leave it empty."""
@@ -67,7 +67,7 @@ class ModelSource:
 
     @property
     def described_baseline(self) -> str:
-        """What the uncompressed weights are, for the record; empty for the published ones."""
+        """Description of the uncompressed weights, for the record; empty for the published ones."""
         return self.baseline
 
     def folder(self) -> Path:

@@ -96,7 +96,7 @@ def convert(file: Path, folder: Path) -> None:
 
 
 def baseline(file: Path, cache_dir: Path) -> str:
-    """What the weights of a file were before they were converted, such as `dequantised Q4_K_M`."""
+    """Description of a file's weights before they were converted, such as `dequantised Q4_K_M`."""
     origin = converted(file, cache_dir) / ORIGIN
     return json.loads(origin.read_text())["baseline"] if origin.is_file() else _baseline(file)
 

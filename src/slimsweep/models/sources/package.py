@@ -38,7 +38,7 @@ class PackageModel(ModelSource):
         return gguf_file.converted(file, Path(self.cache_dir))
 
     def digest(self) -> str:
-        """Of the file as it was published, so that a key does not wait for the conversion."""
+        """Digest of the file as it was published, so that a key does not wait for the conversion."""
         file = self._found()
         if self.weights != "trained" or file is None or file.suffix == ".safetensors":
             return super().digest()

@@ -23,7 +23,7 @@ class RandomModel(ModelSource):
         raise ModelError(f"Model {self.name} has no shape; set model.shape={{model_type: llama, ...}}.")
 
     def digest(self) -> str:
-        """Of config, seed and, where one is given, the tokenizer."""
+        """Digest of config, seed and, where one is given, the tokenizer."""
         own = super().digest()
         if not self.tokenizer_path or self.weights == "meta":
             return own

@@ -37,7 +37,7 @@ POINTER = b"version https://git-lfs.github.com/spec/v1"
 
 
 def folder_faults(folder: Path) -> list[str]:
-    """What keeps a folder from being loaded, as far as names, sizes and file headers tell."""
+    """Faults that keep a folder from being loaded, as far as names, sizes and file headers tell."""
     if not folder.is_dir():
         return [f"Model folder {folder} does not exist; give a folder with config.json and *.safetensors files."]
     try:
@@ -128,7 +128,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def header(file: Path) -> dict[str, dict]:
-    """What a safetensors file says of its tensors, by name: `dtype`, `shape` and `data_offsets`.
+    """Header of a safetensors file: `dtype`, `shape` and `data_offsets` of each tensor, by name.
 
     Raises:
         ValueError: the file is shorter or longer than it says, or no safetensors file.

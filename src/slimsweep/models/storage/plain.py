@@ -1,4 +1,4 @@
-"""Which config, if any, lets plain transformers build a model as it is now."""
+"""Config from which plain transformers builds a model as it is now, where there is one."""
 
 import copy
 from typing import Any

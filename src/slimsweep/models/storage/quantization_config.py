@@ -1,4 +1,4 @@
-"""What `config.json` must say for plain transformers and vLLM to load packed layers, through compressed-tensors."""
+"""Quantization section of `config.json`, by which compressed-tensors loads packed layers."""
 
 import re
 from collections import defaultdict

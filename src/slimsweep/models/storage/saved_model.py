@@ -246,7 +246,7 @@ def _save_sharded(model: LanguageModel, folder: Path) -> None:
 
 
 def _save_generation_settings(module: nn.Module, folder: Path) -> None:
-    """As they are: transformers refuses to write some that published models have, such as Llama 2's temperature."""
+    """Write settings as they are: transformers refuses some of published models, such as Llama 2's temperature."""
     settings = getattr(module, "generation_config", None)
     if settings is not None:
         (folder / loading.GENERATION).write_text(settings.to_json_string())

@@ -226,7 +226,7 @@ class StageCache:
         shutil.rmtree(gone, ignore_errors=True)
 
     def _remove_leftovers(self) -> None:
-        """What processes that were killed left half written or half removed."""
+        """Remove folders that killed processes left half written or half removed."""
         for path in [*self.folder.glob(".*.partial"), *self.folder.glob(".*.gone")]:
             lock = self._lock(path.name.split(".")[1])
             try:

@@ -97,7 +97,7 @@ def read(folder: Path, key: StageKey) -> Kept:
 
 
 def written_digest(folder: Path) -> str | None:
-    """Of the weights that an entry says it holds; None where it cannot be read."""
+    """Digest of the weights that an entry says it holds; None where it cannot be read."""
     try:
         return _content(folder)["weights_digest"]
     except (OSError, ValueError):

@@ -37,7 +37,7 @@ class SharedSums:
 
     @contextmanager
     def of(self, method: LayerMethod, layers: dict[str, int]) -> Iterator["Shared"]:
-        """What is known for a method, or where what it finds is kept.
+        """Statistics that are known for a method, or the entries that will keep those it collects.
 
         Args:
             layers: their names and input widths.
@@ -54,7 +54,7 @@ class SharedSums:
             yield shared
 
     def _wanted(self, method: LayerMethod, layers: dict[str, int]) -> Entries:
-        """What serves a method, the most finished first, and what it takes at most."""
+        """Entries that serve a method, the most finished first, and the most bytes each takes."""
         size = statistic_bytes(method.statistic, layers.values())
         names = {method.prepared_name: prepared_bytes(size, layers.values()), method.statistic_name: size}
         return {name: (sums_key(self.stage, name, list(layers)), size) for name, size in names.items() if name}
@@ -75,7 +75,7 @@ class SharedSums:
         return missing
 
     def _missing_along(self, method: LayerMethod, layers: dict[str, int], stack: ExitStack) -> Entries:
-        """What may be summed along for others, and is neither kept nor in another job's hands."""
+        """Statistics to sum along for other techniques: those neither kept nor claimed by another job."""
         missing = {}
         for name, statistic in ALONG.get(method.statistic_name, {}).items():
             key = sums_key(self.stage, name, list(layers))

@@ -1,4 +1,4 @@
-"""What of a record leaves this machine: its fields under their own names, without folders, hosts or users."""
+"""Published part of a record: its fields under their own names, without folders, hosts or users."""
 
 import re
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ def portable(value: Any) -> Any:
 
 
 def config_of(record: Record) -> dict[str, Any]:
-    """What a dashboard filters and groups by: the axes as plain words, all settings below `settings`."""
+    """Config of a dashboard's run: the axes as plain words, all settings below `settings`."""
     return portable({name: record.get(name) for name in CONFIG_AXES} | {"settings": record.get("config", {})})
 
 
