@@ -85,7 +85,7 @@ def complete(experiment: Experiment, store: Store, missing: dict[str, Asked]) ->
         for one in borrowed(experiment, store, missing):
             store.keep(key, one)
             del missing[one["identity"]]
-        if before is None or missing:
+        if before is None or missing or store.layers(key) is None:
             save_to = folder / "model" if experiment.save_model else None
             if save_to:
                 shutil.rmtree(save_to, ignore_errors=True)  # left by a job that was killed

@@ -98,7 +98,7 @@ def _rewritten(store: Store, record: dict[str, Any], data_dir: Path | None) -> s
     values |= {"base_key": model_key(dataclasses.replace(experiment, stages=()))}
     reasons = {name: reason for name, reason in record["reasons"].items() if name not in fields}
     reasons |= {"shapes_digest": "made by a version that did not note it"}
-    store.begin(ordered(values, reasons), store.layers(record["key"]))
+    store.begin(ordered(values, reasons), store.layers(record["key"]) or [])
     for one in measured:
         store.keep(key, one)
     store.finish(key, identities)

@@ -50,8 +50,8 @@ def run(experiment: Experiment, store: Store, missing: dict[str, Asked], save_to
     model = describe(experiment, done)
     if before:
         refuse_other_weights(before, model)
-    else:
-        store.begin(model, done.layers)
+    if before is None or store.layers(experiment.key) is None:
+        store.begin(before or model, done.layers)
     for one in measure(experiment, store, done.model, missing):
         store.keep(experiment.key, one)
     if save_to:

@@ -162,9 +162,9 @@ class Store:
         """The fields of a record that are no measurement."""
         return self.read_json(self.folder(key) / "model.json", needs="key")
 
-    def layers(self, key: str) -> list[dict]:
-        """Counts of every layer that the stages of a key treated."""
-        return self.read_json(self.folder(key) / "layers.json", list) or []
+    def layers(self, key: str) -> list[dict] | None:
+        """Counts of every layer that the stages of a key treated; None where they are missing or damaged."""
+        return self.read_json(self.folder(key) / "layers.json", list)
 
     def shared(self, place: str) -> dict[str, Any] | None:
         """A measurement that depends on shapes and machine alone, of whichever model it was made first."""
