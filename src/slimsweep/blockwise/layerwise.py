@@ -122,13 +122,13 @@ def _in_sequence(
 
 
 def _shared(model: LanguageModel, method: LayerMethod, targets: dict[str, nn.Module]) -> AbstractContextManager[Shared]:
-    """Open the cache of calibration statistics for this method, to read and to write; see SharedSums.of.
+    """Open the cache of calibration statistics for this method, to read and to write; see StatisticsCache.of.
 
     Of compressed inputs jobs would share those of the first block alone, one of thirty in SmolLM2: not worth keeping.
     """
-    if model.shared_sums is None or not method.statistic_name or method.inputs != "dense":
+    if model.statistics_cache is None or not method.statistic_name or method.inputs != "dense":
         return contextlib.nullcontext(Shared(method))
-    return model.shared_sums.of(method, {name: layer_shape(layer)[1] for name, layer in targets.items()})
+    return model.statistics_cache.of(method, {name: layer_shape(layer)[1] for name, layer in targets.items()})
 
 
 def targets_by_block(model: LanguageModel, targets: dict[str, nn.Module]) -> list[dict[str, nn.Module]]:

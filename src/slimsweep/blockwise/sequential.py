@@ -20,9 +20,9 @@ def by_group(
 ) -> Iterator[InputSum]:
     """Yield what the inputs of the next layers sum to, in forward order; the consumer compresses these meanwhile.
 
-    Layers given the very same tensor are one group. All batches are halted before it, then go on through the layers
-    as the consumer has left them, so that a block's forward is computed once and not twice. In the end the block's
-    outputs are the inputs of the next, but for the last. Holds what a forward of all sequences holds at its fullest.
+    Layers given the very same tensor are one group. All batches halt before the group, then go on through the layers
+    as the consumer has left them. A block's forward is so computed once and not twice. In the end the block's outputs
+    are the inputs of the next block, but for the last. Memory: the fullest point of a forward of all sequences.
 
     Args:
         replaced: a layer of this name as it is now.

@@ -35,7 +35,7 @@ TEXT = (
 NUMBER = r"[+-]?[\d_]*\.?[\d_]*(?:(?<=\d)e[+-]?[\d_]+)?|[+-]?(?:inf|nan)|true|false"
 """Words that Hydra reads as numbers or booleans, in any case of letters."""
 BEFORE = r"(^=\s*|[,\[(]\s*|[{,]\s*\w+\s*:\s*)"
-"""What stands before a whole word: the first `=`, a comma or bracket, or a key of `{name: word}`."""
+"""Text before a whole word: the first `=`, a comma or bracket, or a key of `{name: word}`."""
 WORD = re.compile(rf"{BEFORE}({NUMBER})(?=\s*(?:[,\])}}]|$))", re.IGNORECASE)
 HOME = re.compile(rf"{BEFORE}(~[^,\[\](){{}}]*)(?=[,\])}}]|$)")
 OTHER_COMMANDS = re.compile(

@@ -15,7 +15,7 @@ class Corpus:
     """Split and, where only a part of it is read, which part; it stands in the protocol id."""
     rows: Rows
     join: str
-    """What stands between two documents when the text is tokenised as a whole."""
+    """Separator between two documents when the text is tokenised as a whole."""
     column: str = "text"
     strip: bool = False
     """Strip each document, as the PTB dataset does. Otherwise only blank ones become empty, as in WikiText."""

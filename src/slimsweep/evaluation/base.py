@@ -14,7 +14,7 @@ class Measurement:
     reasons: dict[str, str] = field(default_factory=dict)
     """Why a value is None."""
     protocols: dict[str, str] = field(default_factory=dict)
-    """How a value was measured; two values with different protocols are not comparable."""
+    """Protocol of each value, as text; two values with different protocols are not comparable."""
 
     def __post_init__(self) -> None:
         for name, value in self.values.items():

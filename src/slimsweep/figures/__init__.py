@@ -1,7 +1,7 @@
 """Figures of a paper, from records only. One file per figure; a new file here is a new figure.
 
-A figure is a module with SWEEPS, the sweeps it reads unless told otherwise, and `draw(records)`, which
-returns Figures by file stem (none where the records measured nothing it shows).
+A figure is a module with SWEEPS and `draw(records)`. SWEEPS names the sweeps it reads unless told otherwise. `draw`
+returns Figures by file stem, none where the records measured nothing that it shows.
 """
 
 import importlib

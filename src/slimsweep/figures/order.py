@@ -14,7 +14,7 @@ from slimsweep.records.points import Record
 SWEEPS = ("order",)
 
 MARGIN = 0.05
-"""How far x reaches beyond the ratios."""
+"""Distance that the x axis reaches beyond the smallest and largest ratio."""
 
 Pair = tuple[Line, Line]
 """A chain that prunes first, and the one of the same stages that quantizes first."""

@@ -24,9 +24,9 @@ NOTE = "dashed: parts removed; stars: nothing removed"
 def draw(records: list[dict[str, Any]]) -> dict[str, Figure]:
     """`quantized_curve_<corpus>`: colour tells the quantizer, marker and dashes what was removed, stars at 0 are whole.
 
-    A chain has the colour of its quantizer and the marker of its pruner, so that a pair of lines of one marker
-    shows what quantization costs and a pair of one colour what pruning costs. Left out are chains without a place
-    on the ratio: those whose stages have different ratios, and those that neither prune nor quantize (`half`).
+    A chain has the colour of its quantizer and the marker of its pruner. Two lines of one marker show the cost of
+    quantization, two lines of one colour the cost of pruning. Chains without a place on the ratio are left out: those
+    whose stages have different ratios, and those that neither prune nor quantize (`half`).
     """
     return {f"quantized_curve_{panel.stem}": _figure(panel) for panel in compared_panels(records)}
 

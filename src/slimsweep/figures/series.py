@@ -20,7 +20,7 @@ class Panel:
     field: str
     """The record field that was measured: `perplexity_wikitext2`."""
     name: str
-    """What was measured on: the corpus or task."""
+    """Corpus or task that was measured."""
     suffix: str
     """Appended to the file's stem; empty where all records share one axis."""
     title: str

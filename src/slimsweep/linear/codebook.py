@@ -19,10 +19,10 @@ INTEGERS = {torch.bfloat16: torch.int16, torch.float16: torch.int16, torch.float
 class CodebookLinear(PackedLinear):
     """Weights as codes into their row's own levels; outliers lie beside them, row by row (CSR), in bf16.
 
-    Tensors: `codes` (without gaps along the inputs, in 32-bit words), `table` [out level] in bf16, ascending; and where
-    there are outliers `outlier_values`, `outlier_columns` (16-bit where the inputs can be counted so) and
-    `outlier_starts`, the first outlier of each row and the end of the last. An outlier takes the place of what its code
-    stands for. Settings: `bits` and `outliers`, how many.
+    Tensors: `codes` (without gaps along the inputs, in 32-bit words) and `table` [out level] in bf16, ascending. With
+    outliers also `outlier_values`, `outlier_columns` (16-bit where that holds every column's index) and
+    `outlier_starts`: the first outlier of each row, then the end of the last row. An outlier replaces the level of its
+    code. Settings: `bits`, and `outliers`, their number.
     """
 
     kind = "table"

@@ -19,9 +19,9 @@ class LLMInt8Linear(PackedLinear):
     Settings: `threshold`. An input channel in which any token of a forward reaches it is multiplied in the model's
     dtype, by dequantised weights; with 0 no channel is. So what a token gets depends on the tokens beside it.
     Source: arXiv:2208.07339, sec. 3. As in bitsandbytes, a token's scale leaves out its outliers, not their whole
-    channels, and weights of outlier channels are the stored 8-bit ones, where the paper keeps 16 bits for them. Unlike
-    there, inputs are rounded from fp32 and not from fp16, in which those of a bf16 model may overflow, and sums are
-    scaled in fp32.
+    channels. Weights of outlier channels are the stored 8-bit ones; the paper keeps 16 bits for them. Unlike
+    bitsandbytes, inputs are rounded from fp32, since those of a bf16 model may overflow in fp16. Sums are scaled in
+    fp32.
     """
 
     kind = "llm_int8"

@@ -26,7 +26,7 @@ class Slot:
     side: str
     """`out` or `in`."""
     index: Int[Tensor, "unit width"]
-    """Which outputs or inputs each unit owns."""
+    """Indices of the outputs or inputs that each unit owns."""
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ GPU_BATCH_TOKENS = 16384
 """The same on a GPU with room for it, where small batches take as long as large ones: an H200 runs SmolLM2 on four
 times as many tokens in the same time, from 4,096 to 16,384."""
 GPU_SHARE = 8
-"""Of a GPU's free memory, what one such forward may take."""
+"""A forward may take one part in this many of a GPU's free memory."""
 LIVE_NUMBERS = 8
-"""Of the widest layer's inputs or outputs, fp32 numbers alive at once for each token, about."""
+"""Approximate number of fp32 activations of the widest layer that are alive at once, per token and channel."""
 
 
 def batch_tokens(model: LanguageModel) -> int:

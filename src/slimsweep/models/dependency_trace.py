@@ -13,7 +13,7 @@ from slimsweep.linear.base import is_linear, layer_shape
 from slimsweep.models.language_model import LanguageModel
 
 READS = {Tensor.__bool__: bool, Tensor.__int__: int, Tensor.__float__: float, Tensor.__index__: int, Tensor.item: int}
-"""What reads the value of a tensor, and the type that Python wants of it."""
+"""Operations that read the value of a tensor, and the type that Python expects from each."""
 
 
 @dataclass
@@ -21,7 +21,7 @@ class Trace(TorchFunctionMode):
     """Who reads what in one forward, by identity of tensors."""
 
     maker: dict[str, str] = field(default_factory=dict)
-    """By linear layer: the module, if any, that made its input."""
+    """Module that made the input of each linear layer, by the layer's name; layers without one are left out."""
     shared: set[str] = field(default_factory=set)
     """Modules whose output something else than a module of the blocks reads."""
     activations: dict[tuple[str, str], nn.Module] = field(default_factory=dict)

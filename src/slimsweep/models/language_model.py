@@ -30,15 +30,15 @@ class LanguageModel:
     tokenizer: Any = None
     """Its transformers tokenizer; None where none was loaded (meta device)."""
     compute_device: torch.device = CPU
-    """Where forwards run and where `hidden_states` and `logits` return their results."""
+    """Device on which forwards run and on which `hidden_states` and `logits` return their results."""
     offload: bool = False
     """Blocks rest in host memory and visit `compute_device` one at a time."""
     scratch: Scratch | None = None
     """The file that the blocks' weights rest in, where they do not rest in memory."""
     activation_bytes: int | None = None
     """Activations of all calibration sequences that take more than this rest in a scratch file too."""
-    shared_sums: Any = None
-    """A SharedSums: where sums over dense inputs of its layers are kept between jobs; None: nowhere."""
+    statistics_cache: Any = None
+    """A StatisticsCache: keeps sums over dense inputs of the layers between jobs; None keeps nothing."""
     zeros: dict[str, int] = field(default_factory=dict)
     """Meta device only: zeros a plan would leave, by full name of the linear layer."""
     original_parameters: int = 0

@@ -37,7 +37,7 @@ class Survey:
 
     places: list[Place]
     reasons: dict[str, str]
-    """By full name of each linear layer whose inputs cannot be scaled."""
+    """Reason why the inputs of a linear layer cannot be scaled, by the layer's full name."""
 
 
 def survey(model: LanguageModel) -> Survey:

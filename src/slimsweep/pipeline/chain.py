@@ -18,7 +18,7 @@ from slimsweep.pipeline.experiment import Experiment, Stage
 from slimsweep.pipeline.keys import StageKey, stage_keys
 from slimsweep.pipeline.stage_cache.cache import StageCache
 from slimsweep.pipeline.stage_cache.entry import written_digest
-from slimsweep.pipeline.stage_cache.statistics import SharedSums
+from slimsweep.pipeline.stage_cache.statistics import StatisticsCache
 from slimsweep.pipeline.stage_report import account_of, described, places, sparsity
 from slimsweep.records.provenance import computed_on
 
@@ -31,17 +31,17 @@ class Compressed:
 
     model: LanguageModel
     stages: list[dict[str, Any]] = field(default_factory=list)
-    """As in a record."""
+    """Field `stages` of the record."""
     layers: list[dict[str, Any]] = field(default_factory=list)
     """The counts of every layer each stage treated."""
     treated: list[set[str]] = field(default_factory=list)
     """The layers that each stage treated, by the names they have now."""
     weights_digest: str | None = None
-    """Of the model as it is, where the stage cache has it."""
+    """Digest of the model's weights at this point of the chain; None where the stage cache does not have it."""
     load_seconds: float = 0.0
-    """What it took to read the dense model, or in its place that of a stage."""
+    """Time to read the dense model, or the model of a cached stage in its place."""
     spent_seconds: float = 0.0
-    """What this job spent on restoring, computing and keeping stages, waiting for others left out."""
+    """Time that this job spent on restoring, computing and caching stages; waiting for other processes is left out."""
 
     @property
     def compress_seconds(self) -> float:
@@ -69,9 +69,9 @@ def compress(experiment: Experiment) -> Compressed:
             if token_ids is None and experiment.stages[position].technique.needs_calibration:
                 token_ids = calibrate(experiment, done.model)
             upstream = done.weights_digest
-            done.model.shared_sums = SharedSums(cache, keys[position]) if cache else None
+            done.model.statistics_cache = StatisticsCache(cache, keys[position]) if cache else None
             apply(experiment, experiment.stages[position], token_ids, done)
-            done.model.shared_sums = None
+            done.model.statistics_cache = None
             unkept += done.stages[-1]["seconds"]
             if cache and _keep(cache, keys[position], done, unkept, upstream):
                 unkept = 0.0

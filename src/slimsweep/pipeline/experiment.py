@@ -45,10 +45,10 @@ class Asked:
     """A measurement that an experiment asks for."""
 
     name: str
-    """Of its metric in the evaluation."""
+    """Name of the metric in the evaluation."""
     metric: Any
     content: dict[str, Any]
-    """What its identity is the digest of."""
+    """Settings whose digest is the identity of the measurement."""
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ class StageKey:
     digest: str
     """SHA-256 over the digest of what is upstream and the last of `parts`."""
     parts: tuple[dict[str, Any], ...]
-    """How the weights were loaded, then each stage, with its text and seed where it looks at them."""
+    """Settings of loading, then of each stage, with its text and seed where the stage looks at them."""
     model: str
     """Name of the model, for lists; decides nothing."""
     label: str

@@ -21,7 +21,7 @@ from slimsweep.records.record import measurement, ordered
 from slimsweep.records.store import Store, SweepJob
 
 FORMER_METRIC_VERSION = 1
-"""Of every metric when records had no identities."""
+"""Version of every metric at the time when records had no identities."""
 
 
 @dataclass(frozen=True)

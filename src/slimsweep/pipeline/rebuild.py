@@ -28,7 +28,7 @@ COUNTED = ("sparsity", "parameters", "nonzero_parameters")
 COMPARED = (*COUNTED, "perplexity_")
 """Fields, or their beginnings, that a rebuilt model is compared by."""
 RELATIVE_TOLERANCE = 1e-3
-"""Of a perplexity: another batch of kernels rounds otherwise, another model is further off."""
+"""Largest relative difference of two perplexities of one model; other kernels round within it."""
 
 
 def save(store: Store, record: dict[str, Any], folder: Path, data_dir: Path | None) -> bool:

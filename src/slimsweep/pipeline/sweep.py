@@ -29,9 +29,9 @@ class Sweep:
     jobs: tuple[SweepJob, ...]
     """Every model of this launch once, with all that is asked to be measured of it."""
     launches: tuple[tuple[SweepJob, Experiment], ...]
-    """What this launch runs where it is missing; several may ask other measurements of one model."""
+    """Jobs of this launch, run where they are missing; several may ask for different measurements of one model."""
     unloadable: dict[str, int] = field(default_factory=dict)
-    """Why models cannot be loaded, and how many jobs each reason leaves out."""
+    """Number of jobs left out, by the reason why their model cannot be loaded."""
 
     @classmethod
     def plan(cls, configs: dict[tuple[str, ...], DictConfig]) -> "Sweep":

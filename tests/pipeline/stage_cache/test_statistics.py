@@ -8,7 +8,7 @@ from slimsweep.models.language_model import weights_digest
 from slimsweep.numerics import hessian
 from slimsweep.pipeline.keys import StageKey, sums_key
 from slimsweep.pipeline.stage_cache.cache import StageCache
-from slimsweep.pipeline.stage_cache.statistics import SharedSums
+from slimsweep.pipeline.stage_cache.statistics import StatisticsCache
 from slimsweep.techniques import hessian_method
 from slimsweep.techniques.pruning.sparsegpt import SparseGPT
 from slimsweep.techniques.pruning.wanda import Wanda
@@ -51,7 +51,7 @@ def forwards(monkeypatch):
 
 def compressed(source, technique, shared):
     model = source.load(torch.float32, torch.device("cpu"))
-    model.shared_sums = shared
+    model.statistics_cache = shared
     technique.apply(model, token_ids(), 0)
     return weights_digest(model)
 
@@ -60,9 +60,9 @@ def compressed(source, technique, shared):
 def test_a_second_job_collects_nothing_and_ends_with_the_same_bits(tiny_source, cache, technique, forwards):
     alone = compressed(tiny_source, technique, None)
     assert len(forwards) == 2
-    assert compressed(tiny_source, technique, SharedSums(cache, stage())) == alone
+    assert compressed(tiny_source, technique, StatisticsCache(cache, stage())) == alone
     assert len(forwards) == 4
-    assert compressed(tiny_source, technique, SharedSums(cache, stage())) == alone
+    assert compressed(tiny_source, technique, StatisticsCache(cache, stage())) == alone
     assert len(forwards) == 4
 
 
@@ -71,12 +71,12 @@ def test_ratios_and_techniques_share_one_collection(tiny_source, cache, forwards
         *(SparseGPT(ratio=ratio, inputs="dense") for ratio in (0.3, 0.5)),
         GPTQ(bits=4, inputs="dense", group_size=None),
     ):
-        found = compressed(tiny_source, technique, SharedSums(cache, stage(type(technique).__name__)))
+        found = compressed(tiny_source, technique, StatisticsCache(cache, stage(type(technique).__name__)))
         assert len(forwards) == 2
         assert found == compressed(tiny_source, technique, None)
         forwards[2:] = []
     wanda = Wanda(ratio=0.5, inputs="dense")
-    found = compressed(tiny_source, wanda, SharedSums(cache, stage("Wanda")))
+    found = compressed(tiny_source, wanda, StatisticsCache(cache, stage("Wanda")))
     assert len(forwards) == 2, "norms were summed along with Gram matrices"
     assert found == compressed(tiny_source, wanda, None)
 
@@ -88,14 +88,14 @@ def test_a_block_without_targets_has_no_sums(tiny_source, cache, forwards, techn
     alone = compressed(tiny_source, some, None)
     forwards.clear()
     for _ in range(2):
-        assert compressed(tiny_source, some, SharedSums(cache, stage())) == alone
+        assert compressed(tiny_source, some, StatisticsCache(cache, stage())) == alone
     assert len(forwards) == (2 if block == 0 else 1)
 
 
 def test_gram_matrices_are_collected_though_norms_are_known(tiny_source, cache, forwards):
     wanda, sparsegpt = (technique(ratio=0.5, inputs="dense") for technique in (Wanda, SparseGPT))
-    compressed(tiny_source, wanda, SharedSums(cache, stage("Wanda")))
-    found = compressed(tiny_source, sparsegpt, SharedSums(cache, stage()))
+    compressed(tiny_source, wanda, StatisticsCache(cache, stage("Wanda")))
+    found = compressed(tiny_source, sparsegpt, StatisticsCache(cache, stage()))
     assert len(forwards) == 4
     assert found == compressed(tiny_source, sparsegpt, None)
 
@@ -122,7 +122,7 @@ def test_one_factorization_serves_every_technique_and_ratio_at_its_damping(tiny_
         )
 
     for technique in jobs():
-        shared = SharedSums(cache, stage(type(technique).__name__))
+        shared = StatisticsCache(cache, stage(type(technique).__name__))
         found = compressed(tiny_source, technique, shared)
         assert len(factorings) == 8  # of each of two blocks: q, k and v; o; gate and up; down
         assert found == compressed(tiny_source, technique, None)
@@ -134,7 +134,7 @@ def test_one_factorization_serves_every_technique_and_ratio_at_its_damping(tiny_
     ]
     for count, technique in enumerate(others, 2):
         for _ in range(2):
-            found = compressed(tiny_source, technique, SharedSums(cache, stage(type(technique).__name__)))
+            found = compressed(tiny_source, technique, StatisticsCache(cache, stage(type(technique).__name__)))
             assert len(factorings) == 8 * count
         assert found == compressed(tiny_source, technique, None)
         factorings[8 * count :] = []
@@ -143,7 +143,7 @@ def test_one_factorization_serves_every_technique_and_ratio_at_its_damping(tiny_
 def test_dampings_that_differ_in_the_last_digit_have_factors_of_their_own(tiny_source, cache, factorings):
     for count, damping in enumerate((0.1234567, 0.1234574), 1):
         technique = SparseGPT(ratio=0.5, inputs="dense", damping_fraction=damping)
-        compressed(tiny_source, technique, SharedSums(cache, stage()))
+        compressed(tiny_source, technique, StatisticsCache(cache, stage()))
         assert len(factorings) == 8 * count
 
 
@@ -152,7 +152,7 @@ def test_a_raised_damping_is_told_by_those_who_read_it_too(tiny_source, cache, m
     notes = []
     for _ in range(2):
         model = tiny_source.load(torch.float32, torch.device("cpu"))
-        model.shared_sums = SharedSums(cache, stage())
+        model.statistics_cache = StatisticsCache(cache, stage())
         report = SparseGPT(ratio=0.5, inputs="dense", damping_fraction=1e-6).apply(model, token_ids(), 0)
         notes.append(report.notes)
     assert notes[0] == notes[1] and set(notes[0]["damping_raised"].values()) != {1e-6}
@@ -174,7 +174,7 @@ def _nearly_singular(collect):
 
 def test_compressed_inputs_other_text_layers_and_models_share_nothing(tiny_source, cache, forwards):
     dense = SparseGPT(ratio=0.5, inputs="dense")
-    compressed(tiny_source, dense, SharedSums(cache, stage()))
+    compressed(tiny_source, dense, StatisticsCache(cache, stage()))
     others = [
         (SparseGPT(ratio=0.5), stage()),
         (dense, stage(seed=1)),
@@ -182,15 +182,15 @@ def test_compressed_inputs_other_text_layers_and_models_share_nothing(tiny_sourc
         (SparseGPT(ratio=0.5, inputs="dense", include=["*.mlp.*"]), stage()),
     ]
     for count, (technique, key) in enumerate(others, 2):
-        compressed(tiny_source, technique, SharedSums(cache, key))
+        compressed(tiny_source, technique, StatisticsCache(cache, key))
         assert len(forwards) == 2 * count
 
 
 @pytest.mark.parametrize("technique", [SparseGPT, Wanda])
 def test_every_pass_has_sums_of_its_own(tiny_source, cache, technique):
     twice = technique(ratio=0.3, relative_to="remaining", passes=2, inputs="dense")
-    assert compressed(tiny_source, twice, SharedSums(cache, stage())) == compressed(tiny_source, twice, None)
-    assert compressed(tiny_source, twice, SharedSums(cache, stage())) == compressed(tiny_source, twice, None)
+    assert compressed(tiny_source, twice, StatisticsCache(cache, stage())) == compressed(tiny_source, twice, None)
+    assert compressed(tiny_source, twice, StatisticsCache(cache, stage())) == compressed(tiny_source, twice, None)
 
 
 @pytest.mark.gpu
@@ -198,7 +198,7 @@ def test_sums_come_back_on_the_device_that_asks(tiny_source, cache):
     technique, digests = SparseGPT(ratio=0.5, inputs="dense"), set()
     for _ in range(2):
         model = tiny_source.load(torch.float32, torch.device("cuda:0"))
-        model.shared_sums = SharedSums(cache, stage())
+        model.statistics_cache = StatisticsCache(cache, stage())
         technique.apply(model, token_ids(), 0)
         digests.add(weights_digest(model))
     assert len(digests) == 1
@@ -213,7 +213,7 @@ def test_a_stage_before_is_part_of_the_key():
 
 
 def test_the_list_of_the_cache_names_them(tiny_source, cache):
-    compressed(tiny_source, SparseGPT(ratio=0.5, inputs="dense"), SharedSums(cache, stage()))
+    compressed(tiny_source, SparseGPT(ratio=0.5, inputs="dense"), StatisticsCache(cache, stage()))
     chains = {entry.chain for entry in cache.entries()}
     assert chains == {
         f"{name} of the inputs of dense" for name in ("gram", "squared_norm", "factor of gram at damping 0.01")
@@ -223,18 +223,18 @@ def test_the_list_of_the_cache_names_them(tiny_source, cache):
 
 def test_a_flipped_byte_is_found_and_collected_anew(tiny_source, cache, forwards):
     technique = SparseGPT(ratio=0.5, inputs="dense")
-    alone = compressed(tiny_source, technique, SharedSums(cache, stage()))
+    alone = compressed(tiny_source, technique, StatisticsCache(cache, stage()))
     for file in cache.folder.glob("*/block_1.safetensors"):
         content = bytearray(file.read_bytes())
         content[-5] ^= 1
         file.write_bytes(content)
-    assert compressed(tiny_source, technique, SharedSums(cache, stage())) == alone
+    assert compressed(tiny_source, technique, StatisticsCache(cache, stage())) == alone
     assert len(forwards) == 4
 
 
 def test_an_error_on_the_way_keeps_nothing(cache):
     def fail():
-        with SharedSums(cache, stage()).of(SparseGPT(ratio=0.5, inputs="dense"), {"a": 2}) as shared:
+        with StatisticsCache(cache, stage()).of(SparseGPT(ratio=0.5, inputs="dense"), {"a": 2}) as shared:
             assert not shared.is_known
             shared.sum(0, lambda *_: ([InputSum(["a"], (torch.eye(2), torch.ones(2)))], 1.0))
             raise RuntimeError("solve")
@@ -251,16 +251,18 @@ def test_a_full_disk_leaves_the_job_alone(tiny_source, tmp_path, cache, monkeypa
 
     monkeypatch.setattr("slimsweep.pipeline.stage_cache.statistics.save_file", full)
     technique = SparseGPT(ratio=0.5, inputs="dense")
-    assert compressed(tiny_source, technique, SharedSums(cache, stage())) == compressed(tiny_source, technique, None)
+    assert compressed(tiny_source, technique, StatisticsCache(cache, stage())) == compressed(
+        tiny_source, technique, None
+    )
     assert cache.entries() == []
 
 
 def test_norms_that_are_known_are_not_held_while_gram_matrices_are_collected(tiny_source, cache):
-    compressed(tiny_source, Wanda(ratio=0.5, inputs="dense"), SharedSums(cache, stage("Wanda")))
+    compressed(tiny_source, Wanda(ratio=0.5, inputs="dense"), StatisticsCache(cache, stage("Wanda")))
     (entry,) = cache.entries()
     lock = FileLock(cache.folder / "locks" / f"{entry.digest}.lock")
     names = {name: matrix.shape[1] for name, matrix in _weights(tiny_source).items()}
-    with SharedSums(cache, stage()).of(SparseGPT(ratio=0.5, inputs="dense"), names) as shared:
+    with StatisticsCache(cache, stage()).of(SparseGPT(ratio=0.5, inputs="dense"), names) as shared:
         assert list(shared.writers) == ["factor of gram at damping 0.01", "gram"]
         with lock.acquire(timeout=0):
             pass
@@ -272,24 +274,24 @@ def test_norms_that_another_job_collects_are_not_waited_for(tiny_source, cache):
     sparsegpt = SparseGPT(ratio=0.5, inputs="dense")
     with (
         FileLock(cache.folder / "locks" / f"{norms.digest}.lock"),
-        SharedSums(cache, stage()).of(sparsegpt, names) as shared,
+        StatisticsCache(cache, stage()).of(sparsegpt, names) as shared,
     ):
         assert list(shared.writers) == ["factor of gram at damping 0.01", "gram"]
 
 
 def test_what_is_kept_together_stays_within_the_limit(tiny_source, tmp_path):
     dense = SparseGPT(ratio=0.5, inputs="dense")
-    compressed(tiny_source, dense, SharedSums(_cache(tmp_path / "large", 10**9), stage()))
+    compressed(tiny_source, dense, StatisticsCache(_cache(tmp_path / "large", 10**9), stage()))
     sizes = {entry.chain: entry.bytes for entry in _cache(tmp_path / "large", 10**9).entries()}
     small = _cache(tmp_path / "small", int(1.6 * max(sizes.values())))  # room for one, not for both
-    compressed(tiny_source, dense, SharedSums(small, stage()))
+    compressed(tiny_source, dense, StatisticsCache(small, stage()))
     assert 0 < sum(entry.bytes for entry in small.entries()) <= small.limit_bytes
 
 
 def test_gram_matrices_stay_while_factors_made_of_them_are_read(tiny_source, tmp_path, forwards):
     def job(damping, ratio=0.5):
         technique = SparseGPT(ratio=ratio, inputs="dense", damping_fraction=damping)
-        compressed(tiny_source, technique, SharedSums(_cache(tmp_path / "small", limit), stage()))
+        compressed(tiny_source, technique, StatisticsCache(_cache(tmp_path / "small", limit), stage()))
 
     limit = 10**9
     job(0.01)
@@ -306,7 +308,7 @@ def test_gram_matrices_stay_while_factors_made_of_them_are_read(tiny_source, tmp
 def test_what_is_collected_quicker_than_read_is_not_kept(tiny_source, cache, monkeypatch):
     monkeypatch.setattr("slimsweep.pipeline.stage_cache.writing.WORTH_BYTES_PER_SECOND", 1.0)
     dense = SparseGPT(ratio=0.5, inputs="dense")
-    assert compressed(tiny_source, dense, SharedSums(cache, stage())) == compressed(tiny_source, dense, None)
+    assert compressed(tiny_source, dense, StatisticsCache(cache, stage())) == compressed(tiny_source, dense, None)
     assert cache.entries() == [] and list(cache.folder.glob(".*")) == []
 
 
@@ -324,14 +326,14 @@ def _weights(source):
 def test_norms_are_kept_where_gram_matrices_have_no_room(tiny_source, tmp_path, forwards):
     small = StageCache(tmp_path / "small", 20_000)
     small.open()
-    compressed(tiny_source, SparseGPT(ratio=0.5, inputs="dense"), SharedSums(small, stage()))
+    compressed(tiny_source, SparseGPT(ratio=0.5, inputs="dense"), StatisticsCache(small, stage()))
     assert [entry.chain for entry in small.entries()] == ["squared_norm of the inputs of dense"]
-    compressed(tiny_source, Wanda(ratio=0.5, inputs="dense"), SharedSums(small, stage("Wanda")))
+    compressed(tiny_source, Wanda(ratio=0.5, inputs="dense"), StatisticsCache(small, stage("Wanda")))
     assert len(forwards) == 2
 
 
 def test_sums_beyond_the_limit_are_not_kept(tiny_source, tmp_path):
     small = StageCache(tmp_path / "small", 1000)
     small.open()
-    compressed(tiny_source, SparseGPT(ratio=0.5, inputs="dense"), SharedSums(small, stage()))
+    compressed(tiny_source, SparseGPT(ratio=0.5, inputs="dense"), StatisticsCache(small, stage()))
     assert small.entries() == []

@@ -32,9 +32,9 @@ class Family:
     head_counts: dict[str, str] = field(default_factory=dict)
     """Within a block: attributes its forward reads that change with its heads: `heads`, `key_value_heads`, `width`."""
     heads_interleaved: bool = False
-    """Where one layer holds queries, keys and values: True, head after head; False, all queries come first."""
+    """Order of a layer that holds queries, keys and values: True, head after head; False, all queries come first."""
     mlp_inputs: tuple[str, ...]
-    """Within a block: the layers that make neurons, the gate first; one layer may hold gate, then up."""
+    """Layers of a block that make neurons, the gate first; one layer may hold gate, then up."""
     mlp_output: str
     """Within a block: the layer that reads the neurons."""
     norms: tuple[str, ...]

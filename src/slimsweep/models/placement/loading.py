@@ -21,7 +21,7 @@ AUTO_CLASSES = {
 }
 GENERATION = "generation_config.json"
 REFUSALS = (OSError, ImportError, ValueError, LookupError, TypeError, RuntimeError, StrictDataclassError)
-"""What transformers and torch raise about a config or files that they cannot build a model of."""
+"""Errors of transformers and torch about a config or files that they cannot build a model of."""
 ROOM_FRACTION = 0.8  # of free memory: what a second model may take
 SHARED_FRACTION = 0.25  # of free memory: a smaller model may be kept once more, to be copied for each job
 

@@ -34,7 +34,7 @@ class ModelSource:
     """Model before its weights are read. Subclasses say which folder holds the files."""
 
     name: str
-    """As in tables and figures; a source with an id or a path may leave it empty."""
+    """Name in tables and figures; a source with an id or a path may leave it empty."""
     cache_dir: str
     """Folder for converted weights and remembered digests."""
     shape: dict[str, Any] = field(default_factory=dict)
@@ -44,7 +44,7 @@ class ModelSource:
     seed: int = 0
     """Draws the weights where `weights` is random."""
     baseline: str = ""
-    """What the uncompressed weights are, where they are not the published ones."""
+    """Short text about the uncompressed weights, where they are not the published ones."""
     auto_class: str = "causal_lm"
     """`causal_lm` or `sequence_classification`."""
     trust_remote_code: bool = False

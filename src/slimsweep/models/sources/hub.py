@@ -144,8 +144,8 @@ def _settings() -> str:
 def _is_network(error: Exception) -> bool:
     """Whether an error says that the hub was not reached: no network, a server that fails, or settings it refuses.
 
-    A proxy of a kind that httpx needs a package for is an ImportError, one of an unknown kind a ValueError, a file of
-    certificates that is not there a FileNotFoundError.
+    Settings that httpx refuses raise an ImportError (the proxy needs a package), a ValueError (the kind of proxy is
+    unknown) or a FileNotFoundError (the file of certificates is missing).
     """
     import httpx
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled

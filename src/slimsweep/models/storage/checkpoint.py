@@ -29,7 +29,10 @@ VOLATILE_CONFIG = {
 INDEX = "model.safetensors.index.json"
 WEIGHTS_FILE = "model.safetensors"
 PACKED_FILE = "packed.safetensors"
-"""Of packed weights that only the manifest describes; where it found them, `from_pretrained` would draw random ones."""
+"""File of packed weights that only the manifest describes.
+
+`from_pretrained` does not look for this name: of weights it cannot read it would draw random ones.
+"""
 MANIFEST = "slimsweep.json"
 """Beside config.json where that alone does not describe the weights: the widths of every block."""
 POINTER = b"version https://git-lfs.github.com/spec/v1"

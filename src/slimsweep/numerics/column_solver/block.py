@@ -1,17 +1,17 @@
 """Argument of the column solver: a block of columns and the factor that corrects them.
 
 The solve removes or rounds weights from left to right, correcting the columns still to come.
-With U the factor of the inverse Hessian, a column j that changes by d loses e = d / U[j, j], and each later column k is
-corrected by e U[j, k]. The weight lies transposed, one column of the layer in one row of memory:
+Let U be the factor of the inverse Hessian. A column j that changes by d loses e = d / U[j, j], and each later column k
+is corrected by e U[j, k]. The weight lies transposed, one column of the layer in one row of memory:
 
     weight_t   row j   w w w w w ...   solved: zeros or levels, and its errors e
                row k   w w w w w ...   less e U[j, k], for every k > j
 
 Techniques call it for one block of columns at a time and correct the columns after the block in one matrix product.
 Within the block the CPU kernel takes LANES rows of the layer together, as lanes of vector instructions; rows are
-independent, so threads share them without changing the result. Corrections inside a block are carried to the next
-few columns at once and to the rest of the block in groups of errors (see _carry in cpu.py), since loading and storing
-a weight takes longer than multiplying it.
+independent, so threads share them without changing the result. Loading and storing a weight takes longer than
+multiplying it. Corrections inside a block are therefore carried to the next few columns at once, and to the rest of the
+block in groups of errors (see _carry in cpu.py).
 """
 
 from dataclasses import dataclass

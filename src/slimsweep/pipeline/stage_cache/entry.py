@@ -15,7 +15,7 @@ from slimsweep.numerics.parallel import parallel_map
 from slimsweep.pipeline.keys import StageKey, canonical
 
 FORMAT = 4
-"""Of entries; one of another format is computed anew. 3: digests of weights are of their tensors' digests; 4: masks."""
+"""Format of entries; one of another format is computed again. 3: a digest of digests of tensors; 4: masks."""
 ENTRY = "entry.json"
 STAMP = "used"
 """Its time is that of the last use."""
@@ -38,7 +38,7 @@ class Listed:
     chain: str
     bytes: int
     seconds: float
-    """What all its stages took when they were computed."""
+    """Time that all its stages took when they were computed."""
     last_used: float
     """Seconds since 1970."""
 

@@ -24,16 +24,16 @@ from slimsweep.pipeline.stage_cache.writing import UNWORTHY, Writing, worth_keep
 log = logging.getLogger(__name__)
 
 Entries = dict[str, tuple[StageKey, int]]
-"""By name: the key of an entry, and the bytes it takes at most."""
+"""Key of an entry and its largest size in bytes, by name of the statistic."""
 
 
 @dataclass(frozen=True)
-class SharedSums:
+class StatisticsCache:
     """Calibration statistics of one stage, kept in the stage cache under model, text, statistic and layers."""
 
     cache: StageCache
     stage: StageKey
-    """Of the stage that asks: how its model came to be, and which text is drawn."""
+    """Key of the stage that asks: the stages before it, and the text that is drawn."""
 
     @contextmanager
     def of(self, method: LayerMethod, layers: dict[str, int]) -> Iterator["Shared"]:
@@ -110,7 +110,7 @@ class BlockWriter:
     def __init__(self, entry: Writing):
         self.blocks: dict[str, list[list[str]]] = {}
         self.seconds = 0.0
-        """What it took to compute them."""
+        """Time to compute the statistics."""
         self._entry = entry
 
     def write(self, index: int, groups: Groups, seconds: float) -> None:
@@ -131,7 +131,7 @@ class Blocks:
 
     def __init__(self, folder: Path, blocks: dict[str, list[list[str]]], seconds: float):
         self.seconds = seconds / max(len(blocks), 1)
-        """What it took to compute those of a block, on average."""
+        """Average time to compute the statistics of one block."""
         self._blocks = {int(index): layers for index, layers in blocks.items()}
         self._files: dict[int, Any] = {index: safe_open(folder / _file(index), "pt") for index in self._blocks}
 

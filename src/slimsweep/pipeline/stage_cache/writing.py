@@ -14,7 +14,7 @@ WORTH_BYTES_PER_SECOND = 100e6
 """Speed of writing, digesting and reading a result once, low: what takes less to compute is not kept."""
 UNWORTHY = "not kept: computing it is quicker than reading it back"
 WRITE_ERRORS = (OSError, ValueError, SafetensorError, StrictDataclassError, SlimsweepError)
-"""Of writing a model to a folder: the disk's, or those of a config that transformers refuses to write."""
+"""Errors of writing a model to a folder: of the disk, or of a config that transformers refuses to write."""
 
 
 class Writing:
@@ -26,7 +26,7 @@ class Writing:
         self.reserved = 0
         """Bytes that are kept free for it."""
         self.outcome = "not kept"
-        """What became of it, for the log."""
+        """Outcome of the writing, for the log."""
         self._give_up = give_up
 
     @contextmanager

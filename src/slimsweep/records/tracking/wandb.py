@@ -23,9 +23,9 @@ MODES = ("auto", "online", "offline", "disabled")
 PROJECT = "slimsweep"
 LONGEST_TAG = 64
 INIT_SECONDS = 30
-"""How long an online run may wait for the server before it is kept offline instead."""
+"""Longest time that an online run may wait for the server before it is kept offline instead."""
 FINISH_SECONDS = 120
-"""How long the upload of one run may take; what is left then can be sent by `wandb sync`."""
+"""Longest time of the upload of one run; `wandb sync` can send the rest later."""
 OWN_RUN = dict.fromkeys(("sweep_id", "sweep_param_path", "run_id", "resume", "resume_from", "fork_from")) | {
     "launch": False
 }

@@ -107,7 +107,7 @@ class Pruner(LayerwiseTechnique):
         report, zeros = StageReport([]), []
         for number in range(self.passes):
             if number:
-                model.shared_sums = None  # those are of the weights before the first pass
+                model.statistics_cache = None  # those are of the weights before the first pass
             report = self.one_pass(model, token_ids, _seed_of_pass(seed, number))
             zeros.append(sum(layer.zeros for layer in report.layers))
         if self.passes > 1:

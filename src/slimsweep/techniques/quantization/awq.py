@@ -31,9 +31,9 @@ class AWQ(RescalingQuantizer, UniformQuantizer):
     layers they could not go anywhere (`not_scaled`). Queries and keys are not clipped.
 
     Source: arXiv:2306.00978, eq. 4-5, and sec. 5 for clipping. Departures: the error is that of the layers
-    themselves, tr(D H D^T) for an error D of the weights and H = X^T X, where the paper's code runs whole attention and
-    MLP modules on stored inputs; value heads shared by several query heads are scaled too; both ends of a group's
-    range shrink by one factor, where the code clips magnitudes.
+    themselves, tr(D H D^T) for an error D of the weights and H = X^T X. The paper's code runs whole attention and MLP
+    modules on stored inputs. Value heads shared by several query heads are scaled too. Both ends of a group's range
+    shrink by one factor, where the code clips magnitudes.
     """
 
     version: ClassVar[int] = 2

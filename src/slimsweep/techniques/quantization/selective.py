@@ -48,8 +48,8 @@ class Selective(Quantizer):
     The record notes each layer's `sensitivity` at each choice, in nats per token with four digits, and its `bits`.
 
     Source: the estimate of measure `fisher` is the diagonal second-order term of arXiv:2306.07629, eq. 3, summed over a
-        layer; the choice of bits is a multiple-choice knapsack, solved exactly by dynamic programming where the
-        layers' sizes share a large enough divisor (see `allocation`), else with sizes rounded up.
+        layer. The choice of bits is a multiple-choice knapsack, solved by dynamic programming (see `bit_allocation`).
+        It is exact where the layers' sizes share a large enough divisor, else sizes are rounded up.
     """
 
     version: ClassVar[int] = 2
