@@ -26,6 +26,9 @@ from slimsweep.pipeline.compose import (
 )
 from slimsweep.pipeline.keys import digest_of, identity, metric_identity, model_key, name_of, stem_of
 
+AS_GIVEN = ("seed", "device", "dtype", "offload", "keep_zeros", "save_model", "sweep", "fresh", "amend")
+"""Settings that an experiment holds as they are composed."""
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -102,56 +105,23 @@ class Experiment:
         faults = [*repeated_stages(overrides), *missing_keys(config), *unknown_keys(config)]
         if faults:
             raise ConfigError(faults)
-        try:
-            plain = OmegaConf.to_container(config, resolve=True)
-        except OmegaConfBaseException as error:
-            raise ConfigError([f"{error.full_key}: {error.msg}"]) from error
-        # A model's shape keeps every digit: it describes weights that exist.
-        plain = rounded(plain) | {"model": plain["model"]}
+        plain = _plain(config)
         as_text(plain, faults)
-        stages = tuple(
-            Stage(name, build(f"technique.{name}", fields, faults))
-            for name, fields in (plain.get("technique") or {}).items()
-        )
-        parts = {name: build(name, plain[name], faults) for name in ("model", "calibration", "tracker")}
-        metrics = {
-            name: build(f"evaluation.metrics.{name}", fields, faults)
-            for name, fields in (plain["evaluation"].get("metrics") or {}).items()
-        }
+        parts = _parts(plain, faults)
         faults += bad_scalars(plain)
         if faults:
             raise ConfigError(faults)
         data_dir = project_path(plain["data_dir"]) if plain["data_dir"] else None
         return cls(
             **parts,
-            stages=stages,
-            metrics=metrics,
             corpora=Corpora(data_dir, Path(plain["cache_dir"])),
-            **{
-                name: plain[name]
-                for name in (
-                    "seed",
-                    "device",
-                    "dtype",
-                    "offload",
-                    "keep_zeros",
-                    "save_model",
-                    "sweep",
-                    "fresh",
-                    "amend",
-                )
-            },
+            **{name: plain[name] for name in AS_GIVEN},
             memory_budget=memory_plan.parse_budget(plain["memory_budget"]),
             cache=SWITCH[str(plain["cache"]).lower()],
             cache_limit_bytes=round(plain["cache_limit_gb"] * 10**9),
             cache_dir=Path(plain["cache_dir"]),
             outputs_dir=project_path(plain["outputs_dir"]),
-            choices={
-                **{name: (choices or {}).get(name) or stem_of(type(parts[name])) for name in ("model", "calibration")},
-                "technique": {stage.name: stage.label for stage in stages},
-                "metric": {name: name_of(type(metric)) for name, metric in metrics.items()},
-                "packages": list((choices or {}).get("packages") or []),
-            },
+            choices=_words(parts, choices or {}),
             overrides=telling(overrides),
             config=portable(plain),
         )
@@ -282,6 +252,41 @@ class Experiment:
     def measures(self, metric: Any) -> bool:
         """Whether a metric can be measured on this model; shapes alone have no quality and no speed."""
         return self.model.weights != "meta" or not metric.needs_weights
+
+
+def _plain(config: DictConfig) -> dict[str, Any]:
+    """Composed settings as plain values, their numbers rounded to the digits that people type."""
+    try:
+        plain = OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError([f"{error.full_key}: {error.msg}"]) from error
+    # A model's shape keeps every digit: it describes weights that exist.
+    return rounded(plain) | {"model": plain["model"]}
+
+
+def _parts(plain: dict[str, Any], faults: list[str]) -> dict[str, Any]:
+    """Objects that the settings describe, by field of Experiment; faults are added to the list."""
+    return {
+        "stages": tuple(
+            Stage(name, build(f"technique.{name}", fields, faults))
+            for name, fields in (plain.get("technique") or {}).items()
+        ),
+        **{name: build(name, plain[name], faults) for name in ("model", "calibration", "tracker")},
+        "metrics": {
+            name: build(f"evaluation.metrics.{name}", fields, faults)
+            for name, fields in (plain["evaluation"].get("metrics") or {}).items()
+        },
+    }
+
+
+def _words(parts: dict[str, Any], choices: dict[str, Any]) -> dict[str, Any]:
+    """Words by which the parts were chosen: Hydra's, else the stems of the parts' files."""
+    return {
+        **{name: choices.get(name) or stem_of(type(parts[name])) for name in ("model", "calibration")},
+        "technique": {stage.name: stage.label for stage in parts["stages"]},
+        "metric": {name: name_of(type(metric)) for name, metric in parts["metrics"].items()},
+        "packages": list(choices.get("packages") or []),
+    }
 
 
 def _knobs(technique: Any) -> list[str]:
