@@ -24,13 +24,19 @@ def test_only_an_optional_number_may_be_left_out():
         ("[0, 1)", [0, 0.0, 0.99], [1, 1.0, -0.1]),
         ("(0, 1]", [1, 0.01], [0, 0.0, 1.01]),
         ("[0, 0.5]", [0, 0.5], [0.6]),
-        ("(0, inf)", [1e9, 3], [0, float("inf")]),
     ],
 )
 def test_a_bracket_says_whether_the_end_belongs_to_an_interval(interval, inside, outside):
     assert [number_faults("ratio", given, interval) for given in inside] == [[]] * len(inside)
     for given in (*outside, True, "0.5", None, float("nan")):
         assert number_faults("ratio", given, interval) == [f"ratio={given!r}: give a number in {interval}"]
+
+
+@pytest.mark.parametrize(("interval", "allowed"), [("(0, inf)", "above 0"), ("[2.5, inf)", "of at least 2.5")])
+def test_a_number_without_a_highest_is_finite_all_the_same(interval, allowed):
+    assert number_faults("scale", 1e9, interval) == []
+    for given in (-1.0, float("inf"), float("nan"), True):
+        assert number_faults("scale", given, interval) == [f"scale={given!r}: give a number {allowed}"]
 
 
 def test_a_meaning_ends_the_sentence_on_a_number():

@@ -3,6 +3,7 @@
 Lists add up, so that an object tells every fault of its fields at once.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,7 +31,10 @@ def number_faults(name: str, given: Any, interval: str, meaning: str = "") -> li
     is_open_end = {low: interval[0] == "(", high: interval[-1] == ")"}
     if is_number(given) and low <= given <= high and not is_open_end.get(given):
         return []
-    return [f"{name}={given!r}: give a number in {interval}" + (f", {meaning}" if meaning else "")]
+    allowed = f"in {interval}"
+    if high == math.inf:
+        allowed = f"above {low:g}" if interval[0] == "(" else f"of at least {low:g}"
+    return [f"{name}={given!r}: give a number {allowed}" + (f", {meaning}" if meaning else "")]
 
 
 def flag_faults(name: str, given: Any) -> list[str]:

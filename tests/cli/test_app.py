@@ -244,6 +244,7 @@ def test_a_model_that_cannot_be_loaded_costs_its_own_jobs_of_a_sweep(slimsweep, 
     models = ",".join(str(tmp_path / name) for name in ("good", "bad"))
     sweep = ("-m", *SMALL[1:], "model=local", "technique=[],magnitude", "sweep=mine")
     planned = slimsweep(*sweep, f"model.path={models}", "dry_run=true")
+    assert planned.status == 1 and "2 of 4 jobs of mine cannot run" in planned.err
     assert "2 jobs, 0 done, 2 to run" in planned.out and "2 jobs: The tokenizer in" in planned.out
     answer = slimsweep(*sweep, f"model.path={models}")
     assert answer.status == 1 and "Traceback" not in answer.err

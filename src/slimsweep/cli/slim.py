@@ -235,7 +235,7 @@ def cache(
     cache_dir: Annotated[Path | None, typer.Option(help="The cache_dir of jobs; default: `cache` in outputs.")] = None,
     outputs: Outputs = None,
 ) -> None:
-    """Kept results of stages, which chains go on from: what, of which model, how large, and when last used."""
+    """List cached stages: technique, model, size and time of last use; a chain continues from the longest it finds."""
     from slimsweep.pipeline.stage_cache.cache import StageCache, limit_of
     from slimsweep.pipeline.stage_cache.entry import format_bytes
 

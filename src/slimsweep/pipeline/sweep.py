@@ -80,13 +80,20 @@ class Sweep:
         return cls(name, store, jobs, tuple(launches.values()), lost)
 
     def show(self) -> None:
-        """Print what a launch would do, and do nothing."""
+        """Print what a launch would do, and do nothing.
+
+        Raises:
+            SweepError: models of some jobs cannot be loaded.
+        """
         states = [("done" if self.store.read(job.key, job.measurements) else "missing") for job in self.jobs]
         for job, state in zip(self.jobs, states, strict=True):
             print(f"{job.key[:16]}  {state:8} {job.label}")
         for reason, count in self.unloadable.items():
             print(f"{'-':16}  {'faulty':8} {count} jobs: {reason}")
         print(f"{self.name}: {len(self.jobs)} jobs, {states.count('done')} done, {states.count('missing')} to run")
+        if count := sum(self.unloadable.values()):
+            total = count + len(self.jobs)
+            raise SweepError(f"{count} of {total} jobs of {self.name} cannot run: the reasons are above.")
 
     def open(self) -> list[list[str]]:
         """Write the sweep's own list of keys; returns the overrides of the jobs that have no record yet."""

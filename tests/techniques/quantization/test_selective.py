@@ -159,7 +159,7 @@ def test_golden_output_of_version_2():
 @pytest.mark.parametrize(
     ("knobs", "message"),
     [
-        ({"average_bits": 0}, r"average_bits=0: give a positive number"),
+        ({"average_bits": 0}, r"average_bits=0: give a number above 0"),
         ({"average_bits": 2.5, "choices": [3, 4]}, r"average_bits=2.5 .* choices=\[3, 4\]: .* at least 3\. Give"),
         (
             {"average_bits": 4, "choices": [16]},

@@ -11,6 +11,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from slimsweep.blockwise.layerwise import LayerReport
+from slimsweep.checks import choice_faults, refuse
 from slimsweep.errors import ModelError
 from slimsweep.linear.base import dense_parameters, layer_shape, packed_layers, weight_2d
 from slimsweep.models.language_model import LanguageModel
@@ -37,8 +38,7 @@ class Half(Technique):
     """`bfloat16` (8 bits of precision, the range of fp32) or `float16` (11 bits, up to 65,504)."""
 
     def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            raise ValueError(f"dtype={self.dtype!r}: give {' or '.join(DTYPES)}")
+        refuse(choice_faults("dtype", [self.dtype], DTYPES))
 
     def faults(self, skeleton: LanguageModel) -> list[str]:
         return []

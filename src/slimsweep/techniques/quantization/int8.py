@@ -1,6 +1,5 @@
 """Store weights in 8 bits and multiply in 8 bits, but for input channels with outliers."""
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -8,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from slimsweep.checks import number_faults
 from slimsweep.linear.backends import bitsandbytes_faults
 from slimsweep.linear.base import PackedLinear
 from slimsweep.linear.llm_int8 import LLMInt8Linear
@@ -31,11 +31,8 @@ class Int8(Quantizer):
         object.__setattr__(self, "threshold", float(self.threshold))
 
     def _bad_values(self) -> list[str]:
-        faults, given = super()._bad_values(), self.threshold
-        is_number = isinstance(given, float | int) and not isinstance(given, bool)
-        if not is_number or not 0 <= given < math.inf:
-            faults.append(f"threshold={given!r}: give a magnitude of inputs, or 0 to multiply all of them in 8 bits")
-        return faults
+        meaning = "a magnitude of inputs; 0 multiplies all of them in 8 bits"
+        return super()._bad_values() + number_faults("threshold", self.threshold, "[0, inf)", meaning)
 
     def device_faults(self, device: str) -> list[str]:
         return bitsandbytes_faults(device)

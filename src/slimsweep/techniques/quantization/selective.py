@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from slimsweep.blockwise import gradients as gradients_module
 from slimsweep.blockwise.fisher import fisher_diagonal, replaced
 from slimsweep.blockwise.layerwise import LayerReport, progress, replace_weight, targets_by_block
+from slimsweep.checks import choice_faults, is_whole_number, number_faults
 from slimsweep.linear.base import PackedLinear, install, layer_shape, weight_2d
 from slimsweep.linear.mask import removed as removed_of
 from slimsweep.linear.uniform import IntegerLinear
@@ -27,7 +28,6 @@ from slimsweep.techniques.quantization.base import (
     bits_per_weight,
     grid_faults,
     group_faults,
-    is_whole_number,
 )
 from slimsweep.techniques.quantization.rtn import RTN
 
@@ -80,15 +80,13 @@ class Selective(Quantizer):
         if bad or not any(choice in BITS for choice in self.choices):
             faults.append(f"choices={list(self.choices)}: give some of {list(allowed)}, at least one below {LEFT}")
         average = self.average_bits
-        if isinstance(average, bool) or not isinstance(average, float | int) or not 0 < average < math.inf:
-            faults.append(f"average_bits={average!r}: give a positive number, such as 4")
-        elif not bad and self.choices and average < min(self.choices):
-            faults.append(
+        average_faults = number_faults("average_bits", average, "(0, inf)", "such as 4")
+        if not average_faults and not bad and self.choices and average < min(self.choices):
+            average_faults.append(
                 f"average_bits={average:g} is less than the fewest of choices={list(self.choices)}: every layer takes "
                 f"at least {min(self.choices)}. Give average_bits of at least that, or add a smaller choice"
             )
-        if self.measure not in MEASURES:
-            faults.append(f"measure={self.measure!r}: give {' or '.join(MEASURES)}")
+        faults += [*average_faults, *choice_faults("measure", [self.measure], MEASURES)]
         return [*faults, *grid_faults(BITS[0], self.group_size, self.grid)]
 
     @property

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from slimsweep.checks import number_faults
 from slimsweep.linear.base import PackedLinear
 from slimsweep.linear.w8a8 import DynamicInt8Linear
 from slimsweep.models.language_model import LanguageModel
@@ -41,10 +42,7 @@ class SmoothQuant(RescalingQuantizer):
         object.__setattr__(self, "alpha", float(self.alpha))
 
     def _bad_values(self) -> list[str]:
-        faults, alpha = super()._bad_values(), self.alpha
-        if isinstance(alpha, bool) or not isinstance(alpha, float | int) or not 0 <= alpha <= 1:
-            faults.append(f"alpha={alpha!r}: give a number in [0, 1]")
-        return faults
+        return super()._bad_values() + number_faults("alpha", self.alpha, "[0, 1]")
 
     def faults(self, skeleton: LanguageModel) -> list[str]:
         faults = super().faults(skeleton)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from slimsweep.blockwise.fisher import fisher_diagonal
 from slimsweep.blockwise.layerwise import LayerReport, replace_weight
+from slimsweep.checks import choice_faults, number_faults
 from slimsweep.linear.base import PackedLinear, weight_2d
 from slimsweep.linear.codebook import CodebookLinear
 from slimsweep.linear.mask import removed as removed_of
@@ -17,7 +18,7 @@ from slimsweep.models.language_model import LanguageModel
 from slimsweep.numerics import counts, masks
 from slimsweep.numerics.kmeans import EXACT_LEVELS, row_levels
 from slimsweep.numerics.parallel import parallel_map
-from slimsweep.techniques.quantization.base import BITS, Quantizer, is_whole_number
+from slimsweep.techniques.quantization.base import BITS, Quantizer
 
 FRACTIONS = ("outlier_fraction", "sensitive_fraction")
 
@@ -51,13 +52,9 @@ class SqueezeLLM(Quantizer):
             object.__setattr__(self, name, float(getattr(self, name)))
 
     def _bad_values(self) -> list[str]:
-        faults = super()._bad_values()
-        if not is_whole_number(self.bits) or self.bits not in BITS:
-            faults.append(f"bits={self.bits!r}: give {', '.join(map(str, BITS[:-1]))} or {BITS[-1]}")
+        faults = super()._bad_values() + choice_faults("bits", [self.bits], BITS)
         for name in FRACTIONS:
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, float | int) or not 0 <= value <= 0.5:
-                faults.append(f"{name}={value!r}: give a number in [0, 0.5], a fraction and not percent")
+            faults += number_faults(name, getattr(self, name), "[0, 0.5]", "a fraction and not percent")
         return faults
 
     def form(self, shape: tuple[int, int]) -> tuple[type[PackedLinear], dict[str, Any]]:

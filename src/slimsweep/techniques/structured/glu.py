@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from slimsweep.blockwise.removal_walk import Choice, lowest_units
-from slimsweep.checks import choice_faults
+from slimsweep.checks import choice_faults, number_faults
 from slimsweep.linear.base import layer_shape, weight_2d
 from slimsweep.models import anatomy
 from slimsweep.models.anatomy import NEURONS, Units
@@ -43,9 +43,9 @@ class Glu(BlockwiseTechnique):
 
     def _bad_values(self) -> list[str]:
         faults = super()._bad_values() + choice_faults("importance", [self.importance], IMPORTANCES)
-        given = self.expansion_ratio
-        if given is not None and (isinstance(given, bool) or not isinstance(given, float | int) or not given > 0):
-            faults.append(f"expansion_ratio={given!r}: give a number above 0, inner width over residual width")
+        if self.expansion_ratio is not None:
+            meaning = "inner width over residual width"
+            faults += number_faults("expansion_ratio", self.expansion_ratio, "(0, inf)", meaning)
         return faults
 
     def _ratio_faults(self) -> list[str]:

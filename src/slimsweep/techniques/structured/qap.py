@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from slimsweep.blockwise.removal_walk import Choice
-from slimsweep.checks import choice_faults
+from slimsweep.checks import choice_faults, flag_faults, whole_number_faults
 from slimsweep.linear.base import weight_2d
 from slimsweep.models.anatomy import HEADS, NEURONS, Units
 from slimsweep.numerics import pairwise_exchange
@@ -50,11 +50,8 @@ class Qap(BlockwiseTechnique):
     def _bad_values(self) -> list[str]:
         faults = super()._bad_values() + choice_faults("parts", self.parts, PARTS)
         faults += choice_faults("starts", self.starts, STARTS)
-        if isinstance(self.partition, bool) or not isinstance(self.partition, int) or self.partition < 2:
-            faults.append(f"partition={self.partition!r}: give a whole number of at least 2")
-        if not isinstance(self.exchanges, bool):
-            faults.append(f"exchanges={self.exchanges!r}: give true or false")
-        return faults
+        faults += whole_number_faults("partition", self.partition, least=2)
+        return faults + flag_faults("exchanges", self.exchanges)
 
     @property
     def kinds(self) -> tuple[str, ...]:
