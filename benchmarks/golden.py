@@ -51,21 +51,23 @@ class Side:
     folder: Path
     dtype: str
     threads: int
+    cache_dir: Path | None = None
+    """Cache of converted weights and of stages; None: one below `folder`."""
 
     def run(self, experiments: list[Experiment]) -> Iterator[tuple[str, Result]]:
         """Results as they come; those of two launches after all others."""
         self.folder.mkdir(parents=True, exist_ok=True)
         first = {}
-        for name, outcome in self._launch(experiments, 0):
+        for name, outcome in self.launch(experiments, 0):
             first[name] = outcome
             experiment = next(one for one in experiments if one.name == name)
             if len(experiment.launches) == 1 or outcome["failure"]:
                 yield name, self._result(name, outcome)
         again = [one for one in experiments if len(one.launches) == 2 and not first[one.name]["failure"]]
-        for name, outcome in self._launch(again, 1):
+        for name, outcome in self.launch(again, 1):
             yield name, self._result(name, outcome, first[name])
 
-    def _launch(self, experiments: list[Experiment], position: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    def launch(self, experiments: list[Experiment], position: int) -> Iterator[tuple[str, dict[str, Any]]]:
         """One launch of each experiment, all in one process, and in another those that a dying one left."""
         left = [self._spec(one, position) for one in experiments]
         while left:
@@ -90,7 +92,11 @@ class Side:
     def _spec(self, experiment: Experiment, position: int) -> dict[str, Any]:
         outputs = self.folder / experiment.name
         outputs.mkdir(exist_ok=True)
-        places = [f"outputs_dir={outputs}", f"cache_dir={self.folder / 'cache'}", f"dtype={self.dtype}"]
+        places = [
+            f"outputs_dir={outputs}",
+            f"cache_dir={self.cache_dir or self.folder / 'cache'}",
+            f"dtype={self.dtype}",
+        ]
         return {
             "name": experiment.name,
             "overrides": experiment.overrides(self.name, position) + places,
