@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from slimsweep.checks import number_faults, whole_number_faults
 from slimsweep.numerics.column_solver.block import LANES, ColumnBlock
 from slimsweep.numerics.parallel import workers_of_this_thread
 
@@ -47,10 +48,5 @@ def solve_columns(block: ColumnBlock) -> None:
 
 def knob_faults(block_columns: Any, damping_fraction: Any) -> list[str]:
     """Faults of the knobs of a solve by columns."""
-    faults = []
-    if isinstance(block_columns, bool) or not isinstance(block_columns, int) or block_columns < 1:
-        faults.append(f"block_columns={block_columns!r}: give a whole number of at least 1")
-    is_number = isinstance(damping_fraction, float | int) and not isinstance(damping_fraction, bool)
-    if not is_number or not 0 < damping_fraction <= 1:
-        faults.append(f"damping_fraction={damping_fraction!r}: give a number in (0, 1], a fraction and not percent")
-    return faults
+    faults = whole_number_faults("block_columns", block_columns)
+    return faults + number_faults("damping_fraction", damping_fraction, "(0, 1]", "a fraction and not percent")

@@ -12,7 +12,7 @@ from slimsweep.blockwise.activations import Activations
 from slimsweep.blockwise.gradients import loss
 from slimsweep.blockwise.layerwise import progress
 from slimsweep.blockwise.removal_walk import lowest_units
-from slimsweep.checks import choice_faults
+from slimsweep.checks import choice_faults, whole_number_faults
 from slimsweep.models.anatomy import shape_of
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.surgery import remove_blocks
@@ -44,9 +44,7 @@ class Layers(StructuredTechnique):
     def _bad_values(self) -> list[str]:
         faults = super()._bad_values() + choice_faults("importance", [self.importance], IMPORTANCES)
         for name in ("protect_first", "protect_last"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                faults.append(f"{name}={value!r}: give a whole number of at least 0")
+            faults += whole_number_faults(name, getattr(self, name), least=0)
         return faults
 
     def default_layers(self, blocks: int) -> tuple[int, int]:
