@@ -7,8 +7,7 @@ first, until the count is reached, so that ties cannot drop more than was asked:
     keep   T F T F F T
 
 The next higher score tells whether there are ties at all; mostly there are none, and one comparison is the mask. The
-threshold comes from a sort (short units), numpy's partition (longer ones; faster than torch.kthvalue) or
-a histogram (one very long unit, numerics/selection.py).
+threshold comes from a sort (short units) or from numpy's partition (longer ones; faster than torch.kthvalue).
 """
 
 import math
@@ -21,8 +20,6 @@ from torch import Tensor
 
 SHORT_UNIT = 64
 """Weights of a unit below which sorting it beats partitioning it."""
-LONG_UNIT = 2**13
-"""Weights of a unit from which on counting beats partitioning."""
 
 
 def parse_pattern(pattern: str) -> tuple[int, int] | None:
@@ -72,12 +69,7 @@ def keep_highest_of_all(score: Float[Tensor, "out in"], dropped: int) -> Bool[Te
     flat = (score.T if score.T.is_contiguous() else score).reshape(1, -1)  # a threshold has no order
     if not dropped:
         return torch.ones_like(score, dtype=torch.bool)
-    if flat.is_cpu and flat.dtype == torch.float32 and flat.numel() >= LONG_UNIT:
-        from slimsweep.numerics import selection  # importing numba takes a fifth of a second
-
-        threshold, following = selection.around(flat[0].numpy(), dropped)
-    else:
-        threshold, following = torch.cat(_around(flat, dropped)).flatten().tolist()  # a GPU is waited for once
+    threshold, following = torch.cat(_around(flat, dropped)).flatten().tolist()  # a GPU is waited for once
     threshold = math.inf if math.isnan(threshold) else threshold
     keep = above(score, threshold)
     if not following > threshold:
