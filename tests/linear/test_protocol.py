@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +14,7 @@ from conftest import PROJECT
 from family_shapes import random_model
 from low_rank import AdaptedLinear, LowRank, LowRankLinear, adapt
 from reductions import logits, loud
+from safetensors.torch import load_file
 from small_jobs import SMALL, record_at
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -24,7 +26,7 @@ from slimsweep.evaluation.cost import Cost, all_linears
 from slimsweep.evaluation.size import Size
 from slimsweep.linear import base as linear
 from slimsweep.linear.base import LinearForm, PackedLinear, kinds, linear_forms, linear_layers
-from slimsweep.linear.mask import masked_layers
+from slimsweep.linear.mask import MASKS_FILE, masked_layers
 from slimsweep.models.anatomy import shapes_digest
 from slimsweep.models.language_model import parameter_count, weights_digest
 from slimsweep.models.storage import saved_model
@@ -334,6 +336,18 @@ def test_the_stage_cache_keeps_and_restores_a_foreign_form(slimsweep, tmp_path):
     same = ("parameters", "nonzero_parameters", "gmacs", "checkpoint_bytes", "perplexity_movie_reviews")
     assert {name: again[name] for name in same} == {name: first[name] for name in same}
     assert first["stages"][0]["weights"] == first["stages"][0]["layers"] // 3 * 4 * _mlp_widths(first)
+
+
+def test_zeros_of_a_product_are_no_removed_weights(factored, slimsweep, tmp_path):
+    factored.targets()[NAME].b.data[:3] = 0  # three rows of the product
+    saved_model.save(factored, tmp_path / "saved")
+    words = ["model=local", f"model.path={tmp_path / 'saved'}", *SMALL[1:], "dtype=float32"]
+    words += ["keep_zeros=true", "technique=magnitude", "ratio=0.5", "technique.magnitude.exclude=['*.mlp.*']"]
+    answer = slimsweep(*words, "save_model=true")
+    assert answer.status == 0, answer.err
+    assert record_at(answer)["parameters"] == PARAMETERS
+    masks = load_file(Path(answer.out.strip().splitlines()[-1]).parent / "model" / MASKS_FILE)
+    assert len(masks) == 8 and not [name for name in masks if ".mlp." in name]
 
 
 def _mlp_widths(record: dict) -> int:
