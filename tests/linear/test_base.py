@@ -8,7 +8,7 @@ from reductions import loud
 from slimsweep.blockwise.layerwise import replace_weight
 from slimsweep.evaluation.memory import load_memory_bytes
 from slimsweep.evaluation.size import Size
-from slimsweep.linear.base import PackedLinear, install, kinds, packed_layers, relative_error, weight_2d
+from slimsweep.linear.base import LinearForm, PackedLinear, install, kinds, packed_layers, relative_error, weight_2d
 from slimsweep.linear.uniform import IntegerLinear
 from slimsweep.models.language_model import parameter_count, weights_digest
 from slimsweep.records.record import FIELDS
@@ -26,7 +26,7 @@ def packed_of(weight: torch.Tensor, bits: int = 4) -> IntegerLinear:
 def test_every_kind_has_a_word_of_its_own_and_says_what_it_stores():
     assert kinds()["integer"] is IntegerLinear
     for kind, form in kinds().items():
-        assert form.kind == kind and issubclass(form, PackedLinear)
+        assert form.kind == kind and issubclass(form, LinearForm)
 
 
 def test_a_packed_layer_takes_over_place_bias_and_dtype(tmp_path):

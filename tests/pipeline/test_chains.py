@@ -111,12 +111,12 @@ def test_parts_of_packed_weights_cannot_go_and_the_reason_comes_before_anything_
     monkeypatch.setattr("slimsweep.models.sources.base.ModelSource.load", None)
     answer = slimsweep(*SMALL, f"technique=[{quantizer},{structured}]", "ratio=0.25")
     assert answer.status == 1
-    assert f"technique.{structured}: 14 layers are packed already" in answer.err
-    assert "whole parts cannot be cut out of packed weights: put this stage before the quantizing one" in answer.err
+    assert f"technique.{structured}: 14 layers are stored as " in answer.err
+    assert "whole parts can be cut out of plain weights only: put this stage before the one that" in answer.err
 
 
 def test_channels_of_packed_weights_cannot_go_either(tmp_path):
-    with pytest.raises(ConfigError, match="put this stage before the quantizing one"):
+    with pytest.raises(ConfigError, match="put this stage before the one that stores them so"):
         experiment(tmp_path, "technique=[rtn,llm_pruner]", "technique.llm_pruner.level=channel", "ratio=0.25")
 
 

@@ -8,7 +8,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from slimsweep.blockwise.gradients import gradients, loss
-from slimsweep.linear.base import PackedLinear, packed_layers
+from slimsweep.linear.base import packed_layers
+from slimsweep.linear.orientation import is_transposed
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.numerics.finite import all_finite, non_finite_error
 
@@ -46,8 +47,7 @@ def fisher_diagonal(
     if bad := [name for name, values in information.items() if not all_finite(values)]:
         raise non_finite_error(f"The gradients of {', '.join(bad)} are not finite", "compress less before")
     layers = {name: model.module.get_submodule(name) for name in names}
-    is_transposed = {name: not isinstance(layer, nn.Linear | PackedLinear) for name, layer in layers.items()}  # Conv1D
-    return {name: values.T if is_transposed[name] else values for name, values in information.items()}
+    return {name: values.T if is_transposed(layers[name]) else values for name, values in information.items()}
 
 
 @contextmanager

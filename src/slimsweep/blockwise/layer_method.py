@@ -7,14 +7,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from slimsweep.linear.base import PackedLinear
+from slimsweep.linear.base import LinearForm
 
 
 @dataclass(frozen=True)
 class Pruned:
     """A weight after a pruning stage, or the layer that stores it packed, and which of its entries stay."""
 
-    weight: Float[Tensor, "out in"] | PackedLinear
+    weight: Float[Tensor, "out in"] | LinearForm
     keep: Bool[Tensor, "out in"]
     """False where this stage or an earlier one removed the weight."""
 
@@ -49,8 +49,8 @@ class LayerMethod(Protocol):
         prepared: Any,
         generator: torch.Generator | None,
         removed: Bool[Tensor, "out in"] | None,
-    ) -> Pruned | PackedLinear:
-        """The pruned weight, or the layer that stores it packed, from an fp32 weight that must not be written to."""
+    ) -> Pruned | LinearForm:
+        """The pruned weight, or the form that stores it, from an fp32 weight that must not be written to."""
 
     def notes(self, prepared: Any) -> dict[str, Any]:
         """Notes on a layer for the report."""

@@ -19,7 +19,17 @@ from slimsweep.blockwise.layer_method import LayerMethod, Pruned
 from slimsweep.blockwise.sequential import by_group
 from slimsweep.blockwise.shared_inputs import Prepared, Shared
 from slimsweep.errors import LayerError, SlimsweepError
-from slimsweep.linear.base import PackedLinear, install, layer_shape, relative_error, weight_2d
+from slimsweep.linear.base import (
+    LinearForm,
+    has_single_weights,
+    install,
+    is_plain,
+    layer_shape,
+    relative_error,
+    weight_2d,
+    weight_count,
+    zero_count,
+)
 from slimsweep.linear.mask import removed, set_removed
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.numerics.parallel import parallel_map
@@ -36,7 +46,7 @@ class LayerReport:
     weights: int
     zeros: int
     error: float | None = None
-    """Relative error (Frobenius) of what a packed layer stores, from the weight it was to store."""
+    """Relative error (Frobenius) of what a packed or factored layer stores, from the weight it was to store."""
     notes: dict[str, Any] = field(default_factory=dict)
 
 
@@ -142,36 +152,49 @@ def targets_by_block(model: LanguageModel, targets: dict[str, nn.Module]) -> lis
 def replace_weight(
     model: LanguageModel,
     name: str,
-    result: Tensor | PackedLinear | Pruned,
+    result: Tensor | LinearForm | Pruned,
     notes: dict[str, Any] | None = None,
     wanted: Float[Tensor, "out in"] | None = None,
 ) -> LayerReport:
-    """Give a layer a new weight, in place where it is dense; what is packed takes the place of the layer.
+    """Give a layer a new weight, in place where it is plain; a form takes the place of the layer.
 
-    A dense weight for a layer that is packed is packed again, on the levels it has. The error of what is packed is
+    A dense weight for a layer that is packed is packed again, on the levels it has. The error of what a form stores is
     from `wanted`, or from the weight the layer had. The layer's mask becomes that of `result`. Without one it stays,
-    but for removed weights that are no zeros any more.
+    but for removed weights that are no zeros any more. A form without single weights has no mask.
     """
     layer = model.module.get_submodule(name)
     is_pruned = isinstance(result, Pruned)
     mask = ~result.keep if is_pruned else removed(layer)
     result = result.weight if is_pruned else result
-    packed, error = result if isinstance(result, PackedLinear) else None, None
-    if packed is not None:
+    form, error = result if isinstance(result, LinearForm) else None, None
+    if form is not None:
         wanted = weight_2d(layer).float() if wanted is None else wanted
-    elif isinstance(layer, PackedLinear):
-        packed, wanted = layer.requantize(result), result
-    if packed is None:
+    elif not is_plain(layer):
+        form, wanted = layer.requantize(result), result
+    if form is None:
         weight = weight_2d(layer)
         weight.copy_(result)
     else:
-        install(model.module, name, packed)
-        layer, weight = packed, packed.dequantized()
+        install(model.module, name, form)
+        layer, weight = form, form.weight
         error = relative_error(weight, wanted)
-    if mask is not None and (packed is not None or not is_pruned):  # rounding or a repair may leave no zero there
+    if not has_single_weights(layer):
+        return LayerReport(name, weight_count(layer), zero_count(layer), error, notes or {})
+    if mask is not None and (form is not None or not is_pruned):  # rounding or a repair may leave no zero there
         mask = mask & (weight == 0)
     set_removed(layer, mask)
     return LayerReport(name, weight.numel(), weight.numel() - int(torch.count_nonzero(weight)), error, notes or {})
+
+
+def install_empty(model: LanguageModel, name: str, form: type[LinearForm], settings: dict[str, Any]) -> None:
+    """Plan a form on shapes alone: an empty layer takes the place of another.
+
+    Zeros that were planned there stay where the form has single weights.
+    """
+    layer = model.module.get_submodule(name)
+    install(model.module, name, form.empty(layer_shape(layer), settings))
+    if not form.has_single_weights:
+        model.zeros.pop(name, None)
 
 
 def _compress(

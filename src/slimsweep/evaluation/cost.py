@@ -1,6 +1,5 @@
 """Multiply-accumulates of one forward, in closed form from the shapes of a model's parts."""
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -8,7 +7,8 @@ from torch import nn
 
 from slimsweep.checks import refuse, whole_number_faults
 from slimsweep.evaluation.base import Measurement, Metric
-from slimsweep.linear.base import is_linear, layer_shape, weight_2d
+from slimsweep.linear import base as linear
+from slimsweep.linear.base import layer_shape, linear_layers
 from slimsweep.models.language_model import LanguageModel
 
 
@@ -34,7 +34,7 @@ class Cost(Metric):
     def measure(self, model: LanguageModel, corpora: Any) -> Measurement:
         macs = linear_macs(model, self.tokens) + attention_macs(model, self.tokens)
         skipped = sum(
-            zero_count(model, name, layer) * seen_tokens(model, name, self.tokens)
+            zero_count(model, name, layer) * _layer_macs(model, name, layer, self.tokens) // linear.weight_count(layer)
             for name, layer in all_linears(model).items()
         )
         protocol = f"one sequence of {self.tokens} tokens: linear layers, head, QK, AV"
@@ -46,9 +46,11 @@ class Cost(Metric):
 
 def linear_macs(model: LanguageModel, tokens: int) -> int:
     """Multiply-accumulates of all linear layers, the head included."""
-    return sum(
-        math.prod(layer_shape(layer)) * seen_tokens(model, name, tokens) for name, layer in all_linears(model).items()
-    )
+    return sum(_layer_macs(model, name, layer, tokens) for name, layer in all_linears(model).items())
+
+
+def _layer_macs(model: LanguageModel, name: str, layer: nn.Module, tokens: int) -> int:
+    return linear.macs(layer, seen_tokens(model, name, tokens))
 
 
 def attention_macs(model: LanguageModel, tokens: int) -> int:
@@ -58,7 +60,7 @@ def attention_macs(model: LanguageModel, tokens: int) -> int:
 
 def all_linears(model: LanguageModel) -> dict[str, nn.Module]:
     """Every linear layer of a model by full name: those of the blocks, the head, projections around them."""
-    return {name: layer for name, layer in model.module.named_modules() if is_linear(layer)}
+    return linear_layers(model.module)
 
 
 def attention_width(model: LanguageModel, block: nn.Module) -> int:
@@ -72,10 +74,9 @@ def seen_tokens(model: LanguageModel, name: str, tokens: int) -> int:
 
 
 def zero_count(model: LanguageModel, name: str, layer: nn.Module) -> int:
-    """Exact zeros in a layer's weight; on the meta device those that the plan would leave."""
+    """Exact zeros among a layer's parameters; on the meta device those that the plan would leave."""
     if model.is_meta:
         return model.zeros.get(name, 0)
-    weight = weight_2d(layer)
-    zeros = weight.numel() - int(weight.count_nonzero())
+    zeros = linear.zero_count(layer)
     model.release()
     return zeros

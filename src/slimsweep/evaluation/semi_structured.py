@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from slimsweep.evaluation.base import Measurement, Metric
 from slimsweep.evaluation.speed import Speed
+from slimsweep.linear.base import is_plain
+from slimsweep.linear.orientation import is_transposed
 from slimsweep.models.language_model import LanguageModel
 
 FIELD = "speedup_prefill_semi_structured"
@@ -40,7 +42,9 @@ class SemiStructured(Metric):
         if not self.has_kernels(model.compute_device):
             return Measurement({FIELD: None}, {FIELD: NO_CARD})
         layers = [
-            layer for layer in model.targets().values() if isinstance(layer, nn.Linear) and is_2_of_4(layer.weight)
+            layer
+            for layer in model.targets().values()
+            if is_plain(layer) and not is_transposed(layer) and is_2_of_4(layer.weight)
         ]
         if not layers:
             return Measurement({FIELD: None}, {FIELD: NO_PATTERN})

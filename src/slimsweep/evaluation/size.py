@@ -1,17 +1,23 @@
 """Size of a model: parameters, zeros, and bytes in memory, in a bitmap format and on disk."""
 
-import itertools
 import json
 import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from slimsweep.evaluation.base import Measurement, Metric
 from slimsweep.evaluation.cost import zero_count
-from slimsweep.linear.base import PackedLinear, dense_parameters, layer_shape, packed_layers
+from slimsweep.linear.base import (
+    dense_parameters,
+    linear_forms,
+    packed_layers,
+    stored_bytes,
+    value_bits,
+    weight_count,
+)
 from slimsweep.models.language_model import LanguageModel, parameter_count
 from slimsweep.models.storage import saved_model
 from slimsweep.models.storage.plain import plain_config
@@ -41,7 +47,8 @@ class Size(Metric):
     `compression_factor` is 2 bytes for each parameter of the model as loaded, over `weight_bytes`: 1 for a
     16-bit model, masked or not, and 0.5 for one held in 32 bits. `bitmap_bytes` is what would remain if the
     targeted layers stored one bit for each weight and their nonzero values only; no format of this package.
-    `bits_per_weight` is what the linear layers of all blocks store for each weight, scales and tables included.
+    `bits_per_weight` is what the linear layers of all blocks store for each of their parameters, scales and tables
+    included.
     `checkpoint_bytes` is the length of the single safetensors file that holds what saving the model writes.
     """
 
@@ -62,12 +69,13 @@ class Size(Metric):
     def measure(self, model: LanguageModel, corpora: Any) -> Measurement:
         targets = model.targets()
         zeros = {name: zero_count(model, name, layer) for name, layer in targets.items()}
-        weights = {name: math.prod(layer_shape(layer)) for name, layer in targets.items()}
+        weights = {name: weight_count(layer) for name, layer in targets.items()}
         parameters = parameter_count(model.module)
         weight_bytes = sum(parameter.nbytes for parameter in model.module.parameters())
-        value_bits = {name: _value_bits(layer) for name, layer in targets.items()}
-        saved_bits = sum(zeros[name] * value_bits[name] - 8 * math.ceil(weights[name] / 8) for name in targets)
-        stored_bits = sum(stored_bits_of(layer) for layer in targets.values())
+        saved_bits = sum(
+            zeros[name] * value_bits(layer) - 8 * math.ceil(weights[name] / 8) for name, layer in targets.items()
+        )
+        stored_bits = 8 * sum(stored_bytes(layer) for layer in targets.values())
         return Measurement(
             values={
                 "parameters": parameters,
@@ -86,23 +94,14 @@ def nonzero_parameters(model: LanguageModel) -> int:
     """Parameters that are not exactly zero; on the meta device those the plan would leave."""
     if model.is_meta:
         return parameter_count(model.module) - sum(model.zeros.values())
-    packed = (layer.dequantized() for layer in packed_layers(model.module).values())
     found = 0
-    for weight in itertools.chain(dense_parameters(model.module).values(), packed):
-        found += int(weight.count_nonzero())
+    for parameter in dense_parameters(model.module).values():
+        found += int(parameter.count_nonzero())
+        model.release()
+    for layer in packed_layers(model.module).values():
+        found += layer.weight_count - layer.zero_count
         model.release()
     return found
-
-
-def stored_bits_of(layer: nn.Module) -> int:
-    """Bits that hold a linear layer's weight, with scales and tables where it is packed."""
-    tensors = layer.storage.values() if isinstance(layer, PackedLinear) else [layer.weight]
-    return 8 * sum(tensor.nbytes for tensor in tensors)
-
-
-def _value_bits(layer: nn.Module) -> int | float:
-    """Bits of one value of a layer's weight, without scales and tables."""
-    return layer.code_bits if isinstance(layer, PackedLinear) else 8 * layer.weight.element_size()
 
 
 def saved_tensors(model: LanguageModel) -> dict[str, Tensor]:
@@ -110,7 +109,7 @@ def saved_tensors(model: LanguageModel) -> dict[str, Tensor]:
 
     They carry the names of the file, which for some families (GPT-NeoX) are not those of the module.
     """
-    if packed_layers(model.module) or plain_config(model) is None:  # saved with a manifest, under the module's names
+    if linear_forms(model.module) or plain_config(model) is None:  # saved with a manifest, under the module's names
         return saved_model.saved_tensors(model.module)
     from transformers.core_model_loading import revert_weight_conversion
 

@@ -1,4 +1,4 @@
-"""Layers that replace nn.Linear: one file per form of storage.
+"""Layers that replace nn.Linear: the linear protocol (base), and one file per form.
 
 What chooses the stored values lies in techniques/ and numerics/.
 """

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Int, UInt8
 from torch import Tensor, nn
 
 from slimsweep.errors import ModelError
+from slimsweep.linear.orientation import layer_shape, weight_2d
 
 MASKS_FILE = "masks.safetensors"
 """Beside saved weights: for each masked layer its bits [out, ceil(in / 8)], the first input in the lowest bit."""
@@ -25,7 +26,7 @@ def removed(layer: nn.Module) -> Bool[Tensor, "out in"] | None:
     bits = getattr(layer, BITS, None)
     if bits is None:
         return None
-    width = _shape(layer)[1]
+    width = layer_shape(layer)[1]
     unpacked = np.unpackbits(bits.numpy(), axis=1, count=width, bitorder="little").view(np.bool_)
     return torch.from_numpy(unpacked).to(next(layer.parameters()).device)
 
@@ -103,7 +104,7 @@ def read_masks(module: nn.Module, folder: Path, release: Callable[[], None] | No
             bad.append(name)
             continue
         _set_bits(layer, bits)
-        if bool((_weight(layer)[removed(layer)] != 0).any()):
+        if bool((weight_2d(layer)[removed(layer)] != 0).any()):
             bad.append(name)
         if release:
             release()
@@ -122,20 +123,7 @@ def _set_bits(layer: nn.Module, bits: UInt8[Tensor, "out byte"]) -> None:
     vars(layer)[BITS] = bits if storage is None else storage.copy_(bits)
 
 
-def _weight(layer: nn.Module) -> Tensor:
-    """A layer's weight as [out in]; a Conv1D has it the other way round."""
-    weight = layer.weight.detach()
-    return weight if hasattr(layer, "in_features") else weight.T
-
-
-def _shape(layer: nn.Module) -> tuple[int, int]:
-    """(out, in) of a linear layer; Conv1D has other names for them."""
-    if hasattr(layer, "in_features"):
-        return layer.out_features, layer.in_features
-    return layer.nf, layer.nx
-
-
 def bits_shape(layer: nn.Module) -> tuple[int, int]:
     """Shape of the bits that a layer's mask takes."""
-    rows, columns = _shape(layer)
+    rows, columns = layer_shape(layer)
     return rows, -(-columns // 8)

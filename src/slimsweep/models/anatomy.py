@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from slimsweep.linear.base import is_linear, layer_shape, packed_layers
+from slimsweep.linear.base import is_linear, layer_shape, linear_forms
+from slimsweep.linear.orientation import is_transposed
 from slimsweep.models.language_model import LanguageModel
 
 OUT, IN = "out", "in"
@@ -67,13 +68,13 @@ class Shape:
 
 
 def shapes_digest(model: LanguageModel) -> str:
-    """SHA-256 of what decides the work of a forward: kinds of packed layers, shapes and dtypes of all tensors, heads.
+    """SHA-256 of what decides the work of a forward: kinds of linear forms, shapes and dtypes of all tensors, heads.
 
     Values are not in it: two models that differ in these alone run equally fast in dense kernels.
     """
     tensors = [[name, list(tensor.shape), str(tensor.dtype)] for name, tensor in model.module.state_dict().items()]
-    packed = [[name, layer.kind, layer.settings] for name, layer in packed_layers(model.module).items()]
-    content = [model.config.model_type, str(model.dtype), asdict(shape_of(model)), sorted(tensors), packed]
+    forms = [[name, layer.kind, layer.settings] for name, layer in linear_forms(model.module).items()]
+    content = [model.config.model_type, str(model.dtype), asdict(shape_of(model)), sorted(tensors), forms]
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -173,6 +174,8 @@ def find(module: nn.Module, name: str) -> Any:
 
 def size(module: nn.Module | None, side: str) -> int:
     """Count the outputs or inputs of a module; 0 where it has no weights."""
+    if module is not None and is_linear(module):
+        return layer_shape(module)[0 if side == OUT else 1]
     axes = axes_of(module, side)
     return getattr(module, axes[0][0]).shape[axes[0][1]] if axes else 0
 
@@ -188,8 +191,7 @@ def axes_of(module: nn.Module | None, side: str) -> list[tuple[str, int]]:
     if isinstance(module, nn.Embedding):
         axes = [("weight", 1)] if side == OUT else []
     elif is_linear(module):
-        weight_is_out_in = isinstance(module, nn.Linear)  # not so in a Conv1D
-        axes = [("weight", 0 if weight_is_out_in == (side == OUT) else 1)]
+        axes = [("weight", 1 if is_transposed(module) == (side == OUT) else 0)]
         axes += [("bias", 0)] if side == OUT else []
     else:  # a norm
         axes = [("weight", 0), ("bias", 0)]

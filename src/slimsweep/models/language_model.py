@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from slimsweep.linear.base import dense_parameters, is_linear, packed_layers
+from slimsweep.linear.base import dense_parameters, linear_layers, packed_layers
 from slimsweep.models.families import Family
 from slimsweep.models.placement.offload import Offload
 from slimsweep.models.placement.scratch import PAGE, Scratch
@@ -77,7 +77,7 @@ class LanguageModel:
 
     def linears(self, block: nn.Module) -> dict[str, nn.Module]:
         """Linear layers of a block by their name within it, in order of definition."""
-        return {name: layer for name, layer in block.named_modules() if is_linear(layer)}
+        return linear_layers(block)
 
     def targets(self) -> dict[str, nn.Module]:
         """Linear layers of all blocks by full name; embeddings and head are not among them."""
@@ -143,7 +143,7 @@ class LanguageModel:
 def parameter_count(module: nn.Module) -> int:
     """Numbers in all parameters, tied ones counted once; a packed layer has as many as the weights it stands for."""
     dense = sum(parameter.numel() for parameter in dense_parameters(module).values())
-    return dense + sum(layer.out_features * layer.in_features for layer in packed_layers(module).values())
+    return dense + sum(layer.weight_count for layer in packed_layers(module).values())
 
 
 def weights_digest(model: LanguageModel) -> str:

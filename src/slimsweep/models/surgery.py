@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from slimsweep.linear.base import is_linear, layer_shape
 from slimsweep.linear.mask import select
+from slimsweep.linear.orientation import set_size
 from slimsweep.models.anatomy import (
     CHANNELS,
     HEADS,
@@ -121,10 +122,8 @@ def _set_size(module: nn.Module, side: str, count: int) -> None:
     """Set the size that a module says it has."""
     if isinstance(module, nn.Embedding):
         module.embedding_dim = count
-    elif isinstance(module, nn.Linear):
-        setattr(module, "out_features" if side == OUT else "in_features", count)
     elif is_linear(module):
-        setattr(module, "nf" if side == OUT else "nx", count)
+        set_size(module, 0 if side == OUT else 1, count)
     elif hasattr(module, "normalized_shape"):
         module.normalized_shape = (count,)
 

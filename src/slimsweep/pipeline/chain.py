@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from slimsweep.errors import ModelError, StageError
-from slimsweep.linear.base import weight_2d
+from slimsweep.linear.base import has_single_weights, weight_2d
 from slimsweep.linear.mask import mark_zeros
 from slimsweep.models.language_model import LanguageModel, weights_digest
 from slimsweep.pipeline import memory_plan
@@ -93,7 +93,8 @@ def load(experiment: Experiment) -> Compressed:
         )
     if experiment.keep_zeros and not model.is_meta:
         for layer in model.targets().values():
-            mark_zeros(layer, weight_2d(layer))
+            if has_single_weights(layer):
+                mark_zeros(layer, weight_2d(layer))
             model.release()
     return Compressed(model, load_seconds=time.perf_counter() - started)
 

@@ -58,13 +58,13 @@ def plan(experiment: Planned) -> list[Part]:
     import torch
 
     from slimsweep.evaluation.perplexity import HEAD_NUMBERS, LOSS_NUMBERS
-    from slimsweep.linear.base import layer_shape, packed_layers
+    from slimsweep.linear.base import layer_shape, linear_forms, stored_bytes
 
     skeleton, dtype = experiment.model.skeleton(), getattr(torch, experiment.resolved_dtype)
     after = skeleton.copy()
     for stage in experiment.stages:
         stage.technique.apply(after, None, experiment.seed)
-    packed = sum(tensor.nbytes for layer in packed_layers(after.module).values() for tensor in layer.storage.values())
+    stored = sum(stored_bytes(layer) for layer in linear_forms(after.module).values())
     outside = sum(parameter.numel() for parameter in skeleton.module.parameters())
     shapes, largest = [], 0
     for block in skeleton.blocks:
@@ -84,7 +84,7 @@ def plan(experiment: Planned) -> list[Part]:
         Part("Python and its libraries", PROCESS_BYTES),
         Part("weights outside the blocks", outside * dtype.itemsize),
         Part("one block", largest * dtype.itemsize),
-        Part("packed weights", packed),
+        Part("packed or factored weights", stored),
         Part(
             "activations of the calibration text",
             min(text * width * dtype.itemsize, experiment.memory_budget // ACTIVATION_SHARE),

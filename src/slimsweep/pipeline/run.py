@@ -12,7 +12,7 @@ import torch
 
 from slimsweep.errors import StoreError
 from slimsweep.evaluation.base import Measurement, Metric
-from slimsweep.linear.base import packed_layers
+from slimsweep.linear.base import linear_forms
 from slimsweep.models.anatomy import shapes_digest
 from slimsweep.models.language_model import LanguageModel, parameter_count, weights_digest
 from slimsweep.models.placement.loading import has_room
@@ -131,9 +131,9 @@ def is_stale(experiment: Experiment, asked: Asked, known: dict[str, Any]) -> boo
 
 
 def _is_other(experiment: Experiment, model: LanguageModel) -> bool:
-    """Whether a forward takes other work than the dense model's: in other shapes or another dtype, or packed."""
+    """Whether a forward takes other work than the dense model's: in other shapes, forms or dtype."""
     is_smaller = parameter_count(model.module) != model.original_parameters
-    return is_smaller or bool(packed_layers(model.module)) or model.dtype != getattr(torch, experiment.resolved_dtype)
+    return is_smaller or bool(linear_forms(model.module)) or model.dtype != getattr(torch, experiment.resolved_dtype)
 
 
 def _compared(experiment: Experiment, model: LanguageModel, metric: Metric, result: Measurement) -> Measurement:

@@ -1,12 +1,11 @@
 """Report of a stage in a record: its fields, its counts, and the names its layers have now."""
 
-import math
 from typing import Any
 
 from torch import nn
 
 from slimsweep.evaluation.cost import zero_count
-from slimsweep.linear.base import layer_shape
+from slimsweep.linear.base import weight_count
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.pipeline.experiment import Stage
 
@@ -41,7 +40,7 @@ def account_of(stage: Stage, report: Any, seconds: float) -> dict[str, Any]:
 def places(before: dict[str, nn.Module], after: dict[str, nn.Module]) -> dict[str, str]:
     """Name of each layer after a stage: another one where blocks were renumbered, none where it is gone.
 
-    A packed layer is another module than the one whose place and name it took.
+    A form is another module than the one whose place and name it took.
     """
     names = {id(layer): name for name, layer in after.items()}
     known = {id(layer) for layer in before.values()}
@@ -52,6 +51,6 @@ def places(before: dict[str, nn.Module], after: dict[str, nn.Module]) -> dict[st
 def sparsity(model: LanguageModel, layers: set[str]) -> float | None:
     """Measured fraction of zeros in what is left of some layers; on shapes alone, the planned one."""
     targets = {name: linear for name, linear in model.targets().items() if name in layers}
-    weights = sum(math.prod(layer_shape(linear)) for linear in targets.values())
+    weights = sum(weight_count(linear) for linear in targets.values())
     zeros = sum(zero_count(model, name, linear) for name, linear in targets.items())
     return zeros / weights if weights else None

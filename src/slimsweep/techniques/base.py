@@ -13,10 +13,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from slimsweep.blockwise.layer_method import Pruned
-from slimsweep.blockwise.layerwise import LayerReport, compress_blocks
+from slimsweep.blockwise.layerwise import LayerReport, compress_blocks, install_empty
 from slimsweep.checks import choice_faults, refuse
-from slimsweep.linear.base import PackedLinear, layer_shape
+from slimsweep.linear.base import LinearForm, has_single_weights, layer_shape, weight_count
 from slimsweep.models.language_model import LanguageModel
+from slimsweep.techniques.layer_names import format_layer_names
 
 INPUTS = ("compressed", "dense", "sequential")
 
@@ -104,7 +105,18 @@ class LayerwiseTechnique(Technique):
         ]
         if not faults and not self.targets(skeleton):
             faults = [f"include={list(self.include)} and exclude={list(self.exclude)} leave no layer to change"]
-        return faults
+        return faults or self._form_faults(skeleton)
+
+    def _form_faults(self, skeleton: LanguageModel) -> list[str]:
+        """Targeted layers in which no single weight can be removed or rounded."""
+        forms = {name: layer for name, layer in self.targets(skeleton).items() if not has_single_weights(layer)}
+        if not forms:
+            return []
+        return [
+            "no single weights can be removed or rounded in layers that are stored in another form: "
+            f"{format_layer_names({name: layer.kind for name, layer in forms.items()})}. Leave them out with "
+            "exclude=[...], or put this stage before the one that stores them so"
+        ]
 
     def statistic(self, inputs: Float[Tensor, "token in"]) -> Tensor:
         """Statistic of a layer's inputs; additive, the walk sums it. Only where needs_calibration."""
@@ -138,15 +150,22 @@ class LayerwiseTechnique(Technique):
         prepared: Any,
         generator: torch.Generator | None = None,
         removed: Bool[Tensor, "out in"] | None = None,
-    ) -> Pruned | PackedLinear:
-        """The pruned weight with its mask, or the layer that stores it packed; the fp32 weight is not written to.
+    ) -> Pruned | LinearForm:
+        """The pruned weight with its mask, or the form that stores it; the fp32 weight is not written to.
 
         `removed` is True where an earlier stage removed the weight; None where none did.
         """
 
+    def form(self, shape: tuple[int, int]) -> tuple[type[LinearForm], dict[str, Any]] | None:
+        """The form and its settings in which a layer of shape (out, in) is stored; None where it stays plain."""
+        return None
+
     def apply(self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int) -> StageReport:
         if model.is_meta:  # what zeros it would leave only a pruner plans
-            layers = {name: math.prod(layer_shape(layer)) for name, layer in self.targets(model).items()}
+            for name, layer in self.targets(model).items():
+                if (stored := self.form(layer_shape(layer))) is not None:
+                    install_empty(model, name, *stored)
+            layers = {name: weight_count(layer) for name, layer in self.targets(model).items()}
             return StageReport([LayerReport(name, size, model.zeros.get(name, 0)) for name, size in layers.items()])
         return _report(self.walk(model, token_ids, seed))
 

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from slimsweep.techniques.external.base import dense_faults
 from slimsweep.techniques.external.llmcompressor import LLMCompressor
@@ -44,5 +45,5 @@ def test_their_own_walk_has_no_single_layer():
 
 def test_other_layers_than_torchs_are_named():
     assert dense_faults({"a": nn.Linear(2, 2)}, "peer") == []
-    (fault,) = dense_faults({"a": nn.Linear(2, 2), "h.c_attn": nn.Embedding(2, 2)}, "peer")
+    (fault,) = dense_faults({"a": nn.Linear(2, 2), "h.c_attn": Conv1D(2, 2)}, "peer")
     assert fault.endswith("h.c_attn, ...")

@@ -103,8 +103,8 @@ def test_nothing_is_folded_where_a_reader_is_packed_and_no_target(tiny):
     before = tiny.module.model.layers[0].input_layernorm.weight.clone()
     report = SmoothQuant(exclude=["*.k_proj"]).apply(tiny, IDS, 0)
     assert torch.equal(tiny.module.model.layers[0].input_layernorm.weight, before)
-    reasons = report.notes["not_scaled"]
-    assert reasons["model.layers.0.self_attn.q_proj"] == "model.layers.0.self_attn.k_proj is packed and not a target"
+    keys, reasons = "model.layers.0.self_attn.k_proj", report.notes["not_scaled"]
+    assert reasons["model.layers.0.self_attn.q_proj"] == f"{keys} is stored as integer and not a target"
     assert reasons["model.layers.0.mlp.down_proj"] == "not among the activations this technique scales"
     assert "model.layers.0.mlp.up_proj" in report.notes["smoothed"]
 

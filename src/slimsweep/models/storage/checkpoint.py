@@ -29,7 +29,7 @@ VOLATILE_CONFIG = {
 INDEX = "model.safetensors.index.json"
 WEIGHTS_FILE = "model.safetensors"
 PACKED_FILE = "packed.safetensors"
-"""File of packed weights that only the manifest describes.
+"""File of packed or factored weights that only the manifest describes.
 
 `from_pretrained` does not look for this name: of weights it cannot read it would draw random ones.
 """

@@ -7,7 +7,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 
-from slimsweep.linear.base import packed_layers
+from slimsweep.linear.base import layer_shape, linear_forms
 from slimsweep.models import anatomy
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.placement import loading
@@ -49,12 +49,12 @@ def auto_class_of_name(architecture: str) -> str:
 
 
 def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Shape of every tensor by name; of a packed layer that of the weight it stands for."""
+    """Shape of every tensor by name; of a form that of the weight it stands for."""
     shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    for name, layer in packed_layers(module).items():
+    for name, layer in linear_forms(module).items():
         for stored in layer.storage:
             del shapes[f"{name}.{stored}"]
-        shapes[f"{name}.weight"] = (layer.out_features, layer.in_features)
+        shapes[f"{name}.weight"] = layer_shape(layer)
     return shapes
 
 

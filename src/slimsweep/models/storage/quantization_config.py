@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from slimsweep.linear.base import PackedLinear, is_linear, packed_layers
+from slimsweep.linear.base import is_plain, linear_forms
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.placement import loading
 from slimsweep.models.storage.plain import auto_class_of
@@ -22,7 +22,7 @@ def quantization_config(model: LanguageModel) -> dict[str, Any] | None:
         return None
     schemes: dict[str, list[str]] = defaultdict(list)
     groups: dict[str, dict[str, Any]] = {}
-    for name, layer in packed_layers(model.module).items():
+    for name, layer in linear_forms(model.module).items():
         scheme = layer.compressed_tensors_scheme()
         if scheme is None:
             return None
@@ -31,9 +31,7 @@ def quantization_config(model: LanguageModel) -> dict[str, Any] | None:
     formats = {scheme["format"] for scheme in groups.values()}
     if not groups or len(formats) > 1:
         return None
-    dense = [
-        name for name, layer in model.module.named_modules() if is_linear(layer) and not isinstance(layer, PackedLinear)
-    ]
+    dense = [name for name, layer in model.module.named_modules() if is_plain(layer)]
     return {
         "quant_method": "compressed-tensors",
         "format": formats.pop(),
@@ -59,7 +57,7 @@ def _has_its_names_and_layers(model: LanguageModel) -> bool:
     )
     is_named_alike = revert_weight_conversion(model.module, tensors).keys() == tensors.keys()
     return is_named_alike and all(
-        isinstance(built.get_submodule(name), nn.Linear) for name in packed_layers(model.module)
+        isinstance(built.get_submodule(name), nn.Linear) for name in linear_forms(model.module)
     )
 
 

@@ -1,4 +1,4 @@
-"""Models of other widths than their family builds, or with packed weights: written to a folder, and read back."""
+"""Models of other widths than their family builds, or with linear forms: written to a folder, and read back."""
 
 import contextlib
 import copy
@@ -14,7 +14,7 @@ from torch import nn
 
 from slimsweep.atomic import whole_folder
 from slimsweep.errors import ModelError
-from slimsweep.linear.base import install, kinds, layer_shape, packed_layers
+from slimsweep.linear.base import codes, entry_of, form_of_entry, install, layer_shape, linear_forms, set_dtype
 from slimsweep.linear.mask import read_masks, write_masks
 from slimsweep.models import anatomy, surgery
 from slimsweep.models.anatomy import BlockShape, Shape
@@ -26,23 +26,23 @@ from slimsweep.models.storage.plain import auto_class_of_name, plain_config
 from slimsweep.models.storage.quantization_config import quantization_config
 
 FORMAT = 2
-"""1: widths; 2: and packed layers."""
+"""1: widths; 2: and forms of linear layers, under the name `packed`."""
 
 
 def save(model: LanguageModel, folder: Path) -> bool:
     """Write weights, config and tokenizer; the folder appears whole or not at all.
 
-    Returns whether plain `from_pretrained` loads it. Models of other widths and packed ones carry a manifest, by which
-    `slimsweep.load` reads them; what the manifest alone describes, `from_pretrained` refuses.
+    Returns whether plain `from_pretrained` loads it. Models of other widths or with linear forms carry a manifest, by
+    which `slimsweep.load` reads them; what the manifest alone describes, `from_pretrained` refuses.
 
     Raises:
         ModelError: the folder exists and is not empty, or cannot be written.
     """
     refuse_unless_empty(folder)
-    config, is_packed = plain_config(model), bool(packed_layers(model.module))
-    quantization = quantization_config(model) if config is not None and is_packed else None
+    config, has_forms = plain_config(model), bool(linear_forms(model.module))
+    quantization = quantization_config(model) if config is not None and has_forms else None
     with written_whole(folder) as partial:
-        if config is not None and not is_packed:
+        if config is not None and not has_forms:
             _save_plain(model, config, partial)
             write_masks(model.module, partial)
         else:
@@ -148,9 +148,8 @@ def read(folder: Path, auto_class: str, dtype: torch.dtype, device: torch.device
 def _fill(module: nn.Module, tensors: dict[str, torch.Tensor], dtype: torch.dtype) -> None:
     """Give an empty module the tensors of a file, in a dtype but for what packed layers store."""
     floating = {name for name, tensor in module.state_dict().items() if tensor.is_floating_point()}
-    for name, layer in packed_layers(module).items():
-        layer.dtype = dtype
-        floating -= {f"{name}.{stored}" for stored in layer.storage}  # scales stay what they are
+    floating -= codes(module).keys()  # scales stay what they are
+    set_dtype(module, dtype)
     own = {filed: name for name, filed in file_names(module).items()}
     tensors = {own.get(name, name): tensor for name, tensor in tensors.items()}
     module.load_state_dict(
@@ -176,7 +175,7 @@ def resize(module: nn.Module, folder: Path) -> None:
     """Give a module built from a folder's config the widths of its manifest.
 
     Raises:
-        ModelError: no readable manifest of this format, or one that the config contradicts.
+        ModelError: no readable manifest of this format, one that the config contradicts, or a form that is not known.
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
@@ -187,7 +186,7 @@ def resize(module: nn.Module, folder: Path) -> None:
         surgery.resize(model, Shape(manifest["channels"], blocks))
         for name, entry in manifest.get("packed", {}).items():
             shape = layer_shape(module.get_submodule(name))
-            install(module, name, kinds()[entry["kind"]].empty(shape, entry["settings"]))
+            install(module, name, form_of_entry(name, entry).empty(shape, entry["settings"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(
             f"{folder / MANIFEST} does not fit {folder / 'config.json'}: {error}. Save the model again."
@@ -203,11 +202,11 @@ def saved_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def file_names(module: nn.Module) -> dict[str, str]:
-    """Names in a file of the packed tensors that have another one in the module."""
+    """Names in a file of the tensors of linear forms that have another one in the module."""
     return {
         f"{layer}.{name}": f"{layer}.{filed}"
-        for layer, packed in packed_layers(module).items()
-        for name, filed in packed.file_names.items()
+        for layer, form in linear_forms(module).items()
+        for name, filed in form.file_names.items()
     }
 
 
@@ -260,8 +259,8 @@ def save_with_manifest(model: LanguageModel, folder: Path, config: Any = None) -
     from safetensors.torch import save_file
 
     tensors = {name: tensor.contiguous().cpu() for name, tensor in saved_tensors(model.module).items()}
-    plain, packed = config is not None, packed_layers(model.module)
-    save_file(tensors, folder / (PACKED_FILE if packed and not plain else WEIGHTS_FILE), metadata={"format": "pt"})
+    plain, forms = config is not None, linear_forms(model.module)
+    save_file(tensors, folder / (PACKED_FILE if forms and not plain else WEIGHTS_FILE), metadata={"format": "pt"})
     config = copy.deepcopy(config or model.config)
     config.architectures, config.dtype = [type(model.module).__name__], model.dtype
     config.save_pretrained(folder)
@@ -272,7 +271,7 @@ def save_with_manifest(model: LanguageModel, folder: Path, config: Any = None) -
         "plain": plain,
         "channels": shape.channels,
         "blocks": [asdict(block) for block in shape.blocks],
-        "packed": {name: {"kind": layer.kind, "settings": layer.settings} for name, layer in packed.items()},
+        "packed": {name: entry_of(form) for name, form in forms.items()},
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
     write_masks(model.module, folder)

@@ -8,7 +8,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from slimsweep.blockwise.layer_method import Pruned
-from slimsweep.linear.base import PackedLinear
+from slimsweep.linear.base import has_single_weights, is_plain
+from slimsweep.linear.orientation import is_transposed
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.numerics.column_solver import knob_faults
 from slimsweep.techniques.pruning.base import Pruner
@@ -79,10 +80,13 @@ class PeerPruner(Pruner):
 
 
 def dense_faults(targets: dict[str, nn.Module], package: str) -> list[str]:
-    """Layers that another package does not treat: packed ones, and GPT-2's Conv1D."""
+    """Layers that another package does not treat: packed ones, and GPT-2's Conv1D.
+
+    Those without single weights are told by every technique that treats layers one by one.
+    """
     faults = []
-    if packed := [name for name, layer in targets.items() if isinstance(layer, PackedLinear)]:
+    if packed := [name for name, layer in targets.items() if not is_plain(layer) and has_single_weights(layer)]:
         faults.append(f"{package} cannot work on packed weights: put it before the quantizer ({packed[0]}, ...)")
-    if others := [name for name, layer in targets.items() if not isinstance(layer, nn.Linear | PackedLinear)]:
+    if others := [name for name, layer in targets.items() if is_transposed(layer)]:
         faults.append(f"{package} treats torch's linear layers only; these are none: {others[0]}, ...")
     return faults

@@ -17,6 +17,7 @@ import slimsweep.techniques.external.sparseml_run
 from slimsweep.blockwise.layer_method import Pruned
 from slimsweep.blockwise.layerwise import LayerReport, replace_weight
 from slimsweep.errors import ModelError
+from slimsweep.linear.base import kinds_of, linear_forms
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.storage.plain import plain_config
 from slimsweep.models.storage.saved_model import save
@@ -141,6 +142,8 @@ def readable_faults(skeleton: LanguageModel) -> list[str]:
         faults.append(f"rotary scaling {rope['rope_type']!r} is written otherwise in transformers 4.40: leave it out")
     if plain_config(skeleton) is None:
         faults.append("sparseml reads plain models only, and this one has layers of other widths")
+    if forms := linear_forms(skeleton.module):
+        faults.append(f"sparseml reads plain models only, and this one has layers stored as {kinds_of(forms)}")
     return faults
 
 

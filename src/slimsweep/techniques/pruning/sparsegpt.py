@@ -8,7 +8,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from slimsweep.blockwise.layer_method import Pruned
-from slimsweep.linear.base import install, layer_shape
+from slimsweep.blockwise.layerwise import install_empty
+from slimsweep.linear.base import layer_shape
 from slimsweep.linear.uniform import IntegerLinear
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.numerics import uniform_grid
@@ -74,7 +75,7 @@ class SparseGPT(HessianMethod, Pruner):
                 shape = layer_shape(layer)
                 group_size = None if self.group_size == shape[1] else self.group_size
                 settings = {"bits": self.bits, "group_size": group_size, "grid": self.grid}
-                install(model.module, name, IntegerLinear.empty(shape, settings))
+                install_empty(model, name, IntegerLinear, settings)
         report.notes["bits_per_weight"] = bits_per_weight(model.module.get_submodule(name) for name in targets)
         return report
 

@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from slimsweep.checks import choice_faults, flag_faults, is_whole_number
-from slimsweep.linear.base import PackedLinear, install, layer_shape
+from slimsweep.linear import base as linear
+from slimsweep.linear.base import PackedLinear, layer_shape, weight_count
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.numerics.uniform_grid import GRIDS
 from slimsweep.techniques.base import LayerwiseTechnique, StageReport
@@ -54,13 +55,8 @@ class Quantizer(LayerwiseTechnique):
         """The layer that stores an fp32 weight; bias and dtype are set where it is put in place."""
 
     def apply(self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int) -> StageReport:
-        targets = self.targets(model)
-        if model.is_meta:
-            for name, layer in targets.items():
-                kind, settings = self.form(layer_shape(layer))
-                install(model.module, name, kind.empty(layer_shape(layer), settings))
         report = super().apply(model, token_ids, seed)
-        report.notes["bits_per_weight"] = bits_per_weight(model.module.get_submodule(name) for name in targets)
+        report.notes["bits_per_weight"] = bits_per_weight(self.targets(model).values())
         return report
 
 
@@ -115,11 +111,10 @@ def group_faults(layers: dict[str, nn.Module], group_size: int | None, knob: str
 
 
 def bits_per_weight(layers: Iterable[nn.Module]) -> float:
-    """Stored bits of layers for each weight, scales and tables of the packed included; the others are dense."""
+    """Stored bits of layers for each of their parameters, scales and tables included."""
     total, bits = 0, 0.0
     for layer in layers:
-        weights = math.prod(layer_shape(layer))
-        is_packed = isinstance(layer, PackedLinear)
-        bits += weights * (layer.bits_per_weight if is_packed else 8 * layer.weight.element_size())
+        weights = weight_count(layer)
+        bits += weights * linear.bits_per_weight(layer)
         total += weights
     return bits / total

@@ -1,7 +1,6 @@
 """Store every parameter of a wider model in 16 bits."""
 
 import logging
-import math
 import statistics
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from slimsweep.blockwise.layerwise import LayerReport
 from slimsweep.checks import choice_faults, refuse
 from slimsweep.errors import ModelError
-from slimsweep.linear.base import dense_parameters, layer_shape, packed_layers, weight_2d
+from slimsweep.linear.base import dense_parameters, packed_layers, set_dtype, weight_count, zero_count
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.placement.loading import some
 from slimsweep.numerics.finite import all_finite
@@ -56,8 +55,7 @@ class Half(Technique):
         notes: dict[str, Any] = {} if model.is_meta else self._movement(model.module, parameters, dtype)
         for parameter in parameters.values():
             parameter.data = parameter.data.to(dtype)  # .data, so that tied weights stay tied
-        for layer in packed_layers(model.module).values():
-            layer.dtype = dtype
+        set_dtype(model.module, dtype)
         model.config.dtype = dtype
         return StageReport(_layers(model), notes)
 
@@ -110,7 +108,6 @@ def _layers(model: LanguageModel) -> list[LayerReport]:
     """The linear layers with their zeros, measured; on the meta device those planned before."""
     reports = []
     for name, layer in model.targets().items():
-        weights = math.prod(layer_shape(layer))
-        zeros = model.zeros.get(name, 0) if model.is_meta else weights - int(weight_2d(layer).count_nonzero())
-        reports.append(LayerReport(name, weights, zeros))
+        zeros = model.zeros.get(name, 0) if model.is_meta else zero_count(layer)
+        reports.append(LayerReport(name, weight_count(layer), zeros))
     return reports

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from slimsweep.blockwise.activations import Activations
 from slimsweep.blockwise.layerwise import LayerReport, progress, replace_weight, targets_by_block
 from slimsweep.blockwise.shared_inputs import refuse_inputs
-from slimsweep.linear.base import PackedLinear, packed_layers, weight_2d
+from slimsweep.linear.base import PackedLinear, kinds_of, linear_forms, weight_2d
 from slimsweep.linear.mask import removed as removed_of
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.scale_folding import Place, fold, query_key_rows, survey
@@ -45,8 +45,8 @@ class RescalingQuantizer(Quantizer):
     """A quantizer that first moves scales between activations and weights, which changes nothing until it rounds.
 
     Scales are chosen for all places of a block at once, from its unchanged weights, and folded in forward order. Layers
-    that are excluded but read a scaled activation are scaled too, in their dtype; where such a layer is packed, the
-    place is left alone.
+    that are excluded but read a scaled activation are scaled too, in their dtype; where such a layer is stored in
+    another form, the place is left alone.
     """
 
     needs_calibration: ClassVar[bool] = True
@@ -106,13 +106,15 @@ class RescalingQuantizer(Quantizer):
         """Places that this technique scales, and for each targeted layer that no place reaches the reason."""
         surveyed = survey(model)
         reasons, places = dict(surveyed.reasons), []
-        fixed = packed_layers(model.module).keys() - targets.keys()
+        forms = linear_forms(model.module)
         for place in surveyed.places:
             touched = set(place.balance_layers) if place.is_norm else {*place.balance_layers, place.smooth_layer}
             if not self.rescales(place):
                 reasons.update(dict.fromkeys(place.balance_layers, "not among the activations this technique scales"))
-            elif held := sorted(touched & fixed):
-                reasons.update(dict.fromkeys(place.balance_layers, f"{', '.join(held)} is packed and not a target"))
+            elif held := sorted(touched & forms.keys() - targets.keys()):
+                stored = kinds_of({name: forms[name] for name in held})
+                why = f"{', '.join(held)} is stored as {stored} and not a target"
+                reasons.update(dict.fromkeys(place.balance_layers, why))
             elif targets.keys() & set(place.balance_layers):
                 places.append(place)
         return places, {name: reason for name, reason in reasons.items() if name in targets}

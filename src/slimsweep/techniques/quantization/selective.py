@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from slimsweep.blockwise import gradients as gradients_module
 from slimsweep.blockwise.fisher import fisher_diagonal, replaced
-from slimsweep.blockwise.layerwise import LayerReport, progress, replace_weight, targets_by_block
+from slimsweep.blockwise.layerwise import LayerReport, install_empty, progress, replace_weight, targets_by_block
 from slimsweep.checks import choice_faults, is_whole_number, number_faults
-from slimsweep.linear.base import PackedLinear, install, layer_shape, weight_2d
+from slimsweep.linear.base import layer_shape, value_bits, weight_2d
 from slimsweep.linear.mask import removed as removed_of
 from slimsweep.linear.uniform import IntegerLinear
 from slimsweep.models.language_model import LanguageModel
@@ -98,8 +98,8 @@ class Selective(Quantizer):
             return ["measure=loss needs a language model, whose text is its own measure: set measure=fisher"]
         return super().faults(skeleton) or group_faults(self.targets(skeleton), self.group_size)
 
-    def form(self, shape: tuple[int, int]) -> tuple[type[PackedLinear], dict[str, Any]]:
-        raise TypeError("differs between layers; planned for all of them together, in `apply`")
+    def form(self, shape: tuple[int, int]) -> None:
+        """None: forms differ between layers and are planned for all of them together, in `apply`."""
 
     def apply(self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int) -> StageReport:
         targets = self.targets(model)
@@ -109,7 +109,7 @@ class Selective(Quantizer):
             report.notes.update(bits=planned, plan=PLANNED)
         layers = [model.module.get_submodule(name) for name in targets]
         weights = [math.prod(layer_shape(layer)) for layer in layers]
-        coded = sum(count * own_bits(layer) for count, layer in zip(weights, layers, strict=True))
+        coded = sum(count * value_bits(layer) for count, layer in zip(weights, layers, strict=True))
         report.notes.update(average_bits=coded / sum(weights), bits_per_weight=bits_per_weight(layers))
         return report
 
@@ -205,7 +205,7 @@ class Selective(Quantizer):
     def _chosen(self, targets: dict[str, nn.Module], sensitivity: dict[str, dict[int, float]]) -> dict[str, int]:
         """Bits of each layer that lose least within the budget."""
         sizes = [math.prod(layer_shape(layer)) for layer in targets.values()]
-        bits = [[own_bits(layer) if bits == LEFT else bits for bits in self.choices] for layer in targets.values()]
+        bits = [[value_bits(layer) if bits == LEFT else bits for bits in self.choices] for layer in targets.values()]
         losses = [[sensitivity[name].get(bits, 0.0) for bits in self.choices] for name in targets]
         picked = allocate(sizes, bits, losses, self.average_bits)
         return {name: self.choices[index] for name, index in zip(targets, picked, strict=True)}
@@ -218,16 +218,10 @@ class Selective(Quantizer):
         )
         for name, bits in chosen.items():
             if bits != LEFT:
-                kind, settings = self._rounding(bits).form(shape := layer_shape(targets[name]))
-                install(model.module, name, kind.empty(shape, settings))
+                install_empty(model, name, *self._rounding(bits).form(layer_shape(targets[name])))
         return chosen
 
 
 def _mean_loss(model: LanguageModel, token_ids: Int[Tensor, "sequence token"]) -> float:
     """Mean loss of the calibration text, one sequence at a time."""
     return sum(float(gradients_module.loss(model, ids)) for ids in token_ids.split(1)) / len(token_ids)
-
-
-def own_bits(layer: nn.Module) -> int | float:
-    """Bits of one value of a layer's weight, of its code where it is packed."""
-    return layer.code_bits if isinstance(layer, PackedLinear) else 8 * layer.weight.element_size()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from slimsweep.blockwise.removal_walk import Choice, reduce_blocks, units_of
 from slimsweep.checks import flag_faults, is_whole_number, number_faults, refuse
-from slimsweep.linear.base import packed_layers
+from slimsweep.linear.base import kinds_of, linear_forms
 from slimsweep.models import anatomy
 from slimsweep.models.anatomy import HEADS, Units
 from slimsweep.models.language_model import LanguageModel, parameter_count
@@ -68,17 +68,16 @@ class StructuredTechnique(Technique):
         return range(first, last + 1)
 
     def faults(self, skeleton: LanguageModel) -> list[str]:
-        return self._packed_faults(skeleton) or self._range_faults(skeleton)
+        return self._form_faults(skeleton) or self._range_faults(skeleton)
 
-    def _packed_faults(self, skeleton: LanguageModel) -> list[str]:
-        """Parts cannot be cut out of packed weights: groups, tables and outliers span them."""
-        packed = packed_layers(skeleton.module)
-        if not packed:
+    def _form_faults(self, skeleton: LanguageModel) -> list[str]:
+        """Parts can be cut out of plain weights only: groups, tables, outliers and factors span them."""
+        forms = linear_forms(skeleton.module)
+        if not forms:
             return []
-        kinds = ", ".join(sorted({layer.kind for layer in packed.values()}))
         return [
-            f"{len(packed)} layers are packed already ({kinds}), and whole parts cannot be cut out of packed weights: "
-            "put this stage before the quantizing one"
+            f"{len(forms)} layers are stored as {kinds_of(forms)}, and whole parts can be cut out of plain weights "
+            "only: put this stage before the one that stores them so"
         ]
 
     def _range_faults(self, skeleton: LanguageModel) -> list[str]:

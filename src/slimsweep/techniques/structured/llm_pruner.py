@@ -104,8 +104,8 @@ class LLMPruner(BlockwiseTechnique):
     def faults(self, skeleton: LanguageModel) -> list[str]:
         if self.level == "block":
             return super().faults(skeleton)
-        if packed := self._packed_faults(skeleton):
-            return packed
+        if faults := self._form_faults(skeleton):
+            return faults
         width = anatomy.channel_count(skeleton)
         if counts.kept_count(self.ratio, width) > 0:
             return []
