@@ -121,7 +121,7 @@ def composed(record: dict[str, Any], own: dict[str, Any]) -> Experiment:
         for name, fields in config["technique"].items()
     }
     metrics = {
-        name: fields | {"_target_": target_of("evaluation", choices["metric"][name], packages)}
+        name: fields | {"_target_": target_of("metric", choices["metric"][name], packages)}
         for name, fields in config["evaluation"]["metrics"].items()
     }
     settings["evaluation"] = {"metrics": metrics}
@@ -136,14 +136,16 @@ def target_of(group: str, choice: str, packages: Sequence[str] = ()) -> str:
     Raises:
         StoreError: no YAML of this project or of these packages leads to it.
     """
-    folders = [config_root() / "conf" / group, *_folders(group, packages)]
+    # A package may name its metrics in profiles instead, and a metric is recorded by the word of its class.
+    groups = ("metric", "evaluation") if group == "metric" else (group,)
+    folders = [folder for one in groups for folder in (config_root() / "conf" / one, *_folders(one, packages))]
     named = next((file for folder in folders if (file := folder / f"{choice}.yaml").is_file()), None)
     every = [file for folder in folders for file in sorted(folder.glob("*.yaml"))]
     for file in ([named] if named else []) + every:
         for target in re.findall(r"_target_: (\S+)", file.read_text(encoding="utf-8")):
             module, _, name = target.rpartition(".")
             stem = module.rsplit(".", 1)[-1]
-            if (file == named and group != "evaluation") or choice in (stem, f"{stem}.{name}"):
+            if (file == named and group != "metric") or choice in (stem, f"{stem}.{name}"):
                 return target
     raise StoreError(f"{group}={choice} of this record is not among the choices in conf/{group} any more")
 
