@@ -30,6 +30,10 @@ class TaskError(SlimsweepError):
     """An evaluation task is unknown or its data is missing."""
 
 
+class MetricError(SlimsweepError):
+    """A metric measured a field for which it declares no quantity."""
+
+
 class HessianError(SlimsweepError):
     """A Hessian cannot be factored at any allowed damping."""
 

@@ -73,7 +73,7 @@ def test_every_zero_shot_task_runs_on_its_local_copy(task, stories260k, shared, 
     corpora = Corpora(shared / "data", tmp_path)
     metric = Accuracy(tasks=[task], task_limit=6)
     measurement = metric.measure(stories260k, corpora)
-    assert list(measurement.values) == metric.fields()
+    assert list(measurement.values) == [one.field for one in metric.quantities()]
     assert all(0 <= value <= 1 for value in measurement.values.values())
     assert ":local:questions=6:" in measurement.protocols[f"accuracy_{task}"]
 
@@ -184,8 +184,10 @@ def test_what_is_no_language_model_is_a_fault(tmp_path):
 
 
 def test_fields_of_a_task_with_and_without_length_normalisation():
-    assert Accuracy(tasks=["boolq"]).fields() == ["accuracy_boolq", "accuracy_stderr_boolq"]
-    assert Accuracy(tasks=["piqa"]).fields()[2:] == ["acc_norm_piqa", "acc_norm_stderr_piqa"]
+    fields = {task: [one.field for one in Accuracy(tasks=[task]).quantities()] for task in ("boolq", "piqa")}
+    assert fields["boolq"] == ["accuracy_boolq", "accuracy_stderr_boolq"]
+    assert fields["piqa"][2:] == ["acc_norm_piqa", "acc_norm_stderr_piqa"]
+    assert Accuracy(tasks=["boolq"]).quantities()[0].error == "accuracy_stderr_boolq"
 
 
 def test_the_digest_follows_the_questions(tmp_path):

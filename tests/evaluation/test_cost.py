@@ -96,7 +96,7 @@ def test_a_zero_in_an_encoders_classifier_saves_one_token_only(tmp_path):
 
 def test_fields_are_those_measured(tiny):
     measurement = Cost().measure(tiny, None)
-    assert list(measurement.values) == Cost().fields() == list(measurement.protocols)
+    assert list(measurement.values) == [one.field for one in Cost().quantities()] == list(measurement.protocols)
 
 
 def test_no_token_is_refused():
