@@ -5,8 +5,9 @@ returns Figures by file stem, none where the records measured nothing that it sh
 """
 
 import importlib
+import importlib.util
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,14 +17,58 @@ from slimsweep.hints import allowed_names
 from slimsweep.records.store import Store
 
 
-def known() -> dict[str, ModuleType]:
-    """Every figure by name, found by looking through this package."""
-    modules = {info.name: importlib.import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__)}
-    return {name: module for name, module in modules.items() if hasattr(module, "draw")}
+def known(packages: Iterable[str] = ()) -> dict[str, ModuleType]:
+    """Every figure by name: the files of this folder, and those of the folder `figures` of other packages.
+
+    Raises:
+        StoreError: a package is not installed, or two figures have one name.
+    """
+    found: dict[str, ModuleType] = {}
+    for place in dict.fromkeys([__name__, *(f"{package.split('.')[0]}.figures" for package in packages)]):
+        for name, module in _figures_in(place).items():
+            if name in found:
+                raise StoreError(f"two figures are called {name}: {found[name].__file__} and {module.__file__}")
+            found[name] = module
+    return found
+
+
+def _figures_in(place: str) -> dict[str, ModuleType]:
+    """Figures among the modules of a package; none where it has no such folder."""
+    owner = place.partition(".")[0]
+    if importlib.util.find_spec(owner) is None:
+        raise StoreError(
+            f"package {owner!r}, which may hold figures, is not installed here: install it, or leave it out"
+        )
+    if importlib.util.find_spec(place) is None:
+        return {}
+    folder = importlib.import_module(place)
+    modules = [importlib.import_module(f"{place}.{info.name}") for info in pkgutil.iter_modules(folder.__path__)]
+    return {module.__name__.rpartition(".")[2]: module for module in modules if hasattr(module, "draw")}
+
+
+def packages_of(records: Iterable[dict[str, Any]]) -> list[str]:
+    """Packages with configs that records were made with and that are installed here; they may hold figures too."""
+    named = (package for record in records for package in (record.get("choices") or {}).get("packages") or [])
+    owners = dict.fromkeys(package.split(".")[0] for package in named)
+    return [owner for owner in owners if importlib.util.find_spec(owner) is not None]
+
+
+def sweeps_of(name: str, packages: Sequence[str] = ()) -> tuple[str, ...]:
+    """Sweeps that a figure, or a single file of one, reads.
+
+    Raises:
+        StoreError: there is no such figure.
+    """
+    figures = known(packages)
+    return tuple(figures[_owner(name, figures)].SWEEPS)
 
 
 def render(
-    store: Store, names: Sequence[str] = (), sweeps: Sequence[str] = (), folder: Path | None = None
+    store: Store,
+    names: Sequence[str] = (),
+    sweeps: Sequence[str] = (),
+    folder: Path | None = None,
+    packages: Sequence[str] = (),
 ) -> list[Path]:
     """Draw figures as PDF and PNG; returns the paths written.
 
@@ -32,13 +77,14 @@ def render(
             the records allow.
         sweeps: whose records to read instead of each figure's own SWEEPS.
         folder: where to write; None means outputs/figures.
+        packages: packages with figures beside ours and beside those of the records' configs.
 
     Raises:
         StoreError: an unknown name or sweep, or no records for what was asked.
     """
     from slimsweep.figures.style import paper_style, save
 
-    figures = known()
+    figures = known([*packages, *packages_of(store.records())])
     chosen = {name: _owner(name, figures) for name in names} or {name: name for name in figures}
     written: list[Path] = []
     with paper_style():

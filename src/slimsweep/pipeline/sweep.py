@@ -191,10 +191,11 @@ class Sweep:
 
     def draw(self) -> list[Path]:
         """Every figure its records allow; a sweep the paper's figures do not read gets a folder of its own."""
-        from slimsweep.figures import known
+        from slimsweep.figures import known, packages_of
         from slimsweep.figures import render as draw
 
-        is_read = any(self.name in figure.SWEEPS for figure in known().values())
+        figures = known(packages_of([{"choices": experiment.choices} for _, experiment in self.launches]))
+        is_read = any(self.name in figure.SWEEPS for figure in figures.values())
         folder = self.store.outputs_dir / "figures"
         try:
             return draw(self.store) if is_read else draw(self.store, sweeps=[self.name], folder=folder / self.name)
