@@ -62,7 +62,7 @@ def test_an_axis_tells_unit_notes_and_scale():
     [
         ({"scale": "logarithmic"}, "scale of x='logarithmic': give linear or log"),
         ({"group": "speed"}, "group of x='speed': give quality, cost or detail"),
-        ({"format": ".3q"}, "format"),
+        ({"format": ".3q"}, "format of x='.3q': give one that Python has for floats, such as .3f, or short"),
     ],
 )
 def test_what_no_table_can_show_is_refused_where_it_is_declared(values, message):

@@ -57,8 +57,17 @@ class Quantity:
         refuse(
             choice_faults(f"scale of {self.field}", [self.scale], SCALES)
             + choice_faults(f"group of {self.field}", [self.group], GROUPS)
+            + self._format_faults()
         )
-        self.text(1.0)  # a format that Python does not have fails here, not in a table
+
+    def _format_faults(self) -> list[str]:
+        try:
+            self.text(1.0)  # a mean over seeds is a float, whatever the values are
+        except ValueError:
+            return [
+                f"format of {self.field}={self.format!r}: give one that Python has for floats, such as .3f, or short"
+            ]
+        return []
 
     def named(self, name: str) -> "Quantity":
         """The quantity of one corpus or task: `*` replaced by its name."""

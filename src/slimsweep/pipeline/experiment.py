@@ -165,6 +165,7 @@ class Experiment:
                 raise StageError.of(stage.name, error) from error
         if self.memory_budget and not faults:
             faults += memory_plan.faults(self)
+        faults += [fault for name, metric in self.metrics.items() for fault in _quantity_faults(name, metric)]
         if self.model.weights == "meta":
             return faults
         checks = [("calibration", self.calibration)] if self.needs_calibration else []
@@ -277,6 +278,15 @@ def _parts(plain: dict[str, Any], faults: list[str]) -> dict[str, Any]:
             for name, fields in (plain["evaluation"].get("metrics") or {}).items()
         },
     }
+
+
+def _quantity_faults(name: str, metric: Any) -> list[str]:
+    """Faults of what a metric declares, which would otherwise show after it has measured."""
+    try:
+        metric.quantities()
+    except Exception as error:  # whatever somebody's metric raises
+        return [f"evaluation.metrics.{name}: {error}"]
+    return []
 
 
 def _words(parts: dict[str, Any], choices: dict[str, Any]) -> dict[str, Any]:
