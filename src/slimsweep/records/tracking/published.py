@@ -30,8 +30,8 @@ def config_of(record: Record) -> dict[str, Any]:
 
 
 def summary_of(record: Record) -> dict[str, Any]:
-    """Every field of a record but its settings, under the same names."""
-    return portable({name: value for name, value in record.items() if name != "config"})
+    """Every field of a record but its settings and its quantities, which are no results, under the same names."""
+    return portable({name: value for name, value in record.items() if name not in ("config", "quantities")})
 
 
 def point_of(record: Record) -> dict[str, float]:
