@@ -97,11 +97,12 @@ tables: setup  ## the table of every sweep, in outputs/tables
 # A figure says which sweeps it reads: SWEEPS in its file, which needs no Python to be read; `slim` knows the figures of
 # other packages (SLIMSWEEP_PACKAGES). Figures of the embedded text come with those sweeps, those of another corpus with
 # the same sweeps on it. A file is named after its figure, what it shows, and the corpus last.
-figure_of = $(lastword $(sort $(foreach file,$(wildcard src/slimsweep/figures/*.py),\
-  $(if $(filter $(basename $(notdir $(file))) $(basename $(notdir $(file)))_%,$(1)),$(basename $(notdir $(file)))))))
+OURS := $(sort $(basename $(notdir $(wildcard src/slimsweep/figures/*.py))))
+figure_of = $(lastword $(foreach name,$(OURS),$(if $(filter $(name) $(name)_%,$(1)),$(name))))
 declared = $(shell sed -n '/^SWEEPS = /{s/^SWEEPS = //;s/[(),"]/ /g;p;}' src/slimsweep/figures/$(1).py)
-sweeps_of = $(or $(if $(figure_of),$(call declared,$(figure_of)),$(if $(wildcard $(SLIM)),$(shell $(SLIM) figures $(1) --sweeps))),\
-  $(error there is no figure $(1): its name begins with that of a file in src/slimsweep/figures, or of another package))
+asked = $(if $(wildcard $(SLIM)),$(shell $(SLIM) figures $(1) --sweeps))
+sweeps_of = $(or $(if $(figure_of),$(call declared,$(figure_of)),$(asked)),$(error \
+  there is no figure $(1): its name begins with that of a file in src/slimsweep/figures, or of another package))
 corpus_of = $(strip $(foreach corpus,$(CORPORA),$(if $(filter %_$(corpus),$(1)),$(corpus))))
 on_corpus = $(addsuffix $(addprefix _,$(corpus_of)),$(sweeps_of))
 .SECONDEXPANSION:

@@ -46,6 +46,11 @@ class Toy(Metric):
         values = {"toy_score": self.factor * (2 + zeros), "toy_error": 0.25, "toy_layers": len(weights)}
         return Measurement(values, {}, {"toy_score": f"toy:v1:factor={self.factor:g}"})
 '''
+COMPARES = """
+    def compare(self, dense, model):
+        return Measurement({"faster": 1.0})
+
+"""
 FIGURE = '''
 """A figure of another package."""
 
@@ -156,10 +161,21 @@ def test_the_model_of_a_record_is_compared_by_their_quantity_too(slimsweep, slim
         ({"measures/toy.py": METRIC.replace("def quantities", "def fields")}, "abstract method quantities"),
         ({"measures/toy.py": "import nothing_like_it\n" + METRIC}, "nothing_like_it"),
         ({"measures/toy.py": METRIC.replace(".0f", "d")}, "format of toy_layers='d': give one that Python has"),
+        ({"measures/toy.py": METRIC + COMPARES}, "it has a `compare`, but `compared` names no field"),
+        ({"measures/toy.py": METRIC + COMPARES + "    compared = ('faster',)\n"}, "it compares faster, of which"),
         ({"conf/metric/toy.yaml": CONFIG.lstrip().split("\n", 1)[1]}, "does not start with `# @package"),
         ({"conf/metric/toy.yaml": CONFIG.lstrip() + "factr: 2\n"}, "factr is no setting. Did you mean: factor?"),
     ],
-    ids=["unknown", "no quantities", "broken", "no such format", "no package", "mistyped knob"],
+    ids=[
+        "unknown",
+        "no quantities",
+        "broken",
+        "no such format",
+        "compares",
+        "compares an unknown",
+        "no package",
+        "mistyped knob",
+    ],
 )
 def test_a_faulty_metric_is_told_before_weights_load(slimsweep, theirs, tmp_path, monkeypatch, changed, message):
     for name, text in changed.items():
@@ -191,3 +207,21 @@ def test_a_package_with_figures_is_named_where_no_record_names_it(slim, theirs, 
     (theirs / "figures" / "ratio_curve.py").write_text(FIGURE)
     twice = slim("figures", "--sweeps")
     assert twice.exit_code == 1 and "two figures are called ratio_curve" in twice.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("import nothing_like_it\n", "figure theirs.figures.toy_curve cannot be imported: ModuleNotFoundError"),
+        (FIGURE.replace("return {", "return nothing or {"), "figure theirs.figures.toy_curve failed: NameError"),
+    ],
+    ids=["import", "draw"],
+)
+def test_a_broken_figure_of_another_package_takes_no_sweep_with_it(slimsweep, slim, theirs, tmp_path, text, message):
+    (theirs / "figures" / "toy_curve.py").write_text(text)
+    answer = slimsweep("-m", *WITH_TOY, "technique=[]", "sweep=mine")
+    assert answer.status == 0, answer.err
+    assert f"no figures were drawn, `slim figures` tries again: {message}" in answer.out
+    assert (tmp_path / "outputs" / "sweeps" / "mine" / ".complete").is_file()
+    told = slim("figures", "toy_curve")
+    assert told.exit_code == 1 and told.stderr.startswith(f"slim: {message}")

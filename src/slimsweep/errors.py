@@ -56,3 +56,7 @@ class LayerError(SlimsweepError):
 
 class StoreError(SlimsweepError):
     """A record or sweep is unknown, or the output folder cannot be used."""
+
+
+class FigureError(StoreError):
+    """A figure of another package cannot be found, imported or drawn."""

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from family_shapes import random_model
+from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from templated import with_template
 
 from slimsweep.data.corpora import Corpora
@@ -211,8 +211,9 @@ def test_task_files_are_named_as_their_task():
 
 
 def quick_metrics() -> dict:
-    config = OmegaConf.create({"evaluation": OmegaConf.load(PROJECT / "conf" / "evaluation" / "quick.yaml")})
-    return {name: instantiate(fields, _convert_="all") for name, fields in config.evaluation.metrics.items()}
+    with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3", job_name="test"):
+        metrics = compose("config", ["evaluation=quick"]).evaluation.metrics
+    return {name: instantiate(fields, _convert_="all") for name, fields in metrics.items()}
 
 
 def test_the_quick_profile_reads_at_most_16k_tokens(smollm2, tmp_path):

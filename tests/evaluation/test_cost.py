@@ -102,3 +102,10 @@ def test_fields_are_those_measured(tiny):
 def test_no_token_is_refused():
     with pytest.raises(ValueError, match="evaluation.cost_tokens=0: give a whole number of at least 1"):
         Cost(tokens=0)
+
+
+def test_the_label_of_an_axis_names_the_tokens_that_were_counted():
+    assert [one.label for one in Cost(tokens=8).quantities()] == [
+        "GMacs of 8 tokens",
+        "GMacs without zero weights of 8 tokens",
+    ]

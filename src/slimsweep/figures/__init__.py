@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from slimsweep.errors import StoreError
+from slimsweep.errors import FigureError, StoreError
 from slimsweep.hints import allowed_names
 from slimsweep.records.store import Store
 
@@ -21,13 +21,13 @@ def known(packages: Iterable[str] = ()) -> dict[str, ModuleType]:
     """Every figure by name: the files of this folder, and those of the folder `figures` of other packages.
 
     Raises:
-        StoreError: a package is not installed, or two figures have one name.
+        FigureError: a package is not installed, its figure cannot be imported, or two figures have one name.
     """
     found: dict[str, ModuleType] = {}
     for place in dict.fromkeys([__name__, *(f"{package.split('.')[0]}.figures" for package in packages)]):
         for name, module in _figures_in(place).items():
             if name in found:
-                raise StoreError(f"two figures are called {name}: {found[name].__file__} and {module.__file__}")
+                raise FigureError(f"two figures are called {name}: {found[name].__file__} and {module.__file__}")
             found[name] = module
     return found
 
@@ -36,14 +36,36 @@ def _figures_in(place: str) -> dict[str, ModuleType]:
     """Figures among the modules of a package; none where it has no such folder."""
     owner = place.partition(".")[0]
     if importlib.util.find_spec(owner) is None:
-        raise StoreError(
+        raise FigureError(
             f"package {owner!r}, which may hold figures, is not installed here: install it, or leave it out"
         )
     if importlib.util.find_spec(place) is None:
         return {}
     folder = importlib.import_module(place)
-    modules = [importlib.import_module(f"{place}.{info.name}") for info in pkgutil.iter_modules(folder.__path__)]
-    return {module.__name__.rpartition(".")[2]: module for module in modules if hasattr(module, "draw")}
+    names = [f"{place}.{info.name}" for info in pkgutil.iter_modules(folder.__path__)]
+    modules = {name.rpartition(".")[2]: _imported(name) for name in names}
+    return {name: module for name, module in modules.items() if hasattr(module, "draw")}
+
+
+def _imported(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except Exception as error:  # whatever importing somebody's module raises
+        raise FigureError(f"figure {name} cannot be imported: {type(error).__name__}: {error}") from error
+
+
+def _drawn(module: ModuleType, records: list[dict[str, Any]]) -> dict[str, Any]:
+    """Figures of one module by file stem.
+
+    Raises:
+        FigureError: a figure of another package fails; ours are tested, and raise what they raise.
+    """
+    try:
+        return module.draw(records)
+    except Exception as error:
+        if module.__name__.startswith(f"{__name__}."):
+            raise
+        raise FigureError(f"figure {module.__name__} failed: {type(error).__name__}: {error}") from error
 
 
 def packages_of(records: Iterable[dict[str, Any]]) -> list[str]:
@@ -90,7 +112,7 @@ def render(
     with paper_style():
         for name, owner in chosen.items():
             read = sweeps or figures[owner].SWEEPS
-            drawn = figures[owner].draw(_records(store, read, required=bool(sweeps)))
+            drawn = _drawn(figures[owner], _records(store, read, required=bool(sweeps)))
             wanted = {stem: figure for stem, figure in drawn.items() if name in (owner, stem)}
             if names and not wanted:
                 raise StoreError(_nothing(name, list(drawn), read, store))

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from slimsweep.errors import ConfigError, StageError
+from slimsweep.evaluation.base import Metric
 from slimsweep.paths import project_path
 from slimsweep.pipeline import memory_plan
 from slimsweep.pipeline.compose import (
@@ -282,11 +283,19 @@ def _parts(plain: dict[str, Any], faults: list[str]) -> dict[str, Any]:
 
 def _quantity_faults(name: str, metric: Any) -> list[str]:
     """Faults of what a metric declares, which would otherwise show after it has measured."""
+    where = f"evaluation.metrics.{name}"
     try:
-        metric.quantities()
+        fields = [one.field for one in metric.quantities()]
     except Exception as error:  # whatever somebody's metric raises
-        return [f"evaluation.metrics.{name}: {error}"]
-    return []
+        return [f"{where}: {error}"]
+    faults = [
+        f"{where}: it compares {one}, of which its quantities tell nothing"
+        for one in metric.compared
+        if one not in fields
+    ]
+    if type(metric).compare is not Metric.compare and not metric.compared:
+        faults.append(f"{where}: it has a `compare`, but `compared` names no field: name those that it measures")
+    return faults
 
 
 def _words(parts: dict[str, Any], choices: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from slimsweep.errors import ConfigError, ModelError, SlimsweepError, StageError, StoreError
+from slimsweep.errors import ConfigError, FigureError, ModelError, SlimsweepError, StageError, StoreError
 from slimsweep.pipeline.compose import choices_of
 from slimsweep.pipeline.experiment import Experiment
 from slimsweep.records.record import write_json, write_text
@@ -194,11 +194,14 @@ class Sweep:
         from slimsweep.figures import known, packages_of
         from slimsweep.figures import render as draw
 
-        figures = known(packages_of([{"choices": experiment.choices} for _, experiment in self.launches]))
-        is_read = any(self.name in figure.SWEEPS for figure in figures.values())
+        packages = packages_of([{"choices": experiment.choices} for _, experiment in self.launches])
         folder = self.store.outputs_dir / "figures"
         try:
+            is_read = any(self.name in figure.SWEEPS for figure in known(packages).values())
             return draw(self.store) if is_read else draw(self.store, sweeps=[self.name], folder=folder / self.name)
+        except FigureError as error:  # of another package; it takes no finished sweep with it
+            log.warning("no figures were drawn, `slim figures` tries again: %s", error)
+            return []
         except StoreError:  # nothing to draw: no ratio, or no quality measured
             return []
 
