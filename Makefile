@@ -83,7 +83,7 @@ $(CORPORA:%=$(SWEEPS)/$(1)_%/.complete): $(SWEEPS)/$(1)_%/.complete: sweeps/$(1)
 	$(SLIMSWEEP) +sweeps=$(1) sweep=$(1)_$$* 'evaluation.corpora=[$$*]' $(ARGS)
 	@touch $$@
 endef
-$(foreach sweep,unstructured structured quantized bits selective twice order engines eight_categories,$(eval $(call sweep_on_a_corpus,$(sweep))))
+$(foreach sweep,$(NAMES),$(eval $(call sweep_on_a_corpus,$(sweep))))
 
 figures: setup  ## every figure the records allow
 	$(SLIM) figures
@@ -94,36 +94,21 @@ tables: setup  ## the table of every sweep, in outputs/tables
 	  for format in md csv; do $(SLIM) table $$name --format $$format > $(OUTPUTS)/tables/$$name.$$format; done; \
 	  echo $(OUTPUTS)/tables/$$name.md; done
 
-# Which sweeps a figure reads. Figures of the embedded text come with those sweeps, those of another corpus with the
-# same sweeps on it.
-READ_ratio_curve := unstructured
-READ_ratio_zoom := unstructured
-READ_pareto := unstructured
-READ_cost_curve := structured
-READ_structured_vs_unstructured := unstructured structured
-READ_time_curve := unstructured structured
-READ_quantized_curve := quantized
-READ_quantized_panels := quantized
-READ_bits_curve := bits selective
-READ_twice_curve := twice
-READ_order := order
-READ_engines := engines
-READ_bubble_time := eight_categories
-READ_bubble_bytes := eight_categories
-define figure_file
-$(FIGURES)/$(1)_$(2).pdf: $(READ_$(1):%=$(SWEEPS)/%/.complete)
-	$(SLIM) figures $(1)_$(2)
-$(CORPORA:%=$(FIGURES)/$(1)_%.pdf): $(FIGURES)/$(1)_%.pdf: $(READ_$(1):%=$(SWEEPS)/%_$$(PERCENT)/.complete)
-	$(SLIM) figures $(1)_$$* $(READ_$(1):%=--sweep %_$$*)
-endef
+# A figure says which sweeps it reads: SWEEPS in its file, which needs no Python to be read; `slim` knows the figures of
+# other packages (SLIMSWEEP_PACKAGES). Figures of the embedded text come with those sweeps, those of another corpus with
+# the same sweeps on it. A file is named after its figure, what it shows, and the corpus last.
+OURS := $(sort $(basename $(notdir $(wildcard src/slimsweep/figures/*.py))))
+figure_of = $(lastword $(foreach name,$(OURS),$(if $(filter $(name) $(name)_%,$(1)),$(name))))
+declared = $(shell sed -n '/^SWEEPS = /{s/^SWEEPS = //;s/[(),"]/ /g;p;}' src/slimsweep/figures/$(1).py)
+asked = $(if $(wildcard $(SLIM)),$(shell $(SLIM) figures $(1) --sweeps))
+sweeps_of = $(or $(if $(figure_of),$(call declared,$(figure_of)),$(asked)),$(error \
+  there is no figure $(1): its name begins with that of a file in src/slimsweep/figures, or of another package))
+corpus_of = $(strip $(foreach corpus,$(CORPORA),$(if $(filter %_$(corpus),$(1)),$(corpus))))
+on_corpus = $(addsuffix $(addprefix _,$(corpus_of)),$(sweeps_of))
+.SECONDEXPANSION:
+$(FIGURES)/%.pdf: $$(patsubst $$(PERCENT),$$(SWEEPS)/$$(PERCENT)/.complete,$$(call on_corpus,$$*))
+	$(strip $(SLIM) figures $* $(if $(call corpus_of,$*),$(addprefix --sweep ,$(call on_corpus,$*))))
 PERCENT := %
-$(foreach figure,ratio_curve ratio_zoom pareto cost_curve structured_vs_unstructured time_curve \
-  quantized_curve quantized_panels bits_curve twice_curve order engines bubble_time bubble_bytes,\
-  $(eval $(call figure_file,$(figure),movie_reviews)))
-$(FIGURES)/accuracy_curve_sentiment.pdf: $(SWEEPS)/unstructured/.complete
-	$(SLIM) figures accuracy_curve_sentiment
-$(FIGURES)/method_%.pdf: $(SWEEPS)/structured/.complete $(SWEEPS)/structured_methods/.complete
-	$(SLIM) figures method_$*
 
 paper: setup  ## dense, unstructured, patterns, seeds and structured of MODEL by the papers' protocol
 	for sweep in dense unstructured patterns seeds; do \

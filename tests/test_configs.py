@@ -1,6 +1,7 @@
 """Every YAML of conf/ and sweeps/ composes and instantiates; stems agree across the trees; docs name what exists."""
 
 import dataclasses
+from fnmatch import fnmatch
 
 import pytest
 from conftest import CACHE, PROJECT
@@ -68,6 +69,31 @@ def test_every_technique_yaml_spells_every_knob():
         assert fields - spelled <= {"inputs"}, name  # means nothing to a technique that looks at no text
 
 
+@pytest.mark.parametrize("name", sorted(stems("conf/metric", ".yaml")))
+def test_a_metric_is_added_to_any_profile_and_spells_every_knob(name):
+    overrides = ["model=random", "evaluation=cost", f"+metric={name}", f"cache_dir={CACHE}"]
+    config = compose("config", overrides)
+    metric = Experiment.of(config, overrides).metrics[name]
+    fields = {field.name: field.default for field in dataclasses.fields(metric)}
+    assert set(config.evaluation.metrics[name]) == {*fields, "_target_"}
+    first = (PROJECT / "conf" / "metric" / f"{name}.yaml").read_text().splitlines()[0]
+    assert first == f"# @package evaluation.metrics.{name}"
+    assert config.evaluation.metrics[name]._target_.split(".")[-2] == name
+    has_default = {name for name, default in fields.items() if default is not dataclasses.MISSING}
+    assert {name: getattr(metric, name) for name in has_default} == {name: fields[name] for name in has_default}
+
+
+def test_every_metric_declares_what_an_instance_measures():
+    overrides = ["model=random", "evaluation=paper", f"cache_dir={CACHE}"]
+    metrics = Experiment.of(compose("config", overrides), overrides).metrics
+    assert set(metrics) == stems("conf/metric", ".yaml")
+    for name, metric in metrics.items():
+        patterns = [one.field for one in metric.declares]
+        fields = [one.field for one in metric.quantities()]
+        assert fields and all(any(fnmatch(field, pattern) for pattern in patterns) for field in fields), name
+        assert set(metric.compared) <= set(fields)
+
+
 SHARED = {"__init__", "base", "hessian_method", "importance", "layer_names", "oneshot", "rescaling", "sparseml_run"}
 """Files of techniques/ that hold what several techniques share."""
 
@@ -110,7 +136,7 @@ def test_a_knob_of_one_file_is_repeated_by_none_that_includes_it():
 
 def test_shared_knobs_are_no_choices():
     groups = {path.name for path in (PROJECT / "conf").iterdir() if path.is_dir()}
-    assert groups == {"calibration", "evaluation", "model", "technique", "tracker"}
+    assert groups == {"calibration", "evaluation", "metric", "model", "technique", "tracker"}
     assert not [path for path in (PROJECT / "conf" / "technique").iterdir() if path.is_dir()]
 
 

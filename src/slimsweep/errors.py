@@ -30,6 +30,10 @@ class TaskError(SlimsweepError):
     """An evaluation task is unknown or its data is missing."""
 
 
+class MetricError(SlimsweepError):
+    """A metric measured a field for which it declares no quantity."""
+
+
 class HessianError(SlimsweepError):
     """A Hessian cannot be factored at any allowed damping."""
 
@@ -52,3 +56,7 @@ class LayerError(SlimsweepError):
 
 class StoreError(SlimsweepError):
     """A record or sweep is unknown, or the output folder cannot be used."""
+
+
+class FigureError(StoreError):
+    """A figure of another package cannot be found, imported or drawn."""

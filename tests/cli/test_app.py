@@ -123,6 +123,9 @@ def test_shapes_alone_give_counts_and_reasons(slimsweep):
         (["+sweeps=unstrctured"], "Did you mean: unstructured"),
         (["-m", "technique=wanda,wnda"], "wanda"),
         (["ratoi=0.5"], "Did you mean: ratio"),
+        (["+metric=perplexty"], "Did you mean: perplexity"),
+        (["+metric=perplexty"], "\tsemi_structured"),
+        (["metric=perplexity"], "use +metric=perplexity"),
         (["technique=gptq", "technique.gptq.bitz=3"], "Did you mean: bits?"),
         (["technique=gptq", "technique.gptq.bitz=3"], "there are: act_order, bits, block_columns"),
     ],
@@ -131,6 +134,16 @@ def test_a_mistyped_choice_is_answered_with_near_misses_and_the_list(slimsweep, 
     options = [argument for argument in arguments if argument.startswith("-")]
     answer = slimsweep(*options, *SMALL, *(argument for argument in arguments if argument not in options))
     assert answer.status == 1 and message in answer.err and "Traceback" not in answer.err
+
+
+def test_a_metric_is_added_to_a_profile_that_leaves_it_out(slimsweep):
+    small = [argument for argument in SMALL if not argument.startswith("evaluation.")]
+    added = ("+metric=perplexity", "evaluation.metrics.perplexity.max_windows=1")
+    job = (*small, "technique=magnitude", "evaluation=cost", "evaluation.metrics.perplexity.context_tokens=64")
+    record = record_at(slimsweep(*job, *added))
+    assert record["perplexity_movie_reviews"] > 1 and record["load_memory_bytes"] is None
+    assert record["quantities"]["perplexity_movie_reviews"]["scale"] == "log"
+    assert record["choices"]["metric"] == {"size": "size", "cost": "cost", "perplexity": "perplexity"}
 
 
 def test_faults_of_all_jobs_of_a_sweep_come_before_any_starts(slimsweep, tmp_path):

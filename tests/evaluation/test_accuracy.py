@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from family_shapes import random_model
+from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from templated import with_template
 
 from slimsweep.data.corpora import Corpora
@@ -73,7 +73,7 @@ def test_every_zero_shot_task_runs_on_its_local_copy(task, stories260k, shared, 
     corpora = Corpora(shared / "data", tmp_path)
     metric = Accuracy(tasks=[task], task_limit=6)
     measurement = metric.measure(stories260k, corpora)
-    assert list(measurement.values) == metric.fields()
+    assert list(measurement.values) == [one.field for one in metric.quantities()]
     assert all(0 <= value <= 1 for value in measurement.values.values())
     assert ":local:questions=6:" in measurement.protocols[f"accuracy_{task}"]
 
@@ -184,8 +184,10 @@ def test_what_is_no_language_model_is_a_fault(tmp_path):
 
 
 def test_fields_of_a_task_with_and_without_length_normalisation():
-    assert Accuracy(tasks=["boolq"]).fields() == ["accuracy_boolq", "accuracy_stderr_boolq"]
-    assert Accuracy(tasks=["piqa"]).fields()[2:] == ["acc_norm_piqa", "acc_norm_stderr_piqa"]
+    fields = {task: [one.field for one in Accuracy(tasks=[task]).quantities()] for task in ("boolq", "piqa")}
+    assert fields["boolq"] == ["accuracy_boolq", "accuracy_stderr_boolq"]
+    assert fields["piqa"][2:] == ["acc_norm_piqa", "acc_norm_stderr_piqa"]
+    assert Accuracy(tasks=["boolq"]).quantities()[0].error == "accuracy_stderr_boolq"
 
 
 def test_the_digest_follows_the_questions(tmp_path):
@@ -209,8 +211,9 @@ def test_task_files_are_named_as_their_task():
 
 
 def quick_metrics() -> dict:
-    config = OmegaConf.create({"evaluation": OmegaConf.load(PROJECT / "conf" / "evaluation" / "quick.yaml")})
-    return {name: instantiate(fields, _convert_="all") for name, fields in config.evaluation.metrics.items()}
+    with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3", job_name="test"):
+        metrics = compose("config", ["evaluation=quick"]).evaluation.metrics
+    return {name: instantiate(fields, _convert_="all") for name, fields in metrics.items()}
 
 
 def test_the_quick_profile_reads_at_most_16k_tokens(smollm2, tmp_path):

@@ -96,9 +96,16 @@ def test_a_zero_in_an_encoders_classifier_saves_one_token_only(tmp_path):
 
 def test_fields_are_those_measured(tiny):
     measurement = Cost().measure(tiny, None)
-    assert list(measurement.values) == Cost().fields() == list(measurement.protocols)
+    assert list(measurement.values) == [one.field for one in Cost().quantities()] == list(measurement.protocols)
 
 
 def test_no_token_is_refused():
     with pytest.raises(ValueError, match="evaluation.cost_tokens=0: give a whole number of at least 1"):
         Cost(tokens=0)
+
+
+def test_the_label_of_an_axis_names_the_tokens_that_were_counted():
+    assert [one.label for one in Cost(tokens=8).quantities()] == [
+        "GMacs of 8 tokens",
+        "GMacs without zero weights of 8 tokens",
+    ]

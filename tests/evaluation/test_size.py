@@ -133,4 +133,4 @@ def test_checkpoint_of_the_embedded_model(smollm2):
 
 
 def test_fields_are_those_measured(tiny):
-    assert list(measure(tiny)) == Size().fields()
+    assert list(measure(tiny)) == [one.field for one in Size().quantities()]

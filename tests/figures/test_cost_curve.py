@@ -13,7 +13,7 @@ def test_block_and_channel_are_lines_over_three_costs_and_dense_is_a_star():
     assert [axes.get_xlabel() for axes in figure.axes] == [
         "parameters (thousands), log scale",
         "memory after loading (MiB), log scale",
-        "GMacs of 64 tokens, log scale",
+        "GMacs, log scale",
     ]
     drawn = {line.get_label(): list(line.get_xdata()) for line in figure.axes[2].get_lines()}
     assert drawn == {"llm_pruner, level block": [0.6, 0.8], "llm_pruner, level channel": [0.68, 0.84], "dense": [1.0]}

@@ -1,6 +1,7 @@
 """The package as a whole: found figures, files, errors."""
 
 import pytest
+from conftest import PROJECT
 from made_up import curve, record, sweep
 
 from slimsweep.errors import StoreError
@@ -17,11 +18,8 @@ def store(tmp_path):
 
 
 def test_every_file_with_a_draw_is_a_figure():
-    assert set(known()) == {
-        *("accuracy_curve", "pareto", "ratio_curve", "ratio_zoom", "cost_curve"),
-        *("structured_vs_unstructured", "time_curve", "method"),
-        *("quantized_curve", "quantized_panels", "bits_curve", "twice_curve", "order", "bubble", "engines"),
-    }
+    files = (PROJECT / "src" / "slimsweep" / "figures").glob("*.py")
+    assert set(known()) == {file.stem for file in files if "\ndef draw(" in file.read_text()} >= {"ratio_curve"}
     assert all(isinstance(module.SWEEPS, tuple) and module.SWEEPS for module in known().values())
 
 

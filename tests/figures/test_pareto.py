@@ -9,10 +9,15 @@ def test_the_frontier_keeps_what_nothing_beats_in_both():
     assert frontier(points) == [(1.0, 5.0), (2.0, 4.0), (3.0, 1.0)]
 
 
+def test_the_frontier_of_what_is_better_when_higher_climbs():
+    points = [(3.0, 1.0), (1.0, 5.0), (2.0, 4.0), (2.0, 6.0), (3.0, 7.0)]
+    assert frontier(points, higher_is_better=True) == [(1.0, 5.0), (2.0, 6.0), (3.0, 7.0)]
+
+
 def test_two_panels_show_bytes_and_nonzero_parameters():
     with paper_style():
         upper, lower = draw([record(), *curve("wanda")])["pareto_wikitext2"].axes
-    assert "bytes" in upper.get_xlabel() and "MiB" in upper.get_xlabel()
+    assert upper.get_xlabel() == "weights in memory (MiB)"
     assert "nonzero parameters" in lower.get_xlabel()
     (line,) = [line for line in lower.get_lines() if line.get_label() == "wanda"]
     assert list(line.get_xdata()) == [0.28, 0.6, 0.92]  # thousands

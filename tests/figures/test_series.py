@@ -1,18 +1,30 @@
 from made_up import PROTOCOL, curve, record
 
-from slimsweep.figures.series import by_device, curves, dense, lines, panels, protocol_label, without
+from slimsweep.evaluation.quantity import Quantity, as_plain
+from slimsweep.figures.series import (
+    by_device,
+    curves,
+    dense,
+    is_speedup,
+    linear_quality,
+    lines,
+    log_quality,
+    panels,
+    protocol_label,
+    without,
+)
 
 LONG = PROTOCOL.replace("ctx=512", "ctx=2048")
 
 
 def test_one_model_and_protocol_share_one_panel_without_suffix():
-    (panel,) = panels([record(), *curve("wanda")], "perplexity")
+    (panel,) = panels([record(), *curve("wanda")], log_quality)
     assert panel.name == "wikitext2" and panel.suffix == "" and len(panel.records) == 4
     assert panel.title == "tiny, made up, random weights\nwikitext2 test, 16 windows of 512 tokens"
 
 
 def test_different_protocols_never_share_a_panel_and_say_so():
-    found = panels([record(), record(protocol=LONG)], "perplexity")
+    found = panels([record(), record(protocol=LONG)], log_quality)
     assert sorted(panel.suffix for panel in found) == ["_ctx-2048", "_ctx-512"]
     assert all(len(panel.records) == 1 for panel in found)
     assert any("2048 tokens" in panel.title for panel in found)
@@ -20,20 +32,20 @@ def test_different_protocols_never_share_a_panel_and_say_so():
 
 def test_protocols_that_differ_in_a_digest_only_are_told_apart_too():
     other = PROTOCOL.replace("33334444", "55556666")
-    found = panels([record(), record(protocol=other)], "perplexity")
+    found = panels([record(), record(protocol=other)], log_quality)
     assert sorted(panel.suffix for panel in found) == ["_sha-33334444", "_sha-55556666"]
     assert any("(sha=55556666)" in panel.title for panel in found)
 
 
 def test_different_models_never_share_a_panel():
-    found = panels([record(), record(model="org/other")], "perplexity")
+    found = panels([record(), record(model="org/other")], log_quality)
     assert len(found) == 2 and len({panel.suffix for panel in found}) == 2
     assert all("/" not in panel.suffix for panel in found)
 
 
 def test_another_tokenizer_of_another_model_is_no_second_protocol():
     other = record(model="other", protocol=PROTOCOL.replace("11112222", "77778888"))
-    suffixes = [panel.suffix for panel in panels([record(), other], "perplexity")]
+    suffixes = [panel.suffix for panel in panels([record(), other], log_quality)]
     assert not any("tok" in suffix for suffix in suffixes)
 
 
@@ -72,7 +84,7 @@ def test_the_dense_model_is_a_level_and_no_line():
 
 
 def test_without_a_point_there_is_nothing_to_draw():
-    assert curves([record()], "perplexity") == [] and curves([], "accuracy") == []
+    assert curves([record()], log_quality) == [] and curves([], linear_quality) == []
 
 
 def test_protocol_ids_become_words():
@@ -106,3 +118,25 @@ def test_records_are_parted_by_device_and_threads_and_one_place_has_no_name():
     one, two, four = (record(threads=threads) for threads in (2, 2, 4))
     assert by_device([one, two, four]) == {"cpu-2": [one, two], "cpu-4": [four]}
     assert by_device([one, two]) == {"": [one, two]} and by_device([]) == {}
+
+
+BITS = Quantity(field="bits_a", label="bits", scale="log", group="quality", name="a")
+BYTES = Quantity(field="bytes_a", label="bytes", scale="log", group="quality", name="a", place=60)
+
+
+def test_a_figure_asks_for_quantities_by_scale_or_kind_and_never_by_name():
+    one = record("wanda", 0.5, bits_a=3.0, quantities=as_plain([BITS]), identities={"bits_a": "1"})
+    assert [panel.field for panel in panels([one], log_quality)] == ["bits_a"]
+    assert panels([one], linear_quality) == [] and panels([one], is_speedup) == []
+    assert [panel.field for panel in panels([record()], linear_quality)] == ["accuracy_sentiment"]
+
+
+def test_two_quantities_of_one_corpus_have_files_of_their_own():
+    one = record("wanda", 0.5, bits_a=3.0, bytes_a=4.0, quantities=as_plain([BYTES, BITS]), identities={})
+    assert {panel.field: panel.stem for panel in panels([one], log_quality)} == {"bits_a": "a", "bytes_a": "bytes_a"}
+
+
+def test_a_quantity_without_a_protocol_is_shown_where_it_was_measured():
+    values = {"quantities": as_plain([BITS]), "identities": {}, "protocols": {}}
+    (panel,) = panels([record("wanda", 0.5, bits_a=3.0, **values), record(bits_a=None, **values)], log_quality)
+    assert len(panel.records) == 1 and panel.title == "tiny, made up, random weights"

@@ -12,6 +12,8 @@ from typer.testing import CliRunner
 import slimsweep as package
 from slimsweep.cli.slim import app
 from slimsweep.errors import StoreError
+from slimsweep.evaluation.perplexity import Perplexity
+from slimsweep.evaluation.size import Size
 from slimsweep.models.sources.base import ModelSource
 from slimsweep.models.storage.checkpoint import MANIFEST
 from slimsweep.pipeline.rebuild import differences, target_of
@@ -290,6 +292,7 @@ def test_a_job_whose_model_cannot_be_kept_leaves_no_record(slimsweep, store, mon
 
 
 VALUES = {"sparsity": 0.5, "parameters": 100, "nonzero_parameters": 60, "perplexity_a": 10.0, "weight_bytes": 400}
+QUANTITIES = [*Size().quantities(), *(one.named("a") for one in Perplexity.declares)]
 
 
 @pytest.mark.parametrize(
@@ -305,12 +308,12 @@ VALUES = {"sparsity": 0.5, "parameters": 100, "nonzero_parameters": 60, "perplex
     ],
 )
 def test_counts_agree_exactly_and_perplexities_to_a_thousandth(changed, faults):
-    assert differences(VALUES, VALUES | changed) == faults
+    assert differences(VALUES, VALUES | changed, QUANTITIES) == faults
 
 
 @pytest.mark.parametrize("measured", [float("inf"), float("nan")])
 def test_a_perplexity_that_was_not_finite_may_be_so_again(measured):
-    assert differences(VALUES | {"perplexity_a": None}, VALUES | {"perplexity_a": measured}) == []
+    assert differences(VALUES | {"perplexity_a": None}, VALUES | {"perplexity_a": measured}, QUANTITIES) == []
 
 
 def test_a_technique_of_another_package_is_found_by_the_packages_of_the_record(tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ import json
 from made_up import PROTOCOL, record
 
 from slimsweep.records.points import over_seed
-from slimsweep.records.table import quality_fields, quality_text, render, summary
+from slimsweep.records.table import render, summary
 
 
 def cells(records, row=0):
@@ -87,11 +87,10 @@ def test_no_records_give_valid_answers():
     assert render([], "json") == "[]" and render([]) == "no records" and render([], "csv") == ""
 
 
-def test_quality_fields_leave_out_companions():
-    names = {"accuracy_a": 1, "accuracy_stderr_a": 1, "perplexity_b": 1, "perplexity_b_deviation": 1, "ratio": 1}
-    assert quality_fields([names]) == ["perplexity_b", "accuracy_a"]
-
-
-def test_perplexities_of_any_size_stay_short():
-    texts = [quality_text("perplexity_x", value) for value in (10.9612, 410.25, 12345.6, 1.2345e9)]
-    assert texts == ["10.96", "410.2", "12346", "1.23e+09"]
+def test_a_quantity_that_no_metric_here_declares_has_a_column_in_its_own_format():
+    declared = {
+        "toy_x": {"field": "toy_x", "label": "toy", "group": "quality", "format": ".1f", "error": "toy_error"},
+        "toy_bytes": {"field": "toy_bytes", "label": "b", "group": "cost", "heading": "toy KiB", "divisor": 1024},
+    }
+    records = [record(toy_x=1.25, toy_error=0.5, toy_bytes=2048, quantities=declared, identities={})]
+    assert cells(records)["toy x"] == "1.2 ± 0.5" and cells(records)["toy KiB"] == "2.00"

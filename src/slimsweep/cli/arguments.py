@@ -28,6 +28,8 @@ TEXT = (
         "calibration.column",
         "evaluation.corpora",
         "evaluation.tasks",
+        "evaluation.metrics.*.corpora",
+        "evaluation.metrics.*.tasks",
         "technique.*.path",
     ),
 )

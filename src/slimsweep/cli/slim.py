@@ -56,6 +56,13 @@ Sweeps = Annotated[
     list[str] | None,
     typer.Argument(autocompletion=_sweep_names, help="Names of sweeps; default: every record."),
 ]
+Packages = Annotated[
+    list[str] | None,
+    typer.Option(
+        envvar="SLIMSWEEP_PACKAGES",
+        help="Package with a folder `figures` of its own; those whose configs made the records are found without it.",
+    ),
+]
 As = Annotated[Format, typer.Option("--format", help="md and latex show chosen columns, csv and json every field.")]
 
 
@@ -135,13 +142,22 @@ def figures(
             autocompletion=_sweep_names, help="Read this sweep instead, into the same files; may be repeated."
         ),
     ] = None,
+    sweeps: Annotated[bool, typer.Option("--sweeps", help="Print which sweeps they read; draw nothing.")] = False,
+    package: Packages = None,
     outputs: Outputs = None,
 ) -> None:
     """Figures from records, PDF and PNG; prints their paths."""
-    from slimsweep.figures import render
+    from slimsweep.figures import known, packages_of, render, sweeps_of
 
-    for path in render(_store(outputs), names or [], sweep or []):
-        typer.echo(path)
+    store = _store(outputs)
+    if not sweeps:
+        for path in render(store, names or [], sweep or [], packages=package or []):
+            typer.echo(path)
+        return
+    packages = [*(package or []), *packages_of(store.records())]
+    for name in names or known(packages):
+        read = " ".join(sweeps_of(name, packages))
+        typer.echo(read if names and len(names) == 1 else f"{name}: {read}")
 
 
 @app.command()

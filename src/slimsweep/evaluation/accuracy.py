@@ -18,6 +18,7 @@ from slimsweep.data.rows import Rows
 from slimsweep.data.unknown_tokens import texts_fault
 from slimsweep.errors import CorpusError, TaskError
 from slimsweep.evaluation.base import Measurement, Metric
+from slimsweep.evaluation.quantity import Quantity
 from slimsweep.hints import allowed_names
 from slimsweep.models.batches import batch_tokens
 from slimsweep.models.language_model import LanguageModel
@@ -32,6 +33,30 @@ class Accuracy(Metric):
     """Fraction of questions answered right, with its standard error, by task. Nothing is shown beforehand."""
 
     version: ClassVar[int] = 2
+    declares: ClassVar[tuple[Quantity, ...]] = (
+        Quantity(
+            field="accuracy_*",
+            label="accuracy",
+            unit="fraction",
+            higher_is_better=True,
+            group="quality",
+            name="*",
+            heading="accuracy *",
+            format=".3f",
+            place=1,
+            error="accuracy_stderr_*",
+        ),
+        Quantity(field="accuracy_stderr_*", label="standard error of accuracy", unit="fraction", format=".3f"),
+        Quantity(
+            field="acc_norm_*",
+            label="accuracy by length-normalised likelihoods",
+            unit="fraction",
+            higher_is_better=True,
+            format=".3f",
+            error="acc_norm_stderr_*",
+        ),
+        Quantity(field="acc_norm_stderr_*", label="standard error of acc_norm", unit="fraction", format=".3f"),
+    )
 
     tasks: str | Sequence[str]
     """Names of files in evaluation/tasks; kept as a tuple."""
@@ -51,12 +76,14 @@ class Accuracy(Metric):
     def parts(self) -> list[Metric]:
         return [dataclasses.replace(self, tasks=(task,)) for task in self.tasks]
 
-    def fields(self) -> list[str]:
-        names = []
-        for task in self.tasks:
-            for metric in _metrics(task_file(task)):
-                names += [f"{_METRICS[metric]}_{task}", f"{_METRICS[metric]}_stderr_{task}"]
-        return names
+    def quantities(self) -> list[Quantity]:
+        declared = {one.field: one for one in self.declares}
+        return [
+            declared[pattern].named(task)
+            for task in self.tasks
+            for metric in _metrics(task_file(task))
+            for pattern in (f"{_METRICS[metric]}_*", f"{_METRICS[metric]}_stderr_*")
+        ]
 
     def digests(self, corpora: Corpora) -> dict[str, str]:
         return {task: _digest(task, _questions(task, corpora)[0]) for task in self.tasks}

@@ -1,8 +1,11 @@
 """Base of every metric: faults and digests before weights load, values after."""
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
+
+from slimsweep.evaluation.quantity import Quantity
 
 
 @dataclass
@@ -26,8 +29,8 @@ class Measurement:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Metric:
-    """One measured quantity; its knobs are the fields of its dataclass."""
+class Metric(ABC):
+    """Measurement of one or several quantities; its knobs are the fields of its dataclass."""
 
     version: ClassVar[int] = 1
     """Raised by hand when results change."""
@@ -35,6 +38,10 @@ class Metric:
     """False: shapes alone are enough, so the metric is measured on the meta device too."""
     depends_on_values: ClassVar[bool] = True
     """False: shapes, storage, dtype and the machine decide the result, which models of equal shapes then share."""
+    declares: ClassVar[tuple[Quantity, ...]] = ()
+    """Quantities that any instance can measure, `*` for a corpus or task. Older records are read by them."""
+    compared: ClassVar[tuple[str, ...]] = ()
+    """Fields that `compare` measures; where there are none it is not called."""
 
     def parts(self) -> list["Metric"]:
         """One metric for each text or task, measured and kept by itself: asking for one more measures only that."""
@@ -48,13 +55,13 @@ class Metric:
         """Digests of the texts that decide the result, by name; they stand in the measurement's identity."""
         return {}
 
-    def fields(self) -> list[str]:
-        """Names of the record fields that `measure` fills."""
-        raise NotImplementedError
+    @abstractmethod
+    def quantities(self) -> list[Quantity]:
+        """Quantities that `measure` and `compare` fill, by the names of their fields."""
 
+    @abstractmethod
     def measure(self, model: Any, corpora: Any) -> Measurement:
         """Measure a LanguageModel. Changes nothing about it."""
-        raise NotImplementedError
 
     def compare(self, dense: Any, model: Any) -> Measurement:
         """Measure what only shows beside the dense model, where layers have changed their shape."""

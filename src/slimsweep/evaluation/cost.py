@@ -1,5 +1,6 @@
 """Multiply-accumulates of one forward, in closed form from the shapes of a model's parts."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -7,6 +8,7 @@ from torch import nn
 
 from slimsweep.checks import refuse, whole_number_faults
 from slimsweep.evaluation.base import Measurement, Metric
+from slimsweep.evaluation.quantity import Quantity
 from slimsweep.linear import base as linear
 from slimsweep.linear.base import layer_shape, linear_layers
 from slimsweep.models.language_model import LanguageModel
@@ -21,6 +23,18 @@ class Cost(Metric):
     """
 
     needs_weights: ClassVar[bool] = False
+    declares: ClassVar[tuple[Quantity, ...]] = (
+        Quantity(field="gmacs", label="GMacs", higher_is_better=False, format=".3f"),
+        Quantity(
+            field="gmacs_nonzero",
+            label="GMacs without zero weights",
+            higher_is_better=False,
+            group="cost",
+            heading="GMACs nonzero",
+            format=".3f",
+            place=20,
+        ),
+    )
 
     tokens: int = 64
     """Length of the sequence; attention's part grows with its square."""
@@ -28,8 +42,8 @@ class Cost(Metric):
     def __post_init__(self) -> None:
         refuse(whole_number_faults("evaluation.cost_tokens", self.tokens))
 
-    def fields(self) -> list[str]:
-        return ["gmacs", "gmacs_nonzero"]
+    def quantities(self) -> list[Quantity]:
+        return [dataclasses.replace(one, label=f"{one.label} of {self.tokens} tokens") for one in self.declares]
 
     def measure(self, model: LanguageModel, corpora: Any) -> Measurement:
         macs = linear_macs(model, self.tokens) + attention_macs(model, self.tokens)

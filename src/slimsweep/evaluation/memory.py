@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from slimsweep.checks import refuse, whole_number_faults
 from slimsweep.evaluation.base import Measurement, Metric
+from slimsweep.evaluation.quantity import Quantity
 from slimsweep.models.batches import longest_context
 from slimsweep.models.language_model import LanguageModel
 
@@ -28,6 +29,29 @@ class Memory(Metric):
     """Bytes of the weights, and those plus the rise of memory during one forward of one sequence."""
 
     depends_on_values: ClassVar[bool] = False
+    declares: ClassVar[tuple[Quantity, ...]] = (
+        Quantity(
+            field="load_memory_bytes",
+            label="memory after loading",
+            unit="bytes",
+            higher_is_better=False,
+            format=".0f",
+            divisor=2**20,
+            varies=True,
+        ),
+        Quantity(
+            field="peak_memory_bytes",
+            label="peak memory",
+            unit="bytes",
+            higher_is_better=False,
+            group="cost",
+            heading="peak MiB",
+            format=".0f",
+            divisor=2**20,
+            place=30,
+            varies=True,
+        ),
+    )
 
     tokens: int = 512
     """Tokens of that forward."""
@@ -35,8 +59,8 @@ class Memory(Metric):
     def __post_init__(self) -> None:
         refuse(whole_number_faults("evaluation.memory_tokens", self.tokens))
 
-    def fields(self) -> list[str]:
-        return ["load_memory_bytes", "peak_memory_bytes"]
+    def quantities(self) -> list[Quantity]:
+        return list(self.declares)
 
     def measure(self, model: LanguageModel, corpora: Any) -> Measurement:
         """`load_memory_bytes` and `peak_memory_bytes`, the latter null where the system has no such counter."""

@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -17,19 +17,38 @@ from slimsweep.data.corpora import SHORT_DIGEST, Corpora, corpus_name
 from slimsweep.data.unknown_tokens import ids_fault
 from slimsweep.errors import TooFewTokensError
 from slimsweep.evaluation.base import Measurement, Metric
-from slimsweep.models.batches import batch_tokens, longest_context
+from slimsweep.evaluation.quantity import Quantity
+from slimsweep.models.batches import HEAD_NUMBERS, LOSS_NUMBERS, batch_tokens, longest_context
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.sources.tokenizer_digest import tokenizer_digest
-
-HEAD_NUMBERS = 2**25
-"""Logits held at once (128 MiB in fp32), whatever the vocabulary."""
-LOSS_NUMBERS = 2**21
-"""Logits whose loss a CPU computes at once: what lies between them and the loss then stays in a cache."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Perplexity(Metric):
     """exp of the mean token NLL over consecutive windows. Source: arXiv:2301.00774, sec. 4."""
+
+    declares: ClassVar[tuple[Quantity, ...]] = (
+        Quantity(
+            field="perplexity_*",
+            label="perplexity",
+            higher_is_better=False,
+            scale="log",
+            group="quality",
+            name="*",
+            heading="perplexity *",
+            place=0,
+            seconds="evaluate_seconds_*",
+            tolerance=1e-3,  # other kernels round within it
+        ),
+        Quantity(
+            field="evaluate_seconds_*",
+            label="time of the perplexity evaluation",
+            unit="s",
+            higher_is_better=False,
+            name="*",
+            varies=True,
+        ),
+    )
 
     corpora: str | dict[str, str] | Sequence[str | dict[str, str]]
     """Corpora by name, and files as `{name: mine, path: FILE}`; kept as a tuple."""
@@ -53,18 +72,18 @@ class Perplexity(Metric):
     def parts(self) -> list[Metric]:
         return [dataclasses.replace(self, corpora=(corpus,)) for corpus in self.corpora]
 
-    def fields(self) -> list[str]:
-        return [*self._fields("perplexity"), *self._fields("evaluate_seconds")]
+    def quantities(self) -> list[Quantity]:
+        return [one.named(name) for one in self.declares for name in self._names()]
 
-    def _fields(self, quantity: str) -> list[str]:
-        return [f"{quantity}_{corpus_name(corpus)}" for corpus in self.corpora]
+    def _names(self) -> list[str]:
+        return [corpus_name(corpus) for corpus in self.corpora]
 
     def digests(self, corpora: Corpora) -> dict[str, str]:
         return {corpus_name(corpus): corpora.text(corpus).digest for corpus in self.corpora}
 
     def faults(self, source: Any, corpora: Corpora) -> list[str]:
-        names = self._fields("perplexity")
-        faults = [f"{name} is asked for twice" for name in dict.fromkeys(names) if names.count(name) > 1]
+        names = self._names()
+        faults = [f"perplexity_{name} is asked for twice" for name in dict.fromkeys(names) if names.count(name) > 1]
         if source.auto_class != "causal_lm":
             return [*faults, f"model {source.name} is no language model, which perplexity needs"]
         tokenizer = source.tokenizer()
@@ -113,11 +132,12 @@ class Perplexity(Metric):
         """
         values, reasons, protocols = {}, {}, {}
         tokens = self.batch_tokens or batch_tokens(model)
-        for corpus, name in zip(self.corpora, self._fields("perplexity"), strict=True):
+        for corpus in self.corpora:
+            name = f"perplexity_{corpus_name(corpus)}"
             windows = self._windows(model, corpora, corpus)
             started = time.perf_counter()
             nll = mean_nll(model, windows, tokens, label=name)
-            values[name.replace("perplexity", "evaluate_seconds", 1)] = time.perf_counter() - started
+            values[f"evaluate_seconds_{corpus_name(corpus)}"] = time.perf_counter() - started
             values[name] = exp(nll)
             if not math.isfinite(values[name]):
                 cause = "overflowed" if math.isfinite(nll) else "is undefined, since logits are not finite"

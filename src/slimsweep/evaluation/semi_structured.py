@@ -4,12 +4,13 @@ import statistics
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from slimsweep.evaluation.base import Measurement, Metric
+from slimsweep.evaluation.quantity import Quantity
 from slimsweep.evaluation.speed import Speed
 from slimsweep.linear.base import is_plain
 from slimsweep.linear.orientation import is_transposed
@@ -30,13 +31,25 @@ class SemiStructured(Metric):
     Source: torch.sparse.to_sparse_semi_structured; arXiv:2104.08378 for the pattern.
     """
 
+    declares: ClassVar[tuple[Quantity, ...]] = (
+        Quantity(
+            field=FIELD,
+            label="times as fast as dense",
+            higher_is_better=True,
+            kind="speedup",
+            name="prefill_semi_structured",
+            format=".2f",
+            varies=True,
+        ),
+    )
+
     prompt_tokens: int = 512
     """Tokens read at once."""
     repeats: int = 5
     """Measurements after the warm-up; their median counts."""
 
-    def fields(self) -> list[str]:
-        return [FIELD]
+    def quantities(self) -> list[Quantity]:
+        return list(self.declares)
 
     def measure(self, model: LanguageModel, corpora: Any) -> Measurement:
         if not self.has_kernels(model.compute_device):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from slimsweep.evaluation.base import Measurement, Metric
 from slimsweep.evaluation.cost import zero_count
+from slimsweep.evaluation.quantity import Quantity
 from slimsweep.linear.base import (
     dense_parameters,
     linear_forms,
@@ -53,18 +54,80 @@ class Size(Metric):
     """
 
     needs_weights: ClassVar[bool] = False
+    declares: ClassVar[tuple[Quantity, ...]] = (
+        Quantity(
+            field="parameters",
+            label="parameters",
+            unit="parameters",
+            higher_is_better=False,
+            group="cost",
+            heading="parameters M",
+            format=".2f",
+            divisor=1e6,
+            place=14,
+            tolerance=0.0,
+        ),
+        Quantity(
+            field="nonzero_parameters",
+            label="nonzero parameters",
+            unit="parameters",
+            higher_is_better=False,
+            group="cost",
+            heading="nonzero M",
+            format=".2f",
+            divisor=1e6,
+            place=15,
+            tolerance=0.0,
+        ),
+        Quantity(field="sparsity", label="sparsity", unit="fraction", format=".4f", tolerance=0.0),
+        Quantity(
+            field="weight_bytes",
+            label="weights in memory",
+            unit="bytes",
+            higher_is_better=False,
+            group="cost",
+            heading="weights MiB",
+            format=".1f",
+            divisor=2**20,
+            place=10,
+        ),
+        Quantity(
+            field="bitmap_bytes",
+            label="bytes in a bitmap format",
+            unit="bytes",
+            higher_is_better=False,
+            group="cost",
+            heading="bitmap MiB",
+            format=".1f",
+            divisor=2**20,
+            place=13,
+        ),
+        Quantity(
+            field="bits_per_weight",
+            label="stored bits per weight",
+            higher_is_better=False,
+            scale="log",
+            group="cost",
+            heading="bits/weight",
+            format=".2f",
+            place=12,
+        ),
+        Quantity(field="compression_factor", label="compression factor", higher_is_better=True, format=".2f"),
+        Quantity(
+            field="checkpoint_bytes",
+            label="file on disk",
+            unit="bytes",
+            higher_is_better=False,
+            group="cost",
+            heading="file MiB",
+            format=".1f",
+            divisor=2**20,
+            place=11,
+        ),
+    )
 
-    def fields(self) -> list[str]:
-        return [
-            "parameters",
-            "nonzero_parameters",
-            "sparsity",
-            "weight_bytes",
-            "bitmap_bytes",
-            "bits_per_weight",
-            "compression_factor",
-            "checkpoint_bytes",
-        ]
+    def quantities(self) -> list[Quantity]:
+        return list(self.declares)
 
     def measure(self, model: LanguageModel, corpora: Any) -> Measurement:
         targets = model.targets()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from slimsweep.checks import refuse, whole_number_faults
 from slimsweep.evaluation.base import Measurement, Metric
+from slimsweep.evaluation.quantity import Quantity
 from slimsweep.models.batches import longest_context
 from slimsweep.models.language_model import LanguageModel
 
@@ -21,6 +22,35 @@ class Speed(Metric):
     """Seconds of a prefill and tokens per second of a decode: warmed up, median of repeats."""
 
     depends_on_values: ClassVar[bool] = False
+    compared: ClassVar[tuple[str, ...]] = ("speedup_prefill", "speedup_decode")
+    declares: ClassVar[tuple[Quantity, ...]] = (
+        Quantity(field="prefill_seconds", label="time of a prefill", unit="s", higher_is_better=False, varies=True),
+        Quantity(
+            field="decode_tokens_per_second",
+            label="tokens per second",
+            higher_is_better=True,
+            group="cost",
+            heading="tokens/s",
+            format=".1f",
+            place=40,
+            varies=True,
+        ),
+        *(
+            Quantity(
+                field=f"speedup_{part}",
+                label="times as fast as dense",
+                higher_is_better=True,
+                group="cost",
+                kind="speedup",
+                name=part,
+                heading=f"{part} times as fast",
+                format=".2f",
+                place=place,
+                varies=True,
+            )
+            for place, part in ((41, "prefill"), (42, "decode"))
+        ),
+    )
 
     prompt_tokens: int = 64
     """Tokens read at once."""
@@ -33,8 +63,8 @@ class Speed(Metric):
         names = ("prompt_tokens", "new_tokens", "repeats")
         refuse([fault for name in names for fault in whole_number_faults(f"evaluation.{name}", getattr(self, name))])
 
-    def fields(self) -> list[str]:
-        return ["prefill_seconds", "decode_tokens_per_second"]
+    def quantities(self) -> list[Quantity]:
+        return list(self.declares)
 
     def faults(self, source: Any, corpora: Any) -> list[str]:
         longest, needed = longest_context(source.config()), self.prompt_tokens + self.new_tokens
@@ -49,7 +79,8 @@ class Speed(Metric):
     def measure(self, model: LanguageModel, corpora: Any) -> Measurement:
         """`prefill_seconds` and `decode_tokens_per_second`; the latter null for a model that does not generate."""
         if model.scratch:
-            return Measurement(dict.fromkeys(self.fields()), dict.fromkeys(self.fields(), IN_A_FILE))
+            names = [one.field for one in self.declares if one.field not in self.compared]
+            return Measurement(dict.fromkeys(names), dict.fromkeys(names, IN_A_FILE))
         prompt = torch.zeros(1, self.prompt_tokens, dtype=torch.long, device=model.compute_device)
         runs = [self._run(model, prompt) for _ in range(self.repeats + 1)][1:]  # the first one warms up
         prefill, decode = (statistics.median(seconds) for seconds in zip(*runs, strict=True))

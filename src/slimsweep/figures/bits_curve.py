@@ -1,4 +1,4 @@
-"""Perplexity against the bits stored for each weight: one file per corpus, one line per quantizer."""
+"""Quality on a log axis against the bits stored for each weight: one file per corpus, one line per quantizer."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,9 +8,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
 
 from slimsweep.figures.kinds import is_pruned, is_quantized
-from slimsweep.figures.ratio_curve import draw_perplexity, seeds_note
-from slimsweep.figures.series import Line, Panel, baselines_of, dense, lines, panels, without
+from slimsweep.figures.ratio_curve import draw_levels, seeds_note
+from slimsweep.figures.series import Line, Panel, baselines_of, dense, lines, log_quality, panels, without
 from slimsweep.figures.style import log_axis, new_figure, paper_title, place_legend
+from slimsweep.records.quantities import quantity
 
 SWEEPS = ("bits", "selective")
 
@@ -28,7 +29,7 @@ def draw(records: list[dict[str, Any]]) -> dict[str, Figure]:
     Pruned chains are left out: zeros are another saving, which `bits_per_weight` does not count.
     """
     figures = {}
-    for panel in panels(records, "perplexity"):
+    for panel in panels(records, log_quality):
         quantized = [record for record in panel.records if is_quantized(record) and not is_pruned(record)]
         drawn = lines(without(quantized, *KNOBS), "bits_per_weight", panel.field)
         if any(line.points for line in drawn):
@@ -39,14 +40,15 @@ def draw(records: list[dict[str, Any]]) -> dict[str, Figure]:
 def _figure(panel: Panel, drawn: Sequence[Line]) -> Figure:
     figure = new_figure(height=2.6)
     axes = figure.add_subplot()
-    draw_perplexity(axes, drawn, baselines_of(panel))
+    draw_levels(axes, drawn, baselines_of(panel))
     whole = [record for record in dense(panel.records, panel.field).values() if record.get("bits_per_weight")]
     stars = [(record["bits_per_weight"], record[panel.field]) for record in whole]
     for bits, value in stars:
         axes.plot([bits], [value], "k*", markersize=7)
     places = [x for line in drawn for x in (*line.unmeasured, *(point.x for point in line.points))]
     _bits_axis(axes, [*places, *(bits for bits, _ in stars)])
-    axes.set_ylabel("perplexity (log scale)")
+    axes.set_xlabel(quantity("bits_per_weight", panel.records).axis())
+    axes.set_ylabel(panel.quantity.axis())
     paper_title(axes, panel.title)
     place_legend(figure, axes, seeds_note(drawn), is_below=True)
     return figure
@@ -56,4 +58,3 @@ def _bits_axis(axes: Axes, bits: Sequence[float]) -> None:
     log_axis(axes, bits, axes.xaxis)
     low, high = axes.get_xlim()
     axes.xaxis.set_major_locator(FixedLocator([tick for tick in TICKS if low <= tick <= high]))
-    axes.set_xlabel("stored bits per weight (log scale)")

@@ -1,4 +1,4 @@
-"""Eight kinds of model in one picture: perplexity as height, time or bytes as area."""
+"""Eight kinds of model in one picture: quality on a log axis as height, time or bytes as area."""
 
 import itertools
 import math
@@ -13,8 +13,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from slimsweep.evaluation.quantity import Quantity
 from slimsweep.figures.kinds import is_pruned, is_quantized, is_structured
-from slimsweep.figures.series import DENSE, by_device, distinguished, file_word, model_label, protocol_label, variants
+from slimsweep.figures.series import (
+    DENSE,
+    by_device,
+    distinguished,
+    file_word,
+    log_quality,
+    model_label,
+    protocol_label,
+    protocol_of,
+    shown,
+    variants,
+)
 from slimsweep.figures.style import (
     COLOURS,
     LEGEND_ROW_INCHES,
@@ -27,6 +39,7 @@ from slimsweep.figures.style import (
     scaled,
 )
 from slimsweep.records.points import Record
+from slimsweep.records.quantities import quantity
 
 SWEEPS = ("eight_categories",)
 
@@ -46,17 +59,22 @@ LARGEST_AREA = 200.0
 """Square points of the largest bubble."""
 SPREAD = 0.34
 """Within its category the smallest ratio stands this far left of the middle, the largest this far right."""
-TOKENIZERS = "Tokenizers differ: perplexities compare within one model only."
+TOKENIZERS = "Tokenizers differ: values compare within one model only."
 
 
 @dataclass(frozen=True)
 class Chart:
-    """Records of one figure: `field` is their height, `size` their area."""
+    """Records of one figure: `quality` is their height, `size` their area."""
 
-    field: str
-    size: str
+    quality: Quantity
+    size: Quantity
     protocol: str
     records: list[Record]
+
+    @property
+    def field(self) -> str:
+        """The record field of the height."""
+        return self.quality.field
 
     @cached_property
     def names(self) -> dict[str, str]:
@@ -93,7 +111,7 @@ class Chart:
 
     def drawn_size(self, value: int | float, marker: str) -> float:
         """The size matplotlib must be given for a marker whose area stands for a value."""
-        return SHAPES[marker] * LARGEST_AREA * value / max(one[self.size] for one in self.records)
+        return SHAPES[marker] * LARGEST_AREA * value / max(one[self.size.field] for one in self.records)
 
     @cached_property
     def variants(self) -> dict[str, dict[str, list[Record]]]:
@@ -125,36 +143,36 @@ def draw(records: list[dict[str, Any]]) -> dict[str, Figure]:
     differ in more than the tokenizer are files of their own, and so are times of different devices; where
     tokenizers differ the title says what may be compared. A category without records says "not run".
     """
-    names = {name for record in records for name in record.get("protocols", {})}
     return {
         f"bubble_{stem}": _figure(chart)
-        for field in sorted(name for name in names if name.startswith("perplexity_"))
-        for stem, chart in _charts(records, field)
-        if any(one.get(field) is not None and one["technique"] != DENSE for one in chart.records)
+        for quality, name in shown(records, log_quality)
+        for stem, chart in _charts(records, quality, name)
+        if any(one.get(quality.field) is not None and one["technique"] != DENSE for one in chart.records)
     }
 
 
-def _charts(records: list[Record], field: str) -> Iterator[tuple[str, Chart]]:
+def _charts(records: list[Record], quality: Quantity, name: str) -> Iterator[tuple[str, Chart]]:
     """Every chart of a corpus by the end of its stem: over time, for each device, and over bytes."""
-    seconds = field.replace("perplexity", "evaluate_seconds", 1)
-    for suffix, protocol, members in _comparable(records, field):
-        for place, here in by_device(one for one in members if one.get(seconds) is not None).items():
-            yield f"time_{suffix}" + (f"_{file_word(place)}" if place else ""), Chart(field, seconds, protocol, here)
-        sized = [one for one in members if one.get("weight_bytes") is not None]
-        yield f"bytes_{suffix}", Chart(field, "weight_bytes", protocol, sized)
+    time, size = quantity(quality.seconds, records), quantity("weight_bytes", records)
+    for more, protocol, members in _comparable(records, quality.field):
+        for place, here in by_device(one for one in members if one.get(time.field) is not None).items():
+            suffix = f"{name}{more}" + (f"_{file_word(place)}" if place else "")
+            yield f"time_{suffix}", Chart(quality, time, protocol, here)
+        sized = [one for one in members if one.get(size.field) is not None]
+        yield f"bytes_{name}{more}", Chart(quality, size, protocol, sized)
 
 
 def _comparable(records: list[Record], field: str) -> Iterator[tuple[str, str, list[Record]]]:
-    """End of the stem, protocol and records of every protocol, those that differ in the tokenizer taken together."""
+    """Word of the stem, protocol and records of each protocol, those that differ in the tokenizer taken together."""
     groups: dict[str, list[Record]] = {}
     for record in records:
-        protocol = record.get("protocols", {}).get(field)
-        if protocol and (record["technique"] == DENSE or is_pruned(record) or is_quantized(record)):
+        protocol = protocol_of(record, field)
+        if protocol is not None and (record["technique"] == DENSE or is_pruned(record) or is_quantized(record)):
             groups.setdefault(re.sub(r":tok=[^:]*", "", protocol), []).append(record)
     others = distinguished(set(groups))
     for protocol, members in sorted(groups.items()):
         more = f"_{file_word(others[protocol])}" if len(groups) > 1 else ""
-        yield field.removeprefix("perplexity_") + more, protocol, members
+        yield more, protocol, members
 
 
 def _figure(chart: Chart) -> Figure:
@@ -167,14 +185,14 @@ def _figure(chart: Chart) -> Figure:
             middle = {"transform": axes.get_xaxis_transform(), "ha": "center", "style": "italic"}
             axes.text(place, 0.5, "not run", color=GREY, **middle)
         for (variant, members), shape in zip(found.items(), itertools.cycle(SHAPES)):
-            for one in sorted(members, key=lambda one: -one[chart.size]):
+            for one in sorted(members, key=lambda one: -one[chart.size.field]):
                 _bubble(axes, chart, one, chart.x(one, variant), look | {"marker": shape})
     axes.set_xlim(-0.5, len(chart.categories) - 0.5)
     rows = [[row for line in name.split("\n") for row in textwrap.wrap(line, 13)] for name in chart.categories]
     axes.set_xticks(range(len(rows)), ["\n".join(words) for words in rows])
     axes.tick_params(axis="x", length=0, labelsize=7 * 8 / len(rows))
     axes.grid(False, axis="x")
-    axes.set_ylabel("perplexity (log scale)")
+    axes.set_ylabel(chart.quality.axis())
     axes.set_title("\n".join(textwrap.wrap(_title(chart), 105)), loc="left")
     low, high = axes.get_ylim()
     axes.set_ylim(low / (high / low) ** 0.06, high)  # room for the number below the lowest bubble
@@ -183,19 +201,19 @@ def _figure(chart: Chart) -> Figure:
 
 
 def _title(chart: Chart) -> str:
-    has_tokenizers = {one["protocols"][chart.field] for one in chart.records}
+    has_tokenizers = {protocol_of(one, chart.field) for one in chart.records}
     text = f"{'; '.join(chart.names)}; {protocol_label(chart.protocol)}"
     return f"{text}. {TOKENIZERS}" if len(has_tokenizers) > 1 else text
 
 
 def _bubble(axes: Axes, chart: Chart, record: Record, x: float, look: Look) -> None:
-    """One record with its ratio below it; a hollow triangle at the upper edge where perplexity overflowed."""
+    """One record with its ratio below it; a hollow triangle at the upper edge where the value overflowed."""
     value = record.get(chart.field)
     if value is None:
         edge = {"transform": axes.get_xaxis_transform(), "clip_on": False, "markerfacecolor": "white"}
         axes.plot([x], [1.0], marker="^", linestyle="", markeredgecolor=look["color"], **edge)
         return
-    size = chart.drawn_size(record[chart.size], look["marker"])
+    size = chart.drawn_size(record[chart.size.field], look["marker"])
     axes.scatter([x], [value], s=size, marker=look["marker"], color=look["color"], alpha=0.55, clip_on=False)
     if record.get("ratio") is not None:
         below = {"xytext": (0, -math.sqrt(size) / 2 - 1), "textcoords": "offset points", "ha": "center", "va": "top"}
@@ -211,10 +229,9 @@ def _legends(figure: Figure, chart: Chart) -> None:
         for variant, shape in zip(found, itertools.cycle(SHAPES))
         if any(one["technique"] != DENSE for one in found[variant])
     ]
-    values = [one[chart.size] for one in chart.records]
-    divisor, unit = scaled(chart.size, values)
-    unit = unit.strip(" ()") or "s"
-    area = "weights in memory" if chart.size.endswith("_bytes") else "time of the evaluation"
+    values = [one[chart.size.field] for one in chart.records]
+    divisor, unit = scaled(chart.size.unit, values)
+    unit = unit.strip(" ()")
     shown = dict.fromkeys(round_down(max(values) / divisor / part) for part in (1, 4, 16))
     areas = [
         Line2D(
@@ -231,9 +248,9 @@ def _legends(figure: Figure, chart: Chart) -> None:
     for handle, value in zip(areas, shown, strict=True):
         handle.set_markersize(math.sqrt(chart.drawn_size(value * divisor, "o")))
     columns = legend_columns([chain.get_label() for chain in chains], 3, PAGE_INCHES - AREAS_INCHES)
-    shared = {"alignment": "left", "title_fontsize": 7}
+    shared, area = {"alignment": "left", "title_fontsize": 7}, f"area: {chart.size.label}"
     figure.legend(handles=chains, loc="outside lower left", ncols=columns, title="number: ratio", **shared)
-    figure.legend(handles=areas, loc="outside lower right", ncols=3, title=f"area: {area}", handleheight=2.2, **shared)
+    figure.legend(handles=areas, loc="outside lower right", ncols=3, title=area, handleheight=2.2, **shared)
     figure.set_figheight(figure.get_figheight() + LEGEND_ROW_INCHES * (2 + max(2, math.ceil(len(chains) / columns))))
 
 

@@ -1,23 +1,24 @@
-"""Perplexity against what a structured model still costs: parameters, memory, multiply-accumulates."""
+"""Quality on a log axis against what a structured model still costs: parameters, memory, multiply-accumulates."""
 
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from slimsweep.figures.series import Panel, dense, lines, panels
+from slimsweep.figures.series import Panel, dense, lines, log_quality, panels
 from slimsweep.figures.style import appearances, log_axis, new_figure, paper_title, place_legend, scaled
+from slimsweep.records.quantities import quantity
 
 SWEEPS = ("structured",)
 
-COSTS = {"parameters": "parameters", "load_memory_bytes": "memory after loading", "gmacs": "GMacs of 64 tokens"}
+COSTS = ("parameters", "load_memory_bytes", "gmacs")
 
 
 def draw(records: list[dict[str, Any]]) -> dict[str, Figure]:
     """`cost_curve_<corpus>`: three panels, both axes logarithmic, the dense model a star."""
     return {
         f"cost_curve_{panel.stem}": _figure(panel)
-        for panel in panels(records, "perplexity")
+        for panel in panels(records, log_quality)
         if any(line.points for line in lines(_smaller(panel), "parameters", panel.field))
     }
 
@@ -39,11 +40,11 @@ def _figure(panel: Panel) -> Figure:
 
 
 def _draw(axes: Axes, panel: Panel, cost: str) -> None:
-    field = panel.field
+    field, shown = panel.field, quantity(cost, panel.records)
     reduced = [record for record in _smaller(panel) if record.get(field) is not None and record.get(cost)]
     whole = {label: record for label, record in dense(panel.records, field).items() if record.get(cost)}
     measured = [*reduced, *whole.values()]
-    divisor, unit = scaled(cost, [record[cost] for record in measured])
+    divisor, unit = scaled(shown.unit, [record[cost] for record in measured])
     drawn = lines(reduced, cost, field)
     for line, look in zip(drawn, appearances([line.label for line in drawn]), strict=True):
         axes.plot(
@@ -53,5 +54,5 @@ def _draw(axes: Axes, panel: Panel, cost: str) -> None:
         axes.plot([record[cost] / divisor], [record[field]], "k*", markersize=7, label=label)
     log_axis(axes, [record[field] for record in measured])
     log_axis(axes, [record[cost] / divisor for record in measured], axes.xaxis)
-    axes.set_xlabel(f"{COSTS[cost]}{unit}, log scale")
-    axes.set_ylabel("perplexity (log scale)")
+    axes.set_xlabel(f"{shown.label}{unit}, log scale")
+    axes.set_ylabel(panel.quantity.axis())

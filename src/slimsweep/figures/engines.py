@@ -1,4 +1,4 @@
-"""The same methods in several engines: perplexity above, the time to compress below, one column per method."""
+"""The same methods in several engines: quality above, time to compress below, both on log axes."""
 
 from typing import Any
 
@@ -6,9 +6,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from slimsweep.figures.kinds import stages_of
-from slimsweep.figures.series import Panel, by_device, dense, panels
+from slimsweep.figures.series import Panel, by_device, dense, log_quality, panels
 from slimsweep.figures.style import COLOURS, MARKERS, PAGE_INCHES, log_axis, new_figure, place_legend
 from slimsweep.records.points import Record
+from slimsweep.records.quantities import COMPRESS_SECONDS
 
 SWEEPS = ("engines",)
 
@@ -35,7 +36,7 @@ def draw(records: list[dict[str, Any]]) -> dict[str, Figure]:
     """
     figures = {}
     for place, members in by_device(records).items():
-        for panel in panels(members, "perplexity"):
+        for panel in panels(members, log_quality):
             if values := compared(panel.records):
                 figures[f"engines_{panel.stem}" + (f"_{place}" if place else "")] = _figure(panel, values)
     return figures
@@ -77,7 +78,8 @@ def _figure(panel: Panel, values: Values) -> Figure:
     figure = new_figure(PAGE_INCHES, 3.6)
     widths = [len(found) + 0.6 for found in settings]
     grid = figure.subplots(2, len(methods), sharex="col", sharey="row", squeeze=False, width_ratios=widths)
-    rows = ((field, "perplexity (log scale)"), ("compress_seconds", "seconds to compress\n(log scale)"))
+    time = COMPRESS_SECONDS
+    rows = ((field, panel.quantity.axis()), (time.field, f"{time.label}\n(log scale)"))
     for row, (quantity, label) in zip(grid, rows, strict=True):
         for axes, method, places in zip(row, methods, settings, strict=True):
             _draw(axes, quantity, values, method, places)

@@ -1,4 +1,4 @@
-"""Prune then quantize against quantize then prune: perplexity of both orders, and what the order costs."""
+"""Prune then quantize against quantize then prune: quality of both orders, and what the order costs."""
 
 from typing import Any
 
@@ -6,8 +6,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from slimsweep.figures.kinds import is_pruned, is_quantized, prunes, quantizes, stages_of
-from slimsweep.figures.ratio_curve import draw_perplexity, seeds_note
-from slimsweep.figures.series import Line, Panel, baselines_of, lines, panels
+from slimsweep.figures.ratio_curve import draw_levels, seeds_note
+from slimsweep.figures.series import Line, Panel, baselines_of, lines, log_quality, panels
 from slimsweep.figures.style import COLOURS, MARKERS, Look, log_axis, new_figure, paper_title, place_legend
 from slimsweep.records.points import Record
 
@@ -26,7 +26,7 @@ def draw(records: list[dict[str, Any]]) -> dict[str, Figure]:
     The lower panel divides the second by the first at each ratio: above 1, quantizing first is worse.
     Chains whose exact reverse was not measured are left out: [half, wanda, nf4] pairs with [nf4, wanda, half] only.
     """
-    pairs = [(panel, pairs_of(panel.records, panel.field)) for panel in panels(records, "perplexity")]
+    pairs = [(panel, pairs_of(panel.records, panel.field)) for panel in panels(records, log_quality)]
     return {f"order_{panel.stem}": _figure(panel, found) for panel, found in pairs if found}
 
 
@@ -49,7 +49,7 @@ def prunes_first(record: Record) -> bool:
 
 
 def quotients(first: Line, second: Line) -> tuple[list[float], list[float]]:
-    """Ratios at which both lines have a point, and there the second's perplexity over the first's."""
+    """Ratios at which both lines have a point, and there the second's value over the first's."""
     values = {point.x: point.y for point in first.points}
     shared = [point for point in second.points if point.x in values]
     return [point.x for point in shared], [point.y / values[point.x] for point in shared]
@@ -61,9 +61,9 @@ def _figure(panel: Panel, pairs: list[Pair]) -> Figure:
     drawn = [line for pair in pairs for line in pair]
     baselines = baselines_of(panel)
     looks = [look for place in range(len(pairs)) for look in _looks(place)]
-    draw_perplexity(upper, drawn, baselines, looks)
+    draw_levels(upper, drawn, baselines, looks)
     _draw_quotients(lower, pairs)
-    upper.set_ylabel("perplexity (log scale)")
+    upper.set_ylabel(panel.quantity.axis())
     ratios = sorted({point.x for line in drawn for point in line.points})
     lower.set_xlim(ratios[0] - MARGIN, ratios[-1] + MARGIN)
     lower.set_xticks(ratios if len(ratios) <= 10 else [tick / 10 for tick in range(11)])

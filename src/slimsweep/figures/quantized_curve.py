@@ -1,4 +1,4 @@
-"""Perplexity against ratio with and without quantization, parts removed and weights zeroed: one file per corpus."""
+"""Quality on a log axis against ratio, with and without quantization: one file per corpus."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from slimsweep.figures.kinds import is_pruned, is_quantized, is_structured, prunes, quantizes, stages_of
 from slimsweep.figures.ratio_curve import draw_line, mark_overflow, seeds_note
-from slimsweep.figures.series import DENSE, Line, Panel, Point, dense, lines, panels, variants
+from slimsweep.figures.series import DENSE, Line, Panel, Point, dense, lines, log_quality, panels, variants
 from slimsweep.figures.style import COLOURS, Look, log_axis, new_figure, paper_title, place_legend
 from slimsweep.records.points import Record
 
@@ -32,8 +32,8 @@ def draw(records: list[dict[str, Any]]) -> dict[str, Figure]:
 
 
 def compared_panels(records: list[Record]) -> list[Panel]:
-    """Panels of perplexity that have both quantized and pruned models to show."""
-    return [panel for panel in panels(records, "perplexity") if is_compared(panel.records, panel.field)]
+    """Panels of quality with a log axis that have both quantized and pruned models to show."""
+    return [panel for panel in panels(records, log_quality) if is_compared(panel.records, panel.field)]
 
 
 def is_compared(records: Sequence[Record], field: str) -> bool:
@@ -63,7 +63,7 @@ def _figure(panel: Panel) -> Figure:
     log_axis(axes, values)
     ratio_axis(axes, panel.records)
     axes.set_xlabel("ratio of weights removed")
-    axes.set_ylabel("perplexity (log scale)")
+    axes.set_ylabel(panel.quantity.axis())
     paper_title(axes, panel.title)
     note = seeds_note(drawn)
     place_legend(figure, axes, f"{NOTE}\n{note}" if note else NOTE, is_below=True)

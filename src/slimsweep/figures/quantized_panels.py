@@ -8,25 +8,27 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from slimsweep.evaluation.quantity import Quantity
 from slimsweep.figures.quantized_curve import NOTE, compared_panels, draw_over_ratio, looks, placed, ratio_axis
 from slimsweep.figures.ratio_curve import seeds_note
-from slimsweep.figures.series import Line, Panel, by_device, panels
+from slimsweep.figures.series import Line, Panel, by_device, is_speedup, linear_quality, log_quality, panels
 from slimsweep.figures.style import LEGEND_ROW_INCHES, PAGE_INCHES, Look, legend_columns, log_axis, new_figure, scaled
 from slimsweep.records.points import Record
+from slimsweep.records.quantities import quantity
 
 SWEEPS = ("quantized",)
 
 COLUMNS = 3
 ROW_INCHES = 1.75
 
-MEMORY = {"weight_bytes": "weights in memory", "load_memory_bytes": "memory after loading"}
+MEMORY = ("weight_bytes", "load_memory_bytes")
 
 
 @dataclass(frozen=True)
 class Pane:
     """One small panel: a field over the ratio."""
 
-    field: str
+    quantity: Quantity
     title: str
     unit: str
     records: list[Record]
@@ -45,18 +47,20 @@ def panes_of(panel: Panel) -> list[Pane]:
 
     Accuracies and speed-ups of different protocols, and speed-ups of different devices, have panels of their own.
     """
-    found = [Pane(panel.field, f"perplexity, {panel.name}", "perplexity (log scale)", panel.records)]
-    for task in panels(panel.records, "accuracy"):
-        measured, unit = placed(task.records, task.field), _accuracy_unit(task.field, placed(task.records, task.field))
-        found.append(Pane(task.field, f"{task.name}{_words(task.suffix)}", unit, measured))
-    for name, title in MEMORY.items():
-        measured = placed(panel.records, name)
-        divisor, unit = scaled(name, [record[name] for record in measured])
-        found.append(Pane(name, title, f"memory{unit}", [one | {name: one[name] / divisor} for one in measured]))
-    for way in panels(panel.records, "speedup"):
+    quality = panel.quantity
+    found = [Pane(quality, f"{quality.label}, {panel.name}", quality.axis(), panel.records)]
+    for task in panels(panel.records, linear_quality):
+        measured = placed(task.records, task.field)
+        found.append(Pane(task.quantity, f"{task.name}{_words(task.suffix)}", _unit(task.quantity, measured), measured))
+    for name in MEMORY:
+        measured, memory = placed(panel.records, name), quantity(name, panel.records)
+        divisor, unit = scaled(memory.unit, [record[name] for record in measured])
+        values = [one | {name: one[name] / divisor} for one in measured]
+        found.append(Pane(memory, memory.label, f"memory{unit}", values))
+    for way in panels(panel.records, is_speedup):
         for place, here in by_device(placed(way.records, way.field)).items():
             title = f"{way.name} speed{_words(way.suffix)}{_words(place)}"
-            found.append(Pane(way.field, title, "times as fast as dense", here))
+            found.append(Pane(way.quantity, title, way.quantity.axis(), here))
     return [pane for pane in found if pane.records]
 
 
@@ -65,9 +69,10 @@ def _words(suffix: str) -> str:
     return f", {suffix.removeprefix('_')}" if suffix else ""
 
 
-def _accuracy_unit(field: str, records: list[Record]) -> str:
-    errors = [record.get(field.replace("accuracy_", "accuracy_stderr_", 1)) or 0.0 for record in records]
-    return f"accuracy (s.e. ≤ {max(errors):.3f})" if any(errors) else "accuracy (fraction)"
+def _unit(quantity: Quantity, records: list[Record]) -> str:
+    """Label of an axis: the largest standard error in place of the unit, where there is one."""
+    errors = [record.get(quantity.error) or 0.0 for record in records]
+    return f"{quantity.label} (s.e. ≤ {quantity.deviation_text(max(errors))})" if any(errors) else quantity.axis()
 
 
 def _figure(panel: Panel, panes: list[Pane]) -> Figure:
@@ -93,12 +98,13 @@ def _figure(panel: Panel, panes: list[Pane]) -> Figure:
 
 
 def _draw(axes: Axes, pane: Pane, look: Callable[[Record], Look]) -> list[Line]:
-    drawn, values = draw_over_ratio(axes, pane.records, pane.field, look)
-    if pane.field.startswith("perplexity_"):
+    quantity = pane.quantity
+    drawn, values = draw_over_ratio(axes, pane.records, quantity.field, look)
+    if log_quality(quantity):
         log_axis(axes, values)
-    elif not pane.field.startswith("accuracy_"):
-        axes.set_ylim(0, 1.08 * max(*values, 1 if pane.field.startswith("speedup_") else 0))
-    if pane.field.startswith("speedup_"):
+    elif not linear_quality(quantity):
+        axes.set_ylim(0, 1.08 * max(*values, 1 if is_speedup(quantity) else 0))
+    if is_speedup(quantity):
         axes.axhline(1, color="black", linewidth=0.8, zorder=1)
     axes.set_title(pane.title, loc="left")
     axes.set_ylabel(pane.unit)

@@ -1,4 +1,4 @@
-"""Perplexity against the ratio of weights removed: one file per corpus, one line per technique."""
+"""Quality on a log axis against the ratio of weights removed: one file per corpus, one line per technique."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,32 +6,32 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from slimsweep.figures.series import Line, Panel, baselines_of, curves
+from slimsweep.figures.series import Line, Panel, baselines_of, curves, log_quality
 from slimsweep.figures.style import Look, appearances, log_axis, new_figure, paper_title, place_legend
 
 SWEEPS = ("unstructured",)
 
 
 def draw(records: list[dict[str, Any]]) -> dict[str, Figure]:
-    """`ratio_curve_<corpus>`: perplexity on a log axis, dense model dashed, band of one deviation."""
-    return {f"ratio_curve_{panel.stem}": _figure(panel, drawn) for panel, drawn in curves(records, "perplexity")}
+    """`ratio_curve_<corpus>`: every quality with a log axis, dense model dashed, band of one deviation."""
+    return {f"ratio_curve_{panel.stem}": _figure(panel, drawn) for panel, drawn in curves(records, log_quality)}
 
 
 def _figure(panel: Panel, drawn: Sequence[Line]) -> Figure:
     figure = new_figure(height=2.6)
     axes = figure.add_subplot()
     baselines = baselines_of(panel)
-    draw_perplexity(axes, drawn, baselines)
+    draw_levels(axes, drawn, baselines)
     axes.set_xlim(0, 1)
     axes.set_xticks([tick / 10 for tick in range(11)])
     axes.set_xlabel("ratio of weights removed")
-    axes.set_ylabel("perplexity (log scale)")
+    axes.set_ylabel(panel.quantity.axis())
     paper_title(axes, panel.title)
     place_legend(figure, axes, seeds_note(drawn))
     return figure
 
 
-def draw_perplexity(
+def draw_levels(
     axes: Axes, drawn: Sequence[Line], baselines: dict[str, float], looks: Sequence[Look] | None = None
 ) -> None:
     """Lines with bands, dense levels and marks for what overflowed, on a logarithmic y axis.
@@ -70,7 +70,7 @@ def draw_line(axes: Axes, line: Line, look: Look) -> list[float]:
 
 
 def mark_overflow(axes: Axes, drawn: Sequence[Line], looks: Sequence[Look]) -> None:
-    """A hollow triangle at the upper edge wherever a perplexity is null because it overflowed."""
+    """A hollow triangle at the upper edge wherever a value is null because it overflowed."""
     for line, look in zip(drawn, looks, strict=True):
         if line.unmeasured:
             axes.plot(

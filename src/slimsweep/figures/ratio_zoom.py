@@ -1,4 +1,4 @@
-"""Perplexity against ratio, six times: x up to 0.2, 0.4, 0.5, 0.6, 0.8 and 1, each with its own y range."""
+"""Quality on a log axis against ratio, six times: x up to 0.2, 0.4, 0.5, 0.6, 0.8 and 1, each with its own y range."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -6,10 +6,11 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from slimsweep.figures.ratio_curve import SWEEPS as SWEEPS
-from slimsweep.figures.ratio_curve import draw_perplexity, seeds_note
-from slimsweep.figures.series import Line, Panel, baselines_of, curves
+from slimsweep.figures.ratio_curve import draw_levels, seeds_note
+from slimsweep.figures.series import Line, Panel, baselines_of, curves, log_quality
 from slimsweep.figures.style import PAGE_INCHES, new_figure
+
+SWEEPS = ("unstructured",)
 
 LIMITS = {0.2: 0.05, 0.4: 0.1, 0.5: 0.1, 0.6: 0.1, 0.8: 0.2, 1.0: 0.2}
 """Largest ratio of each panel, and the distance of its ticks."""
@@ -17,7 +18,7 @@ LIMITS = {0.2: 0.05, 0.4: 0.1, 0.5: 0.1, 0.6: 0.1, 0.8: 0.2, 1.0: 0.2}
 
 def draw(records: list[dict[str, Any]]) -> dict[str, Figure]:
     """`ratio_zoom_<corpus>`: six panels over the width of a page."""
-    return {f"ratio_zoom_{panel.stem}": _figure(panel, drawn) for panel, drawn in curves(records, "perplexity")}
+    return {f"ratio_zoom_{panel.stem}": _figure(panel, drawn) for panel, drawn in curves(records, log_quality)}
 
 
 def _figure(panel: Panel, drawn: Sequence[Line]) -> Figure:
@@ -25,12 +26,12 @@ def _figure(panel: Panel, drawn: Sequence[Line]) -> Figure:
     grid = figure.subplots(2, 3).flatten()
     baselines = baselines_of(panel)
     for axes, (limit, step) in zip(grid, LIMITS.items(), strict=True):
-        draw_perplexity(axes, [_until(line, limit) for line in drawn], baselines)
+        draw_levels(axes, [_until(line, limit) for line in drawn], baselines)
         axes.set_xlim(0, limit * 1.02)
         axes.set_xticks([round(step * tick, 2) for tick in range(round(limit / step) + 1)])
         axes.set_xlabel("ratio of weights removed" if axes in grid[3:] else "")
         axes.set_title(f"ratio up to {limit:g}", loc="left")
-    figure.supylabel("perplexity (log scale)", fontsize=8)
+    figure.supylabel(panel.quantity.axis(), fontsize=8)
     title = [*panel.title.split("\n"), *filter(None, [seeds_note(drawn)])]
     figure.suptitle("; ".join(title), fontsize=8)
     handles, labels = grid[-1].get_legend_handles_labels()

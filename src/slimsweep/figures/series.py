@@ -3,10 +3,12 @@
 import hashlib
 import re
 import statistics
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from slimsweep.evaluation.quantity import Quantity
 from slimsweep.records.points import Record, distinctions
+from slimsweep.records.quantities import quantities_of
 
 DENSE = "dense"
 Place = tuple[int | float, int | float]
@@ -17,14 +19,19 @@ Place = tuple[int | float, int | float]
 class Panel:
     """Records that may share an axis: one model, one protocol."""
 
-    field: str
-    """The record field that was measured: `perplexity_wikitext2`."""
+    quantity: Quantity
+    """The quantity that was measured."""
     name: str
     """Corpus or task that was measured."""
     suffix: str
     """Appended to the file's stem; empty where all records share one axis."""
     title: str
     records: list[Record]
+
+    @property
+    def field(self) -> str:
+        """The record field that was measured."""
+        return self.quantity.field
 
     @property
     def stem(self) -> str:
@@ -54,32 +61,64 @@ class Line:
     """x of points whose y is null (overflow)."""
 
 
-def panels(records: Iterable[Record], prefix: str) -> list[Panel]:
-    """Split records into panels, in order of field: every field `<prefix>_NAME` that some record measured.
+def log_quality(quantity: Quantity) -> bool:
+    """Whether a quantity is one of quality with a logarithmic axis, such as a perplexity."""
+    return quantity.group == "quality" and quantity.scale == "log"
+
+
+def linear_quality(quantity: Quantity) -> bool:
+    """Whether a quantity is one of quality with a linear axis, such as an accuracy."""
+    return quantity.group == "quality" and quantity.scale == "linear"
+
+
+def is_speedup(quantity: Quantity) -> bool:
+    """Whether a quantity is a speed divided by that of the dense model."""
+    return quantity.kind == "speedup"
+
+
+def panels(records: Iterable[Record], is_shown: Callable[[Quantity], bool]) -> list[Panel]:
+    """Split records into panels, in order of field: every shown quantity that some record measured.
 
     Different models, or different protocols of one field, never share a panel; where there are several, each
     says so in its title and its suffix.
     """
     records = list(records)
-    fields = {name for record in records for name in record.get("protocols", {}) if name.startswith(f"{prefix}_")}
-    return [panel for field in sorted(fields) for panel in _panels_of(records, field, field.removeprefix(f"{prefix}_"))]
+    return [panel for quantity, name in shown(records, is_shown) for panel in _panels_of(records, quantity, name)]
 
 
-def _panels_of(records: list[Record], field: str, name: str) -> list[Panel]:
+def shown(records: list[Record], is_shown: Callable[[Quantity], bool]) -> list[tuple[Quantity, str]]:
+    """Quantities of records that a figure shows, in order of field, each with the name of its file.
+
+    Where two have one name, such as a corpus that two metrics measure, the later ones are named by their fields.
+    """
+    quantities = sorted(filter(is_shown, quantities_of(records).values()), key=lambda one: (one.place, one.field))
+    names: dict[str, Quantity] = {}
+    for one in quantities:
+        names[one.field if one.stem in names else one.stem] = one
+    return [(one, name) for name, one in sorted(names.items(), key=lambda item: item[1].field)]
+
+
+def protocol_of(record: Record, field: str) -> str | None:
+    """Protocol of a measured field, empty where its metric tells none; None where it was not measured."""
+    protocol = (record.get("protocols") or {}).get(field)
+    return "" if protocol is None and record.get(field) is not None else protocol
+
+
+def _panels_of(records: list[Record], quantity: Quantity, name: str) -> list[Panel]:
     groups: dict[tuple[str, str], list[Record]] = {}
     for record in records:
-        protocol = record.get("protocols", {}).get(field)
+        protocol = protocol_of(record, quantity.field)
         if protocol is not None:
             groups.setdefault((model_label(record), protocol), []).append(record)
     models = {model for model, _ in groups}
     found = []
     for (model, protocol), members in sorted(groups.items()):
         others = distinguished({other for owner, other in groups if owner == model})
-        title, parts = f"{model}\n{protocol_label(protocol)}", [model] * (len(models) > 1)
+        title, parts = f"{model}\n{protocol_label(protocol)}".strip(), [model] * (len(models) > 1)
         if len(others) > 1:
             title += f" ({others[protocol]})"
             parts.append(others[protocol])
-        found.append(Panel(field, name, "".join(f"_{file_word(part)}" for part in parts), title, members))
+        found.append(Panel(quantity, name, "".join(f"_{file_word(part)}" for part in parts), title, members))
     return found
 
 
@@ -137,9 +176,9 @@ def lines(records: Iterable[Record], x: str, y: str) -> list[Line]:
     return [_line(label, by_x, y) for label, by_x in sorted(found.items())]
 
 
-def curves(records: Iterable[Record], prefix: str) -> list[tuple[Panel, list[Line]]]:
+def curves(records: Iterable[Record], is_shown: Callable[[Quantity], bool]) -> list[tuple[Panel, list[Line]]]:
     """Panel and lines over the ratio, for every panel that has a point to show."""
-    found = [(panel, lines(panel.records, "ratio", panel.field)) for panel in panels(records, prefix)]
+    found = [(panel, lines(panel.records, "ratio", panel.field)) for panel in panels(records, is_shown)]
     return [(panel, drawn) for panel, drawn in found if any(line.points for line in drawn)]
 
 

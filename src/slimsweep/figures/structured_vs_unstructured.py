@@ -1,13 +1,15 @@
-"""Removing whole parts against zeroing weights: perplexity over the ratio asked for, and over what is left."""
+"""Removing whole parts against zeroing weights: quality on a log axis over the ratio and over what is left."""
 
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from slimsweep.evaluation.quantity import Quantity
 from slimsweep.figures.kinds import is_pruned, is_structured
-from slimsweep.figures.series import Panel, dense, lines, panels
+from slimsweep.figures.series import Panel, dense, lines, log_quality, panels
 from slimsweep.figures.style import appearances, log_axis, new_figure, paper_title, place_legend, scaled
+from slimsweep.records.quantities import quantity
 
 SWEEPS = ("unstructured", "structured")
 
@@ -15,7 +17,7 @@ SWEEPS = ("unstructured", "structured")
 def draw(records: list[dict[str, Any]]) -> dict[str, Figure]:
     """`structured_vs_unstructured_<corpus>`: removed parts dashed, zeroed weights solid."""
     figures = {}
-    for panel in panels(records, "perplexity"):
+    for panel in panels(records, log_quality):
         measured = [record for record in panel.records if record.get(panel.field) is not None]
         if {is_structured(record) for record in measured if is_pruned(record)} == {True, False}:
             figures[f"structured_vs_unstructured_{panel.stem}"] = _figure(panel, measured)
@@ -25,17 +27,19 @@ def draw(records: list[dict[str, Any]]) -> dict[str, Figure]:
 def _figure(panel: Panel, measured: list[dict[str, Any]]) -> Figure:
     figure = new_figure(height=4.4)
     upper, lower = figure.subplots(2, 1)
-    _draw(upper, measured, "ratio", panel.field, 1)
+    size = quantity("nonzero_parameters", measured)
+    _draw(upper, measured, "ratio", panel.quantity, 1)
     upper.set_xlabel("ratio asked for")
-    divisor, unit = scaled("nonzero_parameters", [record.get("nonzero_parameters") or 0 for record in measured])
-    _draw(lower, measured, "nonzero_parameters", panel.field, divisor)
-    lower.set_xlabel(f"nonzero parameters left{unit}")
+    divisor, unit = scaled(size.unit, [record.get(size.field) or 0 for record in measured])
+    _draw(lower, measured, size.field, panel.quantity, divisor)
+    lower.set_xlabel(f"{size.label} left{unit}")
     paper_title(upper, panel.title)
     place_legend(figure, lower, "dashed: parts removed", is_below=True)
     return figure
 
 
-def _draw(axes: Axes, measured: list[dict[str, Any]], x: str, field: str, divisor: int | float) -> None:
+def _draw(axes: Axes, measured: list[dict[str, Any]], x: str, quality: Quantity, divisor: int | float) -> None:
+    field = quality.field
     drawn = lines(measured, x, field)
     for line, look in zip(drawn, appearances([line.label for line in drawn]), strict=True):
         style = "--" if is_structured(line.points[0].records[0]) else "-"
@@ -52,4 +56,4 @@ def _draw(axes: Axes, measured: list[dict[str, Any]], x: str, field: str, diviso
             )
     log_axis(axes, [record[field] for record in measured])
     axes.set_xlim(left=0)
-    axes.set_ylabel("perplexity (log scale)")
+    axes.set_ylabel(quality.axis())

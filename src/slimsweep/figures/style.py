@@ -148,12 +148,12 @@ def plain_number(value: int | float) -> str:
 SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 
 
-def scaled(quantity: str, values: Sequence[int | float]) -> tuple[int | float, str]:
+def scaled(unit: str, values: Sequence[int | float]) -> tuple[int | float, str]:
     """Divisor and unit of an axis: GiB or MiB for bytes, billions or millions for parameters, else as it is."""
     largest = max(values, default=0)
-    if quantity.endswith("_bytes"):
+    if unit == "bytes":
         return (2**30, " (GiB)") if largest >= 2**30 else (2**20, " (MiB)")
-    if quantity.endswith("parameters"):
+    if unit == "parameters":
         return (
             (1e9, " (billions)")
             if largest >= 1e9
@@ -161,7 +161,7 @@ def scaled(quantity: str, values: Sequence[int | float]) -> tuple[int | float, s
             if largest >= 1e6
             else (1e3, " (thousands)")
         )
-    return 1, ""
+    return 1, f" ({unit})" if unit else ""
 
 
 def paper_title(axes: Axes, text: str) -> None:

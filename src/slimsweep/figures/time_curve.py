@@ -1,12 +1,13 @@
-"""Perplexity against the time its own measurement took: what a technique saves in practice, or does not."""
+"""Quality on a log axis against the time its own measurement took: what a technique saves in practice, or does not."""
 
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from slimsweep.figures.kinds import is_structured
-from slimsweep.figures.series import Panel, by_device, dense, file_word, lines, panels
+from slimsweep.figures.series import Panel, by_device, dense, file_word, lines, log_quality, panels
 from slimsweep.figures.style import appearances, log_axis, new_figure, paper_title, place_legend
+from slimsweep.records.quantities import quantity
 
 SWEEPS = ("unstructured", "structured")
 
@@ -14,8 +15,8 @@ SWEEPS = ("unstructured", "structured")
 def draw(records: list[dict[str, Any]]) -> dict[str, Figure]:
     """`time_curve_<corpus>`: one point a job, both axes logarithmic; times of one device only share a figure."""
     figures = {}
-    for panel in panels(records, "perplexity"):
-        time = panel.field.replace("perplexity", "evaluate_seconds", 1)
+    for panel in panels(records, log_quality):
+        time = panel.quantity.seconds
         timed = [record for record in panel.records if None not in (record.get(panel.field), record.get(time))]
         for place, here in by_device(timed).items():
             if any(record["technique"] != "dense" for record in here):
@@ -25,7 +26,7 @@ def draw(records: list[dict[str, Any]]) -> dict[str, Figure]:
 
 
 def _figure(panel: Panel, time: str, records: list[dict[str, Any]]) -> Figure:
-    field = panel.field
+    field, seconds = panel.field, quantity(time, records)
     figure = new_figure(height=2.9)
     axes = figure.add_subplot()
     drawn = lines(records, time, field)
@@ -37,8 +38,8 @@ def _figure(panel: Panel, time: str, records: list[dict[str, Any]]) -> Figure:
         axes.plot([record[time]], [record[field]], "k*", markersize=7, label=label)
     log_axis(axes, [record[field] for record in records])
     log_axis(axes, [record[time] for record in records], axes.xaxis)
-    axes.set_xlabel("time of the perplexity evaluation, s (log scale)")
-    axes.set_ylabel("perplexity (log scale)")
+    axes.set_xlabel(f"{seconds.label}, {seconds.unit} (log scale)")
+    axes.set_ylabel(panel.quantity.axis())
     paper_title(axes, panel.title)
     place_legend(figure, axes, "hollow: parts removed", is_below=True)
     return figure

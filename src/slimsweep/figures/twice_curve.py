@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from slimsweep.figures.kinds import stages_of
-from slimsweep.figures.ratio_curve import draw_perplexity, seeds_note
-from slimsweep.figures.series import Line, Panel, baselines_of, lines, panels, variants, without
+from slimsweep.figures.ratio_curve import draw_levels, seeds_note
+from slimsweep.figures.series import Line, Panel, baselines_of, lines, log_quality, panels, variants, without
 from slimsweep.figures.style import (
     COLOURS,
     COLUMN_INCHES,
@@ -58,7 +58,7 @@ def draw(records: list[dict[str, Any]]) -> dict[str, Figure]:
     A single pass of a ratio that also has two passes is thus drawn twice: at 1 - (1 - s)^2 and at its own ratio.
     """
     figures = {}
-    for panel in panels(records, "perplexity"):
+    for panel in panels(records, log_quality):
         kinds = {label: passes(members, panel.field) for label, members in variants(_pruned(panel.records)).items()}
         if compared := {label: drawn for label, drawn in sorted(kinds.items()) if _has_two(drawn)}:
             figures[f"twice_curve_{panel.stem}"] = _figure(panel, compared)
@@ -115,11 +115,11 @@ def _figure(panel: Panel, compared: dict[str, list[Line]]) -> Figure:
     grid = figure.subplots(rows, columns, squeeze=False).flatten()
     baselines = baselines_of(panel)
     for axes, (label, drawn) in zip(grid, compared.items(), strict=False):
-        draw_perplexity(axes, drawn, baselines, [LOOKS[line.label] for line in drawn])
+        draw_levels(axes, drawn, baselines, [LOOKS[line.label] for line in drawn])
         _place_axes(axes, label)
     for axes in grid[len(compared) :]:
         axes.set_axis_off()
-    figure.supylabel("perplexity (log scale)", fontsize=8)
+    figure.supylabel(panel.quantity.axis(), fontsize=8)
     every = [line for drawn in compared.values() for line in drawn]
     notes = [*panel.title.split("\n"), *filter(None, [seeds_note(every)])]
     figure.suptitle(textwrap.fill("; ".join(notes), 52 if columns == 1 else 110), fontsize=8)

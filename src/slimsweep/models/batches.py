@@ -16,6 +16,11 @@ GPU_SHARE = 8
 LIVE_NUMBERS = 8
 """Approximate number of fp32 activations of the widest layer that are alive at once, per token and channel."""
 
+HEAD_NUMBERS = 2**25
+"""Logits held at once (128 MiB in fp32), whatever the vocabulary."""
+LOSS_NUMBERS = 2**21
+"""Logits whose loss a CPU computes at once: what lies between them and the loss then stays in a cache."""
+
 
 def batch_tokens(model: LanguageModel) -> int:
     """Tokens of one forward through a block, or through all of them one after another."""

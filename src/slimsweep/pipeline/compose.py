@@ -186,9 +186,13 @@ def unknown_keys(config: DictConfig) -> list[str]:
     unknown = [str(key) for key in config if key not in KEYS]
     if "sweeps" in unknown:
         return ["the sweep file does not start with `# @package _global_`: put that on its first line"]
+    if "metric" in unknown:
+        return [
+            "the file of a metric does not start with `# @package evaluation.metrics.NAME`: put that on its first line"
+        ]
     faults = [f"{key} is no setting. {allowed_names(key, KEYS)}" for key in unknown]
     evaluation = OmegaConf.to_container(config.evaluation) if "evaluation" in config else {}
-    read = set(re.findall(r"\$\{evaluation\.(\w+)\}", str(evaluation.get("metrics"))))
+    read = set(re.findall(r"(?:\$\{|oc\.select:)evaluation\.(\w+)", str(evaluation.get("metrics"))))
     faults += [
         f"evaluation.{key} is no setting of this profile. {allowed_names(key, read)}"
         for key in evaluation

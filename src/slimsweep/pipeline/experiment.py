@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from slimsweep.errors import ConfigError, StageError
+from slimsweep.evaluation.base import Metric
 from slimsweep.paths import project_path
 from slimsweep.pipeline import memory_plan
 from slimsweep.pipeline.compose import (
@@ -165,6 +166,7 @@ class Experiment:
                 raise StageError.of(stage.name, error) from error
         if self.memory_budget and not faults:
             faults += memory_plan.faults(self)
+        faults += [fault for name, metric in self.metrics.items() for fault in _quantity_faults(name, metric)]
         if self.model.weights == "meta":
             return faults
         checks = [("calibration", self.calibration)] if self.needs_calibration else []
@@ -277,6 +279,23 @@ def _parts(plain: dict[str, Any], faults: list[str]) -> dict[str, Any]:
             for name, fields in (plain["evaluation"].get("metrics") or {}).items()
         },
     }
+
+
+def _quantity_faults(name: str, metric: Any) -> list[str]:
+    """Faults of what a metric declares, which would otherwise show after it has measured."""
+    where = f"evaluation.metrics.{name}"
+    try:
+        fields = [one.field for one in metric.quantities()]
+    except Exception as error:  # whatever somebody's metric raises
+        return [f"{where}: {error}"]
+    faults = [
+        f"{where}: it compares {one}, of which its quantities tell nothing"
+        for one in metric.compared
+        if one not in fields
+    ]
+    if type(metric).compare is not Metric.compare and not metric.compared:
+        faults.append(f"{where}: it has a `compare`, but `compared` names no field: name those that it measures")
+    return faults
 
 
 def _words(parts: dict[str, Any], choices: dict[str, Any]) -> dict[str, Any]:

@@ -57,8 +57,8 @@ def plan(experiment: Planned) -> list[Part]:
     """Estimate, from shapes, the parts that are resident at the fullest moment."""
     import torch
 
-    from slimsweep.evaluation.perplexity import HEAD_NUMBERS, LOSS_NUMBERS
     from slimsweep.linear.base import layer_shape, linear_forms, stored_bytes
+    from slimsweep.models.batches import HEAD_NUMBERS, LOSS_NUMBERS
 
     skeleton, dtype = experiment.model.skeleton(), getattr(torch, experiment.resolved_dtype)
     after = skeleton.copy()

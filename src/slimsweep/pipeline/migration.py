@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from slimsweep.errors import SlimsweepError, StoreError
-from slimsweep.evaluation.base import Measurement, Metric
+from slimsweep.evaluation.base import Measurement
+from slimsweep.evaluation.quantity import as_plain
 from slimsweep.paths import config_root
 from slimsweep.pipeline.compose import FORMER_KNOBS, knobs_of
 from slimsweep.pipeline.experiment import Experiment
 from slimsweep.pipeline.keys import digest_of, metric_identity, model_key
 from slimsweep.pipeline.rebuild import composed
-from slimsweep.pipeline.run import SPEED_UPS
 from slimsweep.pipeline.stage_cache.cache import limit_of
 from slimsweep.pipeline.sweep import joined
 from slimsweep.records.record import measurement, ordered
@@ -112,11 +112,12 @@ def _rewritten(store: Store, record: dict[str, Any], data_dir: Path | None) -> s
 
 def _measurements(record: dict[str, Any], experiment: Experiment) -> tuple[list[dict[str, Any]], set[str]]:
     """Measurements of an older record, and the fields that were measured."""
-    measured, fields = [], set(SPEED_UPS)
+    measured, fields = [], set()
     for name, metric in experiment.metrics.items():
         for part in metric.parts() if experiment.measures(metric) else []:
             content = metric_identity(part, experiment.corpora) | {"version": FORMER_METRIC_VERSION}
-            names = [*part.fields(), *(SPEED_UPS if type(part).compare is not Metric.compare else ())]
+            quantities = as_plain(part.quantities())
+            names = list(quantities)
             fields |= set(names)
             protocols = {field: record["protocols"][field] for field in names if field in record["protocols"]}
             _refuse_other_texts(content["digests"], protocols)
@@ -126,7 +127,8 @@ def _measurements(record: dict[str, Any], experiment: Experiment) -> tuple[list[
                 protocols,
             )
             seconds = record["evaluate_seconds"] or 0.0 if not measured else 0.0  # only their sum was kept
-            measured.append(measurement(name, digest_of(content), content, result, seconds, record["created"]))
+            one = measurement(name, digest_of(content), content, result, seconds, record["created"])
+            measured.append(one | {"quantities": quantities})
     return measured, fields
 
 

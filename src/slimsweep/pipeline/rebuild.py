@@ -12,8 +12,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from slimsweep.errors import StoreError
-from slimsweep.evaluation.perplexity import Perplexity
-from slimsweep.evaluation.size import Size
+from slimsweep.evaluation.quantity import Quantity
 from slimsweep.models.language_model import weights_digest
 from slimsweep.models.storage import saved_model
 from slimsweep.paths import config_root
@@ -24,12 +23,6 @@ from slimsweep.pipeline.run import measure
 from slimsweep.pipeline.stage_cache.cache import limit_of
 from slimsweep.records.store import Store
 
-COUNTED = ("sparsity", "parameters", "nonzero_parameters")
-COMPARED = (*COUNTED, "perplexity_")
-"""Fields, or their beginnings, that a rebuilt model is compared by."""
-RELATIVE_TOLERANCE = 1e-3
-"""Largest relative difference of two perplexities of one model; other kernels round within it."""
-
 
 def save(store: Store, record: dict[str, Any], folder: Path, data_dir: Path | None) -> bool:
     """Write the model of a record to `folder`: the one kept beside it, else compressed again.
@@ -39,7 +32,7 @@ def save(store: Store, record: dict[str, Any], folder: Path, data_dir: Path | No
     Returns whether plain `from_pretrained` loads it.
 
     Raises:
-        StoreError: the record's settings no longer give its key, or sparsity or perplexity come out different.
+        StoreError: the record's settings no longer give its key, or counts or quality come out different.
     """
     saved_model.refuse_unless_empty(folder)
     model_folder = store.folder(record["key"]) / "model"
@@ -56,16 +49,20 @@ def save(store: Store, record: dict[str, Any], folder: Path, data_dir: Path | No
             f"record {record['key'][:8]} was made by other versions of its techniques, which now give other weights. "
             "Run the experiment anew, with save_model=true."
         )
-    asked = {identity: one for identity, one in experiment.asked.items() if isinstance(one.metric, Perplexity | Size)}
     kept, faults = store.measured(record["key"]), []
-    asked = {identity: one for identity, one in asked.items() if identity in kept}
-    if not any(name.startswith(COMPARED) for identity in asked for name in kept[identity]["values"]):
+    asked = {
+        identity: one
+        for identity, one in experiment.asked.items()
+        if identity in kept and compared(one.metric.quantities())
+    }
+    if not asked:
         raise StoreError(
-            f"record {record['key'][:8]} measured neither size nor perplexity to compare by. "
+            f"record {record['key'][:8]} measured nothing to compare by, such as size or quality. "
             "Run the experiment with save_model=true."
         )
     for one in measure(experiment, store, model, asked):
-        faults += differences(kept[one["identity"]]["values"], one["values"])
+        quantities = asked[one["identity"]].metric.quantities()
+        faults += differences(kept[one["identity"]]["values"], one["values"], quantities)
     if faults:
         raise StoreError(
             f"record {record['key'][:8]} is not what its settings give here: {'; '.join(faults)}. Nothing was saved. "
@@ -121,7 +118,7 @@ def composed(record: dict[str, Any], own: dict[str, Any]) -> Experiment:
         for name, fields in config["technique"].items()
     }
     metrics = {
-        name: fields | {"_target_": target_of("evaluation", choices["metric"][name], packages)}
+        name: fields | {"_target_": target_of("metric", choices["metric"][name], packages)}
         for name, fields in config["evaluation"]["metrics"].items()
     }
     settings["evaluation"] = {"metrics": metrics}
@@ -136,14 +133,16 @@ def target_of(group: str, choice: str, packages: Sequence[str] = ()) -> str:
     Raises:
         StoreError: no YAML of this project or of these packages leads to it.
     """
-    folders = [config_root() / "conf" / group, *_folders(group, packages)]
+    # A package may name its metrics in profiles instead, and a metric is recorded by the word of its class.
+    groups = ("metric", "evaluation") if group == "metric" else (group,)
+    folders = [folder for one in groups for folder in (config_root() / "conf" / one, *_folders(one, packages))]
     named = next((file for folder in folders if (file := folder / f"{choice}.yaml").is_file()), None)
     every = [file for folder in folders for file in sorted(folder.glob("*.yaml"))]
     for file in ([named] if named else []) + every:
         for target in re.findall(r"_target_: (\S+)", file.read_text(encoding="utf-8")):
             module, _, name = target.rpartition(".")
             stem = module.rsplit(".", 1)[-1]
-            if (file == named and group != "evaluation") or choice in (stem, f"{stem}.{name}"):
+            if (file == named and group != "metric") or choice in (stem, f"{stem}.{name}"):
                 return target
     raise StoreError(f"{group}={choice} of this record is not among the choices in conf/{group} any more")
 
@@ -158,16 +157,20 @@ def _folders(group: str, packages: Sequence[str]) -> list[Path]:
     return found
 
 
-def differences(record: dict[str, Any], values: dict[str, Any]) -> list[str]:
-    """Differences of a rebuilt model from its record: counts exactly, perplexities within 0.1 %."""
+def compared(quantities: Sequence[Quantity]) -> list[Quantity]:
+    """The quantities that a rebuilt model is compared by."""
+    return [one for one in quantities if one.tolerance is not None]
+
+
+def differences(record: dict[str, Any], values: dict[str, Any], quantities: Sequence[Quantity]) -> list[str]:
+    """Differences of a rebuilt model from its record, beyond what each quantity tolerates."""
     faults = []
-    for name in sorted(name for name in values if name in COUNTED):
-        if values[name] != record.get(name):
-            faults.append(f"{name} {values[name]} instead of {record.get(name)}")
-    for name in sorted(name for name in values if name.startswith("perplexity_")):
-        was, found = record.get(name), values[name]
-        found = found if found is not None and math.isfinite(found) else None
-        same = was is found or (None not in (was, found) and math.isclose(was, found, rel_tol=RELATIVE_TOLERANCE))
+    for one in compared(quantities):
+        if one.field not in values:
+            continue
+        before, now = record.get(one.field), values[one.field]
+        now = now if now is not None and math.isfinite(now) else None
+        same = before is now or (None not in (before, now) and math.isclose(before, now, rel_tol=one.tolerance))
         if not same:
-            faults.append(f"{name} {found} instead of {was}")
+            faults.append(f"{one.field} {now} instead of {before}")
     return faults

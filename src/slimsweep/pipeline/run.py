@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
-from slimsweep.errors import StoreError
+from slimsweep.errors import MetricError, StoreError
 from slimsweep.evaluation.base import Measurement, Metric
+from slimsweep.evaluation.quantity import as_plain
 from slimsweep.linear.base import linear_forms
 from slimsweep.models.anatomy import shapes_digest
 from slimsweep.models.language_model import LanguageModel, parameter_count, weights_digest
@@ -33,7 +34,6 @@ PACKAGES = (
 NO_ROOM = "memory has no room for the dense model beside this one"
 SAME_SHAPE = "every layer has its original shape and storage, so dense kernels take the same time"
 META = "depends on data or weights, and only shapes were loaded (model.weights=meta)"
-SPEED_UPS = ("speedup_prefill", "speedup_decode")
 
 
 def run(experiment: Experiment, store: Store, missing: dict[str, Asked], save_to: Path | None = None) -> None:
@@ -90,15 +90,31 @@ def measure(
         log.info("%s: measuring", asked.name)
         started = time.perf_counter()
         result = asked.metric.measure(model, experiment.corpora)
-        if type(asked.metric).compare is not Metric.compare:
+        if asked.metric.compared:
             result = _compared(experiment, model, asked.metric, result)
         seconds, created = time.perf_counter() - started, datetime.now(UTC).isoformat(timespec="seconds")
         one = measurement(asked.name, identity, asked.content, result, seconds, created) | {
-            "ran_on": ran_on(experiment)
+            "ran_on": ran_on(experiment),
+            "quantities": declared(asked, result),
         }
         if place := _place(experiment, asked, identity, shapes):
             store.share(place, one, experiment.key)
         yield one
+
+
+def declared(asked: Asked, result: Measurement) -> dict[str, dict[str, Any]]:
+    """Quantities of a metric as plain values, by field.
+
+    Raises:
+        MetricError: the metric measured a field that it does not declare.
+    """
+    quantities = as_plain(asked.metric.quantities())
+    if unknown := [name for name in result.values if name not in quantities]:
+        raise MetricError(
+            f"metric {asked.name} measured {', '.join(unknown)}, but its quantities() declares "
+            f"{', '.join(quantities) or 'nothing'}: give each field it measures a Quantity"
+        )
+    return quantities
 
 
 def _shared(experiment: Experiment, store: Store, asked: Asked, identity: str, shapes: str) -> dict[str, Any] | None:
@@ -144,7 +160,7 @@ def _compared(experiment: Experiment, model: LanguageModel, metric: Metric, resu
     elif experiment.memory_budget or not _has_room_for_dense(experiment, model):
         reason = NO_ROOM
     if reason:
-        beside = Measurement(dict.fromkeys(SPEED_UPS), dict.fromkeys(SPEED_UPS, reason))
+        beside = Measurement(dict.fromkeys(metric.compared), dict.fromkeys(metric.compared, reason))
     else:
         log.info("speed-up: measuring beside the dense model")
         beside = metric.compare(load(experiment).model, model)
@@ -201,8 +217,7 @@ def describe(experiment: Experiment, done: Compressed) -> dict[str, Any]:
     }
     for metric in experiment.metrics.values():
         if not experiment.measures(metric):
-            values |= dict.fromkeys(metric.fields())
-            reasons |= dict.fromkeys(metric.fields(), META)
-    if model.is_meta:
-        reasons |= dict.fromkeys(SPEED_UPS, META)
+            names = [one.field for one in metric.quantities()]
+            values |= dict.fromkeys(names)
+            reasons |= dict.fromkeys(names, META)
     return ordered(values, reasons)

@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from slimsweep.errors import ConfigError, ModelError, SlimsweepError, StageError, StoreError
+from slimsweep.errors import ConfigError, FigureError, ModelError, SlimsweepError, StageError, StoreError
 from slimsweep.pipeline.compose import choices_of
 from slimsweep.pipeline.experiment import Experiment
 from slimsweep.records.record import write_json, write_text
@@ -191,13 +191,17 @@ class Sweep:
 
     def draw(self) -> list[Path]:
         """Every figure its records allow; a sweep the paper's figures do not read gets a folder of its own."""
-        from slimsweep.figures import known
+        from slimsweep.figures import known, packages_of
         from slimsweep.figures import render as draw
 
-        is_read = any(self.name in figure.SWEEPS for figure in known().values())
+        packages = packages_of([{"choices": experiment.choices} for _, experiment in self.launches])
         folder = self.store.outputs_dir / "figures"
         try:
+            is_read = any(self.name in figure.SWEEPS for figure in known(packages).values())
             return draw(self.store) if is_read else draw(self.store, sweeps=[self.name], folder=folder / self.name)
+        except FigureError as error:  # of another package; it takes no finished sweep with it
+            log.warning("no figures were drawn, `slim figures` tries again: %s", error)
+            return []
         except StoreError:  # nothing to draw: no ratio, or no quality measured
             return []
 

@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 
 from slimsweep.checks import is_number
+from slimsweep.evaluation.quantity import Quantity
 from slimsweep.records.points import AXES, Record
-from slimsweep.records.table import Table, number_text, quality_fields, quality_text
+from slimsweep.records.quantities import COMPRESS_SECONDS, in_group, quantities_of
+from slimsweep.records.table import Table, number_text
 
 
 def pairs(first: Sequence[Record], second: Sequence[Record]) -> tuple[list[Record], list[Record], list[Record]]:
@@ -38,13 +40,14 @@ def _join(a: Record, b: Record) -> Record:
         both = is_number(a.get(name)) and is_number(b.get(name))
         row[f"{name}_change"] = b[name] - a[name] if both else None
     row["protocols_a"], row["protocols_b"] = a.get("protocols", {}), b.get("protocols", {})
+    row["quantities"] = {one.field: one.plain() for one in quantities_of([a, b]).values()}
     return row
 
 
 def comparison(rows: Sequence[Record], names: tuple[str, str]) -> Table:
     """Table of the rows that `pairs` joined: quality and time of sweep A, of sweep B, and B's change.
 
-    The change of a perplexity is a percentage, any other a difference.
+    The change of a quantity with a logarithmic axis is a percentage, any other a difference.
     """
     table = Table(notes=[f"A: {names[0]}", f"B: {names[1]}"])
     for name in ("model", "technique", "pattern"):
@@ -52,17 +55,14 @@ def comparison(rows: Sequence[Record], names: tuple[str, str]) -> Table:
             table.add(name, [row[name] or "" for row in rows], True)
     table.add("ratio", [number_text(row, "ratio", "{:g}") for row in rows])
     table.add("seed", [number_text(row, "seed", "{:d}") for row in rows])
-    fields = [name.removesuffix("_a") for row in rows for name in row if name.endswith("_a")]
-    measured = quality_fields([dict.fromkeys(fields)])
-    for name in [*measured, *(name for name in ("compress_seconds",) if name in fields)]:
-        heading = name.replace("_", " ", 1)
+    for one in [*in_group(rows, "quality"), COMPRESS_SECONDS]:
+        name = one.field
+        if not any(f"{name}_a" in row for row in rows):
+            continue
         for side, letter in (("a", "A"), ("b", "B")):
             values = [row.get(f"{name}_{side}") for row in rows]
-            table.add(
-                f"{heading} {letter}",
-                ["-" if value is None else quality_text(name, value) for value in values],
-            )
-        table.add("change", [_change(row, name) for row in rows])
+            table.add(f"{one.title} {letter}", ["-" if value is None else one.text(value) for value in values])
+        table.add("change", [_change(row, one) for row in rows])
         for a, b in {(row["protocols_a"].get(name), row["protocols_b"].get(name)) for row in rows}:
             if a != b:
                 table.notes.append(f"{name}: A by {a}, B by {b}; these must not be compared")
@@ -71,10 +71,6 @@ def comparison(rows: Sequence[Record], names: tuple[str, str]) -> Table:
     return table
 
 
-def _change(row: Record, name: str) -> str:
-    change = row.get(f"{name}_change")
-    if change is None:
-        return "-"
-    if name.startswith("perplexity_"):
-        return f"{100 * change / row[f'{name}_a']:+.1f} %"
-    return f"{change:+.3f}" if name.startswith("accuracy_") else f"{change:+.1f}"
+def _change(row: Record, quantity: Quantity) -> str:
+    before, after = row.get(f"{quantity.field}_a"), row.get(f"{quantity.field}_b")
+    return "-" if None in (before, after) else quantity.change_text(before, after)

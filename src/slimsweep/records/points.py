@@ -9,6 +9,8 @@ from slimsweep.checks import is_number
 
 Record = dict[str, Any]
 
+DEVIATION = "_deviation"
+"""End of the fields that hold a standard deviation over seeds."""
 AXES = ("model", "technique", "pattern", "ratio", "seed")
 """The fields that place a record in a sweep."""
 
@@ -69,7 +71,7 @@ def _mean(members: Sequence[Record]) -> Record:
             row |= {"n": len(members), "seeds": values}
         elif all(is_number(value) for value in values) and name not in AXES:
             row[name] = statistics.fmean(values)
-            row[f"{name}_deviation"] = statistics.stdev(values) if len(values) > 1 else None
+            row[name + DEVIATION] = statistics.stdev(values) if len(values) > 1 else None
         elif all(value == values[0] for value in values):
             row[name] = values[0]
     return row

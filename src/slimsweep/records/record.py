@@ -7,9 +7,11 @@ from typing import Any
 
 from slimsweep import atomic
 from slimsweep.errors import StoreError
+from slimsweep.evaluation.quantity import Quantity
+from slimsweep.records.quantities import quantity
 
 FIELDS = (
-    # The fields every record has, in the order they are written; metrics add perplexity_*, accuracy_* and more.
+    # The fields every record has, in the order they are written; metrics of texts and tasks add more.
     *(
         "key",
         "base_key",
@@ -33,6 +35,7 @@ FIELDS = (
         "versions",
         "protocols",
         "identities",
+        "quantities",
         "sources",
         "reasons",
         "stages",
@@ -43,11 +46,9 @@ FIELDS = (
 )
 
 RESULT_FIELDS_THAT_MAY_DIFFER = frozenset(
-    # Times, speeds, memory and provenance: the fields two runs of one key need not agree on.
+    # Times of the job and provenance; quantities that vary (speed, memory) say so themselves.
     (
-        *("load_memory_bytes", "peak_memory_bytes", "prefill_seconds", "decode_tokens_per_second"),
-        *("speedup_prefill", "speedup_decode", "load_seconds", "compress_seconds", "compress_spent_seconds"),
-        *("evaluate_seconds",),
+        *("load_seconds", "compress_seconds", "compress_spent_seconds", "evaluate_seconds"),
         *("threads", "git_commit", "created", "sweep", "versions", "sources", "choices", "overrides", "config"),
     )
 )
@@ -56,14 +57,10 @@ STAGE_FIELDS_THAT_MAY_DIFFER = frozenset(("seconds", "restored", "computed_on"))
 """The same of each entry of `stages`."""
 
 
-def may_differ(name: str) -> bool:
-    """Whether two runs of one key may disagree in a field."""
-    return name in RESULT_FIELDS_THAT_MAY_DIFFER or name.startswith("evaluate_seconds_")
-
-
 def results(record: dict[str, Any]) -> dict[str, Any]:
     """Copy a record without the fields in which two runs of one key may differ, in its stages too."""
-    kept = {name: value for name, value in record.items() if not may_differ(name)}
+    varying = {name for name in record if quantity(name, [record]).varies}
+    kept = {name: value for name, value in record.items() if name not in RESULT_FIELDS_THAT_MAY_DIFFER | varying}
     kept["stages"] = [
         {name: value for name, value in stage.items() if name not in STAGE_FIELDS_THAT_MAY_DIFFER}
         for stage in record["stages"]
@@ -86,6 +83,7 @@ def assembled(model: dict[str, Any], measured: list[dict[str, Any]]) -> dict[str
         for name in one["values"]:
             holders.setdefault(name, []).append(one)
     values, reasons, protocols, identities, sources = dict(model), dict(model["reasons"]), {}, {}, {}
+    quantities = {}
     for name, several in holders.items():
         labels = _differences([one["metric"] for one in several]) if len(several) > 1 else [""]
         for one, label in zip(several, labels, strict=True):
@@ -98,8 +96,12 @@ def assembled(model: dict[str, Any], measured: list[dict[str, Any]]) -> dict[str
                 protocols[field] = one["protocols"][name]
             if one["source"]:
                 sources[field] = one["source"]
+            if declared := one.get("quantities", {}).get(name):
+                one_of_several = Quantity.of(declared).labelled(label) if label else Quantity.of(declared)
+                quantities[field] = one_of_several.plain()
     own = [one["seconds"] for one in measured if not one["source"]]
     values |= {"evaluate_seconds": sum(own), "protocols": protocols, "identities": identities, "sources": sources}
+    values["quantities"] = quantities
     return ordered(values, reasons)
 
 

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from slimsweep.records.points import Record, distinctions
+from slimsweep.evaluation.quantity import Quantity
+from slimsweep.records.points import DEVIATION, Record, distinctions
+from slimsweep.records.quantities import in_group
 
 FORMATS = ("md", "csv", "json", "latex")
 
 SHOWN_KEY = 8
 """Characters of a key in a table; enough for `slim show`."""
-
-MEBI, MILLION = 2**20, 1e6
 
 
 @dataclass
@@ -78,8 +78,8 @@ def summary(records: Sequence[Record]) -> Table:
         table.add("seed", [number_text(record, "seed", "{:d}") for record in records])
     table.add("n", [number_text(record, "n", "{:d}") for record in records])
     table.add("sparsity", [number_text(record, "sparsity", "{:.4f}") for record in records])
-    for name in quality_fields(records):
-        table.add(name.replace("_", " ", 1), _quality(records, name, table.notes))
+    for one in in_group(records, "quality"):
+        table.add(one.title, _quality(records, one, table.notes))
     shared += _add_costs(table, records)
     table.notes.insert(0, f"every row: {', '.join(shared)}")
     if any("± " in cell for column in table.columns for cell in column):
@@ -89,41 +89,22 @@ def summary(records: Sequence[Record]) -> Table:
 
 
 def _add_costs(table: Table, records: Sequence[Record]) -> list[str]:
-    """Sizes in memory, in a file and in a bitmap format, work and time; returns those equal in every row."""
+    """Sizes, work and times, a column each; returns those equal in every row."""
     shared = []
-    for heading, name, divisor, form in (
-        ("weights MiB", "weight_bytes", MEBI, "{:.1f}"),
-        ("file MiB", "checkpoint_bytes", MEBI, "{:.1f}"),
-        ("bits/weight", "bits_per_weight", 1, "{:.2f}"),
-        ("bitmap MiB", "bitmap_bytes", MEBI, "{:.1f}"),
-        ("parameters M", "parameters", MILLION, "{:.2f}"),
-        ("nonzero M", "nonzero_parameters", MILLION, "{:.2f}"),
-        ("GMACs nonzero", "gmacs_nonzero", 1, "{:.3f}"),
-        ("peak MiB", "peak_memory_bytes", MEBI, "{:.0f}"),
-        ("tokens/s", "decode_tokens_per_second", 1, "{:.1f}"),
-        ("prefill times as fast", "speedup_prefill", 1, "{:.2f}"),
-        ("decode times as fast", "speedup_decode", 1, "{:.2f}"),
-        ("compress s", "compress_seconds", 1, "{:.1f}"),
-    ):
-        cells = [number_text(record, name, form, divisor) for record in records]
+    for one in in_group(records, "cost"):
+        values = [record.get(one.field) for record in records]
+        cells = ["" if value is None else one.text(value) for value in values]
         if len(set(cells)) == 1 and cells[0] and len(records) > 1:
-            shared.append(f"{heading} {cells[0]}")
+            shared.append(f"{one.title} {cells[0]}")
         else:
-            table.add(heading, cells)
+            table.add(one.title, cells)
     return shared
 
 
-def quality_fields(records: Sequence[Record]) -> list[str]:
-    """The perplexity and accuracy fields of the records, in order of their names, perplexity first."""
-    names = dict.fromkeys(name for record in records for name in record)
-    shown = [name for name in names if name.startswith(("perplexity_", "accuracy_"))]
-    companions = [name for name in shown if name.startswith("accuracy_stderr_") or name.endswith("_deviation")]
-    return sorted(set(shown) - set(companions), key=lambda name: (name.startswith("accuracy_"), name))
-
-
-def _quality(records: Sequence[Record], name: str, notes: list[str]) -> list[str]:
+def _quality(records: Sequence[Record], quantity: Quantity, notes: list[str]) -> list[str]:
     """One quality field as cells. Where protocols differ, each value is marked with its own."""
-    protocols = [record.get("protocols", {}).get(name) for record in records]
+    name = quantity.field
+    protocols = [(record.get("protocols") or {}).get(name) for record in records]
     known = list(dict.fromkeys(protocol for protocol in protocols if protocol))
     marks = {protocol: f" [{_letter(place)}]" for place, protocol in enumerate(known)}
     if len(known) > 1:
@@ -132,9 +113,9 @@ def _quality(records: Sequence[Record], name: str, notes: list[str]) -> list[str
         notes.append(f"{name}{marks[protocol] if len(known) > 1 else ''}: {protocol}")
     cells = []
     for record, protocol in zip(records, protocols, strict=True):
-        value, reason = record.get(name), record.get("reasons", {}).get(name)
-        text = "" if value is None else quality_text(name, value) + _uncertainty(record, name)
-        cells.append(text + marks[protocol] if text and len(known) > 1 else text)
+        value, reason = record.get(name), (record.get("reasons") or {}).get(name)
+        text = "" if value is None else quantity.text(value) + _uncertainty(record, quantity)
+        cells.append(text + marks[protocol] if text and protocol and len(known) > 1 else text)
         if value is None and protocol and reason:
             notes.append(f"{name} of {record['key'][:SHOWN_KEY]}: {reason}")
     return cells
@@ -144,29 +125,17 @@ def _letter(place: int) -> str:
     return chr(ord("a") + place) if place < 26 else str(place)
 
 
-def quality_text(name: str, value: int | float) -> str:
-    """An accuracy with three decimals, a perplexity with about four digits."""
-    if name.startswith("accuracy_"):
-        return f"{value:.3f}"
-    for limit, form in ((100, "{:.2f}"), (1000, "{:.1f}"), (MILLION, "{:.0f}")):
-        if value < limit:
-            return form.format(value)
-    return f"{value:.3g}"
+def _uncertainty(record: Record, quantity: Quantity) -> str:
+    """` ± x`: deviation over seeds where records were averaged, else the standard error where there is one."""
+    over_seeds = quantity.field + DEVIATION
+    deviation = record.get(over_seeds if over_seeds in record else quantity.error)
+    return "" if deviation is None else f" ± {quantity.deviation_text(deviation)}"
 
 
-def _uncertainty(record: Record, name: str) -> str:
-    """` ± x`: deviation over seeds where records were averaged, else an accuracy's standard error."""
-    if f"{name}_deviation" in record:
-        deviation = record[f"{name}_deviation"]
-    else:
-        deviation = record.get(name.replace("accuracy_", "accuracy_stderr_", 1)) if "accuracy_" in name else None
-    return "" if deviation is None else f" ± {deviation:.3f}" if "accuracy_" in name else f" ± {deviation:.2g}"
-
-
-def number_text(record: Record, name: str, form: str, divisor: int | float = 1) -> str:
-    """A field in a unit, or nothing where it is null."""
+def number_text(record: Record, name: str, form: str) -> str:
+    """A field as text, or nothing where it is null."""
     value = record.get(name)
-    return "" if value is None else form.format(value if divisor == 1 else value / divisor)
+    return "" if value is None else form.format(value)
 
 
 def markdown(table: Table) -> str:

@@ -29,7 +29,7 @@ def test_config_has_the_axes_as_words_and_the_settings_nested():
 
 def test_summary_keeps_names_and_values():
     one = record("wanda", 0.5, 0)
-    assert summary_of(one) == {name: value for name, value in one.items() if name != "config"}
+    assert summary_of(one) == {name: value for name, value in one.items() if name not in ("config", "quantities")}
 
 
 def test_the_dense_model_stands_at_ratio_0():

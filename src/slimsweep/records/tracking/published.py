@@ -6,6 +6,7 @@ from typing import Any
 
 from slimsweep.checks import is_number
 from slimsweep.records.points import Record
+from slimsweep.records.quantities import in_group
 
 CONFIG_AXES = ("key", "model", "technique", "pattern", "ratio", "seed", "dtype", "device", "baseline")
 
@@ -29,8 +30,8 @@ def config_of(record: Record) -> dict[str, Any]:
 
 
 def summary_of(record: Record) -> dict[str, Any]:
-    """Every field of a record but its settings, under the same names."""
-    return portable({name: value for name, value in record.items() if name != "config"})
+    """Every field of a record but its settings and its quantities, which are no results, under the same names."""
+    return portable({name: value for name, value in record.items() if name not in ("config", "quantities")})
 
 
 def point_of(record: Record) -> dict[str, float]:
@@ -56,12 +57,12 @@ def scalar_table(records: Sequence[Record]) -> tuple[list[str], list[list[Any]]]
 
 
 def curves_over_ratio(records: Sequence[Record]) -> dict[str, dict[str, list[tuple[float, float]]]]:
-    """Points (ratio, value) of each perplexity and accuracy, by field, then by technique and pattern."""
+    """Points (ratio, value) of each quality quantity, by field, then by technique and pattern."""
     curves: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    shown = [one.field for one in in_group(records, "quality")]
     for record in records:
         label = " ".join(word for word in words(record) if not word.startswith(("ratio=", "seed=")))
-        for name, value in record.items():
-            is_quality = name.startswith(("perplexity_", "accuracy_")) and "_stderr_" not in name
-            if is_quality and value is not None and record.get("ratio") is not None:
-                curves.setdefault(name, {}).setdefault(label, []).append((record["ratio"], value))
+        for name in shown:
+            if record.get(name) is not None and record.get("ratio") is not None:
+                curves.setdefault(name, {}).setdefault(label, []).append((record["ratio"], record[name]))
     return {name: {label: sorted(lines[label]) for label in sorted(lines)} for name, lines in curves.items()}

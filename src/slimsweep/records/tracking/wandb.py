@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from slimsweep.checks import choice_faults, refuse
 from slimsweep.records.points import Record
+from slimsweep.records.quantities import quantities_of
 from slimsweep.records.tracking.published import config_of, curves_over_ratio, point_of, scalar_table, summary_of, words
 
 log = logging.getLogger(__name__)
@@ -235,13 +236,14 @@ def remove_older(folder: Path, run_id: str, current: Path) -> None:
 
 
 def charts(records: Sequence[Record], wandb: Any) -> dict[str, Any]:
-    """Perplexity and accuracy over the ratio, a line per technique, that W&B draws without any editing."""
+    """Every quality quantity over the ratio, a line per technique, that W&B draws without any editing."""
+    declared = quantities_of(records)
     return {
         f"curves/{name}": wandb.plot.line_series(
             xs=[[x for x, _ in points] for points in lines.values()],
             ys=[[y for _, y in points] for points in lines.values()],
             keys=list(lines),
-            title=name.replace("_", " ", 1),
+            title=declared[name].title,
             xname="ratio",
         )
         for name, lines in curves_over_ratio(records).items()
