@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -31,7 +32,7 @@ _skeletons: dict[str, Skeleton] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelSource:
+class ModelSource(ABC):
     """Model before its weights are read. Subclasses say which folder holds the files."""
 
     name: str
@@ -71,9 +72,9 @@ class ModelSource:
         """Description of the uncompressed weights, for the record; empty for the published ones."""
         return self.baseline
 
+    @abstractmethod
     def folder(self) -> Path:
         """Folder with config.json, safetensors and tokenizer files; downloads or converts them once."""
-        raise NotImplementedError
 
     def light_folder(self) -> Path:
         """Folder with config.json and tokenizer files, where those can be had without the weights."""
