@@ -11,9 +11,9 @@ from omegaconf import OmegaConf
 
 import slimsweep.cli.app  # registers the resolvers of conf/config.yaml
 from slimsweep.pipeline.experiment import Experiment
-from slimsweep.techniques.base import LayerwiseTechnique
-from slimsweep.techniques.pruning.base import Pruner
-from slimsweep.techniques.quantization.base import Quantizer, UniformQuantizer
+from slimsweep.techniques.layerwise import LayerTargets
+from slimsweep.techniques.pruning.base import PruningCounts
+from slimsweep.techniques.quantization.base import PreservedSparsity, UniformGrid
 
 assert slimsweep.cli.app
 
@@ -68,7 +68,8 @@ def test_every_technique_yaml_spells_every_knob():
         assert fields - spelled <= {"inputs"}, name  # means nothing to a technique that looks at no text
 
 
-SHARED = {"__init__", "base", "hessian_method", "importance", "layer_names", "oneshot", "rescaling", "sparseml_run"}
+SHARED = {"__init__", "base", "hessian_method", "importance", "layer_names", "layerwise", "oneshot", "rescaling"}
+SHARED |= {"sparseml_run"}
 """Files of techniques/ that hold what several techniques share."""
 
 
@@ -78,10 +79,10 @@ def technique_files():
 
 
 SHARED_KNOBS = {
-    "layerwise": LayerwiseTechnique,
-    "pruner": Pruner,
-    "quantizer": Quantizer,
-    "uniform_quantizer": UniformQuantizer,
+    "layerwise": LayerTargets,
+    "pruner": PruningCounts,
+    "quantizer": PreservedSparsity,
+    "uniform_quantizer": UniformGrid,
 }
 """Files beside config.yaml that YAMLs of techniques include, and the class that has their knobs."""
 

@@ -37,8 +37,6 @@ class LanguageModel:
     """The file that the blocks' weights rest in, where they do not rest in memory."""
     activation_bytes: int | None = None
     """Activations of all calibration sequences that take more than this rest in a scratch file too."""
-    statistics_cache: Any = None
-    """A StatisticsCache: keeps sums over dense inputs of the layers between jobs; None keeps nothing."""
     original_parameters: int = 0
     """Parameters of the model as it was loaded, tied ones once; what `compression_factor` compares with."""
 

@@ -63,7 +63,7 @@ def plan(experiment: Planned) -> list[Part]:
     skeleton, dtype = experiment.model.skeleton(), getattr(torch, experiment.resolved_dtype)
     after = skeleton.copy()
     for stage in experiment.stages:
-        stage.technique.apply(after, None, experiment.seed)
+        stage.technique.plan(after)
     packed = sum(tensor.nbytes for layer in packed_layers(after.module).values() for tensor in layer.storage.values())
     outside = sum(parameter.numel() for parameter in skeleton.module.parameters())
     shapes, largest = [], 0
@@ -76,7 +76,7 @@ def plan(experiment: Planned) -> list[Part]:
     text, batch = _calibration_tokens(experiment)
     token = (LIVE_WIDTHS * width + 3 * neurons) * dtype.itemsize  # of a forward through a block
     compressing = max(
-        (_compressing(stage.technique, block) for stage in experiment.stages for block in shapes), default=0
+        (stage.technique.working_bytes(block) for stage in experiment.stages for block in shapes), default=0
     )
     logits = 4 * (HEAD_NUMBERS + 3 * LOSS_NUMBERS)  # of a part what the loss reads, makes and returns
     measuring = _measured_tokens(experiment.metrics) * token + logits
@@ -117,26 +117,13 @@ def _measured_tokens(metrics: dict[str, Any]) -> int:
     return max((tokens or BATCH_TOKENS for tokens in given), default=0)
 
 
-def _compressing(technique: Any, shapes: list[tuple[int, int]]) -> int:
-    """Statistics of a block's inputs, and what the hungriest layers take, one for each thread, while worked on."""
-    import torch
-
-    from slimsweep.blockwise.shared_inputs import statistic_bytes
-
-    statistics = 0
-    if technique.needs_calibration:
-        statistics = statistic_bytes(technique.statistic, (inputs for _, inputs in shapes))
-    at_once = min(torch.get_num_threads(), len(shapes))
-    return statistics + sum(sorted(technique.working_bytes(shape) for shape in shapes)[-at_once:])
-
-
 def faults(experiment: Planned) -> list[str]:
     """Why an experiment cannot run block by block, or not within its budget."""
     faults = [
         f"technique.{stage.name}: memory_budget works block by block, and this technique looks at the whole model at "
         "once: leave one of them out"
         for stage in experiment.stages
-        if not stage.technique.works_by_block
+        if stage.technique.requirements.whole_model
     ]
     if experiment.resolved_device != "cpu":
         faults.append("memory_budget bounds host memory of runs on the CPU: set device=cpu, or use offload=true")
