@@ -13,7 +13,6 @@ class Planned(Protocol):
     stages: tuple[Any, ...]
     calibration: Any
     metrics: dict[str, Any]
-    seed: int
     memory_budget: int | None
     needs_calibration: bool
     resolved_dtype: str
@@ -73,48 +72,35 @@ def plan(experiment: Planned) -> list[Part]:
         shapes.append([layer_shape(layer) for layer in skeleton.linears(block).values()])
     width = skeleton.config.get_text_config().hidden_size
     neurons = max((out for block in shapes for out, _ in block), default=width)
-    text, batch = _calibration_tokens(experiment)
     token = (LIVE_WIDTHS * width + 3 * neurons) * dtype.itemsize  # of a forward through a block
     compressing = max(
         (stage.technique.working_bytes(block) for stage in experiment.stages for block in shapes), default=0
     )
     logits = 4 * (HEAD_NUMBERS + 3 * LOSS_NUMBERS)  # of a part what the loss reads, makes and returns
-    measuring = _measured_tokens(experiment.metrics) * token + logits
+    measuring = max((metric.working_bytes(token) for metric in experiment.metrics.values()), default=0) + logits
     parts = [
         Part("Python and its libraries", PROCESS_BYTES),
         Part("weights outside the blocks", outside * dtype.itemsize),
         Part("one block", largest * dtype.itemsize),
         Part("packed weights", packed),
-        Part(
-            "activations of the calibration text",
-            min(text * width * dtype.itemsize, experiment.memory_budget // ACTIVATION_SHARE),
-        ),
-        # Beside what compressing takes, since allocators keep some of it.
-        Part("a forward of the calibration text", batch * token),
+        *_calibration_parts(experiment, width * dtype.itemsize, token),
         Part("compressing one block" if compressing > measuring else "measuring", max(compressing, measuring)),
     ]
     return [part for part in parts if part.bytes]
 
 
-def _calibration_tokens(experiment: Planned) -> tuple[int, int]:
-    """Tokens of the calibration text, and those of one forward."""
-    from slimsweep.models.batches import BATCH_TOKENS
-
+def _calibration_parts(experiment: Planned, hidden_bytes: int, token_bytes: int) -> list[Part]:
+    """Hidden states of the calibration text between two blocks, and a forward of it through one."""
     if not experiment.needs_calibration:
-        return 0, 0
-    text = experiment.calibration.sequences * experiment.calibration.tokens
-    halts = any(getattr(stage.technique, "inputs", None) == "sequential" for stage in experiment.stages)
-    # Halted forwards are alive all at once.
-    return text, text if halts else min(max(BATCH_TOKENS, experiment.calibration.tokens), text)
-
-
-def _measured_tokens(metrics: dict[str, Any]) -> int:
-    """The most tokens that a metric sends through the model at once."""
-    from slimsweep.models.batches import BATCH_TOKENS
-
-    knobs = ("batch_tokens", "context_tokens", "tokens", "prompt_tokens")
-    given = [getattr(metric, knob) for metric in metrics.values() for knob in knobs if hasattr(metric, knob)]
-    return max((tokens or BATCH_TOKENS for tokens in given), default=0)
+        return []
+    calibration = experiment.calibration
+    is_whole = any(stage.technique.requirements.whole_text for stage in experiment.stages)
+    resting = min(calibration.hidden_bytes(hidden_bytes), experiment.memory_budget // ACTIVATION_SHARE)
+    return [
+        Part("activations of the calibration text", resting),
+        # Beside what compressing takes, since allocators keep some of it.
+        Part("a forward of the calibration text", calibration.working_bytes(token_bytes, is_whole)),
+    ]
 
 
 def faults(experiment: Planned) -> list[str]:
