@@ -19,6 +19,7 @@ import measuring
 import torch
 from measuring import SMOLLM2_SHAPE
 
+from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.pipeline.run import run
 from slimsweep.records.store import Store, SweepJob
 
@@ -34,7 +35,7 @@ def seconds_of(made, repeats: int) -> float:
     for _ in range(repeats):
         model = measuring.loaded(made)
         started = time.perf_counter()
-        made.stages[0].technique.apply(model, token_ids, 0)
+        made.stages[0].technique.apply(model, StageContext(token_ids))
         measuring.wait()
         best = min(best, time.perf_counter() - started)
     return best

@@ -16,6 +16,7 @@ from functools import partial
 import measuring
 import torch
 
+from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.evaluation.perplexity import Perplexity
 from slimsweep.models.batches import BATCH_TOKENS, GPU_BATCH_TOKENS
 from slimsweep.techniques.external.llmcompressor import LLMCompressor
@@ -49,7 +50,7 @@ def rows(method: str, given: argparse.Namespace) -> tuple[list[str], list[str]]:
         """What a process does once: imports, compiled kernels, a GPU's libraries."""
         small = measuring.experiment("model=random", measuring.SMOLLM2_SHAPE % 1, f"dtype={dtype}")
         token_ids = small.calibration.sample(small.model.tokenizer(), small.corpora, 0)
-        engines[engine].apply(measuring.loaded(small), token_ids[:2], 0)
+        engines[engine].apply(measuring.loaded(small), StageContext(token_ids[:2]))
 
     def once(engine: str, dtype: str) -> None:
         text = [f"calibration.sequences={given.sequences}", f"calibration.tokens={given.tokens}"]
@@ -57,7 +58,7 @@ def rows(method: str, given: argparse.Namespace) -> tuple[list[str], list[str]]:
         token_ids = made.calibration.sample(made.model.tokenizer(), made.corpora, given.seed)
         model = measuring.loaded(made)
         started = time.perf_counter()
-        engines[engine].apply(model, token_ids, given.seed)
+        engines[engine].apply(model, StageContext(token_ids, given.seed))
         measuring.wait()
         seconds.setdefault((engine, dtype), []).append(time.perf_counter() - started)
         if (engine, dtype) not in found:

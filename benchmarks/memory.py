@@ -72,6 +72,7 @@ def prune(folder: Path, given: argparse.Namespace) -> None:
     """What the process of its own does; prints JSON of its seconds by block."""
     from measuring import experiment
 
+    from slimsweep.blockwise.stage_context import StageContext
     from slimsweep.evaluation.perplexity import mean_nll
     from slimsweep.models.language_model import LanguageModel
     from slimsweep.pipeline.chain import load
@@ -94,7 +95,7 @@ def prune(folder: Path, given: argparse.Namespace) -> None:
     LanguageModel.resident = timed
     token_ids = made.calibration.sample(model.tokenizer, made.corpora, 0)
     started = time.perf_counter()
-    report = made.stages[0].technique.apply(model, token_ids, 0)
+    report = made.stages[0].technique.apply(model, StageContext(token_ids))
     seconds = time.perf_counter() - started
     zeros = sum(layer.zeros for layer in report.layers) / sum(layer.weights for layer in report.layers)
     ends = [*blocks[1:], started + seconds]

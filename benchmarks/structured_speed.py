@@ -12,6 +12,7 @@ import statistics
 import measuring
 import torch
 
+from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.evaluation.semi_structured import FIELD, SemiStructured
 from slimsweep.evaluation.speed import Speed
 from slimsweep.models import anatomy, surgery
@@ -75,7 +76,7 @@ def main() -> None:
         ("4 blocks of Llama-7B's widths", wide, (512, 4096)),
     ):
         model = measuring.loaded(source)
-        Magnitude(ratio=0.5, pattern="2:4").apply(model, None, 0)
+        Magnitude(ratio=0.5, pattern="2:4").apply(model, StageContext())
         for tokens in prompts:
             found = SemiStructured(prompt_tokens=tokens, repeats=given.repeats).measure(model, None)
             told = found.reasons[FIELD] if found.values[FIELD] is None else f"{found.values[FIELD]:.2f}"

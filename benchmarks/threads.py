@@ -15,6 +15,7 @@ from typing import Any
 import measuring
 import torch
 
+from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.evaluation.perplexity import Perplexity
 from slimsweep.numerics import parallel
 
@@ -55,7 +56,7 @@ def job(words: tuple[str, ...], mapping: Any, workers: Any) -> None:
     put("parallel_map", mapping)
     put("workers_of_this_thread", workers)
     try:
-        made.stages[0].technique.apply(model, token_ids, 0)
+        made.stages[0].technique.apply(model, StageContext(token_ids))
         Perplexity(corpora="movie_reviews", context_tokens=512, max_windows=4).measure(model, made.corpora)
     finally:
         put("parallel_map", PARALLEL_MAP)

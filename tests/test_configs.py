@@ -12,9 +12,9 @@ from omegaconf import OmegaConf
 
 import slimsweep.cli.app  # registers the resolvers of conf/config.yaml
 from slimsweep.pipeline.experiment import Experiment
-from slimsweep.techniques.base import LayerwiseTechnique
-from slimsweep.techniques.pruning.base import Pruner
-from slimsweep.techniques.quantization.base import Quantizer, UniformQuantizer
+from slimsweep.techniques.layerwise import LayerTargets
+from slimsweep.techniques.pruning.base import PruningCounts
+from slimsweep.techniques.quantization.base import PreservedSparsity, UniformGrid
 
 assert slimsweep.cli.app
 
@@ -94,7 +94,8 @@ def test_every_metric_declares_what_an_instance_measures():
         assert set(metric.compared) <= set(fields)
 
 
-SHARED = {"__init__", "base", "hessian_method", "importance", "layer_names", "oneshot", "rescaling", "sparseml_run"}
+SHARED = {"__init__", "base", "hessian_method", "importance", "layer_names", "layerwise", "oneshot", "rescaling"}
+SHARED |= {"sparseml_run"}
 """Files of techniques/ that hold what several techniques share."""
 
 
@@ -104,10 +105,10 @@ def technique_files():
 
 
 SHARED_KNOBS = {
-    "layerwise": LayerwiseTechnique,
-    "pruner": Pruner,
-    "quantizer": Quantizer,
-    "uniform_quantizer": UniformQuantizer,
+    "layerwise": LayerTargets,
+    "pruner": PruningCounts,
+    "quantizer": PreservedSparsity,
+    "uniform_quantizer": UniformGrid,
 }
 """Files beside config.yaml that YAMLs of techniques include, and the class that has their knobs."""
 

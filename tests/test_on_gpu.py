@@ -5,6 +5,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
+from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.cli.app import Experiment
 from slimsweep.linear.base import PackedLinear, weight_2d
 from slimsweep.paths import config_root
@@ -53,7 +54,7 @@ def weights_and_logits(words: list[str], device: str, folder: str) -> tuple[torc
     token_ids = experiment.calibration.sample(experiment.model.tokenizer(), experiment.corpora, 0)
     model = experiment.model.load(torch.float32, torch.device(experiment.resolved_device))
     for stage in experiment.stages:
-        stage.technique.apply(model, token_ids, 0)
+        stage.technique.apply(model, StageContext(token_ids))
     layers = [model.module.get_submodule(name) for name in model.targets()]
     weights = [layer.dequantized() if isinstance(layer, PackedLinear) else weight_2d(layer) for layer in layers]
     with torch.no_grad():

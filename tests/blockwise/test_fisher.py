@@ -6,6 +6,7 @@ from reductions import loud
 
 from slimsweep.blockwise import fisher
 from slimsweep.blockwise.fisher import fisher_diagonal
+from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.errors import ModelError
 from slimsweep.linear.base import PackedLinear, packed_layers, weight_2d
 from slimsweep.techniques.quantization.rtn import RTN
@@ -65,7 +66,7 @@ def test_equal_runs_give_equal_bits(tiny):
 
 def test_packed_layers_count_with_their_dequantised_weights(tiny):
     dense = copy.deepcopy(tiny)
-    RTN(bits=4, group_size=None).apply(tiny, None, 0)
+    RTN(bits=4, group_size=None).apply(tiny, StageContext())
     for name, layer in packed_layers(tiny.module).items():
         dense.module.get_submodule(name).weight.copy_(layer.dequantized())
     names = list(tiny.targets())
@@ -75,7 +76,7 @@ def test_packed_layers_count_with_their_dequantised_weights(tiny):
 
 
 def test_packed_layers_are_back_after_an_error(tiny, monkeypatch):
-    RTN(bits=4, group_size=None).apply(tiny, None, 0)
+    RTN(bits=4, group_size=None).apply(tiny, StageContext())
     layers = packed_layers(tiny.module)
 
     def fail(*_):

@@ -31,8 +31,8 @@ def moment(inputs: torch.Tensor) -> torch.Tensor:
     return inputs.T @ inputs / len(inputs)
 
 
-def reduce(model, plan, choose, looks=True, repair=False, token_ids=None):
-    return reduce_blocks(model, plan, choose, ids() if token_ids is None else token_ids, looks, repair, "test")
+def reduce(model, kinds_by_block, choose, looks=True, repair=False):
+    return reduce_blocks(model, kinds_by_block, choose, ids() if looks or repair else None, repair, "test")
 
 
 def test_the_lowest_go_and_the_first_of_equals_first():
@@ -139,13 +139,13 @@ def test_entries_tell_what_went_in_the_order_it_went(tiny):
     assert [(block.heads, block.key_value_heads, block.neurons) for block in shape] == [(4, 2, 47), (2, 1, 47)]
 
 
-def test_nothing_is_collected_where_nothing_looks_or_on_shapes_alone(tiny_source, tiny, monkeypatch):
+def test_without_text_nothing_is_collected_and_shapes_are_enough(tiny_source, tiny, monkeypatch):
     monkeypatch.setattr(removal_walk, "Activations", None)
     seen = []
     choose = lambda _index, _units, second_moment: seen.append(second_moment) or Choice([0])  # noqa: E731
     reduce(tiny, {0: BOTH}, choose, looks=False)
     skeleton = replace(tiny_source, weights="meta").load(torch.float32, torch.device("cpu"))
-    reduce(skeleton, {0: BOTH}, choose, looks=True, repair=True)
+    reduce_blocks(skeleton, {0: BOTH}, choose, repair=True)
     assert seen == [None] * 4
     with pytest.raises(TypeError):
         reduce(tiny, {0: BOTH}, choose, looks=True)

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from slimsweep.blockwise.activations import Activations
+from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.errors import LayerError, ModelError
 from slimsweep.linear.base import packed_layers, weight_2d
 from slimsweep.models.language_model import weights_digest
@@ -52,7 +53,7 @@ def test_each_layer_is_calibrated_on_a_forward_of_all_that_was_compressed_before
             for name in names:
                 weight = weight_2d(plain.targets()[name]).float()
                 replace_weight(plain, name, technique.compress_layer(weight, prepared, None))
-    technique.apply(tiny, ids, 0)
+    technique.apply(tiny, StageContext(ids))
     assert list(packed_layers(tiny.module)) == list(packed_layers(plain.module))
     for name, layer in tiny.targets().items():
         ours, theirs = weight_2d(layer), weight_2d(plain.targets()[name])
@@ -65,8 +66,8 @@ def test_each_layer_is_calibrated_on_a_forward_of_all_that_was_compressed_before
 
 def test_a_technique_that_looks_at_no_inputs_ends_the_same(tiny, tiny_source):
     other = tiny_source.load(torch.float32, torch.device("cpu"))
-    RTN(bits=4, group_size=None).apply(tiny, token_ids(), 0)
-    RTN(bits=4, inputs="sequential", group_size=None).apply(other, token_ids(), 0)
+    RTN(bits=4, group_size=None).apply(tiny, StageContext(token_ids()))
+    RTN(bits=4, inputs="sequential", group_size=None).apply(other, StageContext(token_ids()))
     assert weights_digest(tiny) == weights_digest(other)
 
 
@@ -74,12 +75,12 @@ def test_batches_and_the_last_block(tiny, tiny_source, monkeypatch):
     """Statistics add up over batches, and nothing is computed beyond the last group."""
     other = tiny_source.load(torch.float32, torch.device("cpu"))
     technique = Wanda(ratio=0.5, inputs="sequential", exclude=["*.1.mlp.*"])
-    technique.apply(tiny, token_ids(), 0)
+    technique.apply(tiny, StageContext(token_ids()))
     monkeypatch.setattr("slimsweep.models.batches.BATCH_TOKENS", 64)
     calls = []
     other.blocks[1].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
     before = len(calls)
-    technique.apply(other, token_ids(), 0)
+    technique.apply(other, StageContext(token_ids()))
     assert len(calls) - before <= 1, "the forward that records calls runs whole"
     for name, layer in tiny.targets().items():
         assert ((weight_2d(layer) == 0) == (weight_2d(other.targets()[name]) == 0)).float().mean() > 0.99
@@ -96,7 +97,7 @@ def test_it_leaves_no_trace_after_an_error(tiny):
             raise Stop
 
     with pytest.raises(LayerError, match="q_proj: Stop"):
-        Failing(ratio=0.5, inputs="sequential").apply(tiny, token_ids(), 0)
+        Failing(ratio=0.5, inputs="sequential").apply(tiny, StageContext(token_ids()))
     assert {name: layer.forward.__func__ for name, layer in tiny.targets().items()} == forwards
     assert all("forward" not in vars(layer) for layer in tiny.targets().values())
     assert tiny.hidden_states(token_ids()).isfinite().all()
@@ -111,7 +112,7 @@ def test_groups_are_layers_that_share_an_input_in_forward_order(tiny):
 def test_a_layer_no_token_reaches_is_named(tiny):
     tiny.blocks[0].mlp.extra = torch.nn.Linear(32, 32)
     with pytest.raises(ModelError, match="mlp.extra"):
-        Wanda(ratio=0.5, inputs="sequential").apply(tiny, token_ids(), 0)
+        Wanda(ratio=0.5, inputs="sequential").apply(tiny, StageContext(token_ids()))
 
 
 def test_techniques_with_a_walk_of_their_own_refuse_it():
@@ -127,7 +128,7 @@ def test_it_is_no_worse_on_a_trained_model(shared, stories260k_source):
         model = stories260k_source.load(torch.float32, torch.device("cpu"))
         ids = torch.tensor(model.tokenizer(text)["input_ids"][: 16 * 256]).view(16, 256)
         dense = model.module(ids[8:]).logits.log_softmax(-1)
-        SparseGPT(ratio=0.5, inputs=inputs).apply(model, ids[:8], 0)
+        SparseGPT(ratio=0.5, inputs=inputs).apply(model, StageContext(ids[:8]))
         found = model.module(ids[8:]).logits.log_softmax(-1)
         return float((dense.exp() * (dense - found)).sum(-1).mean())
 

@@ -121,3 +121,14 @@ def test_a_column_needs_a_file_and_only_its_text_counts_in_keys(tmp_path, corpor
     assert other.sample(tokenizer, corpora, seed=0).equal(plain.sample(tokenizer, corpora, seed=0))
     with pytest.raises(ValueError, match="add calibration.path=FILE"):
         drawn(tmp_path, path=None, column="content")
+
+
+def test_plans_count_all_sequences_at_rest_and_a_batch_in_a_forward():
+    long = Calibration(corpus="c4", sequences=128, tokens=2048, draw="document")
+    assert long.hidden_bytes(2) == 2 * 128 * 2048
+    assert long.working_bytes(3, is_whole=False) == 3 * 2048
+    assert long.working_bytes(3, is_whole=True) == 3 * 128 * 2048
+    few = Calibration(corpus="c4", sequences=2, tokens=512, draw="document")
+    assert few.working_bytes(3, is_whole=False) == 3 * 1024
+    longer = Calibration(corpus="c4", sequences=2, tokens=4096, draw="document")
+    assert longer.working_bytes(3, is_whole=False) == 3 * 4096

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.evaluation import semi_structured
 from slimsweep.evaluation.semi_structured import FIELD, SemiStructured, is_2_of_4, stored_sparse
 from slimsweep.techniques.pruning.magnitude import Magnitude
@@ -34,7 +35,7 @@ def with_kernels(monkeypatch):
 
 
 def test_dense_and_sparse_alternate_and_the_model_stays_as_it_was(tiny, with_kernels, monkeypatch):
-    Magnitude(ratio=0.5, pattern="2:4").apply(tiny, None, 0)
+    Magnitude(ratio=0.5, pattern="2:4").apply(tiny, StageContext())
     weights = {name: layer.weight for name, layer in tiny.targets().items()}
     seconds = iter([100, 100, 3, 1, 8, 4, 4, 2])  # the warm-up of both, then dense and sparse in turn
     monkeypatch.setattr(semi_structured.Speed, "prefill_seconds", lambda *_: float(next(seconds)))
@@ -50,7 +51,7 @@ def test_a_model_without_the_pattern_says_so(tiny, with_kernels):
 
 
 def test_what_torch_refuses_is_a_reason_and_leaves_the_weights(tiny, monkeypatch):
-    Magnitude(ratio=0.5, pattern="2:4").apply(tiny, None, 0)
+    Magnitude(ratio=0.5, pattern="2:4").apply(tiny, StageContext())
     monkeypatch.setattr(SemiStructured, "has_kernels", staticmethod(lambda device: True))
     first = next(iter(tiny.targets().values())).weight
     found = SemiStructured(prompt_tokens=8, repeats=1).measure(tiny, None)

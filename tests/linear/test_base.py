@@ -6,6 +6,7 @@ from family_shapes import DECODERS
 from reductions import loud
 
 from slimsweep.blockwise.layerwise import replace_weight
+from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.evaluation.memory import load_memory_bytes
 from slimsweep.evaluation.size import Size
 from slimsweep.linear.base import LinearForm, PackedLinear, install, kinds, packed_layers, relative_error, weight_2d
@@ -53,7 +54,7 @@ def test_a_conv1d_is_packed_as_out_by_in(tmp_path):
 
 def test_counts_are_of_the_weights_and_bytes_of_what_is_stored(tiny):
     parameters, bytes_before = parameter_count(tiny.module), Size().measure(tiny, None).values["weight_bytes"]
-    RTN(bits=4, group_size=None).apply(tiny, None, 0)
+    RTN(bits=4, group_size=None).apply(tiny, StageContext())
     values = Size().measure(tiny, None).values
     assert parameter_count(tiny.module) == values["parameters"] == parameters
     # A row of n weights: n / 8 words of 4 bytes, a scale of 2; a zero-point of half a byte; 16 bytes of shape a layer.
@@ -70,8 +71,8 @@ def test_a_dense_model_stores_its_dtype(tiny):
 
 
 def test_zeros_of_packed_layers_count_in_sparsity_and_in_the_bitmap(tiny):
-    Magnitude(ratio=0.5).apply(tiny, None, 0)
-    RTN(bits=8, grid="symmetric", group_size=None).apply(tiny, None, 0)
+    Magnitude(ratio=0.5).apply(tiny, StageContext())
+    RTN(bits=8, grid="symmetric", group_size=None).apply(tiny, StageContext())
     values = Size().measure(tiny, None).values
     zeros = sum(int((layer.weight == 0).sum()) for layer in packed_layers(tiny.module).values())
     assert values["sparsity"] == zeros / TARGETED >= 0.5
@@ -85,9 +86,9 @@ def test_shapes_alone_give_the_bytes_of_real_weights(tiny, tiny_source):
     from dataclasses import replace
 
     technique = RTN(bits=3, group_size=16)
-    technique.apply(tiny, None, 0)
+    technique.apply(tiny, StageContext())
     meta = replace(tiny_source, weights="meta").load(torch.float32, torch.device("cpu"))
-    report = technique.apply(meta, None, 0)
+    report = technique.plan(meta)
     planned, real = (Size().measure(model, None).values for model in (meta, tiny))
     same = ("parameters", "weight_bytes", "bits_per_weight", "checkpoint_bytes", "compression_factor")
     assert {name: planned[name] for name in same} == {name: real[name] for name in same}
@@ -95,7 +96,7 @@ def test_shapes_alone_give_the_bytes_of_real_weights(tiny, tiny_source):
 
 
 def test_a_changed_weight_is_packed_again_on_its_own_levels(tiny):
-    RTN(bits=8, grid="symmetric", group_size=None).apply(tiny, None, 0)
+    RTN(bits=8, grid="symmetric", group_size=None).apply(tiny, StageContext())
     before = tiny.targets()[NAME].weight.clone()
     wanted = before.masked_fill(before.abs() < before.abs().median(), 0)
     report = replace_weight(tiny, NAME, wanted)
@@ -107,15 +108,15 @@ def test_a_changed_weight_is_packed_again_on_its_own_levels(tiny):
 
 
 def test_pruning_packed_weights_records_what_packing_again_cost(tiny):
-    RTN(bits=4, group_size=None).apply(tiny, None, 0)
-    report = Magnitude(ratio=0.5, scope="global").apply(tiny, None, 0)
+    RTN(bits=4, group_size=None).apply(tiny, StageContext())
+    report = Magnitude(ratio=0.5, scope="global").apply(tiny, StageContext())
     assert all(isinstance(layer, PackedLinear) for layer in tiny.targets().values())
     assert [layer.error for layer in report.layers] == [0] * 14
     assert sum(layer.zeros for layer in report.layers) >= TARGETED // 2
 
 
 def test_a_copy_shares_nothing_and_a_digest_sees_every_code(tiny):
-    RTN(bits=4, group_size=None).apply(tiny, None, 0)
+    RTN(bits=4, group_size=None).apply(tiny, StageContext())
     other = tiny.copy()
     assert weights_digest(other) == weights_digest(tiny)
     other.targets()[NAME].weight_packed.data[0, 0] ^= 1
@@ -127,7 +128,7 @@ def test_a_copy_shares_nothing_and_a_digest_sees_every_code(tiny):
 def test_families_keep_their_forward_through_packed_layers(tmp_path):
     for name in DECODERS:
         model = loud(name, str(tmp_path))
-        RTN(bits=8, group_size=16).apply(model, None, 0)
+        RTN(bits=8, group_size=16).apply(model, StageContext())
         ids = torch.arange(3, 20)[None]
         found = model.logits(model.hidden_states(ids))
         for full, layer in packed_layers(model.module).items():  # the same weights, dense

@@ -3,6 +3,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from slimsweep.blockwise.layerwise import replace_weight
+from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.errors import ModelError
 from slimsweep.linear.base import weight_2d
 from slimsweep.linear.mask import (
@@ -74,7 +75,7 @@ def test_rows_and_columns_that_go_take_their_bits_with_them():
 
 @torch.no_grad()
 def test_removal_of_neurons_heads_and_blocks_keeps_the_bits_of_what_stays(tiny):
-    Magnitude(ratio=0.4).apply(tiny, None, 0)
+    Magnitude(ratio=0.4).apply(tiny, StageContext())
     remove(tiny, anatomy.neurons(tiny, 0), [0, 5, 40])
     remove(tiny, anatomy.heads(tiny, 1), [1])
     remove(tiny, anatomy.channels(tiny), [3])
@@ -86,9 +87,9 @@ def test_removal_of_neurons_heads_and_blocks_keeps_the_bits_of_what_stays(tiny):
 
 @torch.no_grad()
 def test_packing_takes_the_mask_over_and_a_copy_has_it(tiny):
-    Magnitude(ratio=0.4).apply(tiny, None, 0)
+    Magnitude(ratio=0.4).apply(tiny, StageContext())
     before = {name: removed(layer) for name, layer in tiny.targets().items()}
-    RTN(group_size=16).apply(tiny, None, 0)
+    RTN(group_size=16).apply(tiny, StageContext())
     for model in (tiny, tiny.copy()):
         assert all(torch.equal(removed(layer), before[name]) for name, layer in model.targets().items())
 
@@ -108,9 +109,9 @@ def test_a_removed_weight_that_gets_a_value_is_removed_no_longer(tiny):
 @pytest.mark.parametrize("technique", [None, RTN(group_size=16), RTN(group_size=16, grid="minimum")])
 @torch.no_grad()
 def test_a_saved_model_comes_back_with_its_masks(technique, tiny, tmp_path):
-    Magnitude(ratio=0.4).apply(tiny, None, 0)
+    Magnitude(ratio=0.4).apply(tiny, StageContext())
     if technique:
-        technique.apply(tiny, None, 0)
+        technique.apply(tiny, StageContext())
     expected = {name: removed(layer) for name, layer in tiny.targets().items()}
     saved_model.save(tiny, tmp_path / "saved")
     source = LocalModel(path=str(tmp_path / "saved"), cache_dir=str(tmp_path / "cache"))
@@ -127,7 +128,7 @@ def test_a_saved_model_comes_back_with_its_masks(technique, tiny, tmp_path):
 
 
 def test_masks_that_do_not_fit_the_weights_are_refused(tiny, tmp_path):
-    Magnitude(ratio=0.4).apply(tiny, None, 0)
+    Magnitude(ratio=0.4).apply(tiny, StageContext())
     write_masks(tiny.module, tmp_path)
     name = next(iter(tiny.targets()))
     with torch.no_grad():
@@ -157,7 +158,7 @@ def test_a_model_without_masks_writes_no_file(tiny, tmp_path):
 def test_zeros_by_value_are_ordinary_for_a_pruner_and_ratios_of_the_remaining(tiny):
     for layer in tiny.targets().values():
         weight_2d(layer)[:, ::2] = 0
-    Wanda(ratio=0.25, relative_to="remaining").apply(tiny, torch.arange(64).view(2, 32), 0)
+    Wanda(ratio=0.25, relative_to="remaining").apply(tiny, StageContext(torch.arange(64).view(2, 32)))
     for layer in tiny.targets().values():
         rows, columns = weight_2d(layer).shape
         assert int(removed(layer).sum()) == rows * (columns // 4)  # of all of them, zeros by value first

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import slimsweep
+from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.linear.nf4 import NF4Linear, packed_codes
 from slimsweep.models.storage.saved_model import save
 from slimsweep.techniques.quantization.int8 import Int8
@@ -201,8 +202,8 @@ def test_the_product_is_computed_in_the_dtype_asked_for_and_returned_in_that_of_
 
 
 def test_models_of_both_forms_of_bitsandbytes_load_in_a_new_process_with_equal_logits(tiny, tmp_path):
-    NF4(include="*self_attn*").apply(tiny, None, 0)
-    Int8(include="*mlp*").apply(tiny, None, 0)
+    NF4(include="*self_attn*").apply(tiny, StageContext())
+    Int8(include="*mlp*").apply(tiny, StageContext())
     ids = torch.arange(24)[None]
     expected = tiny.module(input_ids=ids).logits
     assert not save(tiny, tmp_path / "model")  # by its manifest only

@@ -13,6 +13,7 @@ import torch
 from conftest import PROJECT
 from family_shapes import random_model
 from low_rank import AdaptedLinear, LowRank, LowRankLinear, adapt
+from planning import apply_or_plan
 from reductions import logits, loud
 from safetensors.torch import load_file
 from small_jobs import SMALL, record_at
@@ -57,7 +58,7 @@ OWN = (f"--config-dir={PROJECT / 'tests' / 'conf'}",)
 @pytest.fixture
 def factored(tiny):
     """The tiny model with factors in the place of its MLPs' weights."""
-    LowRank(rank=RANK, include=MLP).apply(tiny, None, 0)
+    apply_or_plan(LowRank(rank=RANK, include=MLP), tiny)
     return tiny
 
 
@@ -109,7 +110,7 @@ def test_the_dense_weight_is_the_product_and_the_forward_uses_the_factors(tmp_pa
 
 def test_the_walk_reports_the_layers_numbers_and_its_error(tiny):
     before = tiny.targets()[NAME].weight.detach().clone()
-    reports = {report.name: report for report in LowRank(rank=RANK, include=MLP).apply(tiny, None, 0).layers}
+    reports = {report.name: report for report in apply_or_plan(LowRank(rank=RANK, include=MLP), tiny).layers}
     values = torch.linalg.svdvals(before)  # Eckart and Young: what is lost are the values that go
     assert reports[NAME].error == pytest.approx(float(values[RANK:].norm() / values.norm()), rel=1e-4)
     assert (reports[NAME].weights, reports[NAME].zeros) == (RANK * (48 + 32), 0)
@@ -119,8 +120,8 @@ def test_the_walk_reports_the_layers_numbers_and_its_error(tiny):
 def test_shapes_alone_give_the_counts_of_real_weights(tiny_source, dtype):
     real, meta = tiny_source.load(dtype, CPU), replace(tiny_source, weights="meta").load(dtype, CPU)
     for model in (real, meta):
-        Magnitude(ratio=0.5, include=["*.self_attn.*"]).apply(model, None, 0)
-        LowRank(rank=RANK, include=MLP).apply(model, None, 0)
+        apply_or_plan(Magnitude(ratio=0.5, include=["*.self_attn.*"]), model)
+        apply_or_plan(LowRank(rank=RANK, include=MLP), model)
     assert size(meta) == size(real)
     assert size(real)["weight_bytes"] == dtype.itemsize * PARAMETERS
     assert Cost().measure(meta, None).values == Cost().measure(real, None).values
@@ -130,8 +131,8 @@ def test_shapes_alone_give_the_counts_of_real_weights(tiny_source, dtype):
 def test_zeros_planned_in_a_layer_go_with_its_weights(tiny_source):
     real, meta = tiny_source.load(torch.float32, CPU), replace(tiny_source, weights="meta").load(torch.float32, CPU)
     for model in (real, meta):
-        Magnitude(ratio=0.5).apply(model, None, 0)
-        LowRank(rank=RANK, include=MLP).apply(model, None, 0)
+        apply_or_plan(Magnitude(ratio=0.5), model)
+        apply_or_plan(LowRank(rank=RANK, include=MLP), model)
     assert size(meta) == size(real)
     assert size(real)["parameters"] - size(real)["nonzero_parameters"] == ATTENTION_WEIGHTS // 2
     assert not [name for name in masked_layers(real.module) if ".mlp." in name]
@@ -139,9 +140,9 @@ def test_zeros_planned_in_a_layer_go_with_its_weights(tiny_source):
 
 def test_a_packed_layer_keeps_the_zeros_that_were_planned_for_it(tiny_source):
     meta = replace(tiny_source, weights="meta").load(torch.float32, CPU)
-    Magnitude(ratio=0.5).apply(meta, None, 0)
+    apply_or_plan(Magnitude(ratio=0.5), meta)
     planned = dict(meta.zeros)
-    RTN(bits=4, group_size=None).apply(meta, None, 0)
+    apply_or_plan(RTN(bits=4, group_size=None), meta)
     assert meta.zeros == planned
 
 
@@ -229,7 +230,7 @@ def test_neighbours_are_pruned_and_packed_around_the_factors(factored):
     skeleton = factored.copy()
     for technique in (Magnitude(ratio=0.5, exclude=MLP), RTN(bits=8, group_size=None, exclude=MLP)):
         assert technique.faults(skeleton) == []
-        technique.apply(factored, None, 0)
+        apply_or_plan(technique, factored)
     values = size(factored)
     assert values["parameters"] == PARAMETERS
     assert values["sparsity"] >= ATTENTION_WEIGHTS / 2 / (ATTENTION_WEIGHTS + FACTORS)
@@ -262,16 +263,16 @@ def test_a_changed_weight_for_factors_is_no_weight_of_theirs(factored):
 
 def test_half_rounds_factors_as_it_does_any_parameter(factored):
     expected = factored.targets()[NAME].a.to(torch.bfloat16)
-    Half(dtype="bfloat16").apply(factored, None, 0)
+    apply_or_plan(Half(dtype="bfloat16"), factored)
     layer = factored.targets()[NAME]
     assert torch.equal(layer.a, expected) and layer.dtype == layer.weight.dtype == torch.bfloat16
     assert size(factored)["weight_bytes"] == 2 * PARAMETERS
 
 
 def test_scales_are_not_folded_where_a_reader_is_made_of_factors(tiny):
-    LowRank(rank=RANK, include=["*.gate_proj"]).apply(tiny, None, 0)
+    apply_or_plan(LowRank(rank=RANK, include=["*.gate_proj"]), tiny)
     norm = tiny.module.model.layers[0].post_attention_layernorm.weight.clone()
-    report = AWQ(group_size=None, exclude=["*.gate_proj"]).apply(tiny, IDS, 0)
+    report = apply_or_plan(AWQ(group_size=None, exclude=["*.gate_proj"]), tiny, IDS)
     gate, up = "model.layers.0.mlp.gate_proj", "model.layers.0.mlp.up_proj"
     assert report.notes["not_scaled"][up] == f"{gate} is stored as toy_low_rank and not a target"
     assert torch.equal(tiny.module.model.layers[0].post_attention_layernorm.weight, norm)

@@ -7,6 +7,7 @@ from family_shapes import random_model
 from safetensors import safe_open
 
 import slimsweep
+from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.linear.w8a8 import DynamicInt8Linear, integer_product, widened
 from slimsweep.models.storage import saved_model
 from slimsweep.techniques.quantization.dynamic_int8 import DynamicInt8
@@ -128,7 +129,7 @@ def test_the_layout_is_what_is_stored():
 def saved(tmp_path):
     """A random Qwen 2, which has biases, quantized and saved; its folder and its logits of some tokens."""
     model = random_model("qwen2", str(tmp_path)).load(torch.float32, CPU)
-    DynamicInt8().apply(model, None, 0)
+    DynamicInt8().apply(model, StageContext())
     assert saved_model.save(model, tmp_path / "saved")
     ids = torch.arange(4, 24)[None]
     return tmp_path / "saved", ids, model.module(input_ids=ids).logits

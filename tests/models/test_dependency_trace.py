@@ -6,6 +6,7 @@ import pytest
 import torch
 from family_shapes import random_model
 
+from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.models.dependency_trace import trace
 from slimsweep.models.storage.saved_model import save
 from slimsweep.techniques.quantization.rtn import RTN
@@ -49,7 +50,7 @@ def test_an_activation_passes_scales_on_only_where_it_is_relu(tmp_path):
 
 def test_packed_layers_and_shapes_alone_are_traced_alike(tiny_source, tiny):
     expected = makers(tiny)
-    RTN(bits=4, group_size=None).apply(tiny, None, 0)
+    RTN(bits=4, group_size=None).apply(tiny, StageContext())
     assert makers(tiny) == makers(tiny_source.skeleton()) == expected
 
 

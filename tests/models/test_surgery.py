@@ -8,6 +8,7 @@ from torch import nn
 from slimsweep.models import anatomy, surgery
 from slimsweep.models.anatomy import BlockShape, Shape
 from slimsweep.models.language_model import parameter_count
+from slimsweep.models.skeleton import Skeleton
 
 TIED = ["qwen2", "gemma2", "gemma3_text", "opt", "gpt2"]
 
@@ -18,8 +19,7 @@ def load(tmp_path):
 
 
 def on_meta(model):
-    model.module.to("meta")
-    return model
+    return Skeleton(module=model.module.to("meta"), family=model.family)
 
 
 def parameters(model):

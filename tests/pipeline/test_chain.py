@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
-from typing import ClassVar
 
 import pytest
 import torch
@@ -28,7 +27,7 @@ from slimsweep.pipeline.experiment import Stage
 from slimsweep.pipeline.keys import stage_keys
 from slimsweep.pipeline.stage_cache import entry as stage_entry
 from slimsweep.pipeline.stage_cache.entry import ENTRY, _digest
-from slimsweep.techniques.base import StageReport, Technique
+from slimsweep.techniques.base import Requirements, StageReport, Technique
 from slimsweep.techniques.pruning.sparsegpt import SparseGPT
 
 CHAINS = {
@@ -217,13 +216,19 @@ def test_times_tell_what_the_chain_costs_and_what_this_job_spent(cache, monkeypa
 class Dice(Technique):
     """Draws from torch's own chance, as a technique of somebody else may."""
 
-    uses_seed: ClassVar[bool] = True
     layers: Sequence[str] = ()
+
+    @property
+    def requirements(self):
+        return Requirements(seed=True)
 
     def faults(self, skeleton):
         return []
 
-    def apply(self, model, token_ids, seed):
+    def plan(self, skeleton):
+        return StageReport([])
+
+    def apply(self, model, context):
         for layer in model.targets().values():
             layer.weight += torch.rand(layer.weight.shape)
         return StageReport([])

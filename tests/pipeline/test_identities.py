@@ -96,6 +96,20 @@ def test_a_technique_that_raises_while_planning_costs_its_job(slimsweep, tmp_pat
     assert [job.state for job in Store(tmp_path / "outputs").status("mine")] == ["done"]
 
 
+def test_the_check_and_a_job_on_shapes_plan_and_never_apply(slimsweep):
+    own = (
+        f"--config-dir={PROJECT / 'tests' / 'conf'}",
+        "model=random",
+        "tracker=none",
+        "technique=[breaking,magnitude]",
+    )
+    checked = slimsweep(*own, "dry_run=true")
+    assert checked.status == 0, checked.err
+    record = record_at(slimsweep(*own, "model.weights=meta", "evaluation=cost", "ratio=0.5"))
+    assert [stage["sparsity"] for stage in record["stages"]] == [0.5, 0.5]
+    assert record["gmacs_nonzero"] < record["gmacs"]
+
+
 def test_a_failure_names_stage_and_layer_once(slimsweep, tmp_path):
     own = (f"--config-dir={PROJECT / 'tests' / 'conf'}",)
     answer = slimsweep(*own, *SMALL, "technique=breaking_layer")

@@ -93,6 +93,8 @@ def test_a_plan_counts_what_a_llama_7b_holds():
 
     import torch
 
+    from slimsweep.data.calibration import Calibration
+    from slimsweep.evaluation.perplexity import Perplexity
     from slimsweep.models.sources.random import RandomModel
     from slimsweep.pipeline.memory_plan import plan
     from slimsweep.techniques.pruning.magnitude import Magnitude
@@ -104,13 +106,12 @@ def test_a_plan_counts_what_a_llama_7b_holds():
     experiment = SimpleNamespace(
         model=model,
         stages=[SimpleNamespace(technique=Magnitude(ratio=0.5))],
-        metrics={"perplexity": SimpleNamespace(batch_tokens=2048)},
+        metrics={"perplexity": Perplexity(corpora="wikitext2")},
         needs_calibration=False,
         calibration=None,
         resolved_device="cpu",
         resolved_dtype="bfloat16",
         memory_budget=2**33,
-        seed=0,
     )
     found = {part.what: part.bytes for part in plan(experiment)}
     assert found["Python and its libraries"] == PROCESS_BYTES
@@ -118,7 +119,7 @@ def test_a_plan_counts_what_a_llama_7b_holds():
     assert found["one block"] == 2 * (4 * 4096**2 + 3 * 4096 * 11008 + 2 * 4096)
     assert found["compressing one block"] == min(torch.get_num_threads(), 7) * 16 * 4096 * 11008
     experiment.stages, experiment.needs_calibration = [SimpleNamespace(technique=SparseGPT(ratio=0.5))], True
-    experiment.calibration = SimpleNamespace(sequences=8, tokens=512)
+    experiment.calibration = Calibration(corpus="wikitext2", sequences=8, tokens=512, draw="joined")
     found = {part.what: part.bytes for part in plan(experiment)}
     assert found["a forward of the calibration text"] == 2 * 2048 * (12 * 4096 + 3 * 11008)
     sums = 4 * (6 * 4096**2 + 11008**2)

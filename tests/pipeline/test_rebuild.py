@@ -10,6 +10,7 @@ from reductions import CPU, logits
 from typer.testing import CliRunner
 
 import slimsweep as package
+from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.cli.slim import app
 from slimsweep.errors import StoreError
 from slimsweep.evaluation.perplexity import Perplexity
@@ -67,7 +68,7 @@ def compressed(technique, dtype="float32"):
     config = OmegaConf.load(PROJECT / "conf" / "model" / "random.yaml")
     config.cache_dir = str(CACHE)
     model = instantiate(config, _convert_="all").load(getattr(torch, dtype), CPU)
-    technique.apply(model, None, 0)
+    technique.apply(model, StageContext())
     return model
 
 
@@ -126,7 +127,7 @@ def test_calibration_and_seed_of_the_record_are_used_again(recorded, store, save
     assert save(record["key"], folder).exit_code == 0
     rebuilt, first = (logits(package.load(path)) for path in (folder, kept.with_name("kept")))
     assert torch.equal(rebuilt, first)
-    assert Wanda(ratio=0.5).needs_calibration
+    assert Wanda(ratio=0.5).requirements.calibration
 
 
 def test_a_model_kept_beside_its_record_is_copied_not_computed(recorded, store, save, folder, monkeypatch):

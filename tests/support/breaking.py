@@ -9,5 +9,5 @@ from slimsweep.techniques.pruning.magnitude import Magnitude
 class Breaking(Magnitude):
     """Fails while it compresses, as a bug or a full memory would."""
 
-    def apply(self, model, token_ids, seed):
+    def apply(self, model, context):
         raise RuntimeError("broke half-way\nsecond line")

@@ -17,9 +17,9 @@ class BreakingLayer(Magnitude):
 
 
 def _seed_of(name: str) -> int:
-    from slimsweep.blockwise.layerwise import _generator
+    from slimsweep.blockwise.stage_context import StageContext
 
-    return int(_generator(0, name).initial_seed())
+    return int(StageContext(seed=0).generator(name).initial_seed())
 
 
 SECOND_BLOCK = _seed_of("model.layers.1.self_attn.q_proj")

@@ -9,5 +9,5 @@ from slimsweep.techniques.pruning.magnitude import Magnitude
 class BreakingPlan(Magnitude):
     """Fails in the check before weights load, as a bug would."""
 
-    def plan(self, layers, zeros):
+    def plan(self, skeleton):
         raise RuntimeError("no plan for this")

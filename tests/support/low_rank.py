@@ -7,7 +7,8 @@ from torch.nn import functional
 
 from slimsweep.linear.base import LinearForm, PackedLinear, install
 from slimsweep.linear.uniform import IntegerLinear
-from slimsweep.techniques.base import LayerwiseTechnique
+from slimsweep.techniques.base import Technique
+from slimsweep.techniques.layerwise import LayerWalk
 from slimsweep.techniques.quantization.rtn import RTN
 
 
@@ -59,7 +60,7 @@ class AdaptedLinear(LinearForm):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LowRank(LayerwiseTechnique):
+class LowRank(LayerWalk, Technique):
     """The nearest product of two factors, by singular values."""
 
     rank: int

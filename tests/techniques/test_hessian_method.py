@@ -16,7 +16,7 @@ def drawn_gram(width: int = 12) -> torch.Tensor:
 def test_the_statistic_is_the_gram_matrix_of_the_inputs(method):
     inputs = torch.randn(9, 5, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(method().statistic(inputs), inputs.T @ inputs, atol=1e-5)
-    assert method().needs_calibration and method().statistic_name == "gram"
+    assert method().requirements.calibration and method().statistic_name == "gram"
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -1,7 +1,8 @@
-"""Protocol between the walk over blocks and a technique: what it is asked, and what it gives back."""
+"""Protocols between the walk over blocks and a technique: what it is asked, and what it gives back."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -23,25 +24,9 @@ class Pruned:
 class LayerMethod(Protocol):
     """Interface of a technique to the walk over blocks; tensors in, tensors out."""
 
-    needs_calibration: bool
-    statistic_name: str
-    """Name of what `statistic` computes; equal names mean equal values, which may be shared. Empty: not shared."""
     inputs: str
     """`compressed`: each block sees outputs of the compressed blocks before it; `dense`: of the dense; `sequential`:
     each layer sees outputs of all compressed layers before it, those of its own block among them."""
-
-    def statistic(self, inputs: Float[Tensor, "token in"]) -> Tensor:
-        """Statistic of a layer's inputs; additive, the walk sums it over sequences."""
-
-    def prepare(self, summed: Tensor) -> Any:
-        """Prepare the summed statistic once for all layers that share an input."""
-
-    prepared_name: str
-    """Name of what `prepare` computes; as statistic_name. If not empty, the next two write it to a file and read it."""
-
-    def to_tensors(self, prepared: Any) -> dict[str, Tensor]: ...
-
-    def from_tensors(self, tensors: dict[str, Tensor]) -> Any: ...
 
     def compress_layer(
         self,
@@ -54,3 +39,32 @@ class LayerMethod(Protocol):
 
     def notes(self, prepared: Any) -> dict[str, Any]:
         """Notes on a layer for the report."""
+
+
+class InputStatistic(ABC):
+    """Mix-in of a method that looks at calibration inputs. Without it the walk runs no forward."""
+
+    statistic_name: ClassVar[str] = ""
+    """Name of what `statistic` computes; equal names mean equal values, which may be shared. Empty: not shared."""
+
+    @abstractmethod
+    def statistic(self, inputs: Float[Tensor, "token in"]) -> Tensor:
+        """Statistic of a layer's inputs; additive, the walk sums it over sequences."""
+
+    def prepare(self, summed: Tensor) -> Any:
+        """Prepare the summed statistic once for all layers that share an input; `compress_layer` is given it."""
+        return summed
+
+
+@runtime_checkable
+class StoredFactors(Protocol):
+    """Interface of a method whose prepared factors are shared by jobs too, through a file."""
+
+    prepared_name: str
+    """Name of what `prepare` computes; equal names mean equal values of equal sums."""
+
+    def to_tensors(self, prepared: Any) -> dict[str, Tensor]:
+        """Tensors of what `prepare` computed, for a file."""
+
+    def from_tensors(self, tensors: dict[str, Tensor]) -> Any:
+        """Read what `prepare` computed from `to_tensors`."""

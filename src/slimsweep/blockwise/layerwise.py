@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import hashlib
 import math
 import time
 from collections.abc import Callable, Iterable
@@ -11,13 +10,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from slimsweep.blockwise.activations import Activations, InputSum
-from slimsweep.blockwise.layer_method import LayerMethod, Pruned
+from slimsweep.blockwise.layer_method import InputStatistic, LayerMethod, Pruned
 from slimsweep.blockwise.sequential import by_group
 from slimsweep.blockwise.shared_inputs import Prepared, Shared
+from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.errors import LayerError, SlimsweepError
 from slimsweep.linear.base import (
     LinearForm,
@@ -32,6 +32,7 @@ from slimsweep.linear.base import (
 )
 from slimsweep.linear.mask import removed, set_removed
 from slimsweep.models.language_model import LanguageModel
+from slimsweep.models.skeleton import Skeleton
 from slimsweep.numerics.parallel import parallel_map
 
 WIDE_NUMBERS = 2048**2
@@ -55,12 +56,11 @@ def compress_blocks(
     model: LanguageModel,
     method: LayerMethod,
     targets: dict[str, nn.Module],
-    token_ids: Int[Tensor, "sequence token"] | None,
-    seed: int,
+    context: StageContext,
 ) -> list[LayerReport]:
     """Compress the targeted layers in place, block by block, in forward order.
 
-    Beyond the weights it holds the inputs of one block for all sequences. A method that needs no calibration
+    Beyond the weights it holds the inputs of one block for all sequences. A method that is no InputStatistic
     walks without any forward.
 
     Raises:
@@ -70,24 +70,25 @@ def compress_blocks(
     blocks = targets_by_block(model, targets)
     last = max((index for index, layers in enumerate(blocks) if layers), default=-1)
     reports: list[LayerReport] = []
-    with _shared(model, method, targets) as shared:
-        activations = Activations(model, token_ids) if method.needs_calibration and not shared.is_known else None
+    with _shared(context, method, targets) as shared:
+        looks = isinstance(method, InputStatistic) and not shared.is_known
+        activations = Activations(model, context.batches) if looks else None
         for index, block in progress(model.blocks[: last + 1], type(method).__name__):
             layers = blocks[index]
             with model.resident(block):
                 if activations is None:
                     known = shared.is_known
                     every = shared.read(index, model.compute_device) if known else [_unasked(method, layers)]
-                    reports += _compress(model, method, layers, every, seed)
+                    reports += _compress(model, method, layers, every, context)
                     shared.keep(index, every)
                     continue
                 if method.inputs == "sequential" and layers:
-                    reports += _in_sequence(model, method, activations, index, layers, seed, index == last)
+                    reports += _in_sequence(model, method, activations, index, layers, context, index == last)
                     continue
                 advances_early = method.inputs == "dense" or not layers
                 collect = functools.partial(_timed, activations.collect, index, layers, advances_early and index < last)
                 every = shared.sum(index, collect)
-                reports += _compress(model, method, layers, every, seed)
+                reports += _compress(model, method, layers, every, context)
                 shared.keep(index, every)
                 if not advances_early and index < last:
                     activations.advance(index)
@@ -118,7 +119,7 @@ def _in_sequence(
     activations: Activations,
     index: int,
     layers: dict[str, nn.Module],
-    seed: int,
+    context: StageContext,
     is_last: bool,
 ) -> list[LayerReport]:
     """Compress a block's layers in forward order, each on outputs of all that were compressed before it."""
@@ -127,18 +128,21 @@ def _in_sequence(
     for shared in by_group(activations, index, layers, replaced, method.statistic, is_last):
         group = {name: layers[name] for name in shared.layers}
         every = [Prepared(method, shared)]
-        reports |= {report.name: report for report in _compress(model, method, group, every, seed)}
+        reports |= {report.name: report for report in _compress(model, method, group, every, context)}
     return [reports[name] for name in layers]
 
 
-def _shared(model: LanguageModel, method: LayerMethod, targets: dict[str, nn.Module]) -> AbstractContextManager[Shared]:
+def _shared(
+    context: StageContext, method: LayerMethod, targets: dict[str, nn.Module]
+) -> AbstractContextManager[Shared]:
     """Open the cache of calibration statistics for this method, to read and to write; see StatisticsCache.of.
 
     Of compressed inputs jobs would share those of the first block alone, one of thirty in SmolLM2: not worth keeping.
     """
-    if model.statistics_cache is None or not method.statistic_name or method.inputs != "dense":
+    is_shared = isinstance(method, InputStatistic) and method.statistic_name and method.inputs == "dense"
+    if context.statistics is None or not is_shared:
         return contextlib.nullcontext(Shared(method))
-    return model.statistics_cache.of(method, {name: layer_shape(layer)[1] for name, layer in targets.items()})
+    return context.statistics.of(method, {name: layer_shape(layer)[1] for name, layer in targets.items()})
 
 
 def targets_by_block(model: LanguageModel, targets: dict[str, nn.Module]) -> list[dict[str, nn.Module]]:
@@ -186,19 +190,20 @@ def replace_weight(
     return LayerReport(name, weight.numel(), weight.numel() - int(torch.count_nonzero(weight)), error, notes or {})
 
 
-def install_empty(model: LanguageModel, name: str, form: type[LinearForm], settings: dict[str, Any]) -> None:
-    """Plan a form on shapes alone: an empty layer takes the place of another.
-
-    Zeros that were planned there stay where the form has single weights.
-    """
-    layer = model.module.get_submodule(name)
-    install(model.module, name, form.empty(layer_shape(layer), settings))
+def install_empty(skeleton: Skeleton, name: str, form: type[LinearForm], settings: dict[str, Any]) -> None:
+    """Plan a form: an empty layer takes the place of another. Zeros planned there stay where it has single weights."""
+    shape = layer_shape(skeleton.module.get_submodule(name))
+    install(skeleton.module, name, form.empty(shape, settings))
     if not form.has_single_weights:
-        model.zeros.pop(name, None)
+        skeleton.zeros.pop(name, None)
 
 
 def _compress(
-    model: LanguageModel, method: LayerMethod, layers: dict[str, nn.Module], every: list[Prepared], seed: int
+    model: LanguageModel,
+    method: LayerMethod,
+    layers: dict[str, nn.Module],
+    every: list[Prepared],
+    context: StageContext,
 ) -> list[LayerReport]:
     """Compress layers in place, side by side: those that have most to prepare first, then the largest.
 
@@ -215,7 +220,7 @@ def _compress(
     def solve(job: tuple[str, Prepared]) -> LayerReport:
         name, prepared = job
         common = prepared()
-        layer, generator = layers[name], _generator(seed, name)
+        layer, generator = layers[name], context.generator(name)
         try:
             result = method.compress_layer(weight_2d(layer).float(), common, generator, removed(layer))
             return replace_weight(model, name, result, method.notes(common))
@@ -238,12 +243,6 @@ def _in_turn(every: list[Prepared], layers: dict[str, nn.Module]) -> list[tuple[
         others += [(name, prepared) for name in rest]
     firsts.sort(key=lambda job: (-job[1].numbers, -sizes[job[0]]))
     return firsts + sorted(others, key=lambda job: -sizes[job[0]])
-
-
-def _generator(seed: int, name: str) -> torch.Generator:
-    """Chance of one layer, whichever layers come before it and wherever it lies."""
-    digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
 def progress(blocks: list[nn.Module], title: str) -> Iterable[tuple[int, nn.Module]]:

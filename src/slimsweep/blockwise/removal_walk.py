@@ -43,29 +43,27 @@ def units_of(model: LanguageModel, kind: str, index: int) -> Units:
 @torch.no_grad()
 def reduce_blocks(
     model: LanguageModel,
-    plan: dict[int, Sequence[str]],
+    kinds_by_block: dict[int, Sequence[str]],
     choose: Choose,
-    token_ids: Int[Tensor, "sequence token"] | None,
-    looks: bool,
-    repair: bool,
-    title: str,
+    token_ids: Int[Tensor, "sequence token"] | None = None,
+    repair: bool = False,
+    title: str = "",
 ) -> list[dict[str, Any]]:
-    """Remove what `choose` names, for the kinds of units that `plan` lists by block, in forward order.
+    """Remove what `choose` names, for each block and kind of units, in forward order.
 
     Neurons are judged after the heads of their block went, and each block by the outputs of the reduced blocks
-    before it. `looks` or `repair` has the Gram matrix collected. On the meta device nothing is collected.
+    before it. With `token_ids` the Gram matrix is collected for `choose` and for the repair; without, no forward runs.
     Returns one entry of counts and notes for each block and kind.
 
     Raises:
         ModelError: calibration inputs that are not finite.
     """
-    needs_gram = (looks or repair) and not model.is_meta
-    activations = Activations(model, token_ids) if needs_gram else None
-    last = max(plan, default=-1)
+    activations = None if token_ids is None else Activations(model, token_ids)
+    last = max(kinds_by_block, default=-1)
     entries = []
     for index, block in progress(model.blocks[: last + 1], title):
         with model.resident(block):
-            for kind in plan.get(index, ()):
+            for kind in kinds_by_block.get(index, ()):
                 units = units_of(model, kind, index)
                 seen = _collect(activations, index, units) if activations else None
                 choice = choose(index, units, seen)
@@ -105,8 +103,7 @@ def _repair(units: Units, removed: Sequence[int], seen: Float[Tensor, "in in"]) 
 
 
 def _refuse_scores(scores: Float[Tensor, " unit"]) -> None:
-    if not scores.is_meta:
-        refuse_non_finite(scores, "The importance of some units is not finite: loss or weights overflowed")
+    refuse_non_finite(scores, "The importance of some units is not finite: loss or weights overflowed")
 
 
 def lowest_units(scores: Float[Tensor, " unit"], count: int) -> list[int]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from slimsweep.blockwise.activations import InputSum
-from slimsweep.blockwise.layer_method import LayerMethod
+from slimsweep.blockwise.layer_method import LayerMethod, StoredFactors
 from slimsweep.errors import HessianError
 from slimsweep.numerics.finite import refuse_non_finite
 from slimsweep.numerics.hessian import squared_norm
@@ -44,7 +44,11 @@ class Prepared:
     """Lazy result of `prepare` for one input; layers that are compressed in parallel may ask for it at once."""
 
     def __init__(self, method: LayerMethod, shared: InputSum):
-        """Raises ModelError where what was collected is not finite."""
+        """Take the sum over; where there is one, the method is an InputStatistic and prepares it.
+
+        Raises:
+            ModelError: what was collected is not finite.
+        """
         refuse_inputs(shared)
         self.layers = shared.layers
         self.seconds = 0.0
@@ -103,6 +107,7 @@ class Shared:
 
     def __init__(self, method: LayerMethod):
         self.method = method
+        self._factors = method if isinstance(method, StoredFactors) else None
         self.known: dict[str, KeptBlocks] = {}
         self.writers: dict[str, BlockKeeper] = {}
         self._seconds = 0.0
@@ -115,9 +120,9 @@ class Shared:
 
     def read(self, index: int, device: torch.device) -> list[Prepared]:
         """Read the cached statistics or factors of a block, to a device."""
-        if result := self.known.get(self.method.prepared_name):
+        if self._factors and (result := self.known.get(self._factors.prepared_name)):
             groups = result.of(index, device)
-            return [Prepared.ready(layers, self.method.from_tensors(tensors)) for layers, tensors in groups]
+            return [Prepared.ready(layers, self._factors.from_tensors(tensors)) for layers, tensors in groups]
         known = self.known[self.method.statistic_name]
         groups, self._seconds = known.of(index, device), known.seconds
         return [Prepared(self.method, InputSum(layers, tensors[SUM])) for layers, tensors in groups]
@@ -138,10 +143,11 @@ class Shared:
 
     def keep(self, index: int, every: list[Prepared]) -> None:
         """Keep what was prepared for a block."""
-        if (name := self.method.prepared_name) in self.writers:
-            groups = [(prepared.layers, self.method.to_tensors(prepared())) for prepared in every]
+        if self._factors and self._factors.prepared_name in self.writers:
+            groups = [(prepared.layers, self._factors.to_tensors(prepared())) for prepared in every]
             # Who reads it need not sum either.
-            self._write(name, index, groups, self._seconds + sum(prepared.seconds for prepared in every))
+            seconds = self._seconds + sum(prepared.seconds for prepared in every)
+            self._write(self._factors.prepared_name, index, groups, seconds)
 
     def _write(self, name: str, index: int, groups: Groups, seconds: float) -> None:
         if name in self.writers:

@@ -13,7 +13,7 @@ from slimsweep.data.corpora import Corpora, Text, tokenize
 from slimsweep.data.rows import KINDS
 from slimsweep.data.unknown_tokens import ids_fault, texts_fault
 from slimsweep.errors import TooFewTokensError
-from slimsweep.models.batches import longest_context
+from slimsweep.models.batches import BATCH_TOKENS, longest_context
 
 DRAWS = ("document", "joined")
 
@@ -80,6 +80,20 @@ class Calibration:
         if self.draw == "joined":
             return ids_fault(what, corpora.token_ids(self._corpus, tokenizer), tokenizer, embeddings)
         return texts_fault(what, text.documents, tokenizer, embeddings)
+
+    def hidden_bytes(self, token_bytes: int) -> int:
+        """Bytes of all sequences between two blocks, for plans; `token_bytes` is the hidden state of one token."""
+        return self.sequences * self.tokens * token_bytes
+
+    def working_bytes(self, token_bytes: int, is_whole: bool) -> int:
+        """Approximate bytes of a forward through a block, for plans.
+
+        Args:
+            token_bytes: of one token in such a forward.
+            is_whole: whether all sequences are in it; else one batch.
+        """
+        tokens = self.sequences * self.tokens
+        return token_bytes * (tokens if is_whole else min(max(BATCH_TOKENS, self.tokens), tokens))
 
     def digest(self, corpora: Corpora) -> str:
         """SHA-256 of the text."""

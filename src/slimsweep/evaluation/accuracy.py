@@ -20,7 +20,7 @@ from slimsweep.errors import CorpusError, TaskError
 from slimsweep.evaluation.base import Measurement, Metric
 from slimsweep.evaluation.quantity import Quantity
 from slimsweep.hints import allowed_names
-from slimsweep.models.batches import batch_tokens
+from slimsweep.models.batches import BATCH_TOKENS, batch_tokens
 from slimsweep.models.language_model import LanguageModel
 
 TASKS = Path(__file__).parent / "tasks"
@@ -134,6 +134,9 @@ class Accuracy(Metric):
                     values[error_field], reasons[error_field] = None, "one question has no standard error"
                 protocols[field] = f"{protocol}:{metric}:sha={_digest(task, questions)[:SHORT_DIGEST]}"
         return Measurement(values, reasons, protocols)
+
+    def working_bytes(self, token_bytes: int) -> int:
+        return (self.batch_tokens or BATCH_TOKENS) * token_bytes
 
 
 def task_file(task: str) -> dict[str, Any]:

@@ -63,6 +63,14 @@ class Metric(ABC):
     def measure(self, model: Any, corpora: Any) -> Measurement:
         """Measure a LanguageModel. Changes nothing about it."""
 
+    def working_bytes(self, token_bytes: int) -> int:
+        """Approximate bytes of its largest forward, in plans of memory; 0 where it runs none.
+
+        Args:
+            token_bytes: of one token in a forward.
+        """
+        return 0
+
     def compare(self, dense: Any, model: Any) -> Measurement:
         """Measure what only shows beside the dense model, where layers have changed their shape."""
         return Measurement()

@@ -81,6 +81,9 @@ class Memory(Metric):
             )
         return Measurement({"load_memory_bytes": loaded, "peak_memory_bytes": loaded + rise}, {}, protocols)
 
+    def working_bytes(self, token_bytes: int) -> int:
+        return self.tokens * token_bytes
+
 
 def load_memory_bytes(module: nn.Module) -> int:
     """Bytes of the distinct storages behind all parameters and buffers; tied weights count once."""

@@ -18,7 +18,7 @@ from slimsweep.data.unknown_tokens import ids_fault
 from slimsweep.errors import TooFewTokensError
 from slimsweep.evaluation.base import Measurement, Metric
 from slimsweep.evaluation.quantity import Quantity
-from slimsweep.models.batches import HEAD_NUMBERS, LOSS_NUMBERS, batch_tokens, longest_context
+from slimsweep.models.batches import BATCH_TOKENS, HEAD_NUMBERS, LOSS_NUMBERS, batch_tokens, longest_context
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.sources.tokenizer_digest import tokenizer_digest
 
@@ -167,6 +167,9 @@ class Perplexity(Metric):
                 f"sha={text.digest[:SHORT_DIGEST]}",
             )
         )
+
+    def working_bytes(self, token_bytes: int) -> int:
+        return max(self.batch_tokens or BATCH_TOKENS, self.context_tokens) * token_bytes
 
 
 def cut(token_ids: Int[Tensor, " token"], context_tokens: int, bos: int | None = None) -> Int[Tensor, "window context"]:

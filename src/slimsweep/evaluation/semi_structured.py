@@ -75,6 +75,9 @@ class SemiStructured(Metric):
         protocol = f"prefill:1x{self.prompt_tokens}:medians of {self.repeats} alternating runs:{len(layers)} layers"
         return Measurement({FIELD: dense / sparse}, {}, {FIELD: protocol})
 
+    def working_bytes(self, token_bytes: int) -> int:
+        return self.prompt_tokens * token_bytes
+
     @staticmethod
     def has_kernels(device: torch.device) -> bool:
         """Whether torch has 2:4 kernels for a device."""

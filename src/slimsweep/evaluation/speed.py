@@ -136,6 +136,9 @@ class Speed(Metric):
             output = model.module(input_ids=token, past_key_values=output.past_key_values, use_cache=True)
         return prefilled - started, _now(model) - prefilled
 
+    def working_bytes(self, token_bytes: int) -> int:
+        return self.prompt_tokens * token_bytes
+
 
 def _now(model: LanguageModel) -> float:
     """Seconds on a clock that counts only finished work."""

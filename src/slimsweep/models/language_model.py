@@ -4,7 +4,7 @@ import contextlib
 import copy
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -37,10 +37,6 @@ class LanguageModel:
     """The file that the blocks' weights rest in, where they do not rest in memory."""
     activation_bytes: int | None = None
     """Activations of all calibration sequences that take more than this rest in a scratch file too."""
-    statistics_cache: Any = None
-    """A StatisticsCache: keeps sums over dense inputs of the layers between jobs; None keeps nothing."""
-    zeros: dict[str, int] = field(default_factory=dict)
-    """Meta device only: zeros a plan would leave, by full name of the linear layer."""
     original_parameters: int = 0
     """Parameters of the model as it was loaded, tied ones once; what `compression_factor` compares with."""
 
@@ -129,13 +125,12 @@ class LanguageModel:
         module = copy.deepcopy(self.module)
         if self.offload:
             self._offload.install(self.module, self.blocks)
-        return LanguageModel(
+        return type(self)(
             module=module,
             family=self.family,
             tokenizer=self.tokenizer,
             compute_device=self.compute_device,
             offload=self.offload,
-            zeros=dict(self.zeros),
             original_parameters=self.original_parameters,
         )
 

@@ -25,6 +25,7 @@ from slimsweep.models.anatomy import (
     size,
 )
 from slimsweep.models.language_model import LanguageModel
+from slimsweep.models.skeleton import Skeleton
 
 
 @torch.no_grad()
@@ -53,9 +54,8 @@ def remove(model: LanguageModel, units: Units, gone: Iterable[int]) -> None:
             setattr(module, attribute, made[id(old)][1])
         select(module, 0 if side == OUT else 1, kept)
         _set_size(module, side, len(kept))
-        name = names[module]
-        if name in model.zeros:  # planned ones, taken as evenly spread
-            model.zeros[name] = model.zeros[name] * len(kept) // before
+        if isinstance(model, Skeleton):
+            model.resize_zeros(names[module], len(kept), before)
     if units.kind == HEADS:
         _set_head_counts(model, units)
     if units.kind == CHANNELS:
@@ -99,13 +99,8 @@ def remove_blocks(model: LanguageModel, gone: Iterable[int]) -> None:
     gone = set(gone)
     parent, _, name = model.family.blocks.rpartition(".")
     kept = [index for index in range(len(model.blocks)) if index not in gone]
-    renamed = dict(zip([model.block_names[index] for index in kept], model.block_names, strict=False))
-    model.zeros = {
-        f"{renamed[block]}{layer[len(block) :]}": zeros
-        for layer, zeros in model.zeros.items()
-        for block in renamed
-        if layer.startswith(f"{block}.")
-    }
+    if isinstance(model, Skeleton):
+        model.move_zeros(dict(zip([model.block_names[index] for index in kept], model.block_names, strict=False)))
     blocks = model.blocks
     setattr(model.module.get_submodule(parent), name, nn.ModuleList(blocks[index] for index in kept))
     for position, index in enumerate(kept):

@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 
+from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.errors import ModelError, StageError
 from slimsweep.linear.base import has_single_weights, weight_2d
 from slimsweep.linear.mask import mark_zeros
 from slimsweep.models.language_model import LanguageModel, weights_digest
+from slimsweep.models.skeleton import Skeleton
 from slimsweep.pipeline import memory_plan
 from slimsweep.pipeline.experiment import Experiment, Stage
 from slimsweep.pipeline.keys import StageKey, stage_keys
@@ -66,12 +68,11 @@ def compress(experiment: Experiment) -> Compressed:
                 done, unkept = restored, 0.0
                 continue
             done = done or load(experiment)
-            if token_ids is None and experiment.stages[position].technique.needs_calibration:
+            stage, upstream = experiment.stages[position], done.weights_digest
+            if token_ids is None and stage.technique.requirements.calibration:
                 token_ids = calibrate(experiment, done.model)
-            upstream = done.weights_digest
-            done.model.statistics_cache = StatisticsCache(cache, keys[position]) if cache else None
-            apply(experiment, experiment.stages[position], token_ids, done)
-            done.model.statistics_cache = None
+            statistics = StatisticsCache(cache, keys[position]) if cache else None
+            apply(experiment, stage, StageContext(token_ids, experiment.seed, statistics), done)
             unkept += done.stages[-1]["seconds"]
             if cache and _keep(cache, keys[position], done, unkept, upstream):
                 unkept = 0.0
@@ -210,15 +211,15 @@ def _keep(cache: StageCache, key: StageKey, done: Compressed, unkept: float, ups
     return cache.holds(key)
 
 
-def apply(experiment: Experiment, stage: Stage, token_ids: torch.Tensor | None, done: Compressed) -> None:
-    """Apply a stage in place; then the sparsity of every stage so far is measured again."""
+def apply(experiment: Experiment, stage: Stage, context: StageContext, done: Compressed) -> None:
+    """Apply a stage in place, or plan it on a skeleton; then the sparsity of every stage so far is measured again."""
     log.info("%s: compressing", stage.name)
     done.weights_digest = None
     started = time.perf_counter()
     torch.manual_seed(experiment.seed)
-    before = done.model.targets()
+    model, technique, before = done.model, stage.technique, done.model.targets()
     try:
-        report = stage.technique.apply(done.model, token_ids, experiment.seed)
+        report = technique.plan(model) if isinstance(model, Skeleton) else technique.apply(model, context)
     except Exception as error:  # whatever a technique raises; the failure says which stage it was
         raise StageError.of(stage.name, error) from error
     seconds = time.perf_counter() - started

@@ -146,7 +146,7 @@ class Experiment:
             f"technique.{stage.name}: gradients need all weights in one place: set offload=false, or choose a "
             "technique or setting that needs none"
             for stage in self.stages
-            if self.offload and stage.technique.uses_gradients
+            if self.offload and stage.technique.requirements.gradients
         ]
         faults += [
             f"technique.{stage.name}: {fault}"
@@ -161,7 +161,7 @@ class Experiment:
                     break
                 if position + 1 < len(self.stages):  # later stages see what earlier ones leave
                     skeleton = skeleton.copy()
-                    stage.technique.apply(skeleton, None, self.seed)
+                    stage.technique.plan(skeleton)
             except Exception as error:  # whatever a technique raises while it plans costs its own job
                 raise StageError.of(stage.name, error) from error
         if self.memory_budget and not faults:
@@ -177,12 +177,12 @@ class Experiment:
     @property
     def needs_calibration(self) -> bool:
         """Whether any stage looks at calibration text."""
-        return any(stage.technique.needs_calibration for stage in self.stages)
+        return any(stage.technique.requirements.calibration for stage in self.stages)
 
     @property
     def uses_seed(self) -> bool:
         """Whether chance decides anything: calibration draws, random masks."""
-        return any(stage.technique.needs_calibration or stage.technique.uses_seed for stage in self.stages)
+        return self.needs_calibration or any(stage.technique.requirements.seed for stage in self.stages)
 
     @property
     def chain(self) -> str:

@@ -82,9 +82,10 @@ def stage_keys(experiment: Keyed) -> list[StageKey]:
     digest, keys = _digest(parts[0]), []
     for position, stage in enumerate(experiment.stages, 1):
         part = {"stage": identity(stage.technique)}
-        if stage.technique.needs_calibration:
+        needs = stage.technique.requirements
+        if needs.calibration:
             part["calibration"] = _calibration(experiment)
-        if stage.technique.needs_calibration or stage.technique.uses_seed:
+        if needs.calibration or needs.seed:
             part["seed"] = experiment.seed
         parts.append(part)
         digest = _digest({"upstream": digest, **part})

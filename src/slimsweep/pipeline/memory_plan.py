@@ -13,7 +13,6 @@ class Planned(Protocol):
     stages: tuple[Any, ...]
     calibration: Any
     metrics: dict[str, Any]
-    seed: int
     memory_budget: int | None
     needs_calibration: bool
     resolved_dtype: str
@@ -63,7 +62,7 @@ def plan(experiment: Planned) -> list[Part]:
     skeleton, dtype = experiment.model.skeleton(), getattr(torch, experiment.resolved_dtype)
     after = skeleton.copy()
     for stage in experiment.stages:
-        stage.technique.apply(after, None, experiment.seed)
+        stage.technique.plan(after)
     stored = sum(stored_bytes(layer) for layer in linear_forms(after.module).values())
     outside = sum(parameter.numel() for parameter in skeleton.module.parameters())
     shapes, largest = [], 0
@@ -73,61 +72,35 @@ def plan(experiment: Planned) -> list[Part]:
         shapes.append([layer_shape(layer) for layer in skeleton.linears(block).values()])
     width = skeleton.config.get_text_config().hidden_size
     neurons = max((out for block in shapes for out, _ in block), default=width)
-    text, batch = _calibration_tokens(experiment)
     token = (LIVE_WIDTHS * width + 3 * neurons) * dtype.itemsize  # of a forward through a block
     compressing = max(
-        (_compressing(stage.technique, block) for stage in experiment.stages for block in shapes), default=0
+        (stage.technique.working_bytes(block) for stage in experiment.stages for block in shapes), default=0
     )
     logits = 4 * (HEAD_NUMBERS + 3 * LOSS_NUMBERS)  # of a part what the loss reads, makes and returns
-    measuring = _measured_tokens(experiment.metrics) * token + logits
+    measuring = max((metric.working_bytes(token) for metric in experiment.metrics.values()), default=0) + logits
     parts = [
         Part("Python and its libraries", PROCESS_BYTES),
         Part("weights outside the blocks", outside * dtype.itemsize),
         Part("one block", largest * dtype.itemsize),
         Part("packed or factored weights", stored),
-        Part(
-            "activations of the calibration text",
-            min(text * width * dtype.itemsize, experiment.memory_budget // ACTIVATION_SHARE),
-        ),
-        # Beside what compressing takes, since allocators keep some of it.
-        Part("a forward of the calibration text", batch * token),
+        *_calibration_parts(experiment, width * dtype.itemsize, token),
         Part("compressing one block" if compressing > measuring else "measuring", max(compressing, measuring)),
     ]
     return [part for part in parts if part.bytes]
 
 
-def _calibration_tokens(experiment: Planned) -> tuple[int, int]:
-    """Tokens of the calibration text, and those of one forward."""
-    from slimsweep.models.batches import BATCH_TOKENS
-
+def _calibration_parts(experiment: Planned, hidden_bytes: int, token_bytes: int) -> list[Part]:
+    """Hidden states of the calibration text between two blocks, and a forward of it through one."""
     if not experiment.needs_calibration:
-        return 0, 0
-    text = experiment.calibration.sequences * experiment.calibration.tokens
-    halts = any(getattr(stage.technique, "inputs", None) == "sequential" for stage in experiment.stages)
-    # Halted forwards are alive all at once.
-    return text, text if halts else min(max(BATCH_TOKENS, experiment.calibration.tokens), text)
-
-
-def _measured_tokens(metrics: dict[str, Any]) -> int:
-    """The most tokens that a metric sends through the model at once."""
-    from slimsweep.models.batches import BATCH_TOKENS
-
-    knobs = ("batch_tokens", "context_tokens", "tokens", "prompt_tokens")
-    given = [getattr(metric, knob) for metric in metrics.values() for knob in knobs if hasattr(metric, knob)]
-    return max((tokens or BATCH_TOKENS for tokens in given), default=0)
-
-
-def _compressing(technique: Any, shapes: list[tuple[int, int]]) -> int:
-    """Statistics of a block's inputs, and what the hungriest layers take, one for each thread, while worked on."""
-    import torch
-
-    from slimsweep.blockwise.shared_inputs import statistic_bytes
-
-    statistics = 0
-    if technique.needs_calibration:
-        statistics = statistic_bytes(technique.statistic, (inputs for _, inputs in shapes))
-    at_once = min(torch.get_num_threads(), len(shapes))
-    return statistics + sum(sorted(technique.working_bytes(shape) for shape in shapes)[-at_once:])
+        return []
+    calibration = experiment.calibration
+    is_whole = any(stage.technique.requirements.whole_text for stage in experiment.stages)
+    resting = min(calibration.hidden_bytes(hidden_bytes), experiment.memory_budget // ACTIVATION_SHARE)
+    return [
+        Part("activations of the calibration text", resting),
+        # Beside what compressing takes, since allocators keep some of it.
+        Part("a forward of the calibration text", calibration.working_bytes(token_bytes, is_whole)),
+    ]
 
 
 def faults(experiment: Planned) -> list[str]:
@@ -136,7 +109,7 @@ def faults(experiment: Planned) -> list[str]:
         f"technique.{stage.name}: memory_budget works block by block, and this technique looks at the whole model at "
         "once: leave one of them out"
         for stage in experiment.stages
-        if not stage.technique.works_by_block
+        if stage.technique.requirements.whole_model
     ]
     if experiment.resolved_device != "cpu":
         faults.append("memory_budget bounds host memory of runs on the CPU: set device=cpu, or use offload=true")

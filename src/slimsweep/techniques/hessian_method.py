@@ -6,15 +6,15 @@ from typing import Any, ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
+from slimsweep.blockwise.layer_method import InputStatistic
 from slimsweep.numerics.column_solver import knob_faults
 from slimsweep.numerics.hessian import FACTOR_BYTES, InverseFactor, factor_inverse, factor_name, gram
 
 
 @dataclass(frozen=True, kw_only=True)
-class HessianMethod:
-    """Statistic, factor and knobs of a solve by columns. Stands before a LayerwiseTechnique among the bases."""
+class HessianMethod(InputStatistic):
+    """Statistic, factor and knobs of a solve by columns. Stands first among the bases."""
 
-    needs_calibration: ClassVar[bool] = True
     statistic_name: ClassVar[str] = "gram"
 
     block_columns: int = 128
@@ -42,12 +42,15 @@ class HessianMethod:
 
     @property
     def prepared_name(self) -> str:
+        """Name of the factor, which jobs share."""
         return factor_name(self.damping_fraction)
 
     def to_tensors(self, prepared: Any) -> dict[str, Tensor]:
+        """Tensors of a factor, for a file."""
         return prepared.to_tensors()
 
     def from_tensors(self, tensors: dict[str, Tensor]) -> Any:
+        """Read a factor from its tensors."""
         return InverseFactor.from_tensors(tensors)
 
     def notes(self, prepared: Any) -> dict[str, Any]:
@@ -55,5 +58,5 @@ class HessianMethod:
         raised = prepared.damping_fraction > self.damping_fraction
         return {"damping_raised": prepared.damping_fraction} if raised else {}
 
-    def working_bytes(self, shape: tuple[int, int]) -> int:
-        return super().working_bytes(shape) + FACTOR_BYTES * shape[1] ** 2
+    def layer_bytes(self, shape: tuple[int, int]) -> int:
+        return super().layer_bytes(shape) + FACTOR_BYTES * shape[1] ** 2

@@ -4,6 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.errors import ModelError
 from slimsweep.evaluation.size import Size
 from slimsweep.linear.mask import MASKS_FILE
@@ -49,7 +50,7 @@ def test_it_compresses_to_the_same_bits(folder, tmp_path, technique, activation_
     held, mapped = pair(folder, tmp_path)
     mapped.activation_bytes = activation_bytes
     for model in (held, mapped):
-        technique.apply(model, token_ids(), 0)
+        technique.apply(model, StageContext(token_ids()))
     assert weights_digest(held) == weights_digest(mapped)
 
 
@@ -104,7 +105,7 @@ def test_it_is_saved_in_shards_that_plain_transformers_reads(folder, tmp_path):
 
     (folder / "generation_config.json").write_text(json.dumps({"top_k": 7}))
     mapped = pair_mapped(folder, tmp_path)
-    SparseGPT(ratio=0.5).apply(mapped, token_ids(), 0)
+    SparseGPT(ratio=0.5).apply(mapped, StageContext(token_ids()))
     assert save(mapped, tmp_path / "again")
     shards = {path.name for path in (tmp_path / "again").glob("*.safetensors")} - {MASKS_FILE}
     assert len(shards) == len(mapped.blocks) + 1
@@ -152,13 +153,13 @@ def test_an_own_head_survives_compressing_saving_and_reading(folder, tmp_path):
     own = {"lm_head.weight": tensors["model.embed_tokens.weight"] * 0.5}
     save_file(tensors | own, folder / "model.safetensors", {"format": "pt"})
     for name, model in zip(("held", "mapped"), pair(folder, tmp_path), strict=True):
-        SparseGPT(ratio=0.5).apply(model, token_ids(), 0)
+        SparseGPT(ratio=0.5).apply(model, StageContext(token_ids()))
         assert save(model, tmp_path / name)
         assert weights_digest(
             LocalModel(path=str(tmp_path / name), cache_dir=str(tmp_path)).load(torch.float32, CPU)
         ) == (weights_digest(model))
     held, _ = pair(folder, tmp_path)
-    RTN(bits=4, group_size=8).apply(held, None, 0)
+    RTN(bits=4, group_size=8).apply(held, StageContext())
     save(held, tmp_path / "packed")
     assert weights_digest(
         LocalModel(path=str(tmp_path / "packed"), cache_dir=str(tmp_path)).load(torch.float32, CPU)

@@ -148,6 +148,14 @@ def test_bad_shapes_are_faults(tmp_path, shape, message):
     assert message in fault
 
 
+def test_a_source_must_say_where_its_files_are(tmp_path):
+    class Nowhere(sources.ModelSource):
+        pass
+
+    with pytest.raises(TypeError, match="abstract method .?folder"):
+        Nowhere(name="nowhere", cache_dir=str(tmp_path))
+
+
 def test_bad_words_are_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match=r"weights='maybe': give trained, meta or random"):
         random_source(tmp_path, weights="maybe")

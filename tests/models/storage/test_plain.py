@@ -2,6 +2,7 @@ import pytest
 import torch
 from reductions import EVERY, loud, remove_units
 
+from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.models import anatomy, surgery
 from slimsweep.models.storage.plain import plain_config
 from slimsweep.techniques.quantization.rtn import RTN
@@ -41,5 +42,5 @@ def test_a_pooler_that_keeps_its_width_needs_the_manifest(load, name):
 
 def test_packed_layers_count_as_the_weights_they_stand_for(load):
     model = load("llama")
-    RTN(group_size=None).apply(model, None, 0)
+    RTN(group_size=None).apply(model, StageContext())
     assert plain_config(model).hidden_size == 32

@@ -7,6 +7,7 @@ from family_shapes import DECODERS
 from reductions import EVERY, logits, loud, token_ids
 
 import slimsweep
+from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.linear.base import packed_layers
 from slimsweep.models.storage import saved_model
 from slimsweep.models.storage.checkpoint import MANIFEST
@@ -32,7 +33,7 @@ def from_pretrained(name, folder, dtype):
 @pytest.mark.parametrize(("name", "dtype"), [*((name, torch.float32) for name in EVERY), ("llama", torch.bfloat16)])
 def test_packed_layers_of_every_family_reload_to_the_same_logits(load, folder, name, dtype):
     model = load(name, dtype)
-    RTN(bits=4, group_size=16).apply(model, None, 0)
+    RTN(bits=4, group_size=16).apply(model, StageContext())
     is_plain = saved_model.save(model, folder)
     expected = logits(model)
     assert torch.equal(logits(slimsweep.load(folder)), expected)
@@ -44,15 +45,15 @@ def test_packed_layers_of_every_family_reload_to_the_same_logits(load, folder, n
 @pytest.mark.parametrize(("bits", "grid"), [(2, "symmetric"), (3, "asymmetric"), (8, "symmetric"), (8, "asymmetric")])
 def test_every_width_of_codes_loads_with_plain_transformers(load, folder, bits, grid):
     model = load("llama")
-    RTN(bits=bits, grid=grid, group_size=None).apply(model, None, 0)
+    RTN(bits=bits, grid=grid, group_size=None).apply(model, StageContext())
     assert saved_model.save(model, folder)
     assert torch.equal(logits(from_pretrained("llama", folder, torch.float32)), logits(model))
 
 
 def test_layers_left_dense_and_layers_of_other_bits_each_have_their_place(load, folder):
     model = load("llama")
-    RTN(bits=4, include=["*.mlp.*"], group_size=None).apply(model, None, 0)
-    RTN(bits=8, include=["*.1.self_attn.*"], group_size=None).apply(model, None, 0)
+    RTN(bits=4, include=["*.mlp.*"], group_size=None).apply(model, StageContext())
+    RTN(bits=8, include=["*.1.self_attn.*"], group_size=None).apply(model, StageContext())
     config = quantization_config(model)
     bits = {group["weights"]["num_bits"]: group["targets"] for group in config["config_groups"].values()}
     assert {count: len(names) for count, names in bits.items()} == {4: 6, 8: 4}
@@ -66,7 +67,7 @@ def test_layers_left_dense_and_layers_of_other_bits_each_have_their_place(load, 
 
 def test_what_the_format_cannot_say_is_refused_by_plain_transformers_not_filled_with_chance(load, folder):
     model = load("llama")
-    RTN(bits=4, group_size=16, grid="minimum").apply(model, None, 0)
+    RTN(bits=4, group_size=16, grid="minimum").apply(model, StageContext())
     assert quantization_config(model) is None
     assert not saved_model.save(model, folder)
     assert torch.equal(logits(slimsweep.load(folder)), logits(model))
@@ -82,7 +83,7 @@ def test_a_reloaded_packed_model_can_be_saved_and_reloaded_again(load, folder, t
     from slimsweep.models.sources.local import LocalModel
 
     model = load("llama")
-    RTN(bits=3, group_size=None).apply(model, None, 0)
+    RTN(bits=3, group_size=None).apply(model, StageContext())
     saved_model.save(model, folder)
     source = LocalModel(path=str(folder), cache_dir=str(tmp_path / "cache"))
     again = source.load(torch.float32, torch.device("cpu"))
@@ -95,7 +96,7 @@ def test_a_reloaded_packed_model_can_be_saved_and_reloaded_again(load, folder, t
 
 def test_greedy_text_of_a_packed_model_is_the_same_with_and_without_cache(load):
     model = load("llama")
-    RTN(bits=4, group_size=None).apply(model, None, 0)
+    RTN(bits=4, group_size=None).apply(model, StageContext())
     given = {"input_ids": token_ids(5)[:1], "max_new_tokens": 6, "do_sample": False}
     cached, plain = (model.module.generate(**given, use_cache=use) for use in (True, False))
     assert torch.equal(cached, plain)

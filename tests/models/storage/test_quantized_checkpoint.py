@@ -4,6 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.errors import ModelError
 from slimsweep.models.sources.local import LocalModel
 from slimsweep.models.storage.quantized_checkpoint import fault
@@ -103,7 +104,7 @@ def test_eight_bit_floats_without_scales_are_plain_numbers(folder, tmp_path):
 
 
 def test_what_was_saved_here_is_read_by_its_manifest(tiny, tmp_path):
-    RTN(bits=4, group_size=8).apply(tiny, None, 0)
+    RTN(bits=4, group_size=8).apply(tiny, StageContext())
     save(tiny, tmp_path / "packed")
     assert LocalModel(path=str(tmp_path / "packed"), cache_dir=str(tmp_path)).faults() == []
     (tmp_path / "packed" / "slimsweep.json").unlink()

@@ -7,6 +7,7 @@ import torch
 from family_shapes import DECODERS
 from reductions import CPU, EVERY, loud, uneven
 
+from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.models.language_model import weights_digest
 from slimsweep.models.sources.random import RandomModel
 from slimsweep.pipeline.keys import StageKey
@@ -28,8 +29,8 @@ def folder(tmp_path):
 @pytest.mark.parametrize("family", EVERY)
 def test_models_of_every_family_come_back_bit_for_bit(family, folder, tmp_path):
     model = loud(family, str(tmp_path))
-    RTN(bits=4, group_size=None).apply(uneven(model), None, 0)
-    Magnitude(ratio=0.5, include=("*.1.*",)).apply(model, None, 0)
+    RTN(bits=4, group_size=None).apply(uneven(model), StageContext())
+    Magnitude(ratio=0.5, include=("*.1.*",)).apply(model, StageContext())
     entry.write(folder, KEY, model, STATE)
     auto_class = "causal_lm" if family in DECODERS else "sequence_classification"
     source = RandomModel(name=family, shape=EVERY[family], auto_class=auto_class, cache_dir=str(tmp_path))

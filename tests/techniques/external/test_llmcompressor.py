@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.linear.base import weight_2d
 from slimsweep.linear.mask import BITS, removed
 from slimsweep.techniques.external.llmcompressor import LLMCompressor
@@ -28,11 +29,11 @@ def token_ids(model, text: str | None = None, sequences: int = 8, tokens: int = 
 def test_it_leaves_as_many_zeros_as_planned_and_nothing_else_changes(tiny, knobs, ours):
     before = {name: tensor.clone() for name, tensor in tiny.module.state_dict().items()}
     attributes = {name: set(vars(module)) for name, module in tiny.module.named_modules()}
-    report = LLMCompressor(**knobs).apply(tiny, token_ids(tiny), 0)
+    report = LLMCompressor(**knobs).apply(tiny, StageContext(token_ids(tiny)))
     shapes = {name: tuple(weight_2d(layer).shape) for name, layer in tiny.targets().items()}
-    planned = LLMCompressor(**knobs).plan(shapes, {})
+    planned = LLMCompressor(**knobs).planned_zeros(shapes, {})
     more = 1 if ours.pattern == "unstructured" and isinstance(ours, SparseGPT) else 0  # all inputs are one block here
-    assert planned == {name: count + more for name, count in ours.plan(shapes, {}).items()}
+    assert planned == {name: count + more for name, count in ours.planned_zeros(shapes, {}).items()}
     assert {layer.name: layer.zeros for layer in report.layers} == planned
     assert {name: int((weight_2d(layer) == 0).sum()) for name, layer in tiny.targets().items()} == planned
     assert {name: set(vars(module)) - {BITS} for name, module in tiny.module.named_modules()} == attributes
@@ -45,7 +46,7 @@ def test_it_leaves_as_many_zeros_as_planned_and_nothing_else_changes(tiny, knobs
 
 
 def test_only_the_chosen_layers_are_pruned(tiny):
-    LLMCompressor(ratio=0.5, include=["*.mlp.*"]).apply(tiny, token_ids(tiny), 0)
+    LLMCompressor(ratio=0.5, include=["*.mlp.*"]).apply(tiny, StageContext(token_ids(tiny)))
     for name, layer in tiny.targets().items():
         assert bool((layer.weight == 0).any()) == (".mlp." in name)
 
@@ -56,8 +57,8 @@ def test_it_agrees_with_ours_on_a_trained_model(method, shared, stories260k, sto
     ids = token_ids(stories260k, text)
     ours = {"wanda": Wanda, "sparsegpt": SparseGPT}[method](ratio=0.5)
     other = stories260k_source.load(torch.float32, torch.device("cpu"))
-    ours.apply(stories260k, ids, 0)
-    LLMCompressor(ratio=0.5, method=method).apply(other, ids, 0)
+    ours.apply(stories260k, StageContext(ids))
+    LLMCompressor(ratio=0.5, method=method).apply(other, StageContext(ids))
     same = [((weight_2d(a) == 0) == (weight_2d(b) == 0)).float().mean() for a, b in layers(stories260k, other)]
     # One mask that falls the other way changes the inputs of all later blocks; the first block sees equal ones.
     assert min(same[:7]) > 0.99
@@ -87,7 +88,7 @@ def test_packed_weights_and_a_missing_package_are_faults(tiny, monkeypatch):
     from slimsweep.techniques.quantization.rtn import RTN
 
     assert LLMCompressor(ratio=0.5).faults(tiny) == []
-    RTN(bits=4, group_size=None).apply(tiny, None, 0)
+    RTN(bits=4, group_size=None).apply(tiny, StageContext())
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     missing, packed = LLMCompressor(ratio=0.5).faults(tiny)
     assert "[peers]" in missing

@@ -6,6 +6,7 @@ import weakref
 import pytest
 import torch
 
+from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.techniques.external.llmcompressor import LLMCompressor
 from slimsweep.techniques.external.oneshot import package_faults, package_notes, run_oneshot
 
@@ -36,7 +37,7 @@ def test_it_hands_over_the_same_sequences_in_order_and_undoes_its_patches_after_
 
 def test_nothing_keeps_the_model_alive(tiny_source):
     model = tiny_source.load(torch.float32, torch.device("cpu"))
-    LLMCompressor(ratio=0.5).apply(model, torch.randint(258, (2, 16)), 0)
+    LLMCompressor(ratio=0.5).apply(model, StageContext(torch.randint(258, (2, 16))))
     kept = weakref.ref(model.module)
     del model
     gc.collect()

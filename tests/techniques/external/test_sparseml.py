@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.errors import ModelError
 from slimsweep.linear.base import weight_2d
 from slimsweep.techniques.external.sparseml import SparseML, make_older
@@ -23,7 +24,7 @@ def test_weights_go_out_and_come_back(tiny, sparseml_environment):
     before = {name: tensor.clone() for name, tensor in tiny.module.state_dict().items()}
     technique = SparseML(ratio=0.5, path=sparseml_environment, include=["model.layers.1.*"])
     assert technique.faults(tiny) == []
-    report = technique.apply(tiny, token_ids(), 0)
+    report = technique.apply(tiny, StageContext(token_ids()))
     assert report.notes["sparseml"] == "1.8.0"
     assert report.notes["seconds"] > 0
     assert {layer.name for layer in report.layers} == {n for n in tiny.targets() if n.startswith("model.layers.1.")}
@@ -39,7 +40,7 @@ def test_weights_go_out_and_come_back(tiny, sparseml_environment):
 def test_a_failure_shows_what_it_printed_and_leaves_the_model(tiny, sparseml_environment):
     before = weight_2d(next(iter(tiny.targets().values()))).clone()
     with pytest.raises(ModelError, match="the stand-in fails at 0.9"):
-        SparseML(ratio=0.9, path=sparseml_environment).apply(tiny, token_ids(), 0)
+        SparseML(ratio=0.9, path=sparseml_environment).apply(tiny, StageContext(token_ids()))
     assert torch.equal(before, weight_2d(next(iter(tiny.targets().values()))))
 
 
@@ -48,7 +49,7 @@ def test_faults_come_before_anything_runs(tiny):
     part, missing = technique.faults(tiny)
     assert "whole blocks" in part
     assert "sparseml-env" in missing
-    RTN(bits=4, group_size=None).apply(tiny, None, 0)
+    RTN(bits=4, group_size=None).apply(tiny, StageContext())
     assert "before the quantizer" in SparseML(ratio=0.5, path="/nowhere").faults(tiny)[0]
 
 

@@ -2,6 +2,7 @@ import pytest
 import torch
 from restatements import count, lowest_first, magnitude_layer
 
+from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.linear.base import weight_2d
 from slimsweep.techniques.pruning.magnitude import Magnitude
 
@@ -40,7 +41,7 @@ def test_golden_output_of_version_2():
 @pytest.mark.parametrize("ratio", [0.1, 0.5, 0.77])
 def test_parity_with_the_restatement_on_trained_layers(ratio, stories260k):
     before = {name: weight_2d(layer).clone() for name, layer in stories260k.targets().items()}
-    Magnitude(ratio=ratio).apply(stories260k, None, 0)
+    Magnitude(ratio=ratio).apply(stories260k, StageContext())
     for name, layer in stories260k.targets().items():
         assert torch.equal(weight_2d(layer), magnitude_layer(before[name], ratio))
 
@@ -51,7 +52,7 @@ def test_global_ranks_all_layers_as_one(ratio, dtype, stories260k_source):
     model = stories260k_source.load(dtype, torch.device("cpu"))
     flat = torch.cat([weight_2d(layer).flatten() for layer in model.targets().values()]).float()
     keep = lowest_first(flat.abs(), flat == 0, count(ratio, flat.numel()))
-    report = Magnitude(ratio=ratio, scope="global").apply(model, None, 0)
+    report = Magnitude(ratio=ratio, scope="global").apply(model, StageContext())
     pruned = torch.cat([weight_2d(layer).flatten() for layer in model.targets().values()]).float()
     assert torch.equal(pruned, torch.where(keep, flat, 0))
     assert sum(layer.zeros for layer in report.layers) == int((~keep).sum())

@@ -1,13 +1,14 @@
 import pytest
 import torch
 
+from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.linear.base import weight_2d
 from slimsweep.techniques.pruning.random import Random
 
 
 def pruned(source, seed: int, ratio: float = 0.5) -> torch.Tensor:
     model = source.load(torch.float32, torch.device("cpu"))
-    Random(ratio=ratio).apply(model, None, seed)
+    Random(ratio=ratio).apply(model, StageContext(seed=seed))
     return torch.cat([weight_2d(layer).flatten() for layer in model.targets().values()])
 
 
@@ -18,7 +19,7 @@ def test_the_seed_decides(tiny_source):
 
 def passes(source, seed: int, **fields) -> torch.Tensor:
     model = source.load(torch.float32, torch.device("cpu"))
-    Random(relative_to="remaining", **fields).apply(model, None, seed)
+    Random(relative_to="remaining", **fields).apply(model, StageContext(seed=seed))
     return torch.cat([weight_2d(layer).flatten() == 0 for layer in model.targets().values()])
 
 

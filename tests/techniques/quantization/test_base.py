@@ -1,6 +1,8 @@
 import pytest
 import torch
+from planning import apply_or_plan
 
+from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.evaluation.size import Size
 from slimsweep.linear.base import packed_layers
 from slimsweep.numerics.uniform_grid import GRIDS
@@ -16,7 +18,7 @@ BYTES = ("parameters", "weight_bytes", "bits_per_weight", "checkpoint_bytes", "c
 @pytest.mark.parametrize("group_size", [None, 16, 1])
 def test_the_plan_on_shapes_alone_has_the_bytes_of_real_weights(bits, grid, group_size, tiny, tiny_source):
     meta, technique = tiny_source.skeleton().copy(), RTN(bits=bits, grid=grid, group_size=group_size)
-    planned, real = technique.apply(meta, None, 0), technique.apply(tiny, None, 0)
+    planned, real = technique.plan(meta), technique.apply(tiny, StageContext())
     assert planned.notes["bits_per_weight"] == real.notes["bits_per_weight"]
     sizes = [Size().measure(model, None).values for model in (meta, tiny)]
     for field in BYTES[:-1]:  # what a bitmap would take depends on weights that are rounded to zero
@@ -26,9 +28,9 @@ def test_the_plan_on_shapes_alone_has_the_bytes_of_real_weights(bits, grid, grou
 def test_a_chain_is_planned_as_it_is_stored(tiny, tiny_source):
     meta = tiny_source.skeleton().copy()
     for model in (meta, tiny):
-        Magnitude(ratio=0.5).apply(model, None, 0)
-        RTN(bits=8, group_size=16).apply(model, None, 0)
-        RTN(bits=3, exclude=["*.mlp.*"], group_size=None).apply(model, None, 0)
+        apply_or_plan(Magnitude(ratio=0.5), model)
+        apply_or_plan(RTN(bits=8, group_size=16), model)
+        apply_or_plan(RTN(bits=3, exclude=["*.mlp.*"], group_size=None), model)
     sizes = [Size().measure(model, None).values for model in (meta, tiny)]
     for field in BYTES[:-1]:
         assert sizes[0][field] == sizes[1][field], field
@@ -37,13 +39,13 @@ def test_a_chain_is_planned_as_it_is_stored(tiny, tiny_source):
 
 def test_a_group_as_wide_as_a_layer_is_one_scale_a_row(tiny, tiny_source):
     meta, technique = tiny_source.skeleton().copy(), RTN(group_size=48, include=["*.down_proj"])
-    technique.apply(meta, None, 0), technique.apply(tiny, None, 0)
+    technique.plan(meta), technique.apply(tiny, StageContext())
     for model in (meta, tiny):
         assert {layer.settings["group_size"] for layer in packed_layers(model.module).values()} == {None}
 
 
 def test_only_what_is_included_is_packed_and_reported(tiny):
-    report = RTN(bits=4, include=["*.mlp.*"], exclude=["*.1.*"], group_size=None).apply(tiny, None, 0)
+    report = RTN(bits=4, include=["*.mlp.*"], exclude=["*.1.*"], group_size=None).apply(tiny, StageContext())
     names = [f"model.layers.0.mlp.{name}_proj" for name in ("gate", "up", "down")]
     assert sorted(packed_layers(tiny.module)) == sorted(names) == sorted(layer.name for layer in report.layers)
 

@@ -2,6 +2,7 @@ import pytest
 import torch
 from restatements import perplexity
 
+from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.evaluation.size import Size
 from slimsweep.linear.base import packed_layers, weight_2d
 from slimsweep.techniques.quantization.dynamic_int8 import DynamicInt8
@@ -21,7 +22,7 @@ def test_every_targeted_layer_is_stored_in_8_bits_and_zeros_stay(tiny):
     for layer in tiny.targets().values():
         weight_2d(layer)[:, ::3] = 0
     zeros = {name: weight_2d(layer) == 0 for name, layer in tiny.targets().items()}
-    report = DynamicInt8(exclude=["*.down_proj"]).apply(tiny, None, 0)
+    report = DynamicInt8(exclude=["*.down_proj"]).apply(tiny, StageContext())
     packed = packed_layers(tiny.module)
     assert set(packed) == {name for name in zeros if "down_proj" not in name}
     assert all(torch.all(layer.dequantized()[zeros[name]] == 0) for name, layer in packed.items())
@@ -30,9 +31,9 @@ def test_every_targeted_layer_is_stored_in_8_bits_and_zeros_stay(tiny):
 
 
 def test_the_plan_equals_what_weights_give(tiny_source, tiny):
-    DynamicInt8().apply(tiny, None, 0)
+    DynamicInt8().apply(tiny, StageContext())
     planned = tiny_source.skeleton().copy()
-    DynamicInt8().apply(planned, None, 0)
+    DynamicInt8().plan(planned)
     found, plan = (Size().measure(model, None).values for model in (tiny, planned))
     for field in ("parameters", "weight_bytes", "checkpoint_bytes"):
         assert found[field] == plan[field] > 0, field
@@ -49,7 +50,7 @@ def test_a_trained_model_loses_next_to_nothing(stories260k, shared):
     text = (shared / "data" / "tinystories" / "tinystories.part1.txt").read_text()[:20_000]
     judged = torch.tensor(stories260k.tokenizer(text)["input_ids"][: 8 * 256]).view(8, 256)
     before = perplexity(stories260k.module, judged)
-    DynamicInt8().apply(stories260k, None, 0)
+    DynamicInt8().apply(stories260k, StageContext())
     after = perplexity(stories260k.module, judged)
     assert before != after
     assert after == pytest.approx(before, rel=0.02)

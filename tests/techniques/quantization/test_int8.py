@@ -1,7 +1,9 @@
 import pytest
 import torch
+from planning import apply_or_plan
 from restatements import perplexity
 
+from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.evaluation.size import Size
 from slimsweep.linear.base import packed_layers, weight_2d
 from slimsweep.techniques.pruning.magnitude import Magnitude
@@ -33,7 +35,7 @@ def test_a_whole_number_and_its_float_are_one_experiment():
 
 def test_the_plan_on_shapes_has_the_bytes_of_real_weights(tiny_source, tiny):
     plan = tiny_source.skeleton().copy()
-    reports = [Int8().apply(model, None, 0) for model in (plan, tiny)]
+    reports = [apply_or_plan(Int8(), model) for model in (plan, tiny)]
     planned, real = (Size().measure(model, None).values for model in (plan, tiny))
     names = ("parameters", "weight_bytes", "bits_per_weight", "checkpoint_bytes", "compression_factor")
     assert [planned[name] for name in names] == [real[name] for name in names]
@@ -43,13 +45,13 @@ def test_the_plan_on_shapes_has_the_bytes_of_real_weights(tiny_source, tiny):
 
 
 def test_pruned_weights_stay_zeros_before_and_after(tiny):
-    Magnitude(ratio=0.5).apply(tiny, None, 0)
+    Magnitude(ratio=0.5).apply(tiny, StageContext())
     zeros = {name: weight_2d(layer) == 0 for name, layer in tiny.targets().items()}
-    for layer in Int8().apply(tiny, None, 0).layers:
+    for layer in Int8().apply(tiny, StageContext()).layers:
         found = weight_2d(tiny.targets()[layer.name])
         assert bool((found[zeros[layer.name]] == 0).all()) and layer.zeros == int((found == 0).sum())
         assert 0 < layer.error < 0.01
-    Magnitude(ratio=0.75).apply(tiny, None, 0)
+    Magnitude(ratio=0.75).apply(tiny, StageContext())
     for layer in packed_layers(tiny.module).values():
         assert layer.kind == "llm_int8" and int((layer.dequantized() == 0).sum()) >= 0.75 * layer.weight.numel()
 
@@ -60,7 +62,7 @@ def test_keeping_outliers_apart_loses_less_on_a_trained_model(stories260k_source
     models = {name: stories260k_source.load(torch.float32, CPU) for name in (None, 3.0, 0.0)}
     ids = torch.tensor(models[None].tokenizer(text)["input_ids"][: 16 * 256]).view(16, 256)
     for threshold in (3.0, 0.0):
-        Int8(threshold=threshold).apply(models[threshold], None, 0)
+        Int8(threshold=threshold).apply(models[threshold], StageContext())
     found = {name: perplexity(model.module, ids) for name, model in models.items()}
     assert abs(found[3.0] - found[None]) < abs(found[0.0] - found[None]) < 0.05 * found[None]
 
@@ -72,7 +74,7 @@ def test_the_first_blocks_of_the_embedded_model_keep_their_outputs(smollm2):
     del blocks.layers[2:]
     ids = torch.arange(100, 164)[None]
     before = model.hidden_states(ids).float()
-    report = Int8().apply(model, None, 0)
+    report = Int8().apply(model, StageContext())
     assert len(report.layers) == 14 and report.notes["packing_error"]["largest"] < 0.03
     after = model.hidden_states(ids).float()
     assert after.isfinite().all() and 0 < float((after - before).norm() / before.norm()) < 0.05

@@ -1,8 +1,10 @@
 import pytest
 import torch
 from conftest import meta_model
+from planning import apply_or_plan
 from restatements import perplexity
 
+from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.evaluation.size import Size
 from slimsweep.linear.base import packed_layers, weight_2d
 from slimsweep.techniques.pruning.magnitude import Magnitude
@@ -54,7 +56,7 @@ def test_block_sizes_that_bitsandbytes_has_not_are_refused(block):
 def test_the_plan_on_shapes_has_the_bytes_of_real_weights(tiny_source, tiny, fields):
     technique = NF4(exclude="*k_proj", **fields)
     plan = tiny_source.skeleton().copy()
-    reports = [technique.apply(model, None, 0) for model in (plan, tiny)]
+    reports = [apply_or_plan(technique, model) for model in (plan, tiny)]
     planned, real = (Size().measure(model, None).values for model in (plan, tiny))
     names = ("parameters", "weight_bytes", "bits_per_weight", "checkpoint_bytes", "compression_factor")
     assert [planned[name] for name in names] == [real[name] for name in names]
@@ -63,7 +65,7 @@ def test_the_plan_on_shapes_has_the_bytes_of_real_weights(tiny_source, tiny, fie
 
 def test_a_seven_billion_model_by_arithmetic():
     model = meta_model("llama_2_7b")
-    NF4().apply(model, None, 0)
+    NF4().plan(model)
     sizes = {(4096, 4096): 4, (4096, 11008): 3}  # of each of 32 blocks
     expected = 0
     for (rows, columns), count in sizes.items():
@@ -74,9 +76,9 @@ def test_a_seven_billion_model_by_arithmetic():
 
 
 def test_pruned_weights_stay_zeros_and_the_report_counts_all_zeros(tiny):
-    Magnitude(ratio=0.5).apply(tiny, None, 0)
+    Magnitude(ratio=0.5).apply(tiny, StageContext())
     zeros = {name: weight_2d(layer) == 0 for name, layer in tiny.targets().items()}
-    report = NF4().apply(tiny, None, 0)
+    report = NF4().apply(tiny, StageContext())
     for layer in report.layers:
         found = weight_2d(tiny.targets()[layer.name])
         assert bool((found[zeros[layer.name]] == 0).all())
@@ -85,9 +87,9 @@ def test_pruned_weights_stay_zeros_and_the_report_counts_all_zeros(tiny):
 
 
 def test_a_pruner_after_it_packs_again_on_the_magnitudes_it_has(tiny):
-    NF4().apply(tiny, None, 0)
+    NF4().apply(tiny, StageContext())
     before = {name: weight_2d(layer).clone() for name, layer in tiny.targets().items()}
-    Magnitude(ratio=0.5).apply(tiny, None, 0)
+    Magnitude(ratio=0.5).apply(tiny, StageContext())
     for name, layer in packed_layers(tiny.module).items():
         found = layer.dequantized()
         assert layer.kind == "nf4" and int((found == 0).sum()) >= found.numel() // 2
@@ -100,7 +102,7 @@ def test_normal_levels_lose_less_than_float_levels_on_a_trained_model(stories260
     models = {name: stories260k_source.load(torch.float32, CPU) for name in ("dense", "nf4", "fp4")}
     ids = torch.tensor(models["dense"].tokenizer(text)["input_ids"][: 16 * 256]).view(16, 256)
     for name in ("nf4", "fp4"):
-        NF4(quant_type=name).apply(models[name], None, 0)
+        NF4(quant_type=name).apply(models[name], StageContext())
     found = {name: perplexity(model.module, ids) for name, model in models.items()}
     assert found["dense"] < found["nf4"] < found["fp4"] < 1.5 * found["dense"]
 
@@ -108,7 +110,7 @@ def test_normal_levels_lose_less_than_float_levels_on_a_trained_model(stories260
 def test_a_block_of_the_embedded_model_at_4127_thousandths_of_a_bit(smollm2):
     model = smollm2.load(torch.bfloat16, CPU)
     dense = {name: weight_2d(layer).clone() for name, layer in model.targets().items() if ".layers.0." in name}
-    report = NF4(include="*.layers.0.*").apply(model, None, 0)
+    report = NF4(include="*.layers.0.*").apply(model, StageContext())
     assert [layer.name for layer in report.layers] == list(dense)
     mlp = model.targets()["model.layers.0.mlp.up_proj"]  # 1536 x 576
     assert 4.127 <= mlp.bits_per_weight < 4.127 * 1.03

@@ -2,6 +2,7 @@ import pytest
 import torch
 from restatements import min_max_grid, perplexity
 
+from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.linear.base import packed_layers, weight_2d
 from slimsweep.numerics.uniform_grid import GRIDS
 from slimsweep.techniques.pruning.magnitude import Magnitude
@@ -81,7 +82,7 @@ def test_more_bits_lose_less_of_a_trained_model(stories260k_source, shared):
     for bits in (None, 8, 4, 2):
         model = stories260k_source.load(torch.float32, CPU)
         if bits:
-            RTN(bits=bits, group_size=None).apply(model, None, 0)
+            RTN(bits=bits, group_size=None).apply(model, StageContext())
             assert len(packed_layers(model.module)) == len(model.targets())
         windows = torch.tensor(model.tokenizer(text)["input_ids"][: 4 * 256]).view(4, 256)
         found.append(perplexity(model.module, windows))

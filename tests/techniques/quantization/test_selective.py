@@ -9,6 +9,7 @@ from restatements import perplexity
 
 import slimsweep
 from slimsweep.blockwise.fisher import fisher_diagonal
+from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.evaluation.size import Size
 from slimsweep.linear.base import packed_layers, weight_2d
 from slimsweep.models.storage import saved_model
@@ -28,7 +29,7 @@ def ids(sequences: int = 3, tokens: int = 12) -> torch.Tensor:
 
 def test_fisher_sensitivity_is_half_the_information_times_the_squared_change(tiny):
     dense = copy.deepcopy(tiny)
-    report = Selective(average_bits=3, choices=[2, 4], group_size=None).apply(tiny, ids(), 0)
+    report = Selective(average_bits=3, choices=[2, 4], group_size=None).apply(tiny, StageContext(ids()))
     fisher = fisher_diagonal(dense, list(dense.targets()), ids())
     for name, layer in dense.targets().items():
         for bits in (2, 4):
@@ -39,7 +40,7 @@ def test_fisher_sensitivity_is_half_the_information_times_the_squared_change(tin
 
 def test_measured_sensitivity_is_the_rise_of_the_loss_with_that_layer_rounded(tiny):
     dense = copy.deepcopy(tiny)
-    report = Selective(average_bits=3, choices=[2, 4], measure="loss", group_size=None).apply(tiny, ids(), 0)
+    report = Selective(average_bits=3, choices=[2, 4], measure="loss", group_size=None).apply(tiny, StageContext(ids()))
 
     def loss(model) -> float:
         logits = model.module(input_ids=ids()).logits[:, :-1]
@@ -48,14 +49,14 @@ def test_measured_sensitivity_is_the_rise_of_the_loss_with_that_layer_rounded(ti
     before = loss(dense)
     for name, bits in itertools.product(("model.layers.0.self_attn.v_proj", "model.layers.1.mlp.down_proj"), (2, 4)):
         one = copy.deepcopy(dense)
-        RTN(bits=bits, include=[name], group_size=None).apply(one, None, 0)
+        RTN(bits=bits, include=[name], group_size=None).apply(one, StageContext())
         assert report.notes["sensitivity"][name][str(bits)] == pytest.approx(loss(one) - before, rel=0.02, abs=2e-6)
 
 
 @pytest.mark.parametrize("average", [2, 3, 3.5, 4, 6, 40])
 def test_each_layer_is_rounded_to_its_own_bits_within_the_budget(tiny, average):
     dense = {name: weight_2d(layer).clone() for name, layer in tiny.targets().items()}
-    report = Selective(average_bits=average, group_size=16).apply(tiny, ids(), 0)
+    report = Selective(average_bits=average, group_size=16).apply(tiny, StageContext(ids()))
     chosen = report.notes["bits"]
     assert list(chosen) == list(report.notes["sensitivity"]) == list(dense)
     coded = stored = 0
@@ -77,7 +78,7 @@ def test_each_layer_is_rounded_to_its_own_bits_within_the_budget(tiny, average):
 
 
 def test_the_record_is_short_and_plain(tiny):
-    notes = Selective(average_bits=3, group_size=None).apply(tiny, ids(), 0).notes
+    notes = Selective(average_bits=3, group_size=None).apply(tiny, StageContext(ids())).notes
     assert json.loads(json.dumps(notes)) == notes
     values = [value for table in notes["sensitivity"].values() for value in table.values()]
     assert all(value == float(f"{value:.4g}") for value in values) and any(values)
@@ -86,7 +87,7 @@ def test_the_record_is_short_and_plain(tiny):
 def test_the_layers_that_stay_whole_are_those_that_mind_most(tiny):
     report = Selective(
         average_bits=18, choices=[4, 16], include=["*.mlp.up_proj", "*.mlp.gate_proj"], group_size=None
-    ).apply(tiny, ids(), 0)
+    ).apply(tiny, StageContext(ids()))
     chosen, sensitivity = report.notes["bits"], report.notes["sensitivity"]
     whole = {name for name, bits in chosen.items() if bits == 16}
     assert len(whole) == 2  # of four of equal size: 4, 4, 32 and 32 are 18 on average
@@ -94,18 +95,18 @@ def test_the_layers_that_stay_whole_are_those_that_mind_most(tiny):
 
 
 def test_layers_left_packed_keep_their_codes_and_count_with_them(tiny):
-    RTN(bits=3, group_size=8).apply(tiny, None, 0)
+    RTN(bits=3, group_size=8).apply(tiny, StageContext())
     before = packed_layers(tiny.module)
-    report = Selective(average_bits=3, choices=[2, 16], group_size=None).apply(tiny, ids(), 0)
+    report = Selective(average_bits=3, choices=[2, 16], group_size=None).apply(tiny, StageContext(ids()))
     assert set(report.notes["bits"].values()) == {16} and packed_layers(tiny.module) == before
     assert report.notes["average_bits"] == 3
 
 
 @pytest.mark.parametrize("grid", ["asymmetric", "minimum"])
 def test_zeros_stay_zeros(tiny, grid):
-    Magnitude(ratio=0.5).apply(tiny, None, 0)
+    Magnitude(ratio=0.5).apply(tiny, StageContext())
     zeros = {name: weight_2d(layer) == 0 for name, layer in tiny.targets().items()}
-    report = Selective(average_bits=3, grid=grid, group_size=None).apply(tiny, ids(), 0)
+    report = Selective(average_bits=3, grid=grid, group_size=None).apply(tiny, StageContext(ids()))
     for layer in report.layers:
         found = weight_2d(tiny.targets()[layer.name])
         assert bool((found[zeros[layer.name]] == 0).all())
@@ -117,7 +118,7 @@ def test_the_plan_on_shapes_meets_the_same_budget_and_says_what_it_is(tiny_sourc
     skeleton = tiny_source.skeleton().copy()
     technique = Selective(average_bits=average, group_size=16)
     assert technique.faults(skeleton) == []
-    report = technique.apply(skeleton, None, 0)
+    report = technique.plan(skeleton)
     assert average - 1 < report.notes["average_bits"] <= average
     assert "without sensitivities" in report.notes["plan"]
     assert report.notes["bits_per_weight"] == Size().measure(skeleton, None).values["bits_per_weight"]
@@ -126,9 +127,9 @@ def test_the_plan_on_shapes_meets_the_same_budget_and_says_what_it_is(tiny_sourc
 
 def test_planned_bytes_are_those_of_real_weights_where_one_choice_is_left(tiny, tiny_source):
     technique, skeleton = Selective(average_bits=3, choices=[3], group_size=16), tiny_source.skeleton().copy()
-    technique.apply(skeleton, None, 0)
-    technique.apply(tiny, ids(), 0)
-    RTN(bits=3, group_size=16).apply(other := tiny_source.load(torch.float32, CPU), None, 0)
+    technique.plan(skeleton)
+    technique.apply(tiny, StageContext(ids()))
+    RTN(bits=3, group_size=16).apply(other := tiny_source.load(torch.float32, CPU), StageContext())
     sizes = [Size().measure(model, None).values for model in (skeleton, tiny, other)]
     assert sizes[0]["weight_bytes"] == sizes[1]["weight_bytes"] == sizes[2]["weight_bytes"]
     tensors = other.module.state_dict()
@@ -136,7 +137,7 @@ def test_planned_bytes_are_those_of_real_weights_where_one_choice_is_left(tiny, 
 
 
 def test_mixed_bits_load_with_plain_transformers_to_the_same_logits(tiny, tmp_path):
-    report = Selective(average_bits=9, choices=[2, 3, 4, 8, 16], group_size=16).apply(tiny, ids(), 0)
+    report = Selective(average_bits=9, choices=[2, 3, 4, 8, 16], group_size=16).apply(tiny, StageContext(ids()))
     assert len(set(report.notes["bits"].values())) >= 3
     config = quantization_config(tiny)
     stored = {group["weights"]["num_bits"] for group in config["config_groups"].values()}
@@ -185,8 +186,8 @@ def test_equal_knobs_are_one_experiment():
 
 
 def test_only_gradients_need_all_weights_in_one_place():
-    assert Selective(average_bits=4, group_size=None).uses_gradients
-    assert not Selective(average_bits=4, measure="loss", group_size=None).uses_gradients
+    assert Selective(average_bits=4, group_size=None).requirements.gradients
+    assert not Selective(average_bits=4, measure="loss", group_size=None).requirements.gradients
 
 
 def test_groups_that_do_not_fit_are_listed(tiny_source):
@@ -200,7 +201,7 @@ def perplexity_after(technique, source, shared) -> float:
     text = (shared / "data" / "tinystories" / "tinystories.part1.txt").read_text()[:60_000]
     model = source.load(torch.float32, CPU)
     windows = torch.tensor(model.tokenizer(text)["input_ids"][: 24 * 256]).view(24, 256)
-    technique.apply(model, windows[:8], 0)
+    technique.apply(model, StageContext(windows[:8]))
     return perplexity(model.module, windows[8:])
 
 
@@ -224,7 +225,9 @@ def test_a_layer_of_the_embedded_model(smollm2):
     model = smollm2.load(torch.bfloat16, CPU)
     names = ["model.layers.0.self_attn.k_proj", "model.layers.0.self_attn.v_proj"]
     token_ids = torch.randint(1, 40_000, (1, 16), generator=torch.Generator().manual_seed(0))
-    report = Selective(average_bits=9, choices=[2, 16], group_size=64, include=names).apply(model, token_ids, 0)
+    report = Selective(average_bits=9, choices=[2, 16], group_size=64, include=names).apply(
+        model, StageContext(token_ids)
+    )
     assert sorted(report.notes["bits"].values()) == [2, 16]  # (2 + 16) / 2 in a bf16 model
     assert report.notes["average_bits"] == 9
     # A group of 64 adds a scale of 16 bits and a zero-point of 2, a layer its shape in two int64.

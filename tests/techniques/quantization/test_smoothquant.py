@@ -3,6 +3,7 @@ import torch
 from family_shapes import ENCODERS, random_model
 from restatements import layer_inputs, perplexity
 
+from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.linear.base import packed_layers, weight_2d
 from slimsweep.linear.w8a8 import DynamicInt8Linear
 from slimsweep.models.scale_folding import survey
@@ -39,7 +40,7 @@ def test_a_whole_model_equals_the_formula_step_by_step(tiny_source, monkeypatch,
     dense, model = (tiny_source.load(torch.float32, CPU) for _ in range(2))
     for one in (dense, model):
         one.module.model.layers[0].input_layernorm.weight[5] = 30.0  # an outlier
-    SmoothQuant(alpha=0.7).apply(model, IDS, 0)
+    SmoothQuant(alpha=0.7).apply(model, StageContext(IDS))
     prefix, groups = (
         "model.layers.0.",
         {
@@ -70,7 +71,7 @@ def test_an_outlier_channel_costs_less_than_without_smoothing(tiny_source):
                 norm.weight[5] = 200.0
         with torch.no_grad():
             before = model.module(input_ids=IDS).logits
-            technique.apply(model, IDS, 0)
+            technique.apply(model, StageContext(IDS))
             errors[type(technique).__name__] = float((model.module(input_ids=IDS).logits - before).norm())
     assert errors["SmoothQuant"] < 0.5 * errors["DynamicInt8"]
 
@@ -90,7 +91,7 @@ def test_pre_norm_families_are_not(tmp_path):
 def test_a_layer_that_is_excluded_is_scaled_but_stays_dense(tiny_source):
     dense, model = (tiny_source.load(torch.float32, CPU) for _ in range(2))
     excluded = "model.layers.0.self_attn.k_proj"
-    SmoothQuant(exclude=[excluded]).apply(model, IDS, 0)
+    SmoothQuant(exclude=[excluded]).apply(model, StageContext(IDS))
     assert excluded not in packed_layers(model.module)
     norms = [one.module.model.layers[0].input_layernorm.weight for one in (dense, model)]
     expected = weight_2d(dense.targets()[excluded]) * (norms[0] / norms[1])
@@ -99,9 +100,9 @@ def test_a_layer_that_is_excluded_is_scaled_but_stays_dense(tiny_source):
 
 
 def test_nothing_is_folded_where_a_reader_is_packed_and_no_target(tiny):
-    RTN(include=["*.k_proj"], group_size=None).apply(tiny, None, 0)
+    RTN(include=["*.k_proj"], group_size=None).apply(tiny, StageContext())
     before = tiny.module.model.layers[0].input_layernorm.weight.clone()
-    report = SmoothQuant(exclude=["*.k_proj"]).apply(tiny, IDS, 0)
+    report = SmoothQuant(exclude=["*.k_proj"]).apply(tiny, StageContext(IDS))
     assert torch.equal(tiny.module.model.layers[0].input_layernorm.weight, before)
     keys, reasons = "model.layers.0.self_attn.k_proj", report.notes["not_scaled"]
     assert reasons["model.layers.0.self_attn.q_proj"] == f"{keys} is stored as integer and not a target"
@@ -110,8 +111,8 @@ def test_nothing_is_folded_where_a_reader_is_packed_and_no_target(tiny):
 
 
 def test_packed_layers_are_unpacked_and_packed_anew(tiny):
-    RTN(bits=8, group_size=None).apply(tiny, None, 0)
-    SmoothQuant().apply(tiny, IDS, 0)
+    RTN(bits=8, group_size=None).apply(tiny, StageContext())
+    SmoothQuant().apply(tiny, StageContext(IDS))
     assert {layer.kind for layer in packed_layers(tiny.module).values()} == {"dynamic_int8"}
 
 
@@ -134,14 +135,14 @@ def test_zeros_stay_zeros(tiny):
     for layer in tiny.targets().values():
         weight_2d(layer)[:, ::3] = 0
     zeros = {name: weight_2d(layer) == 0 for name, layer in tiny.targets().items()}
-    SmoothQuant().apply(tiny, IDS, 0)
+    SmoothQuant().apply(tiny, StageContext(IDS))
     assert all(torch.all(layer.dequantized()[zeros[name]] == 0) for name, layer in packed_layers(tiny.module).items())
 
 
 def test_the_plan_needs_no_text_and_has_the_bytes_weights_give(tiny_source, tiny):
-    SmoothQuant().apply(tiny, IDS, 0)
+    SmoothQuant().apply(tiny, StageContext(IDS))
     planned = tiny_source.skeleton().copy()
-    SmoothQuant().apply(planned, None, 0)
+    SmoothQuant().plan(planned)
     found, plan = (
         {name: {key: value.nbytes for key, value in layer.storage.items()} for name, layer in packed.items()}
         for packed in (packed_layers(tiny.module), packed_layers(planned.module))
@@ -153,7 +154,7 @@ def test_a_trained_model_loses_next_to_nothing(stories260k, shared):
     text = (shared / "data" / "tinystories" / "tinystories.part1.txt").read_text()[:40_000]
     ids = torch.tensor(stories260k.tokenizer(text)["input_ids"][: 16 * 256]).view(16, 256)
     before = perplexity(stories260k.module, ids[8:])
-    SmoothQuant().apply(stories260k, ids[:8], 0)
+    SmoothQuant().apply(stories260k, StageContext(ids[:8]))
     after = perplexity(stories260k.module, ids[8:])
     assert before != after
     assert after == pytest.approx(before, rel=0.02)

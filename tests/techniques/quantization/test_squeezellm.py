@@ -5,8 +5,10 @@ import torch
 from restatements import perplexity
 
 from slimsweep.blockwise.fisher import fisher_diagonal
+from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.evaluation.size import Size
 from slimsweep.linear.base import packed_layers, weight_2d
+from slimsweep.techniques.base import Requirements
 from slimsweep.techniques.pruning.magnitude import Magnitude
 from slimsweep.techniques.quantization.rtn import RTN
 from slimsweep.techniques.quantization.squeezellm import SqueezeLLM
@@ -143,8 +145,8 @@ def test_the_plan_on_shapes_has_the_sizes_of_real_weights(tiny, tiny_source):
     technique = SqueezeLLM(bits=3, outlier_fraction=0.01)
     skeleton = tiny_source.skeleton().copy()
     assert technique.faults(skeleton) == []
-    planned = technique.apply(skeleton, None, 0)
-    real = technique.apply(tiny, ids(), 0)
+    planned = technique.plan(skeleton)
+    real = technique.apply(tiny, StageContext(ids()))
     sizes = [Size().measure(model, None).values for model in (skeleton, tiny)]
     for name in ("parameters", "weight_bytes", "bits_per_weight", "compression_factor"):
         assert sizes[0][name] == sizes[1][name], name
@@ -156,7 +158,7 @@ def test_each_layer_of_a_model_is_clustered_by_its_own_fisher_information(tiny):
     dense = {name: weight_2d(layer).clone() for name, layer in tiny.targets().items()}
     fisher = fisher_diagonal(tiny, list(dense), ids())
     technique = SqueezeLLM(bits=2)
-    report = technique.apply(tiny, ids(), 0)
+    report = technique.apply(tiny, StageContext(ids()))
     for layer in report.layers:
         found = weight_2d(tiny.targets()[layer.name])
         assert torch.equal(found, technique.compress_layer(dense[layer.name], fisher[layer.name]).weight)
@@ -167,22 +169,22 @@ def test_equal_runs_store_equal_bits(tiny_source):
     states = []
     for _ in range(2):
         model = tiny_source.load(torch.float32, CPU)
-        SqueezeLLM(bits=3).apply(model, ids(), 0)
+        SqueezeLLM(bits=3).apply(model, StageContext(ids()))
         states.append(model.module.state_dict())
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 
 def test_it_follows_another_quantizer_and_a_pruner_follows_it(tiny):
-    RTN(bits=4, group_size=None).apply(tiny, None, 0)
-    SqueezeLLM(bits=3).apply(tiny, ids(), 0)
+    RTN(bits=4, group_size=None).apply(tiny, StageContext())
+    SqueezeLLM(bits=3).apply(tiny, StageContext(ids()))
     assert {layer.kind for layer in packed_layers(tiny.module).values()} == {"table"}
-    report = Magnitude(ratio=0.5).apply(tiny, None, 0)
+    report = Magnitude(ratio=0.5).apply(tiny, StageContext())
     assert all(2 * layer.zeros >= layer.weights for layer in report.layers)
     assert {layer.kind for layer in packed_layers(tiny.module).values()} == {"table"}
 
 
 def test_gradients_need_all_weights_in_one_place():
-    assert SqueezeLLM.uses_gradients and SqueezeLLM.needs_calibration
+    assert SqueezeLLM().requirements == Requirements(calibration=True, gradients=True)
 
 
 @torch.no_grad()
@@ -197,7 +199,7 @@ def test_it_beats_uniform_levels_on_a_trained_model_and_outliers_help(stories260
     for name, technique in techniques.items():
         model = stories260k_source.load(torch.float32, CPU)
         windows = torch.tensor(model.tokenizer(text)["input_ids"][: 32 * 256]).view(32, 256)
-        technique.apply(model, windows[:16], 0)
+        technique.apply(model, StageContext(windows[:16]))
         found[name] = perplexity(model.module, windows[16:])
     assert found["with outliers"] < found["dense only"] < found["rtn"]
 

@@ -4,10 +4,12 @@ import pytest
 import torch
 from conftest import meta_model
 from family_shapes import DECODERS, ENCODERS
+from planning import apply_or_plan
 from reductions import loud
 from removed import agree, first_blocks, ids, masked, noted, text_ids
 from restatements import layer_inputs, perplexity
 
+from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.linear.base import weight_2d
 from slimsweep.models import anatomy
 from slimsweep.models.language_model import parameter_count
@@ -47,7 +49,7 @@ def by_hand(model, index: int, importance: str) -> list[float]:
 def test_the_neurons_of_lowest_score_go(importance, tmp_path, monkeypatch):
     model, gone = loud("llama", str(tmp_path)), noted(monkeypatch)
     expected = lowest(by_hand(model, 0, importance), 20)
-    Glu(ratio=0.4, importance=importance, blocks=[0, 0]).apply(model, ids(), 0)
+    Glu(ratio=0.4, importance=importance, blocks=[0, 0]).apply(model, StageContext(ids()))
     assert gone == {(0, "neurons"): expected}
     assert widths(model) == [28, 48]
 
@@ -55,8 +57,8 @@ def test_the_neurons_of_lowest_score_go(importance, tmp_path, monkeypatch):
 def test_activations_are_those_of_the_reduced_blocks_before(tmp_path, monkeypatch):
     dense, gone = loud("llama", str(tmp_path)), noted(monkeypatch)
     half_way = dense.copy()
-    Glu(ratio=0.5, importance="activation", blocks=[0, 0]).apply(half_way, ids(), 0)
-    Glu(ratio=0.5, importance="activation").apply(dense.copy(), ids(), 0)
+    Glu(ratio=0.5, importance="activation", blocks=[0, 0]).apply(half_way, StageContext(ids()))
+    Glu(ratio=0.5, importance="activation").apply(dense.copy(), StageContext(ids()))
     assert gone[1, "neurons"] == lowest(by_hand(half_way, 1, "activation"), 24)
     assert gone[1, "neurons"] != lowest(by_hand(dense, 1, "activation"), 24)
 
@@ -68,9 +70,9 @@ def test_peak_to_peak_by_hand(tiny, monkeypatch):
     mlp.up_proj.weight[:] = torch.arange(48.0)[:, None]
     mlp.gate_proj.weight[[1, 2], 0] = torch.tensor([-95.0, 6.0])  # 100 and 1 from the lowest to the highest
     mlp.up_proj.weight[3, 5] = 5.0  # 2
-    Glu(ratio=0.5, blocks=[0, 0]).apply(tiny, None, 0)
+    Glu(ratio=0.5, blocks=[0, 0]).apply(tiny, StageContext())
     assert gone[0, "neurons"] == [0, *range(4, 27)]  # of the 45 without any distance the first 24
-    Glu(ratio=0.95, blocks=[0, 0]).apply(tiny, None, 0)
+    Glu(ratio=0.95, blocks=[0, 0]).apply(tiny, StageContext())
     assert tiny.blocks[0].mlp.gate_proj.weight[0, 0] == -95  # neuron 1 is the one that stays
     assert widths(tiny) == [1, 48]
 
@@ -82,7 +84,7 @@ def test_what_went_could_as_well_have_been_masked(name, importance, tmp_path, mo
     dense, gone = model.copy(), noted(monkeypatch)
     technique = Glu(ratio=0.5, importance=importance)
     assert technique.faults(model) == []
-    technique.apply(model, ids(), 0)
+    technique.apply(model, StageContext(ids()))
     assert widths(model) == [24, 24]
     assert agree(model, masked(dense, gone), ids()) and not agree(model, dense, ids())
 
@@ -99,19 +101,19 @@ def test_the_expansion_ratio_decides_the_inner_width(expansion, neurons, tiny):
     technique = Glu(ratio=0.5, expansion_ratio=expansion)
     assert technique.ratio is None
     assert technique.faults(tiny) == []
-    technique.apply(tiny, None, 0)
+    technique.apply(tiny, StageContext())
     assert widths(tiny) == [neurons, neurons]
 
 
 def test_the_expansion_ratio_is_of_the_width_the_model_has_now(tiny):
-    LLMPruner(ratio=0.5, level="channel", importance="l2").apply(tiny, None, 0)
-    Glu(ratio=None, expansion_ratio=1).apply(tiny, None, 0)
+    LLMPruner(ratio=0.5, level="channel", importance="l2").apply(tiny, StageContext())
+    Glu(ratio=None, expansion_ratio=1).apply(tiny, StageContext())
     assert widths(tiny) == [16, 16]
 
 
 def test_a_block_that_is_narrower_already_is_left_alone(tiny):
-    Glu(ratio=0.75, blocks=[0, 0]).apply(tiny, None, 0)
-    Glu(ratio=None, expansion_ratio=1).apply(tiny, None, 0)
+    Glu(ratio=0.75, blocks=[0, 0]).apply(tiny, StageContext())
+    Glu(ratio=None, expansion_ratio=1).apply(tiny, StageContext())
     assert widths(tiny) == [12, 32]
 
 
@@ -123,7 +125,7 @@ def test_an_expansion_ratio_the_model_cannot_have_is_a_fault(expansion, tiny):
 
 def test_published_shapes_end_with_the_expansion_ratio_that_was_asked_for():
     model = meta_model("llama_3_2_1b")  # 2,048 wide, 8,192 inside
-    Glu(ratio=None, expansion_ratio=2.5).apply(model, None, 0)
+    Glu(ratio=None, expansion_ratio=2.5).plan(model)
     assert set(widths(model)) == {5120}
     assert parameter_count(model.module) == 1_235_814_400 - 16 * 3 * 2048 * (8192 - 5120)
 
@@ -163,10 +165,10 @@ def test_bad_knobs_are_named(fields, message):
 
 
 def test_only_activations_and_repair_look_at_text():
-    needs = {name: Glu(ratio=0.5, importance=name).needs_calibration for name in IMPORTANCES}
+    needs = {name: Glu(ratio=0.5, importance=name).requirements.calibration for name in IMPORTANCES}
     assert needs == {"peak_to_peak": False, "l2": False, "activation": True}
-    assert Glu(ratio=0.5, repair=True).needs_calibration
-    assert not Glu(ratio=0.5, importance="activation").uses_gradients
+    assert Glu(ratio=0.5, repair=True).requirements.calibration
+    assert not Glu(ratio=0.5, importance="activation").requirements.gradients
 
 
 @pytest.mark.parametrize("importance", IMPORTANCES)
@@ -175,7 +177,7 @@ def test_shapes_alone_have_the_counts_of_weights(ratio, importance, tiny_source)
     counts = []
     for weights in ("random", "meta"):
         model = replace(tiny_source, weights=weights).load(torch.float32, CPU)
-        Glu(ratio=ratio, importance=importance).apply(model, ids() if weights == "random" else None, 0)
+        apply_or_plan(Glu(ratio=ratio, importance=importance), model, ids())
         counts.append((parameter_count(model.module), widths(model)))
     assert counts[0] == counts[1]
 
@@ -187,7 +189,7 @@ def test_golden_output_of_version_2(tiny, monkeypatch):
         rows, columns = layer.weight.shape
         row, column = torch.arange(rows)[:, None], torch.arange(columns)
         layer.weight.copy_(((7 * column + row) % 13 - 6) * (row % 5 + 1) / 8)  # 12 (row % 5 + 1) / 8 from end to end
-    Glu(ratio=0.75, blocks=[0, 0]).apply(tiny, None, 0)
+    Glu(ratio=0.75, blocks=[0, 0]).apply(tiny, StageContext())
     kept = sorted(set(range(48)) - set(gone[0, "neurons"]))
     assert kept == [4, 9, 14, 19, 24, 29, 33, 34, 38, 39, 43, 44]  # of the nine that tie at 3 the last three
 
@@ -199,7 +201,7 @@ def test_repair_lowers_the_error_and_perplexity_on_trained_weights(shared, stori
     for importance in IMPORTANCES:
         for repair in (False, True):
             model = stories260k_source.load(torch.float32, CPU)
-            report = Glu(ratio=0.4, importance=importance, repair=repair).apply(model, token_ids[:4], 0)
+            report = Glu(ratio=0.4, importance=importance, repair=repair).apply(model, StageContext(token_ids[:4]))
             found[importance, repair] = perplexity(model.module, token_ids[4:])
         details = report.notes["details"]
         assert len(details) == 5
@@ -211,7 +213,7 @@ def test_repair_lowers_the_error_and_perplexity_on_trained_weights(shared, stori
 def test_the_first_blocks_of_smollm2(smollm2, monkeypatch):
     model = first_blocks(smollm2)
     token_ids, dense, gone = text_ids(model, 2, 64), model.copy(), noted(monkeypatch)
-    Glu(ratio=0.4, importance="activation").apply(model, token_ids, 0)
+    Glu(ratio=0.4, importance="activation").apply(model, StageContext(token_ids))
     assert widths(model) == [921, 921, 921]
     assert agree(model, masked(dense, gone), token_ids)
     (inputs,) = layer_inputs(dense.module, ["model.layers.0.mlp.down_proj"], token_ids).values()

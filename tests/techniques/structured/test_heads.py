@@ -6,10 +6,12 @@ import pytest
 import torch
 from conftest import meta_model
 from family_shapes import DECODERS, ENCODERS
+from planning import apply_or_plan
 from reductions import loud
 from removed import agree, first_blocks, ids, masked, noted, text_ids
 from restatements import layer_inputs, perplexity
 
+from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.linear.base import weight_2d
 from slimsweep.models import anatomy
 from slimsweep.models.language_model import parameter_count
@@ -112,7 +114,7 @@ def test_uniform_attention_has_a_confidence_known_by_hand(tmp_path):
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
 def test_the_attention_implementation_is_restored(implementation, tiny):
     tiny.module.set_attn_implementation(implementation)
-    Heads(ratio=0.5, importance="confidence").apply(tiny, ids(), 0)
+    Heads(ratio=0.5, importance="confidence").apply(tiny, StageContext(ids()))
     assert set(implementations(tiny)) == {implementation}
 
 
@@ -126,7 +128,7 @@ def test_the_attention_implementation_is_restored_after_a_failure(tiny):
 @pytest.mark.parametrize("importance", IMPORTANCES)
 def test_nothing_of_the_measurement_is_left_in_the_model(importance, tiny):
     before = {name: value.clone() for name, value in tiny.module.state_dict().items()}
-    Heads(ratio=0, importance=importance).apply(tiny, ids(), 0)
+    Heads(ratio=0, importance=importance).apply(tiny, StageContext(ids()))
     assert not any(parameter.requires_grad or parameter.grad is not None for parameter in tiny.module.parameters())
     if importance == "taylor":  # transformers itself leaves hooks where attentions were asked for once
         assert not any(part._forward_hooks or part._forward_pre_hooks for part in tiny.module.modules())
@@ -137,7 +139,7 @@ def test_a_distilbert_less_half_its_heads_has_its_known_count():
     model = meta_model("distilbert")
     width, head, blocks, heads = 768, 64, 6, 12
     gone = blocks * heads // 2 * (4 * width * head + 3 * head)  # three biases of its own; that of the output stays
-    Heads(ratio=0.5).apply(model, None, 0)
+    Heads(ratio=0.5).plan(model)
     assert parameter_count(model.module) == 66_955_010 - gone == 59_870_210
 
 
@@ -148,7 +150,7 @@ def test_what_went_could_as_well_have_been_masked(name, importance, tmp_path, mo
     dense, gone = model.copy(), noted(monkeypatch)
     technique = Heads(ratio=0.5, importance=importance)
     assert technique.faults(model) == []
-    details = technique.apply(model, ids(), 0).notes["details"]
+    details = technique.apply(model, StageContext(ids())).notes["details"]
     assert agree(model, masked(dense, gone), ids()) and not agree(model, dense, ids())
     units = heads_of(dense)
     everything = sum(len(one) * one.members for one in units.values())
@@ -160,7 +162,9 @@ def test_what_went_could_as_well_have_been_masked(name, importance, tmp_path, mo
 @pytest.mark.parametrize("ratio", [0, 0.1, 0.25, 0.3, 0.5, 0.6])
 def test_every_choice_removes_as_many(ratio, ranking, importance, tmp_path):
     model = loud("bert", str(tmp_path))
-    details = Heads(ratio=ratio, ranking=ranking, importance=importance).apply(model, ids(), 0).notes["details"]
+    details = (
+        Heads(ratio=ratio, ranking=ranking, importance=importance).apply(model, StageContext(ids())).notes["details"]
+    )
     removed = [entry["removed"] for entry in details]
     if ranking == "local":
         assert removed == [int(Fraction(str(ratio)) * 4)] * 2
@@ -173,7 +177,7 @@ def test_every_choice_removes_as_many(ratio, ranking, importance, tmp_path):
 def test_the_heads_of_lowest_score_go(ranking, tmp_path, monkeypatch):
     model, gone = loud("distilbert", str(tmp_path)), noted(monkeypatch)
     scores = gates_by_autograd(model, ids())
-    details = Heads(ratio=0.5, ranking=ranking).apply(model, ids(), 0).notes["details"]
+    details = Heads(ratio=0.5, ranking=ranking).apply(model, StageContext(ids())).notes["details"]
     for index in (0, 1):
         order = sorted(range(4), key=lambda unit: scores[index][unit])
         assert gone[index, "heads"] == sorted(order[: len(gone[index, "heads"])])
@@ -193,7 +197,7 @@ def test_each_block_keeps_a_head_in_a_global_ranking(tmp_path, monkeypatch):
     ).items():  # the heads of one block attend far less surely than those of the other
         units.slots[0].module.weight *= (0.0, 4.0)[index]
         units.slots[0].module.bias *= (0.0, 4.0)[index]
-    Heads(ratio=0.5, importance="confidence").apply(model, ids(), 0)
+    Heads(ratio=0.5, importance="confidence").apply(model, StageContext(ids()))
     assert [len(gone[index, "heads"]) for index in (0, 1)] == [3, 1]
 
 
@@ -201,7 +205,7 @@ def test_under_grouped_queries_whole_groups_go(tiny):
     for ratio, groups in ((0.24, [2, 2]), (0.25, [1, 2]), (0.49, [1, 2]), (0.5, [1, 1])):
         model = tiny.copy()
         assert Heads(ratio=ratio).faults(model) == []
-        Heads(ratio=ratio).apply(model, ids(), 0)
+        Heads(ratio=ratio).apply(model, StageContext(ids()))
         shapes = anatomy.shape_of(model).blocks
         assert sorted(block.key_value_heads for block in shapes) == groups
         assert all(block.heads == 2 * block.key_value_heads for block in shapes)
@@ -240,7 +244,7 @@ def test_the_ratio_a_fault_allows_is_allowed_and_removes_all_it_can(name):
     (fault,) = Heads(ratio=0.999).faults(model)
     most = Heads(ratio=float(fault.split("give at most ")[1]))
     assert most.faults(model) == []
-    most.apply(model, None, 0)
+    most.plan(model)
     assert {block.key_value_heads for block in anatomy.shape_of(model).blocks} == {1}
 
 
@@ -251,7 +255,7 @@ def test_shapes_alone_have_the_counts_of_weights(ratio, blocks, ranking, tiny_so
     counts = []
     for weights in ("random", "meta"):
         model = replace(tiny_source, weights=weights).load(torch.float32, CPU)
-        Heads(ratio=ratio, ranking=ranking, blocks=blocks).apply(model, ids() if weights == "random" else None, 0)
+        apply_or_plan(Heads(ratio=ratio, ranking=ranking, blocks=blocks), model, ids())
         counts.append(parameter_count(model.module))
     assert counts[0] == counts[1]
 
@@ -260,7 +264,7 @@ def test_heads_go_twice_from_blocks_that_differ(tmp_path):
     model = loud("bert", str(tmp_path))
     remove(model, anatomy.heads(model, 0), [2])
     for importance in IMPORTANCES:
-        Heads(ratio=0.3, importance=importance).apply(model, ids(), 0)
+        Heads(ratio=0.3, importance=importance).apply(model, StageContext(ids()))
     assert sum(block.heads for block in anatomy.shape_of(model).blocks) == 7 - 2 - 1
 
 
@@ -272,8 +276,8 @@ def test_bad_knobs_are_named_together():
 
 
 def test_it_asks_for_no_more_than_it_needs():
-    assert [Heads(ratio=0.5, importance=name).uses_gradients for name in IMPORTANCES] == [True, False]
-    assert Heads(ratio=0.5, importance="confidence").needs_calibration and not Heads(ratio=0.5).uses_seed
+    assert [Heads(ratio=0.5, importance=name).requirements.gradients for name in IMPORTANCES] == [True, False]
+    assert Heads(ratio=0.5, importance="confidence").requirements.calibration and not Heads(ratio=0.5).requirements.seed
 
 
 def test_choosing_for_one_block_alone_is_refused(tiny):
@@ -290,14 +294,14 @@ def test_golden_output_of_version_2(tmp_path, monkeypatch):
             block.attention.self.key.weight[8 * head : 8 * head + 8] = torch.eye(8, 32)
         block.attention.self.query.bias.zero_()
         block.attention.self.key.bias.zero_()
-    Heads(ratio=0.5, importance="confidence", ranking="local").apply(model, ids(), 0)
+    Heads(ratio=0.5, importance="confidence", ranking="local").apply(model, StageContext(ids()))
     assert gone == {(0, "heads"): [1, 3], (1, "heads"): [1, 3]}
 
 
 def test_repair_fits_the_data_better_than_masking(tmp_path, monkeypatch):
     model, gone = loud("gpt2", str(tmp_path)), noted(monkeypatch)
     dense = model.copy()
-    (entry,) = Heads(ratio=0.5, blocks=[0, 0], repair=True).apply(model, ids(), 0).notes["details"]
+    (entry,) = Heads(ratio=0.5, blocks=[0, 0], repair=True).apply(model, StageContext(ids())).notes["details"]
     reader = anatomy.heads(dense, 0).reader
     (inputs,) = layer_inputs(dense.module, [reader.name], ids()).values()
     keep = torch.ones(inputs.shape[1], dtype=torch.bool)
@@ -319,7 +323,7 @@ def test_repair_lowers_perplexity_on_trained_weights(shared, stories260k_source)
         found = {}
         for repair in (False, True):
             model = stories260k_source.load(torch.float32, CPU)
-            Heads(ratio=0.4, importance=importance, repair=repair).apply(model, token_ids[:4], 0)
+            Heads(ratio=0.4, importance=importance, repair=repair).apply(model, StageContext(token_ids[:4]))
             assert sum(block.heads for block in anatomy.shape_of(model).blocks) == 24
             found[repair] = perplexity(model.module, token_ids[4:])
         assert found[True] < found[False]
@@ -331,7 +335,7 @@ def test_the_first_blocks_of_smollm2(smollm2, monkeypatch):
     expected = {"taylor": gates_by_autograd(model, token_ids), "confidence": eager_confidences(model, token_ids)}
     for importance in IMPORTANCES:
         model, gone = dense.copy(), noted(monkeypatch)
-        details = Heads(ratio=0.5, importance=importance).apply(model, token_ids, 0).notes["details"]
+        details = Heads(ratio=0.5, importance=importance).apply(model, StageContext(token_ids)).notes["details"]
         assert sum(block.heads for block in anatomy.shape_of(model).blocks) == 27 - 12  # of 27 heads 13 are 4 groups
         for index, entry in enumerate(details):
             assert entry["scores"] == pytest.approx(expected[importance][index], rel=1e-2, abs=1e-4)

@@ -6,13 +6,16 @@ import pytest
 import torch
 from conftest import meta_model
 from family_shapes import DECODERS
+from planning import apply_or_plan
 from reductions import loud
 from removed import first_blocks, ids, logits, text_ids
 from restatements import perplexity
 
+from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.models.language_model import parameter_count
 from slimsweep.models.sources.random import RandomModel
 from slimsweep.models.surgery import remove_blocks
+from slimsweep.techniques.base import Requirements
 from slimsweep.techniques.structured.layers import IMPORTANCES, Layers, block_influence, loss_without
 
 CPU = torch.device("cpu")
@@ -77,7 +80,7 @@ def test_a_block_that_does_nothing_has_no_influence_and_goes_first(deep):
     before = logits(deep, ids())
     assert float(block_influence(deep, ids())[3]) == pytest.approx(0, abs=1e-6)
     assert float(loss_without(deep, ids())[3]) == pytest.approx(text_loss(deep, ids()), rel=1e-6)
-    (entry,) = Layers(ratio=0.2).apply(deep, ids(), 0).notes["details"]
+    (entry,) = Layers(ratio=0.2).apply(deep, StageContext(ids())).notes["details"]
     assert entry["blocks"] == [3] and len(deep.blocks) == 5
     assert torch.allclose(logits(deep, ids()), before, atol=1e-5)
 
@@ -97,7 +100,7 @@ def test_the_loss_without_a_block_is_that_of_the_model_that_lost_it(name, tmp_pa
 @pytest.mark.parametrize("importance", IMPORTANCES)
 def test_the_model_is_left_as_it_was_where_nothing_goes(importance, deep):
     before, hooks = logits(deep, ids()), [dict(block._forward_hooks) for block in deep.blocks]
-    Layers(ratio=0.1, importance=importance).apply(deep, ids(), 0)
+    Layers(ratio=0.1, importance=importance).apply(deep, StageContext(ids()))
     assert torch.equal(logits(deep, ids()), before)
     assert [dict(block._forward_hooks) for block in deep.blocks] == hooks
 
@@ -108,7 +111,7 @@ def test_the_blocks_of_lowest_score_go(ratio, count, importance, deep):
     measure = {"block_influence": block_influence, "perplexity": loss_without}[importance]
     scores = measure(deep, ids()).tolist()
     dense = deep.copy()
-    (entry,) = Layers(ratio=ratio, importance=importance).apply(deep, ids(), 0).notes["details"]
+    (entry,) = Layers(ratio=ratio, importance=importance).apply(deep, StageContext(ids())).notes["details"]
     lowest = sorted(sorted(range(1, 5), key=lambda index: scores[index])[:count])
     assert entry == {"kind": "blocks", "removed": count, "blocks": lowest, "scores": pytest.approx(scores, rel=1e-6)}
     remove_blocks(dense, lowest)
@@ -134,7 +137,7 @@ def test_protected_blocks_stay(importance, fields, free, deep):
     kept = [block for index, block in enumerate(deep.blocks) if index not in free]
     technique = Layers(ratio=min(len(free), 5) / 6 + 0.001, importance=importance, **fields)
     assert technique.block_range(deep) == free and technique.faults(deep) == []
-    (entry,) = technique.apply(deep, ids(), 0).notes["details"]
+    (entry,) = technique.apply(deep, StageContext(ids())).notes["details"]
     assert set(entry["blocks"]) <= set(free)
     assert all(block in deep.blocks for block in kept)
     assert len(deep.blocks) == 6 - min(len(free), 5)
@@ -149,7 +152,7 @@ def test_more_blocks_than_are_free_is_a_fault(fields, free, deep):
     assert fault.startswith(f"ratio=0.9 would remove 5 of 6 blocks, and only {free} are not protected: ")
     most = Layers(ratio=float(fault.split("give at most ")[1]), **fields)
     assert most.faults(deep) == []
-    assert most.apply(deep, ids(), 0).notes["details"][0]["removed"] == free
+    assert most.apply(deep, StageContext(ids())).notes["details"][0]["removed"] == free
 
 
 @pytest.mark.parametrize("name", ["llama_2_7b", "smollm2_135m", "distilbert", "gpt2"])
@@ -158,7 +161,7 @@ def test_the_ratio_a_fault_allows_removes_all_that_are_free(name):
     (fault,) = Layers(ratio=0.9999).faults(model)
     technique = Layers(ratio=float(fault.split("give at most ")[1]))
     assert technique.faults(model) == []
-    technique.apply(model, None, 0)
+    technique.plan(model)
     assert len(model.blocks) == 2
 
 
@@ -176,7 +179,7 @@ def test_shapes_alone_have_the_counts_of_weights(ratio, importance, tiny_source)
     source, counts = replace(tiny_source, shape=tiny_source.shape | {"num_hidden_layers": 6}), []
     for weights in ("random", "meta"):
         model = replace(source, weights=weights).load(torch.float32, CPU)
-        Layers(ratio=ratio, importance=importance).apply(model, ids() if weights == "random" else None, 0)
+        apply_or_plan(Layers(ratio=ratio, importance=importance), model, ids())
         counts.append((parameter_count(model.module), len(model.blocks), model.config.num_hidden_layers))
     assert counts[0] == counts[1]
     assert counts[0][1] == 6 - int(6 * ratio)
@@ -184,7 +187,7 @@ def test_shapes_alone_have_the_counts_of_weights(ratio, importance, tiny_source)
 
 def test_a_quarter_of_llama_2_7b_is_8_blocks():
     model = meta_model("llama_2_7b")
-    Layers(ratio=0.25).apply(model, None, 0)
+    Layers(ratio=0.25).plan(model)
     block = 4 * 4096**2 + 3 * 4096 * 11008 + 2 * 4096
     assert parameter_count(model.module) == 6_738_415_616 - 8 * block
 
@@ -202,7 +205,7 @@ def test_bad_knobs_are_named_together():
 def test_it_looks_at_text_and_neither_at_gradients_nor_the_seed():
     for importance in IMPORTANCES:
         technique = Layers(ratio=0.5, importance=importance)
-        assert technique.needs_calibration and not technique.uses_gradients and not technique.uses_seed
+        assert technique.requirements == Requirements(calibration=True)
 
 
 def test_golden_output_of_version_1(deep):
@@ -218,7 +221,7 @@ def test_golden_output_of_version_1(deep):
         block.register_forward_hook(turn)
     expected = [1 - math.cos(math.radians(angle)) for angle in angles]
     assert block_influence(deep, ids()).tolist() == pytest.approx(expected, abs=1e-5)
-    (entry,) = Layers(ratio=0.4).apply(deep, ids(), 0).notes["details"]
+    (entry,) = Layers(ratio=0.4).apply(deep, StageContext(ids())).notes["details"]
     assert entry["blocks"] == [3, 4]  # the ends are protected
 
 
@@ -232,7 +235,7 @@ def test_a_trained_model_loses_a_block_it_can_spare(importance, shared, stories2
         remove_blocks(model, [index])
         without[index] = perplexity(model.module, token_ids)
     model = stories260k_source.load(torch.float32, CPU)
-    (entry,) = Layers(ratio=0.2, importance=importance).apply(model, token_ids, 0).notes["details"]
+    (entry,) = Layers(ratio=0.2, importance=importance).apply(model, StageContext(token_ids)).notes["details"]
     found = perplexity(model.module, token_ids)
     assert found == pytest.approx(without[entry["blocks"][0]], rel=1e-6)
     assert found < max(without.values())
@@ -244,7 +247,7 @@ def test_the_first_blocks_of_smollm2(smollm2):
     model = first_blocks(smollm2, 4)
     token_ids, dense = text_ids(model, 2, 64), model.copy()
     assert block_influence(model, token_ids).tolist() == pytest.approx(influences(dense, token_ids), rel=1e-3)
-    (entry,) = Layers(ratio=0.25, importance="perplexity").apply(model, token_ids, 0).notes["details"]
+    (entry,) = Layers(ratio=0.25, importance="perplexity").apply(model, StageContext(token_ids)).notes["details"]
     losses = []
     for index in (1, 2):
         shorter = dense.copy()

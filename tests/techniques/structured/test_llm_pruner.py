@@ -9,10 +9,12 @@ import pytest
 import torch
 from conftest import meta_model
 from family_shapes import DECODERS, ENCODERS
+from planning import apply_or_plan
 from reductions import loud
 from removed import agree, first_blocks, ids, masked, noted, text_ids
 from restatements import perplexity
 
+from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.models import anatomy
 from slimsweep.models.language_model import parameter_count
 from slimsweep.models.storage.saved_model import save
@@ -74,7 +76,7 @@ def test_llama_2_7b_has_the_counts_of_the_rounding_rules(level, ratio, parameter
     assert llama_2_7b(ratio, level) == parameters
     model, technique = meta_model("llama_2_7b"), LLMPruner(ratio=float(ratio), level=level)
     assert technique.faults(model) == []
-    technique.apply(model, None, 0)
+    technique.plan(model)
     assert parameter_count(model.module) == parameters
 
 
@@ -132,9 +134,9 @@ def test_knobs_that_would_do_nothing_are_refused(fields, message):
 def test_it_asks_for_no_more_than_it_needs(fields, needs):
     technique = LLMPruner(ratio=0.5, **fields)
     asked = {
-        "text": technique.needs_calibration,
-        "gradients": technique.uses_gradients,
-        "seed": technique.uses_seed,
+        "text": technique.requirements.calibration,
+        "gradients": technique.requirements.gradients,
+        "seed": technique.requirements.seed,
     }
     assert tuple(name for name, is_asked in asked.items() if is_asked) == needs
 
@@ -142,7 +144,7 @@ def test_it_asks_for_no_more_than_it_needs(fields, needs):
 @every_choice
 @pytest.mark.parametrize("ratio", [0.3, 0.7])
 def test_every_choice_leaves_the_same_widths(fields, ratio, tiny):
-    report = LLMPruner(ratio=ratio, blocks=BOTH_BLOCKS, **fields).apply(tiny, ids(), 0)
+    report = LLMPruner(ratio=ratio, blocks=BOTH_BLOCKS, **fields).apply(tiny, StageContext(ids()))
     shapes = anatomy.shape_of(tiny).blocks
     neurons = kept(str(ratio), 48)
     groups = 2 - (32 - kept(str(ratio), 32)) // 8 // 2
@@ -161,7 +163,7 @@ def test_every_choice_leaves_the_same_widths(fields, ratio, tiny):
 @pytest.mark.parametrize("name", [name for name, fields in CHOICES.items() if "ranking" not in fields])
 def test_every_choice_leaves_the_same_channels(name, tiny):
     fields = CHOICES[name]
-    (entry,) = LLMPruner(ratio=0.3, level="channel", **fields).apply(tiny, ids(), 0).notes["details"]
+    (entry,) = LLMPruner(ratio=0.3, level="channel", **fields).apply(tiny, StageContext(ids())).notes["details"]
     assert entry == {"kind": "channels", "before": 32, "removed": 10}
     assert anatomy.shape_of(tiny).channels == 22
     assert torch.isfinite(tiny.module(input_ids=ids()).logits).all()
@@ -184,7 +186,7 @@ def test_shapes_alone_have_the_counts_of_weights(ratio, fields, tiny_source):
     counts = []
     for weights in ("random", "meta"):
         model = replace(tiny_source, weights=weights).load(torch.float32, CPU)
-        technique.apply(model, ids() if weights == "random" else None, 0)
+        apply_or_plan(technique, model, ids())
         counts.append(parameter_count(model.module))
     assert counts[0] == counts[1]
 
@@ -192,7 +194,7 @@ def test_shapes_alone_have_the_counts_of_weights(ratio, fields, tiny_source):
 def test_ratio_zero_changes_no_bit(tiny):
     before = {name: value.clone() for name, value in tiny.module.state_dict().items()}
     for level, blocks in (("block", BOTH_BLOCKS), ("channel", None)):
-        LLMPruner(ratio=0, level=level, blocks=blocks).apply(tiny, ids(), 0)
+        LLMPruner(ratio=0, level=level, blocks=blocks).apply(tiny, StageContext(ids()))
     assert all(torch.equal(value, before[name]) for name, value in tiny.module.state_dict().items())
 
 
@@ -203,7 +205,7 @@ def test_what_went_could_as_well_have_been_masked(name, fields, tmp_path, monkey
     dense, gone = model.copy(), noted(monkeypatch)
     technique = LLMPruner(ratio=0.5, blocks=BOTH_BLOCKS, **fields)
     assert technique.faults(model) == []
-    technique.apply(model, ids(), 0)
+    technique.apply(model, StageContext(ids()))
     assert all(gone[index, "neurons"] for index in BOTH_BLOCKS) and sum(len(gone[i, "heads"]) for i in BOTH_BLOCKS) > 1
     assert agree(model, masked(dense, gone), ids())
     assert not agree(model, dense, ids())
@@ -212,7 +214,7 @@ def test_what_went_could_as_well_have_been_masked(name, fields, tmp_path, monkey
 @pytest.mark.parametrize("name", [*DECODERS, *ENCODERS])
 def test_channels_go_from_every_family(name, tmp_path):
     model = loud(name, str(tmp_path))
-    LLMPruner(ratio=0.25, level="channel").apply(model, ids(), 0)
+    LLMPruner(ratio=0.25, level="channel").apply(model, StageContext(ids()))
     assert anatomy.shape_of(model).channels == 24
     assert torch.isfinite(model.module(input_ids=ids()).logits).all()
 
@@ -252,7 +254,7 @@ def test_the_lowest_scores_go(fields, tmp_path, monkeypatch):
     else:
         power = int(knobs["importance"][1])
         scores = [importance.norm_scores(one, power, knobs["aggregate"]) for one in units.values()]
-    LLMPruner(ratio=0.5, blocks=BOTH_BLOCKS, **fields).apply(model, ids(), 0)
+    LLMPruner(ratio=0.5, blocks=BOTH_BLOCKS, **fields).apply(model, StageContext(ids()))
     for place, values in zip(units, scores, strict=True):
         assert gone[place] == sorted(values.argsort(stable=True)[: len(values) // 2].tolist())
 
@@ -263,13 +265,13 @@ def test_a_global_ranking_takes_from_the_block_that_matters_least(tiny_source, m
         model = tiny_source.load(torch.float32, CPU)
         for layer in (model.blocks[0].mlp.gate_proj, model.blocks[0].mlp.up_proj, model.blocks[0].mlp.down_proj):
             layer.weight *= 0.01
-        LLMPruner(ratio=0.5, importance="l2", ranking=ranking, blocks=BOTH_BLOCKS).apply(model, None, 0)
+        LLMPruner(ratio=0.5, importance="l2", ranking=ranking, blocks=BOTH_BLOCKS).apply(model, StageContext())
         assert {index: len(gone[index, "neurons"]) for index in BOTH_BLOCKS} == removed
 
 
 def test_steps_measure_the_importance_anew(tiny):
     stepwise, by_hand = tiny, tiny.copy()
-    LLMPruner(ratio=0.5, blocks=BOTH_BLOCKS, steps=3).apply(stepwise, ids(), 0)
+    LLMPruner(ratio=0.5, blocks=BOTH_BLOCKS, steps=3).apply(stepwise, StageContext(ids()))
     totals = {"heads": 1, "neurons": 24}
     for step in (1, 2, 3):
         units = {(i, kind): getattr(anatomy, kind)(by_hand, i) for i in BOTH_BLOCKS for kind in totals}
@@ -289,7 +291,7 @@ def test_random_depends_on_the_seed_and_on_nothing_else(tiny_source, monkeypatch
     for weights_seed, token_ids, seed in ((0, None, 7), (1, None, 7), (0, ids(), 7), (0, None, 8), (0, None, 7)):
         torch.manual_seed(len(found))
         model = replace(tiny_source, seed=weights_seed).load(torch.float32, CPU)
-        technique.apply(model, token_ids, seed)
+        technique.apply(model, StageContext(token_ids, seed))
         found.append(dict(gone))
     assert found[0] == found[1] == found[2] == found[4] != found[3]
     assert found[0][0, "neurons"] != found[0][1, "neurons"]
@@ -321,7 +323,7 @@ def test_golden_output_of_version_2(tiny, monkeypatch):
         layer.weight.copy_(
             torch.tensor([[((7 * column + 3 * row) % 11 - 5) / 4 for column in range(columns)] for row in range(rows)])
         )
-    LLMPruner(ratio=0.9, importance="l1", blocks=[1, 1]).apply(tiny, None, 0)
+    LLMPruner(ratio=0.9, importance="l1", blocks=[1, 1]).apply(tiny, StageContext())
     every = set(range(48))
     assert every - set(gone[1, "neurons"]) == {4, 15, 26, 37} and gone[1, "heads"] == [1]
 
@@ -366,7 +368,7 @@ def test_taylor_beats_chance_on_trained_weights(level, fields, stories260k_sourc
 
     def pruned(seed: int = 0, **fields) -> float:
         model = stories260k_source.load(torch.float32, CPU)
-        LLMPruner(ratio=ratio, level=level, blocks=blocks, **fields).apply(model, calibration, seed)
+        LLMPruner(ratio=ratio, level=level, blocks=blocks, **fields).apply(model, StageContext(calibration, seed))
         return perplexity(model.module, judged)
 
     assert pruned(**fields) < min(pruned(seed, importance="random") for seed in (0, 1))
@@ -378,7 +380,7 @@ def test_repair_lowers_perplexity_on_trained_weights(fields, stories260k_source,
     found = {}
     for repair in (False, True):
         model = stories260k_source.load(torch.float32, CPU)
-        report = LLMPruner(ratio=0.4, blocks=[0, 4], repair=repair, **fields).apply(model, calibration, 0)
+        report = LLMPruner(ratio=0.4, blocks=[0, 4], repair=repair, **fields).apply(model, StageContext(calibration))
         found[repair] = perplexity(model.module, judged)
     assert found[True] < found[False]
     repaired = [entry for entry in report.notes["details"] if entry["removed"]]
@@ -388,7 +390,7 @@ def test_repair_lowers_perplexity_on_trained_weights(fields, stories260k_source,
 def test_the_first_blocks_of_smollm2(smollm2, monkeypatch):
     model = first_blocks(smollm2)
     token_ids, dense, gone = text_ids(model, 2, 64), model.copy(), noted(monkeypatch)
-    LLMPruner(ratio=0.4, blocks=[0, 1]).apply(model, token_ids, 0)
+    LLMPruner(ratio=0.4, blocks=[0, 1]).apply(model, StageContext(token_ids))
     shapes = [(block.heads, block.key_value_heads, block.neurons) for block in anatomy.shape_of(model).blocks]
     assert shapes == [(6, 2, 921), (6, 2, 921), (9, 3, 1536)]
     assert agree(model, masked(dense, gone), token_ids)

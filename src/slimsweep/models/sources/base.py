@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.placement import loading
 from slimsweep.models.placement.mapped import read_mapped, scratch_bytes
 from slimsweep.models.placement.scratch import Scratch, padded_bytes
+from slimsweep.models.skeleton import Skeleton
 from slimsweep.models.sources.adapter import adapter_faults
 from slimsweep.models.sources.byte_tokenizer import VOCABULARY, byte_tokenizer
 from slimsweep.models.storage import checkpoint, quantized_checkpoint, saved_model
@@ -26,11 +28,11 @@ WEIGHTS = ("trained", "meta", "random")
 CPU = torch.device("cpu")
 META = torch.device("meta")
 _pristine: dict[str, LanguageModel] = {}  # at most one
-_skeletons: dict[str, LanguageModel] = {}
+_skeletons: dict[str, Skeleton] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelSource:
+class ModelSource(ABC):
     """Model before its weights are read. Subclasses say which folder holds the files."""
 
     name: str
@@ -70,9 +72,9 @@ class ModelSource:
         """Description of the uncompressed weights, for the record; empty for the published ones."""
         return self.baseline
 
+    @abstractmethod
     def folder(self) -> Path:
         """Folder with config.json, safetensors and tokenizer files; downloads or converts them once."""
-        raise NotImplementedError
 
     def light_folder(self) -> Path:
         """Folder with config.json and tokenizer files, where those can be had without the weights."""
@@ -135,7 +137,7 @@ class ModelSource:
         with self._refusals():
             return AutoConfig.from_pretrained(self.light_folder(), trust_remote_code=self.trust_remote_code)
 
-    def skeleton(self) -> LanguageModel:
+    def skeleton(self) -> Skeleton:
         """The model on the meta device: shapes without weights, kept for the process.
 
         Raises:
@@ -258,7 +260,8 @@ class ModelSource:
     def _wrap(self, module: torch.nn.Module, device: torch.device, **fields: Any) -> LanguageModel:
         family = family_of(module.config.model_type)
         module = module.eval().requires_grad_(False)
-        return LanguageModel(module=module, family=family, compute_device=device, **fields)
+        kind = Skeleton if device == META else LanguageModel
+        return kind(module=module, family=family, compute_device=device, **fields)
 
     @contextlib.contextmanager
     def _refusals(self) -> Iterator[None]:

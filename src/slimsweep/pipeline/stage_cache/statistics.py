@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from slimsweep.blockwise.layer_method import LayerMethod
+from slimsweep.blockwise.layer_method import InputStatistic, StoredFactors
 from slimsweep.blockwise.shared_inputs import ALONG, Groups, Shared, prepared_bytes, statistic_bytes
 from slimsweep.pipeline.keys import StageKey, sums_key
 from slimsweep.pipeline.stage_cache import entry as stage_entry
@@ -36,7 +36,7 @@ class StatisticsCache:
     """Key of the stage that asks: the stages before it, and the text that is drawn."""
 
     @contextmanager
-    def of(self, method: LayerMethod, layers: dict[str, int]) -> Iterator["Shared"]:
+    def of(self, method: InputStatistic, layers: dict[str, int]) -> Iterator["Shared"]:
         """Statistics that are known for a method, or the entries that will keep those it collects.
 
         Args:
@@ -53,10 +53,11 @@ class StatisticsCache:
                 shared.writers[name] = stack.enter_context(self._writing(key, size))
             yield shared
 
-    def _wanted(self, method: LayerMethod, layers: dict[str, int]) -> Entries:
+    def _wanted(self, method: InputStatistic, layers: dict[str, int]) -> Entries:
         """Entries that serve a method, the most finished first, and the most bytes each takes."""
         size = statistic_bytes(method.statistic, layers.values())
-        names = {method.prepared_name: prepared_bytes(size, layers.values()), method.statistic_name: size}
+        factors = method.prepared_name if isinstance(method, StoredFactors) else None
+        names = {factors: prepared_bytes(size, layers.values()), method.statistic_name: size}
         return {name: (sums_key(self.stage, name, list(layers)), size) for name, size in names.items() if name}
 
     def _missing(self, shared: Shared, wanted: Entries, stack: ExitStack) -> Entries:
@@ -74,7 +75,7 @@ class StatisticsCache:
             self.cache.touch(key)  # what was made of it is used, so it is not what was unused for longest
         return missing
 
-    def _missing_along(self, method: LayerMethod, layers: dict[str, int], stack: ExitStack) -> Entries:
+    def _missing_along(self, method: InputStatistic, layers: dict[str, int], stack: ExitStack) -> Entries:
         """Statistics to sum along for other techniques: those neither kept nor claimed by another job."""
         missing = {}
         for name, statistic in ALONG.get(method.statistic_name, {}).items():

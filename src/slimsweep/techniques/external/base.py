@@ -1,22 +1,21 @@
 """Base of pruners of other packages: they walk the model themselves, and our evaluator measures them."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import torch
-from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import nn
 
-from slimsweep.blockwise.layer_method import Pruned
 from slimsweep.linear.base import has_single_weights, is_plain
 from slimsweep.linear.orientation import is_transposed
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.numerics.column_solver import knob_faults
-from slimsweep.techniques.pruning.base import Pruner
+from slimsweep.techniques.base import Requirements, Technique
+from slimsweep.techniques.layerwise import INPUTS
+from slimsweep.techniques.pruning.base import PruningCounts
 
 
 @dataclass(frozen=True, kw_only=True)
-class PeerPruner(Pruner):
+class PeerPruner(PruningCounts, Technique):
     """A pruner of another package, with SparseGPT's knobs.
 
     No package tells its mask: every zero of a layer after its run counts as removed.
@@ -24,7 +23,7 @@ class PeerPruner(Pruner):
 
     version: ClassVar[int] = 2
 
-    needs_calibration: ClassVar[bool] = True
+    known_inputs: ClassVar[tuple[str, ...]] = INPUTS  # those that the package lacks are refused below, by its name
     package: ClassVar[str]
     """Its name in messages."""
 
@@ -54,17 +53,8 @@ class PeerPruner(Pruner):
         return [*super().faults(skeleton), *dense_faults(self.targets(skeleton), self.package)]
 
     @property
-    def works_by_block(self) -> bool:
-        return False
-
-    def compress_layer(
-        self,
-        weight: Float[Tensor, "out in"],
-        prepared: Any,
-        generator: torch.Generator | None = None,
-        removed: Bool[Tensor, "out in"] | None = None,
-    ) -> Pruned:
-        raise NotImplementedError(f"{self.package} walks the model itself")
+    def requirements(self) -> Requirements:
+        return Requirements(calibration=True)
 
     def units(self, rows: int, columns: int) -> list[tuple[int, int]]:
         step = self.block_columns

@@ -3,10 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from jaxtyping import Int
-from torch import Tensor
-
 from slimsweep.blockwise.layerwise import LayerReport
+from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.checks import choice_faults, whole_number_faults
 from slimsweep.linear.mask import mark_zeros
 from slimsweep.models.language_model import LanguageModel
@@ -47,11 +45,9 @@ class LLMCompressor(PeerPruner):
     def faults(self, skeleton: LanguageModel) -> list[str]:
         return [*package_faults(), *super().faults(skeleton)]
 
-    def one_pass(self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int) -> StageReport:
-        if model.is_meta:
-            return super().one_pass(model, token_ids, seed)
+    def walk(self, model: LanguageModel, context: StageContext) -> StageReport:
         targets = self.targets(model)
-        warnings = run_oneshot(model, token_ids, self._recipe(list(targets)), self.batch_size)
+        warnings = run_oneshot(model, context.batches, self._recipe(list(targets)), self.batch_size)
         layers = []
         for name, layer in targets.items():
             mark_zeros(layer, layer.weight)

@@ -4,26 +4,27 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Bool, Float, Int
-from torch import Tensor
 
-from slimsweep.blockwise.layerwise import LayerReport, replace_weight
+from slimsweep.blockwise.layerwise import replace_weight
+from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.checks import choice_faults, whole_number_faults
 from slimsweep.linear.mask import removed as removed_of
 from slimsweep.linear.uniform import IntegerLinear
 from slimsweep.models.language_model import LanguageModel
+from slimsweep.models.skeleton import Skeleton
 from slimsweep.numerics.uniform_grid import SCALE_DTYPES, Grid
-from slimsweep.techniques.base import StageReport
+from slimsweep.techniques.base import Requirements, StageReport, Technique
 from slimsweep.techniques.external.base import dense_faults
 from slimsweep.techniques.external.oneshot import import_quietly, package_faults, package_notes, run_oneshot
-from slimsweep.techniques.quantization.base import UniformQuantizer
+from slimsweep.techniques.layerwise import report_of
+from slimsweep.techniques.quantization.base import UniformGrid
 
 METHODS = ("gptq", "awq")
 GRIDS = ("symmetric", "asymmetric")
 
 
 @dataclass(frozen=True, kw_only=True)
-class LLMCompressorQuantizer(UniformQuantizer):
+class LLMCompressorQuantizer(UniformGrid, Technique):
     """GPTQ or AWQ as llm-compressor 0.14 computes them, at its own defaults, stored in our packed layers.
 
     Its scales and zero-points are taken over, scales rounded to bf16, which those of a bf16 model are; codes are those
@@ -34,7 +35,6 @@ class LLMCompressorQuantizer(UniformQuantizer):
     """
 
     version: ClassVar[int] = 2
-    needs_calibration: ClassVar[bool] = True
 
     method: str = "gptq"
     """`gptq` or `awq`."""
@@ -52,18 +52,20 @@ class LLMCompressorQuantizer(UniformQuantizer):
     def faults(self, skeleton: LanguageModel) -> list[str]:
         return [*package_faults(), *super().faults(skeleton), *dense_faults(self.targets(skeleton), "llm-compressor")]
 
-    def apply(self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int) -> StageReport:
-        report = super().apply(model, token_ids, seed)
-        report.notes.update(package_notes([]))  # what it warned of is in the job's log
+    @property
+    def requirements(self) -> Requirements:
+        return Requirements(calibration=True)
+
+    def plan(self, skeleton: Skeleton) -> StageReport:
+        report = super().plan(skeleton)
+        report.notes.update(package_notes([]))
         return report
 
     @torch.no_grad()
-    def walk(
-        self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int
-    ) -> list[LayerReport]:
+    def walk(self, model: LanguageModel, context: StageContext) -> StageReport:
         targets = self.targets(model)
         zeros = {name: self.zeros(removed_of(layer)) for name, layer in targets.items()}
-        run_oneshot(model, token_ids, self._recipe(list(targets)), self.batch_size)
+        run_oneshot(model, context.batches, self._recipe(list(targets)), self.batch_size)
         reports = []
         for name, layer in targets.items():
             weight, scale, zero = layer.weight.float(), layer.weight_scale.float(), layer.weight_zero_point.float()
@@ -73,7 +75,9 @@ class LLMCompressorQuantizer(UniformQuantizer):
             if zeros[name] is not None:
                 codes = torch.where(zeros[name], stored.columns(weight.shape[1]).zero.to(torch.int8), codes)
             reports.append(replace_weight(model, name, IntegerLinear.from_codes(stored, codes)))
-        return reports
+        report = report_of(reports)
+        report.notes.update(package_notes([]))  # what it warned of is in the job's log
+        return report
 
     def _recipe(self, names: list[str]) -> Any:
         import_quietly()
@@ -88,12 +92,3 @@ class LLMCompressorQuantizer(UniformQuantizer):
         if self.method == "gptq":
             return GPTQModifier(config_groups=groups)
         return [AWQModifier(), QuantizationModifier(config_groups=groups)]
-
-    def compress_layer(
-        self,
-        weight: Float[Tensor, "out in"],
-        prepared: Any,
-        generator: torch.Generator | None = None,
-        removed: Bool[Tensor, "out in"] | None = None,
-    ) -> IntegerLinear:
-        raise NotImplementedError("llm-compressor walks the model itself")

@@ -16,6 +16,7 @@ from torch import Tensor
 import slimsweep.techniques.external.sparseml_run
 from slimsweep.blockwise.layer_method import Pruned
 from slimsweep.blockwise.layerwise import LayerReport, replace_weight
+from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.errors import ModelError
 from slimsweep.linear.base import kinds_of, linear_forms
 from slimsweep.models.language_model import LanguageModel
@@ -64,11 +65,9 @@ class SparseML(PeerPruner):
             )
         return faults
 
-    def one_pass(self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int) -> StageReport:
-        if model.is_meta:
-            return super().one_pass(model, token_ids, seed)
+    def walk(self, model: LanguageModel, context: StageContext) -> StageReport:
         with tempfile.TemporaryDirectory(prefix="slimsweep-sparseml-") as folder:
-            self._write(model, token_ids, Path(folder))
+            self._write(model, context.batches, Path(folder))
             done = self._run(Path(folder))
             return StageReport(self._read(model, Path(folder)), done)
 

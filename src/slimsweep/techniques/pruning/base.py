@@ -1,25 +1,29 @@
-"""Base of pruners: counts, passes, and the plan on shapes alone."""
+"""Bases of pruners: counts, passes, and the plan on shapes alone."""
 
+import dataclasses
 import hashlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from slimsweep.blockwise.layerwise import LayerReport
+from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.checks import choice_faults, number_faults, whole_number_faults
 from slimsweep.linear.base import layer_shape
 from slimsweep.models.language_model import LanguageModel
+from slimsweep.models.skeleton import Skeleton
 from slimsweep.numerics import counts, masks
-from slimsweep.techniques.base import LayerwiseTechnique, StageReport
+from slimsweep.techniques.base import StageReport, Technique
 from slimsweep.techniques.layer_names import format_layer_names
+from slimsweep.techniques.layerwise import LayerTargets, LayerWalk
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pruner(LayerwiseTechnique):
-    """A technique that sets weights to zero, a requested count of them in every unit it ranks in."""
+class PruningCounts(LayerTargets):
+    """Mix-in of a technique that sets weights to zero, a requested count of them in every unit it ranks in."""
 
     ratio: float | int
     """Fraction of the targeted weights to remove, [0, 1). With a pattern n:m it is set to 1 - n/m."""
@@ -102,27 +106,27 @@ class Pruner(LayerwiseTechnique):
         """(how many, of how many weights) of the units a layer is ranked in."""
         return [(1, rows * columns)]
 
-    def apply(self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int) -> StageReport:
+    def apply(self, model: LanguageModel, context: StageContext) -> StageReport:
         """Every pass; the report is that of the last."""
-        report, zeros = StageReport([]), []
-        for number in range(self.passes):
-            if number:
-                model.statistics_cache = None  # those are of the weights before the first pass
-            report = self.one_pass(model, token_ids, _seed_of_pass(seed, number))
-            zeros.append(sum(layer.zeros for layer in report.layers))
+        return self._in_passes(lambda number: self.walk(model, _context_of_pass(context, number)))
+
+    def plan(self, skeleton: Skeleton) -> StageReport:
+        """Plan the zeros of every pass; the report is that of the last."""
+        return self._in_passes(lambda _: self._plan_pass(skeleton))
+
+    def _in_passes(self, prune: Callable[[int], StageReport]) -> StageReport:
+        reports = [prune(number) for number in range(self.passes)]
         if self.passes > 1:
-            report.notes["zeros_by_pass"] = zeros
-        return report
+            zeros = [sum(layer.zeros for layer in report.layers) for report in reports]
+            reports[-1].notes["zeros_by_pass"] = zeros
+        return reports[-1]
 
-    def one_pass(self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int) -> StageReport:
-        """Prune once; on the meta device plan the zeros."""
-        if not model.is_meta:
-            return super().apply(model, token_ids, seed)
-        layers = {name: layer_shape(layer) for name, layer in self.targets(model).items()}
-        model.zeros.update(self.plan(layers, model.zeros))
-        return StageReport([LayerReport(name, math.prod(shape), model.zeros[name]) for name, shape in layers.items()])
+    def _plan_pass(self, skeleton: Skeleton) -> StageReport:
+        shapes = {name: layer_shape(layer) for name, layer in self.targets(skeleton).items()}
+        skeleton.zeros.update(self.planned_zeros(shapes, skeleton.zeros))
+        return super().plan(skeleton)
 
-    def plan(self, layers: dict[str, tuple[int, int]], zeros: dict[str, int]) -> dict[str, int]:
+    def planned_zeros(self, layers: dict[str, tuple[int, int]], zeros: dict[str, int]) -> dict[str, int]:
         """Removed weights of each layer after this stage, from shapes [out in] and those planned before.
 
         Those of an earlier stage are taken as evenly spread over the units.
@@ -140,8 +144,18 @@ class Pruner(LayerwiseTechnique):
         return zeros + sum(counts.drop_count(self.ratio, size) for size in remaining)
 
 
-def _seed_of_pass(seed: int, number: int) -> int:
-    """The seed itself for the first pass; later ones draw anew, and not as the first pass of another seed does."""
+@dataclass(frozen=True, kw_only=True)
+class Pruner(PruningCounts, LayerWalk, Technique):
+    """A technique that prunes each layer by itself: a subclass writes `compress_layer`."""
+
+
+def _context_of_pass(context: StageContext, number: int) -> StageContext:
+    """The context itself for the first pass.
+
+    Later ones draw anew, and not as the first pass of another seed does. Kept statistics are of the weights before the
+    first pass, so later ones collect their own.
+    """
     if number == 0:
-        return seed
-    return int.from_bytes(hashlib.sha256(f"{seed} pass {number}".encode()).digest()[:7], "big")
+        return context
+    digest = hashlib.sha256(f"{context.seed} pass {number}".encode()).digest()
+    return dataclasses.replace(context, seed=int.from_bytes(digest[:7], "big"), statistics=None)

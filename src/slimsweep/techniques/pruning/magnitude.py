@@ -1,20 +1,23 @@
 """Remove the smallest weights."""
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from slimsweep.blockwise.layer_method import Pruned
 from slimsweep.blockwise.layerwise import LayerReport, replace_weight
+from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.linear.base import weight_2d
 from slimsweep.linear.mask import removed as removed_of
 from slimsweep.models.language_model import LanguageModel
+from slimsweep.models.skeleton import Skeleton
 from slimsweep.numerics import counts, masks
-from slimsweep.techniques.base import StageReport
+from slimsweep.techniques.base import Requirements, StageReport
 from slimsweep.techniques.pruning.base import Pruner
 
 SCOPES = ("layer", "row", "global")
@@ -53,16 +56,17 @@ class Magnitude(Pruner):
         return self.scope == "global" and not self.group
 
     @property
-    def works_by_block(self) -> bool:
-        return not self._is_global
+    def requirements(self) -> Requirements:
+        return dataclasses.replace(super().requirements, whole_model=self._is_global)
 
-    def one_pass(self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int) -> StageReport:
-        if not self._is_global:
-            return super().one_pass(model, token_ids, seed)
-        if model.is_meta:
-            planned = super().one_pass(model, token_ids, seed)
-            return StageReport(planned.layers, {"zeros_by_layer": "only their sum is known without weights"})
-        return StageReport(self._drop_lowest(model))
+    def walk(self, model: LanguageModel, context: StageContext) -> StageReport:
+        return StageReport(self._drop_lowest(model)) if self._is_global else super().walk(model, context)
+
+    def plan(self, skeleton: Skeleton) -> StageReport:
+        report = super().plan(skeleton)
+        if self._is_global:
+            report.notes["zeros_by_layer"] = "only their sum is known without weights"
+        return report
 
     @torch.no_grad()
     def _drop_lowest(self, model: LanguageModel) -> list[LayerReport]:
@@ -92,9 +96,9 @@ class Magnitude(Pruner):
             reports.append(replace_weight(model, name, Pruned(masks.remove(weight, keep), keep)))
         return reports
 
-    def plan(self, layers: dict[str, tuple[int, int]], zeros: dict[str, int]) -> dict[str, int]:
+    def planned_zeros(self, layers: dict[str, tuple[int, int]], zeros: dict[str, int]) -> dict[str, int]:
         if not self._is_global:
-            return super().plan(layers, zeros)
+            return super().planned_zeros(layers, zeros)
         sizes = [rows * columns for rows, columns in layers.values()]
         before = sum(zeros.get(name, 0) for name in layers)
         dropped = counts.drop_total(before, sum(sizes), self.ratio, self.relative_to)

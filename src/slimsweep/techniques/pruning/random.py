@@ -1,5 +1,6 @@
 """Remove weights by chance: the control that every other technique must beat."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from slimsweep.blockwise.layer_method import Pruned
 from slimsweep.numerics import masks
+from slimsweep.techniques.base import Requirements
 from slimsweep.techniques.pruning.base import Pruner
 
 
@@ -17,7 +19,10 @@ class Random(Pruner):
     """Prune weights drawn with the seed, each layer's draw its own and independent of the order of layers."""
 
     version: ClassVar[int] = 2
-    uses_seed: ClassVar[bool] = True
+
+    @property
+    def requirements(self) -> Requirements:
+        return dataclasses.replace(super().requirements, seed=True)
 
     def compress_layer(
         self,

@@ -4,14 +4,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from slimsweep.blockwise.layer_method import Pruned
-from slimsweep.blockwise.layerwise import install_empty
-from slimsweep.linear.base import layer_shape
+from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.linear.uniform import IntegerLinear
 from slimsweep.models.language_model import LanguageModel
+from slimsweep.models.skeleton import Skeleton
 from slimsweep.numerics import uniform_grid
 from slimsweep.numerics.column_solver import solve_columns
 from slimsweep.numerics.column_solver.block import ColumnBlock
@@ -19,8 +19,9 @@ from slimsweep.numerics.hessian import InverseFactor
 from slimsweep.numerics.uniform_grid import Grid
 from slimsweep.techniques.base import StageReport
 from slimsweep.techniques.hessian_method import HessianMethod
+from slimsweep.techniques.layerwise import Form
 from slimsweep.techniques.pruning.base import Pruner
-from slimsweep.techniques.quantization.base import GROUP_SIZE, bits_per_weight, grid_faults, group_faults
+from slimsweep.techniques.quantization.base import GROUP_SIZE, grid_faults, group_faults, uniform_form, with_bits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,19 +66,16 @@ class SparseGPT(HessianMethod, Pruner):
         size = None if self.bits is None else self.group_size
         return super().faults(skeleton) or group_faults(self.targets(skeleton), size)
 
-    def apply(self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int) -> StageReport:
-        report = super().apply(model, token_ids, seed)
-        if self.bits is None:
-            return report
-        targets = self.targets(model)
-        if model.is_meta:
-            for name, layer in targets.items():
-                shape = layer_shape(layer)
-                group_size = None if self.group_size == shape[1] else self.group_size
-                settings = {"bits": self.bits, "group_size": group_size, "grid": self.grid}
-                install_empty(model, name, IntegerLinear, settings)
-        report.notes["bits_per_weight"] = bits_per_weight(model.module.get_submodule(name) for name in targets)
-        return report
+    def apply(self, model: LanguageModel, context: StageContext) -> StageReport:
+        report = super().apply(model, context)
+        return report if self.bits is None else with_bits(report, self.targets(model))
+
+    def plan(self, skeleton: Skeleton) -> StageReport:
+        report = super().plan(skeleton)
+        return report if self.bits is None else with_bits(report, self.targets(skeleton))
+
+    def form(self, shape: tuple[int, int]) -> Form | None:
+        return None if self.bits is None else uniform_form(shape, self.bits, self.group_size, self.grid)
 
     def compress_layer(
         self,

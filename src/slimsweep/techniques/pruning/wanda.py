@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from slimsweep.blockwise.layer_method import Pruned
+from slimsweep.blockwise.layer_method import InputStatistic, Pruned
 from slimsweep.numerics import masks
 from slimsweep.numerics.finite import all_finite
 from slimsweep.numerics.hessian import squared_norm
@@ -15,11 +15,10 @@ from slimsweep.techniques.pruning.base import Pruner
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanda(Pruner):
+class Wanda(InputStatistic, Pruner):
     """Prune by weight magnitude times input norm, row by row. Source: arXiv:2306.11695, eq. 1."""
 
     version: ClassVar[int] = 2
-    needs_calibration: ClassVar[bool] = True
     statistic_name: ClassVar[str] = "squared_norm"
 
     def statistic(self, inputs: Float[Tensor, "token in"]) -> Float[Tensor, " in"]:

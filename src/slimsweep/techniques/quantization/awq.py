@@ -12,7 +12,7 @@ from slimsweep.models.scale_folding import Place
 from slimsweep.numerics import uniform_grid
 from slimsweep.numerics.hessian import gram
 from slimsweep.numerics.uniform_grid import Grid
-from slimsweep.techniques.quantization.base import UniformQuantizer, flag_faults
+from slimsweep.techniques.quantization.base import UniformGrid, flag_faults
 from slimsweep.techniques.quantization.rescaling import Inputs, RescalingQuantizer, Scale
 
 LEAST = 1e-4
@@ -22,7 +22,7 @@ SHRINKS = [1 - step / 20 for step in range(10)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class AWQ(RescalingQuantizer, UniformQuantizer):
+class AWQ(UniformGrid, RescalingQuantizer):
     """Round to nearest after a search for scales of input channels, then one for the range of each group.
 
     A channel's scale is its mean magnitude to the power alpha, normalised; the alpha is taken that leaves the smallest

@@ -1,4 +1,4 @@
-"""Base of quantizers: the plan on shapes alone, reports, and the checks of bits and groups."""
+"""Bases of quantizers: the plan on shapes alone, reports, and the checks of bits and groups."""
 
 import math
 from abc import abstractmethod
@@ -7,16 +7,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.checks import choice_faults, flag_faults, is_whole_number
 from slimsweep.linear import base as linear
 from slimsweep.linear.base import PackedLinear, layer_shape, weight_count
 from slimsweep.models.language_model import LanguageModel
+from slimsweep.models.skeleton import Skeleton
 from slimsweep.numerics.uniform_grid import GRIDS
-from slimsweep.techniques.base import LayerwiseTechnique, StageReport
+from slimsweep.techniques.base import StageReport, Technique
 from slimsweep.techniques.layer_names import format_layer_names
+from slimsweep.techniques.layerwise import Form, LayerTargets, LayerWalk
 
 BITS = (2, 3, 4, 8)
 GROUP_SIZE = 64
@@ -24,11 +27,8 @@ GROUP_SIZE = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class Quantizer(LayerwiseTechnique):
-    """A technique that stores the weights of linear layers in few bits.
-
-    It may follow any other: weights that are packed already are unpacked and packed anew in its own form.
-    """
+class PreservedSparsity(LayerTargets):
+    """Mix-in of a technique that can keep removed weights at zero while it rounds the others."""
 
     preserve_sparsity: bool = True
     """Whether weights that a pruning stage removed stay exact zeros; a zero by value is rounded like any weight."""
@@ -36,13 +36,34 @@ class Quantizer(LayerwiseTechnique):
     def _bad_values(self) -> list[str]:
         return [*super()._bad_values(), *flag_faults("preserve_sparsity", self.preserve_sparsity)]
 
-    @abstractmethod
-    def form(self, shape: tuple[int, int]) -> tuple[type[PackedLinear], dict[str, Any]]:
-        """The kind and settings in which a layer of shape (out, in) is stored."""
-
     def zeros(self, removed: Bool[Tensor, "out in"] | None) -> Bool[Tensor, "out in"] | None:
         """Weights that must stay exact zeros; None where there is none."""
         return removed if self.preserve_sparsity else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedStorage(PreservedSparsity):
+    """Mix-in of a technique that stores every layer in one form. It says in which; the plan is here.
+
+    It may follow any other: weights that are packed already are unpacked and packed anew in its own form.
+    """
+
+    @abstractmethod
+    def form(self, shape: tuple[int, int]) -> Form:
+        """The kind and settings in which a layer of shape (out, in) is stored."""
+
+    def apply(self, model: LanguageModel, context: StageContext) -> StageReport:
+        """Pack the targeted layers."""
+        return with_bits(self.walk(model, context), self.targets(model))
+
+    def plan(self, skeleton: Skeleton) -> StageReport:
+        """Put empty packed layers in the places of the targeted ones."""
+        return with_bits(super().plan(skeleton), self.targets(skeleton))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantizer(PackedStorage, LayerWalk, Technique):
+    """A technique that stores the weights of each linear layer in few bits, each layer by itself."""
 
     @abstractmethod
     def compress_layer(
@@ -54,15 +75,10 @@ class Quantizer(LayerwiseTechnique):
     ) -> PackedLinear:
         """The layer that stores an fp32 weight; bias and dtype are set where it is put in place."""
 
-    def apply(self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int) -> StageReport:
-        report = super().apply(model, token_ids, seed)
-        report.notes["bits_per_weight"] = bits_per_weight(self.targets(model).values())
-        return report
-
 
 @dataclass(frozen=True, kw_only=True)
-class UniformQuantizer(Quantizer):
-    """A quantizer whose levels are uniform grids."""
+class UniformGrid(PackedStorage):
+    """Mix-in of a quantizer whose levels are uniform grids. Stands before Quantizer among the bases."""
 
     bits: int = 4
     """Bits of a code: 2, 3, 4 or 8."""
@@ -77,11 +93,22 @@ class UniformQuantizer(Quantizer):
     def faults(self, skeleton: LanguageModel) -> list[str]:
         return super().faults(skeleton) or group_faults(self.targets(skeleton), self.group_size)
 
-    def form(self, shape: tuple[int, int]) -> tuple[type[PackedLinear], dict[str, Any]]:
-        from slimsweep.linear.uniform import IntegerLinear
+    def form(self, shape: tuple[int, int]) -> Form:
+        return uniform_form(shape, self.bits, self.group_size, self.grid)
 
-        group_size = None if self.group_size == shape[1] else self.group_size
-        return IntegerLinear, {"bits": self.bits, "group_size": group_size, "grid": self.grid}
+
+def uniform_form(shape: tuple[int, int], bits: int, group_size: int | None, grid: str) -> Form:
+    """Storage of a layer of shape (out, in) on uniform grids; a group of a whole row is none."""
+    from slimsweep.linear.uniform import IntegerLinear
+
+    group_size = None if group_size == shape[1] else group_size
+    return IntegerLinear, {"bits": bits, "group_size": group_size, "grid": grid}
+
+
+def with_bits(report: StageReport, layers: dict[str, nn.Module]) -> StageReport:
+    """The report with a note on the stored bits of the layers as they are now."""
+    report.notes["bits_per_weight"] = bits_per_weight(layers.values())
+    return report
 
 
 def grid_faults(bits: Any, group_size: Any, grid: Any) -> list[str]:

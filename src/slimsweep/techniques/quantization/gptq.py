@@ -15,7 +15,7 @@ from slimsweep.numerics.hessian import InverseFactor
 from slimsweep.numerics.parallel import parallel_map
 from slimsweep.numerics.uniform_grid import Grid
 from slimsweep.techniques.hessian_method import HessianMethod
-from slimsweep.techniques.quantization.base import UniformQuantizer, flag_faults
+from slimsweep.techniques.quantization.base import Quantizer, UniformGrid, flag_faults
 
 ROWS_PER_PART = 256
 """Fewest rows of a layer that a core solves by itself."""
@@ -35,7 +35,7 @@ class OrderedFactor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GPTQ(HessianMethod, UniformQuantizer):
+class GPTQ(HessianMethod, UniformGrid, Quantizer):
     """Round each column in turn, and correct the columns after it for what that costs the layer's output.
 
     Source: arXiv:2210.17323, alg. 1; act-order and static groups are of its authors' code. Departures: a dead input
@@ -80,8 +80,8 @@ class GPTQ(HessianMethod, UniformQuantizer):
         order = tensors["order"] if self.act_order else torch.arange(len(factor.upper), device=factor.upper.device)
         return OrderedFactor(order, factor)
 
-    def working_bytes(self, shape: tuple[int, int]) -> int:
-        return super().working_bytes(shape) + 4 * self.act_order * shape[1] ** 2  # the Hessian in order
+    def layer_bytes(self, shape: tuple[int, int]) -> int:
+        return super().layer_bytes(shape) + 4 * self.act_order * shape[1] ** 2  # the Hessian in order
 
     def compress_layer(
         self,

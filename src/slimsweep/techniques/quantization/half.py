@@ -6,17 +6,19 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Int
-from torch import Tensor, nn
+from torch import nn
 
 from slimsweep.blockwise.layerwise import LayerReport
+from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.checks import choice_faults, refuse
 from slimsweep.errors import ModelError
 from slimsweep.linear.base import dense_parameters, packed_layers, set_dtype, weight_count, zero_count
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.placement.loading import some
+from slimsweep.models.skeleton import Skeleton
 from slimsweep.numerics.finite import all_finite
 from slimsweep.techniques.base import StageReport, Technique
+from slimsweep.techniques.layerwise import planned_layers
 
 log = logging.getLogger(__name__)
 
@@ -43,31 +45,45 @@ class Half(Technique):
         return []
 
     @torch.no_grad()
-    def apply(self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int) -> StageReport:
+    def apply(self, model: LanguageModel, context: StageContext) -> StageReport:
         """Change every parameter in place, or none.
 
         Raises:
             ModelError: parameters that the dtype cannot hold, all of them by name.
         """
-        dtype, parameters = getattr(torch, self.dtype), _dense_parameters(model.module)
-        if all(parameter.element_size() <= dtype.itemsize for parameter in parameters.values()):
-            return StageReport(_layers(model), {"warning": self._narrow_already(model)})
-        notes: dict[str, Any] = {} if model.is_meta else self._movement(model.module, parameters, dtype)
-        for parameter in parameters.values():
+        notes = self._narrow_already(model)
+        if notes:
+            log.warning("%s %s", type(self).__name__, notes["warning"])
+        else:
+            notes = self._movement(model.module, _dense_parameters(model.module), getattr(torch, self.dtype))
+            self._convert(model)
+        return StageReport(_measured_layers(model), notes)
+
+    def plan(self, skeleton: Skeleton) -> StageReport:
+        """Change every parameter's dtype, or none."""
+        notes = self._narrow_already(skeleton)
+        if not notes:
+            self._convert(skeleton)
+        return StageReport(planned_layers(skeleton, skeleton.targets()), notes)
+
+    def _narrow_already(self, model: LanguageModel) -> dict[str, Any]:
+        """A warning where no parameter is wider than the dtype; else nothing."""
+        itemsize = getattr(torch, self.dtype).itemsize
+        if any(parameter.element_size() > itemsize for parameter in _dense_parameters(model.module).values()):
+            return {}
+        stored = str(model.dtype).removeprefix("torch.")
+        return {"warning": f"changed nothing: the model is stored in {stored} already; dtype=float32 loads it wider"}
+
+    def _convert(self, model: LanguageModel) -> None:
+        """Give parameters, packed layers and config the dtype."""
+        dtype = getattr(torch, self.dtype)
+        for parameter in _dense_parameters(model.module).values():
             parameter.data = parameter.data.to(dtype)  # .data, so that tied weights stay tied
         set_dtype(model.module, dtype)
         model.config.dtype = dtype
-        return StageReport(_layers(model), notes)
-
-    def _narrow_already(self, model: LanguageModel) -> str:
-        stored = str(model.dtype).removeprefix("torch.")
-        warning = f"changed nothing: the model is stored in {stored} already; dtype=float32 loads it wider"
-        if not model.is_meta:  # the check before a job walks through the stages too
-            log.warning("%s %s", type(self).__name__, warning)
-        return warning
 
     def _movement(self, module: nn.Module, parameters: dict[str, nn.Parameter], dtype: torch.dtype) -> dict[str, Any]:
-        """Round parameters; returns the relative error (Frobenius), and the nonzero ones that become zero."""
+        """Relative error (Frobenius) of rounding the parameters, and the nonzero ones that would become zero."""
         errors: dict[str, float] = {}
         zeroed: dict[str, int] = {}
         too_large = []
@@ -104,10 +120,9 @@ def _dense_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
     return {name: value for name, value in dense_parameters(module).items() if value.is_floating_point()}
 
 
-def _layers(model: LanguageModel) -> list[LayerReport]:
-    """The linear layers with their zeros, measured; on the meta device those planned before."""
+def _measured_layers(model: LanguageModel) -> list[LayerReport]:
+    """The linear layers with their zeros."""
     reports = []
     for name, layer in model.targets().items():
-        zeros = model.zeros.get(name, 0) if model.is_meta else zero_count(layer)
-        reports.append(LayerReport(name, weight_count(layer), zeros))
+        reports.append(LayerReport(name, weight_count(layer), zero_count(layer)))
     return reports

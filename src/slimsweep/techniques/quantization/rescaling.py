@@ -6,18 +6,21 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from slimsweep.blockwise.activations import Activations
 from slimsweep.blockwise.layerwise import LayerReport, progress, replace_weight, targets_by_block
 from slimsweep.blockwise.shared_inputs import refuse_inputs
+from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.linear.base import PackedLinear, kinds_of, linear_forms, weight_2d
 from slimsweep.linear.mask import removed as removed_of
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.scale_folding import Place, fold, query_key_rows, survey
 from slimsweep.numerics.parallel import parallel_map
-from slimsweep.techniques.quantization.base import Quantizer
+from slimsweep.techniques.base import Requirements, StageReport, Technique
+from slimsweep.techniques.layerwise import report_of
+from slimsweep.techniques.quantization.base import PackedStorage
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Inputs:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RescalingQuantizer(Quantizer):
+class RescalingQuantizer(PackedStorage, Technique):
     """A quantizer that first moves scales between activations and weights, which changes nothing until it rounds.
 
     Scales are chosen for all places of a block at once, from its unchanged weights, and folded in forward order. Layers
@@ -49,13 +52,20 @@ class RescalingQuantizer(Quantizer):
     another form, the place is left alone.
     """
 
-    needs_calibration: ClassVar[bool] = True
     merge: ClassVar[Callable[[Tensor, Tensor], Tensor]] = Tensor.add_
     """Function that merges the statistics of two batches."""
+
+    @property
+    def requirements(self) -> Requirements:
+        return Requirements(calibration=True)
 
     def rescales(self, place: Place) -> bool:
         """Whether a place is one of those this technique scales."""
         return True
+
+    @abstractmethod
+    def statistic(self, inputs: Float[Tensor, "token in"]) -> Tensor:
+        """Statistic of a layer's inputs; `merge` makes one of two batches'."""
 
     @abstractmethod
     def choose(
@@ -77,14 +87,12 @@ class RescalingQuantizer(Quantizer):
     ) -> PackedLinear:
         """The layer that stores a weight whose columns are scaled already."""
 
-    def walk(
-        self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int
-    ) -> list[LayerReport]:
+    def walk(self, model: LanguageModel, context: StageContext) -> StageReport:
         targets = self.targets(model)
         places, reasons = self.places(model, targets)
         blocks = targets_by_block(model, targets)
         last = max(index for index, layers in enumerate(blocks) if layers)
-        activations, reports = Activations(model, token_ids), []
+        activations, reports = Activations(model, context.batches), []
         for index, block in progress(model.blocks[: last + 1], type(self).__name__):
             layers = blocks[index]
             advances_early = self.inputs == "dense" or not layers
@@ -100,7 +108,7 @@ class RescalingQuantizer(Quantizer):
                 )
                 if not advances_early and index < last:
                     activations.advance(index)
-        return reports
+        return report_of(reports)
 
     def places(self, model: LanguageModel, targets: dict[str, nn.Module]) -> tuple[list[Place], dict[str, str]]:
         """Places that this technique scales, and for each targeted layer that no place reaches the reason."""

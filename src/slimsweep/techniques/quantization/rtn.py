@@ -9,11 +9,11 @@ from torch import Tensor
 
 from slimsweep.linear.uniform import IntegerLinear
 from slimsweep.numerics import uniform_grid
-from slimsweep.techniques.quantization.base import UniformQuantizer
+from slimsweep.techniques.quantization.base import Quantizer, UniformGrid
 
 
 @dataclass(frozen=True, kw_only=True)
-class RTN(UniformQuantizer):
+class RTN(UniformGrid, Quantizer):
     """Round to nearest on min-max grids. Source: arXiv:2210.17323, sec. 4 (its baseline RTN)."""
 
     version: ClassVar[int] = 2

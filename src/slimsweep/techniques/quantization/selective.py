@@ -12,22 +12,25 @@ from torch import Tensor, nn
 from slimsweep.blockwise import gradients as gradients_module
 from slimsweep.blockwise.fisher import fisher_diagonal, replaced
 from slimsweep.blockwise.layerwise import LayerReport, install_empty, progress, replace_weight, targets_by_block
+from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.checks import choice_faults, is_whole_number, number_faults
 from slimsweep.linear.base import layer_shape, value_bits, weight_2d
 from slimsweep.linear.mask import removed as removed_of
 from slimsweep.linear.uniform import IntegerLinear
 from slimsweep.models.language_model import LanguageModel
+from slimsweep.models.skeleton import Skeleton
 from slimsweep.numerics.bit_allocation import allocate
 from slimsweep.numerics.finite import non_finite_error
 from slimsweep.numerics.parallel import parallel_map
-from slimsweep.techniques.base import LayerwiseTechnique, StageReport
+from slimsweep.techniques.base import Requirements, StageReport, Technique
+from slimsweep.techniques.layerwise import report_of
 from slimsweep.techniques.quantization.base import (
     BITS,
     GROUP_SIZE,
-    Quantizer,
-    bits_per_weight,
+    PreservedSparsity,
     grid_faults,
     group_faults,
+    with_bits,
 )
 from slimsweep.techniques.quantization.rtn import RTN
 
@@ -38,7 +41,7 @@ PLANNED = "bits of each layer are planned without sensitivities; real weights me
 
 
 @dataclass(frozen=True, kw_only=True)
-class Selective(Quantizer):
+class Selective(PreservedSparsity, Technique):
     """Round each layer to the nearest levels of as many bits as lose least together, within `average_bits`.
 
     The budget is of code bits, so that an average of 4 compares with RTN at 4 bits and the same groups; scales and
@@ -53,7 +56,6 @@ class Selective(Quantizer):
     """
 
     version: ClassVar[int] = 2
-    needs_calibration: ClassVar[bool] = True
 
     average_bits: float | int
     """Most code bits for each targeted weight, on average over the weights. No default."""
@@ -90,35 +92,34 @@ class Selective(Quantizer):
         return [*faults, *grid_faults(BITS[0], self.group_size, self.grid)]
 
     @property
-    def uses_gradients(self) -> bool:
-        return self.measure == "fisher"
+    def requirements(self) -> Requirements:
+        return Requirements(calibration=True, gradients=self.measure == "fisher")
 
     def faults(self, skeleton: LanguageModel) -> list[str]:
         if self.measure == "loss" and not skeleton.module.can_generate():
             return ["measure=loss needs a language model, whose text is its own measure: set measure=fisher"]
         return super().faults(skeleton) or group_faults(self.targets(skeleton), self.group_size)
 
-    def form(self, shape: tuple[int, int]) -> None:
-        """None: forms differ between layers and are planned for all of them together, in `apply`."""
+    def apply(self, model: LanguageModel, context: StageContext) -> StageReport:
+        return _with_bits(self.walk(model, context), self.targets(model))
 
-    def apply(self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int) -> StageReport:
-        targets = self.targets(model)
-        planned = self._plan(model, targets) if model.is_meta else None
-        report = LayerwiseTechnique.apply(self, model, token_ids, seed)
-        if planned is not None:
-            report.notes.update(bits=planned, plan=PLANNED)
-        layers = [model.module.get_submodule(name) for name in targets]
-        weights = [math.prod(layer_shape(layer)) for layer in layers]
-        coded = sum(count * value_bits(layer) for count, layer in zip(weights, layers, strict=True))
-        report.notes.update(average_bits=coded / sum(weights), bits_per_weight=bits_per_weight(layers))
-        return report
+    def plan(self, skeleton: Skeleton) -> StageReport:
+        """Install empty layers; each bit is taken to quarter what a weight loses."""
+        targets = self.targets(skeleton)
+        sizes = {name: math.prod(layer_shape(layer)) for name, layer in targets.items()}
+        losses = {name: {bits: size / 4**bits for bits in self._rounded} for name, size in sizes.items()}
+        chosen = self._chosen(targets, losses)
+        for name, bits in chosen.items():
+            if bits != LEFT:
+                install_empty(skeleton, name, *self._rounding(bits).form(layer_shape(targets[name])))
+        report = super().plan(skeleton)
+        report.notes.update(bits=chosen, plan=PLANNED)
+        return _with_bits(report, self.targets(skeleton))
 
-    def walk(
-        self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int
-    ) -> list[LayerReport]:
+    def walk(self, model: LanguageModel, context: StageContext) -> StageReport:
         targets = self.targets(model)
         measured = self._estimated if self.measure == "fisher" else self._measured
-        sensitivity = measured(model, targets, token_ids)
+        sensitivity = measured(model, targets, context.batches)
         chosen = self._chosen(targets, sensitivity)
         reports = []
         for block, layers in zip(model.blocks, targets_by_block(model, targets), strict=True):
@@ -127,17 +128,16 @@ class Selective(Quantizer):
                     table = {str(bits): float(f"{value:.4g}") for bits, value in sensitivity[name].items()}
                     notes = {"bits": chosen[name], "sensitivity": table}
                     reports.append(self._store(model, name, chosen[name], notes))
-        return reports
+        return report_of(reports)
 
     def compress_layer(
         self,
         weight: Float[Tensor, "out in"],
-        prepared: int,
-        generator: torch.Generator | None = None,
+        bits: int,
         removed: Bool[Tensor, "out in"] | None = None,
     ) -> IntegerLinear:
-        """The layer that stores a weight in `prepared` bits."""
-        return self._rounding(prepared).compress_layer(weight, removed=removed)
+        """The layer that stores a weight in so many bits."""
+        return self._rounding(bits).compress_layer(weight, removed=removed)
 
     def _rounding(self, bits: int) -> RTN:
         return RTN(bits=bits, group_size=self.group_size, grid=self.grid, preserve_sparsity=self.preserve_sparsity)
@@ -210,16 +210,13 @@ class Selective(Quantizer):
         picked = allocate(sizes, bits, losses, self.average_bits)
         return {name: self.choices[index] for name, index in zip(targets, picked, strict=True)}
 
-    def _plan(self, model: LanguageModel, targets: dict[str, nn.Module]) -> dict[str, int]:
-        """Put empty layers in the places of a model of shapes; each bit is taken to quarter what a weight loses."""
-        sizes = {name: math.prod(layer_shape(layer)) for name, layer in targets.items()}
-        chosen = self._chosen(
-            targets, {n: {bits: size / 4**bits for bits in self._rounded} for n, size in sizes.items()}
-        )
-        for name, bits in chosen.items():
-            if bits != LEFT:
-                install_empty(model, name, *self._rounding(bits).form(layer_shape(targets[name])))
-        return chosen
+
+def _with_bits(report: StageReport, layers: dict[str, nn.Module]) -> StageReport:
+    """The report with the code bits that the layers have on average, and all that they store for a weight."""
+    weights = [math.prod(layer_shape(layer)) for layer in layers.values()]
+    coded = sum(count * value_bits(layer) for count, layer in zip(weights, layers.values(), strict=True))
+    report.notes["average_bits"] = coded / sum(weights)
+    return with_bits(report, layers)
 
 
 def _mean_loss(model: LanguageModel, token_ids: Int[Tensor, "sequence token"]) -> float:

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from slimsweep.blockwise.fisher import fisher_diagonal
 from slimsweep.blockwise.layerwise import LayerReport, replace_weight
+from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.checks import choice_faults, number_faults
 from slimsweep.linear.base import PackedLinear, weight_2d
 from slimsweep.linear.codebook import CodebookLinear
@@ -18,13 +19,15 @@ from slimsweep.models.language_model import LanguageModel
 from slimsweep.numerics import counts, masks
 from slimsweep.numerics.kmeans import EXACT_LEVELS, row_levels
 from slimsweep.numerics.parallel import parallel_map
-from slimsweep.techniques.quantization.base import BITS, Quantizer
+from slimsweep.techniques.base import Requirements, StageReport, Technique
+from slimsweep.techniques.layerwise import report_of
+from slimsweep.techniques.quantization.base import BITS, PackedStorage
 
 FRACTIONS = ("outlier_fraction", "sensitive_fraction")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SqueezeLLM(Quantizer):
+class SqueezeLLM(PackedStorage, Technique):
     """Cluster each row's weights by Fisher-weighted k-means; outliers and the most sensitive weights stay in bf16.
 
     `outlier_fraction` goes by magnitude over the layer, then `sensitive_fraction` by Fisher information; a removed
@@ -36,8 +39,6 @@ class SqueezeLLM(Quantizer):
     """
 
     version: ClassVar[int] = 2
-    needs_calibration: ClassVar[bool] = True
-    uses_gradients: ClassVar[bool] = True
 
     bits: int = 4
     """Bits of a code, each row having 2^bits levels: 2, 3, 4 or 8."""
@@ -57,21 +58,23 @@ class SqueezeLLM(Quantizer):
             faults += number_faults(name, getattr(self, name), "[0, 0.5]", "a fraction and not percent")
         return faults
 
+    @property
+    def requirements(self) -> Requirements:
+        return Requirements(calibration=True, gradients=True)
+
     def form(self, shape: tuple[int, int]) -> tuple[type[PackedLinear], dict[str, Any]]:
         return CodebookLinear, {"bits": self.bits, "outliers": sum(self._kept_apart(math.prod(shape)))}
 
-    def walk(
-        self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int
-    ) -> list[LayerReport]:
+    def walk(self, model: LanguageModel, context: StageContext) -> StageReport:
         targets = self.targets(model)
-        fisher = fisher_diagonal(model, list(targets), token_ids)
+        fisher = fisher_diagonal(model, list(targets), context.batches)
 
         def solve(name: str) -> LayerReport:
             layer = targets[name]
             packed = self.compress_layer(weight_2d(layer).float(), fisher.pop(name), removed=removed_of(layer))
             return replace_weight(model, name, packed)
 
-        return parallel_map(solve, targets, model.compute_device)
+        return report_of(parallel_map(solve, targets, model.compute_device))
 
     def compress_layer(
         self,

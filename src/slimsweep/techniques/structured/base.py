@@ -1,8 +1,8 @@
-"""Base of structured techniques: the ratio, the range of blocks, and the reports."""
+"""Bases of structured techniques: the ratio, the range of blocks, the plan on shapes alone, and the reports."""
 
 import logging
-from abc import abstractmethod
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -10,24 +10,26 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from slimsweep.blockwise.removal_walk import Choice, reduce_blocks, units_of
+from slimsweep.blockwise.removal_walk import Choice, Choose, reduce_blocks, units_of
+from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.checks import flag_faults, is_whole_number, number_faults, refuse
 from slimsweep.linear.base import kinds_of, linear_forms
 from slimsweep.models import anatomy
 from slimsweep.models.anatomy import HEADS, Units
 from slimsweep.models.language_model import LanguageModel, parameter_count
+from slimsweep.models.skeleton import Skeleton
 from slimsweep.numerics import counts
-from slimsweep.techniques.base import StageReport, Technique
+from slimsweep.techniques.base import Requirements, StageReport, Technique
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class StructuredTechnique(Technique):
-    """A technique that removes whole parts. A ratio is of what the model has when the stage begins.
+class PartRemoval(ABC):
+    """Mix-in of a technique that removes whole parts. A ratio is of what the model has when the stage begins.
 
-    On the meta device the same parts go in number, the last ones: which ones does not change any count as long as
-    all blocks have one shape.
+    A plan removes as many parts, the last ones: which ones does not change any count as long as all blocks have one
+    shape. Stands before Technique among the bases.
     """
 
     ratio: float | int
@@ -90,9 +92,19 @@ class StructuredTechnique(Technique):
         return [f"the default range leaves none of the {blocks} blocks: set blocks=[0,{blocks - 1}]"]
 
     @torch.no_grad()
-    def apply(self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int) -> StageReport:
+    def apply(self, model: LanguageModel, context: StageContext) -> StageReport:
+        """Remove parts in place."""
+        return self._reported(model, lambda: self.reduce(model, context))
+
+    @torch.no_grad()
+    def plan(self, skeleton: Skeleton) -> StageReport:
+        """Remove as many parts, the last ones."""
+        return self._reported(skeleton, lambda: self.plan_removal(skeleton))
+
+    def _reported(self, model: LanguageModel, remove: Callable[[], list[dict[str, Any]]]) -> StageReport:
+        """Report what a removal did to the parameters and the shape of a model."""
         before, shape = parameter_count(model.module), anatomy.shape_of(model)
-        details = self.reduce(model, token_ids, seed)
+        details = remove()
         after = parameter_count(model.module)
         notes = {
             "removed_parameters": before - after,
@@ -105,15 +117,17 @@ class StructuredTechnique(Technique):
         return StageReport([], notes | {"details": details})
 
     @abstractmethod
-    def reduce(
-        self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int
-    ) -> list[dict[str, Any]]:
+    def reduce(self, model: LanguageModel, context: StageContext) -> list[dict[str, Any]]:
         """Remove parts in place; returns what is worth knowing of each place."""
+
+    @abstractmethod
+    def plan_removal(self, skeleton: Skeleton) -> list[dict[str, Any]]:
+        """Remove as many parts from a skeleton, the last ones; returns what is known of each place."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class BlockwiseTechnique(StructuredTechnique):
-    """A structured technique that removes heads or neurons within blocks, which may be repaired."""
+class UnitRemoval(PartRemoval):
+    """Mix-in of a technique that removes heads or neurons within blocks, which may be repaired."""
 
     version: ClassVar[int] = 2
 
@@ -124,20 +138,11 @@ class BlockwiseTechnique(StructuredTechnique):
         return super()._bad_values() + flag_faults("repair", self.repair)
 
     @property
-    def needs_calibration(self) -> bool:
-        return self.looks or self.repair
-
-    @property
-    def looks(self) -> bool:
-        """Whether `choose` needs the Gram matrix of the inputs of each reader."""
-        return False
-
-    @property
     @abstractmethod
     def kinds(self) -> tuple[str, ...]:
         """Kinds of units removed from each block, in order."""
 
-    def plan(self, model: LanguageModel) -> dict[int, tuple[str, ...]]:
+    def kinds_by_block(self, model: LanguageModel) -> dict[int, tuple[str, ...]]:
         """Kinds of units to remove by block."""
         return dict.fromkeys(self.block_range(model), self.kinds)
 
@@ -152,7 +157,7 @@ class BlockwiseTechnique(StructuredTechnique):
         """One line where only heads may go and each block has a single key/value head, which must stay."""
         if not self.ratio or self.kinds != (HEADS,):
             return []
-        units = [anatomy.heads(skeleton, index) for index in self.plan(skeleton)]
+        units = [anatomy.heads(skeleton, index) for index in self.kinds_by_block(skeleton)]
         if max(len(groups) for groups in units) > 1:
             return []
         head = "key/value head that all its query heads read" if units[0].members > 1 else "attention head"
@@ -167,7 +172,9 @@ class BlockwiseTechnique(StructuredTechnique):
             return faults
         for kind in self.kinds:
             sizes = {
-                index: units_of(skeleton, kind, index) for index, kinds in self.plan(skeleton).items() if kind in kinds
+                index: units_of(skeleton, kind, index)
+                for index, kinds in self.kinds_by_block(skeleton).items()
+                if kind in kinds
             }
             empty = [index for index, units in sizes.items() if self.removed_count(units) >= len(units)]
             if empty:
@@ -178,12 +185,43 @@ class BlockwiseTechnique(StructuredTechnique):
                 )
         return faults
 
+    def remove_chosen(
+        self, model: LanguageModel, choose: Choose, token_ids: Int[Tensor, "sequence token"] | None
+    ) -> list[dict[str, Any]]:
+        """Remove what `choose` names, block by block, with repair; text is given where the Gram matrix is needed."""
+        title = type(self).__name__
+        return reduce_blocks(model, self.kinds_by_block(model), choose, token_ids, self.repair, title)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockwiseTechnique(UnitRemoval, Technique):
+    """A technique that chooses heads or neurons to remove block by block: a subclass writes `kinds` and `choose`."""
+
+    @property
+    def requirements(self) -> Requirements:
+        return Requirements(calibration=self.looks or self.repair)
+
+    @property
+    def looks(self) -> bool:
+        """Whether `choose` needs the Gram matrix of the inputs of each reader."""
+        return False
+
     @abstractmethod
     def choose(self, index: int, units: Units, second_moment: Float[Tensor, "in in"] | None) -> Choice:
-        """Choose the units of a block to remove; on the meta device any in the right number."""
+        """Choose the units of a block to remove."""
 
-    def reduce(
-        self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int
-    ) -> list[dict[str, Any]]:
-        title = type(self).__name__
-        return reduce_blocks(model, self.plan(model), self.choose, token_ids, self.looks, self.repair, title)
+    def reduce(self, model: LanguageModel, context: StageContext) -> list[dict[str, Any]]:
+        return self.remove_chosen(model, self.choose, context.batches if self.requirements.calibration else None)
+
+    def plan_removal(self, skeleton: Skeleton) -> list[dict[str, Any]]:
+        return self.remove_chosen(skeleton, lambda _, units, __: last_units(units, self.removed_count(units)), None)
+
+
+def last_units(units: Units, count: int) -> Choice:
+    """The last units of a block, for plans."""
+    return Choice(range(len(units) - count, len(units)))
+
+
+def last_first(units: Units) -> Float[Tensor, " unit"]:
+    """Made-up scores for plans, by which the last unit goes first."""
+    return -torch.arange(len(units), dtype=torch.float32)

@@ -80,8 +80,6 @@ class Glu(BlockwiseTechnique):
 
     def choose(self, index: int, units: Units, second_moment: Float[Tensor, "in in"] | None) -> Choice:
         gate, up, down = units.slots
-        if gate.module.weight.is_meta:
-            return Choice(range(len(units) - self.removed_count(units), len(units)))
         rows = [weight_2d(slot.module)[slot.index.flatten()].float() for slot in (gate, up)]
         if self.importance == "peak_to_peak":
             scores = sum(row.amax(dim=1) - row.amin(dim=1) for row in rows)

@@ -8,20 +8,23 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from slimsweep.blockwise.gradients import loss
-from slimsweep.blockwise.removal_walk import Choice, lowest_units, lowest_units_overall, reduce_blocks
+from slimsweep.blockwise.removal_walk import Choice, lowest_units, lowest_units_overall
+from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.checks import choice_faults
 from slimsweep.models import anatomy
 from slimsweep.models.anatomy import HEADS, Units
 from slimsweep.models.language_model import LanguageModel
+from slimsweep.models.skeleton import Skeleton
 from slimsweep.numerics import counts
-from slimsweep.techniques.structured.base import BlockwiseTechnique
+from slimsweep.techniques.base import Requirements, Technique
+from slimsweep.techniques.structured.base import UnitRemoval, last_first
 
 IMPORTANCES = ("taylor", "confidence")
 RANKINGS = ("global", "local")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Heads(BlockwiseTechnique):
+class Heads(UnitRemoval, Technique):
     """Prune attention heads of encoders and decoders; under grouped queries, whole key/value groups.
 
     Removes floor(ratio x heads) of all blocks together (`global`) or of each (`local`); every block keeps one unit.
@@ -41,12 +44,8 @@ class Heads(BlockwiseTechnique):
         return faults + choice_faults("ranking", [self.ranking], RANKINGS)
 
     @property
-    def needs_calibration(self) -> bool:
-        return True
-
-    @property
-    def uses_gradients(self) -> bool:
-        return self.importance == "taylor"
+    def requirements(self) -> Requirements:
+        return Requirements(calibration=True, gradients=self.importance == "taylor")
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -75,32 +74,30 @@ class Heads(BlockwiseTechnique):
             self.ratio, sum(len(block_units) * block_units.members for block_units in units), units[0].members
         )
 
-    def choose(self, index: int, units: Units, second_moment: Float[Tensor, "in in"] | None) -> Choice:
-        raise TypeError("chosen for all blocks together, in `reduce`")
-
-    def reduce(
-        self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int
-    ) -> list[dict[str, Any]]:
-        units = {index: anatomy.heads(model, index) for index in self.block_range(model)}
-        if model.is_meta:
-            scores = {
-                index: -torch.arange(len(block_units), dtype=torch.float32) for index, block_units in units.items()
-            }
-        elif self.importance == "taylor":
-            scores = gate_gradients(model, units, token_ids)
-        else:
-            scores = confidences(model, units, token_ids)
-        if self.ranking == "global":
-            removed = lowest_units_overall(scores, self._total(list(units.values())))
-        else:
-            removed = {
-                index: lowest_units(values, self.removed_count(units[index])) for index, values in scores.items()
-            }
+    def reduce(self, model: LanguageModel, context: StageContext) -> list[dict[str, Any]]:
+        units = self._units(model)
+        measure = gate_gradients if self.importance == "taylor" else confidences
+        scores = measure(model, units, context.batches)
+        removed = self._ranked(units, scores)
 
         def choose(index: int, _units: Units, _seen: Tensor | None) -> Choice:
             return Choice(removed[index], {"scores": [round(float(score), 6) for score in scores[index]]})
 
-        return reduce_blocks(model, self.plan(model), choose, token_ids, False, self.repair, type(self).__name__)
+        return self.remove_chosen(model, choose, context.batches if self.repair else None)
+
+    def plan_removal(self, skeleton: Skeleton) -> list[dict[str, Any]]:
+        units = self._units(skeleton)
+        removed = self._ranked(units, {index: last_first(block_units) for index, block_units in units.items()})
+        return self.remove_chosen(skeleton, lambda index, _, __: Choice(removed[index]), None)
+
+    def _units(self, model: LanguageModel) -> dict[int, Units]:
+        return {index: anatomy.heads(model, index) for index in self.block_range(model)}
+
+    def _ranked(self, units: dict[int, Units], scores: dict[int, Float[Tensor, " unit"]]) -> dict[int, list[int]]:
+        """The lowest units of each block, ranked in it or in all together."""
+        if self.ranking == "global":
+            return lowest_units_overall(scores, self._total(list(units.values())))
+        return {index: lowest_units(values, self.removed_count(units[index])) for index, values in scores.items()}
 
 
 def gate_gradients(

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -12,18 +12,21 @@ from slimsweep.blockwise.activations import Activations
 from slimsweep.blockwise.gradients import loss
 from slimsweep.blockwise.layerwise import progress
 from slimsweep.blockwise.removal_walk import lowest_units
+from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.checks import choice_faults, whole_number_faults
 from slimsweep.models.anatomy import shape_of
 from slimsweep.models.language_model import LanguageModel
+from slimsweep.models.skeleton import Skeleton
 from slimsweep.models.surgery import remove_blocks
 from slimsweep.numerics import counts
-from slimsweep.techniques.structured.base import StructuredTechnique
+from slimsweep.techniques.base import Requirements, Technique
+from slimsweep.techniques.structured.base import PartRemoval
 
 IMPORTANCES = ("block_influence", "perplexity")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layers(StructuredTechnique):
+class Layers(PartRemoval, Technique):
     """Prune depth: floor(ratio x blocks) blocks go.
 
     `block_influence` is 1 - the mean cosine between a block's input and output over tokens; `perplexity` that of the
@@ -31,8 +34,6 @@ class Layers(StructuredTechnique):
 
     Source: block influence: arXiv:2403.03853, eq. 1; perplexity: Shortened LLaMA, arXiv:2402.02834, sec. 3.2.
     """
-
-    needs_calibration: ClassVar[bool] = True
 
     importance: str = "block_influence"
     """`block_influence` (one pass) or `perplexity` (one pass for each block)."""
@@ -46,6 +47,10 @@ class Layers(StructuredTechnique):
         for name in ("protect_first", "protect_last"):
             faults += whole_number_faults(name, getattr(self, name), least=0)
         return faults
+
+    @property
+    def requirements(self) -> Requirements:
+        return Requirements(calibration=True)
 
     def default_layers(self, blocks: int) -> tuple[int, int]:
         return self.protect_first, blocks - self.protect_last - 1
@@ -76,22 +81,17 @@ class Layers(StructuredTechnique):
             )
         return faults
 
-    def reduce(
-        self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int
-    ) -> list[dict[str, Any]]:
+    def plan_removal(self, skeleton: Skeleton) -> list[dict[str, Any]]:
+        free, count = list(self.block_range(skeleton)), self._count(skeleton)
+        differ = len(set(shape_of(skeleton).blocks)) > 1
+        remove_blocks(skeleton, free[len(free) - count :])
+        note = {"note": "blocks differ, and which go is not known without weights: the last were taken"}
+        return [{"kind": "blocks", "removed": count} | (note if differ else {})]
+
+    def reduce(self, model: LanguageModel, context: StageContext) -> list[dict[str, Any]]:
         free, count = list(self.block_range(model)), self._count(model)
-        if model.is_meta:
-            shape = shape_of(model)
-            remove_blocks(model, free[len(free) - count :])
-            differ = len(set(shape.blocks)) > 1
-            note = (
-                {"note": "blocks differ, and which go is not known without weights: the last were taken"}
-                if differ
-                else {}
-            )
-            return [{"kind": "blocks", "removed": count, **note}]
         measure = block_influence if self.importance == "block_influence" else loss_without
-        scores = measure(model, token_ids)
+        scores = measure(model, context.batches)
         removed = sorted(free[place] for place in lowest_units(scores[free], count))
         remove_blocks(model, removed)
         return [{"kind": "blocks", "removed": count, "blocks": removed, "scores": [float(score) for score in scores]}]

@@ -1,6 +1,7 @@
 """Remove coupled parts: heads and neurons of a range of blocks, or residual channels everywhere."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,26 +13,31 @@ from slimsweep.blockwise.removal_walk import (
     Choice,
     lowest_units,
     lowest_units_overall,
-    reduce_blocks,
     units_of,
 )
+from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.checks import choice_faults
 from slimsweep.models import anatomy
 from slimsweep.models.anatomy import HEADS, NEURONS, Units
 from slimsweep.models.language_model import LanguageModel
+from slimsweep.models.skeleton import Skeleton
 from slimsweep.models.surgery import remove
 from slimsweep.numerics import counts
+from slimsweep.techniques.base import Requirements, Technique
 from slimsweep.techniques.structured import importance
-from slimsweep.techniques.structured.base import BlockwiseTechnique
+from slimsweep.techniques.structured.base import UnitRemoval, last_first
 
 LEVELS = ("block", "channel")
 IMPORTANCES = ("taylor", "l1", "l2", "random")
 RANKINGS = ("local", "global")
 KEPT_FIRST, KEPT_LAST = 4, 2
 
+Measure = Callable[[list[Units]], list[Float[Tensor, " unit"]]]
+"""Scores of the units of some places, of the model as it is now."""
+
 
 @dataclass(frozen=True, kw_only=True)
-class LLMPruner(BlockwiseTechnique):
+class LLMPruner(UnitRemoval, Technique):
     """Prune groups of weights that depend on each other.
 
     Level `block` removes heads (whole key/value groups) and MLP neurons of a range of blocks, level `channel`
@@ -82,16 +88,9 @@ class LLMPruner(BlockwiseTechnique):
         return faults
 
     @property
-    def uses_seed(self) -> bool:
-        return self.importance == "random"
-
-    @property
-    def needs_calibration(self) -> bool:
-        return self.importance == "taylor" or self.repair
-
-    @property
-    def uses_gradients(self) -> bool:
-        return self.importance == "taylor"
+    def requirements(self) -> Requirements:
+        is_taylor = self.importance == "taylor"
+        return Requirements(calibration=is_taylor or self.repair, gradients=is_taylor, seed=self.importance == "random")
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -112,47 +111,53 @@ class LLMPruner(BlockwiseTechnique):
         most = math.floor(10_000 * (1 - 1 / width)) / 10_000
         return [f"ratio={self.ratio:g} leaves no channel of {width}: give at most {most:g}"]
 
-    def reduce(
-        self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, seed: int
-    ) -> list[dict[str, Any]]:
-        generator = torch.Generator().manual_seed(seed)
+    def reduce(self, model: LanguageModel, context: StageContext) -> list[dict[str, Any]]:
+        generator = torch.Generator().manual_seed(context.seed)
+
+        def measure(units: list[Units]) -> list[Float[Tensor, " unit"]]:
+            return self._scores(model, units, context.batches, generator)
+
+        text = context.batches if self.repair else None
         if self.level == "channel":
-            return self._reduce_channels(model, token_ids, generator)
-        plan = self.plan(model)
+            return self._remove_channels(model, measure)
+        return self._remove_units(model, measure, self.ranking, text)
+
+    def plan_removal(self, skeleton: Skeleton) -> list[dict[str, Any]]:
+        def measure(units: list[Units]) -> list[Float[Tensor, " unit"]]:
+            return [last_first(place_units) for place_units in units]
+
+        if self.level == "channel":
+            return self._remove_channels(skeleton, measure)
+        return self._remove_units(skeleton, measure, "local", None)
+
+    def _remove_units(
+        self,
+        model: LanguageModel,
+        measure: Measure,
+        ranking: str,
+        token_ids: Int[Tensor, "sequence token"] | None,
+    ) -> list[dict[str, Any]]:
+        """Remove heads and neurons in steps, each measured anew."""
         totals = {
             (index, kind): self.removed_count(units_of(model, kind, index))
-            for index, kinds in plan.items()
+            for index, kinds in self.kinds_by_block(model).items()
             for kind in kinds
         }
         entries = []
         for step in range(1, self.steps + 1):
             due = {place: counts.share_of_step(total, step, self.steps) for place, total in totals.items()}
-            removed = self._ranked(model, due, token_ids, generator)
-            entries += reduce_blocks(
-                model,
-                plan,
-                lambda i, units, _, removed=removed: Choice(removed[i, units.kind]),
-                token_ids,
-                False,
-                self.repair,
-                type(self).__name__,
+            units = {(index, kind): units_of(model, kind, index) for index, kind in due}
+            removed = self._ranked(dict(zip(units, measure(list(units.values())), strict=True)), due, ranking)
+            entries += self.remove_chosen(
+                model, lambda i, units, _, removed=removed: Choice(removed[i, units.kind]), token_ids
             )
         return entries
 
-    def choose(self, index: int, units: Units, second_moment: Float[Tensor, "in in"] | None) -> Choice:
-        raise TypeError("chosen for all blocks together, in `reduce`")
-
     def _ranked(
-        self,
-        model: LanguageModel,
-        due: dict[tuple[int, str], int],
-        token_ids: Int[Tensor, "sequence token"] | None,
-        generator: torch.Generator,
+        self, scores: dict[tuple[int, str], Float[Tensor, " unit"]], due: dict[tuple[int, str], int], ranking: str
     ) -> dict[tuple[int, str], list[int]]:
         """The units to remove now, by block and kind."""
-        units = {(index, kind): units_of(model, kind, index) for index, kind in due}
-        scores = dict(zip(units, self._scores(model, list(units.values()), token_ids, generator), strict=True))
-        if self.ranking == "local" or model.is_meta:
+        if ranking == "local":
             return {place: lowest_units(values, due[place]) for place, values in scores.items()}
         removed = {}
         for kind in self.kinds:
@@ -167,8 +172,6 @@ class LLMPruner(BlockwiseTechnique):
         token_ids: Int[Tensor, "sequence token"] | None,
         generator: torch.Generator,
     ) -> list[Float[Tensor, " unit"]]:
-        if model.is_meta:
-            return [-torch.arange(len(place_units), dtype=torch.float32) for place_units in units]
         if self.importance == "taylor":
             return importance.taylor_scores(model, units, token_ids, self.order, self.taylor, self.aggregate)
         if self.importance == "random":
@@ -176,13 +179,12 @@ class LLMPruner(BlockwiseTechnique):
         power = 1 if self.importance == "l1" else 2
         return [importance.norm_scores(place_units, power, self.aggregate) for place_units in units]
 
-    def _reduce_channels(
-        self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"] | None, generator: torch.Generator
-    ) -> list[dict[str, Any]]:
+    def _remove_channels(self, model: LanguageModel, measure: Measure) -> list[dict[str, Any]]:
+        """Remove residual channels in steps, each measured anew."""
         before = anatomy.channel_count(model)
         total = before - counts.kept_count(self.ratio, before)
         for step in range(1, self.steps + 1):
             units = anatomy.channels(model)
-            (scores,) = self._scores(model, [units], token_ids, generator)
+            (scores,) = measure([units])
             remove(model, units, lowest_units(scores, counts.share_of_step(total, step, self.steps)))
         return [{"kind": anatomy.CHANNELS, "before": before, "removed": total}]

@@ -59,8 +59,8 @@ class Qap(BlockwiseTechnique):
 
     def choose(self, index: int, units: Units, second_moment: Float[Tensor, "in in"] | None) -> Choice:
         count = self.removed_count(units)
-        if second_moment is None or not count:
-            return Choice(range(len(units) - count, len(units)))
+        if not count:
+            return Choice(())
         weight = weight_2d(units.reader.module).double()
         costs = pairwise_exchange.interaction(weight, second_moment.double(), units.reader.index)
         subject = f"What ranks the {units.kind} of {units.reader.name} is not finite"

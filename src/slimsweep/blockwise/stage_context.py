@@ -1,0 +1,42 @@
+"""Everything that a stage is given beside the model: calibration data, chance, statistics of earlier jobs."""
+
+import hashlib
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from slimsweep.blockwise.layer_method import InputStatistic
+from slimsweep.blockwise.shared_inputs import Shared
+
+
+@runtime_checkable
+class KeptStatistics(Protocol):
+    """Calibration statistics that are kept between jobs, for one stage."""
+
+    def of(self, method: InputStatistic, layers: dict[str, int]) -> AbstractContextManager[Shared]:
+        """Open statistics of a method's layers, to read or to write.
+
+        Args:
+            layers: their names and input widths.
+        """
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """Everything a stage is given beside the model. Nothing of a job is stored on the model."""
+
+    batches: Int[Tensor, "sequence token"] | None = None
+    """Token ids of the calibration text; None where no technique of the chain looks at text."""
+    seed: int = 0
+    """Seed of everything that the stage draws."""
+    statistics: KeptStatistics | None = None
+    """Sums over dense inputs of layers, kept between jobs; None keeps nothing."""
+
+    def generator(self, name: str) -> torch.Generator:
+        """Chance of one layer or part, whichever come before it and wherever it lies."""
+        digest = hashlib.sha256(f"{self.seed} {name}".encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))

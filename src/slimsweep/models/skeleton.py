@@ -1,0 +1,32 @@
+"""The shape of a model without weights, which techniques plan on."""
+
+from dataclasses import dataclass, field
+
+from slimsweep.models.language_model import LanguageModel
+
+
+@dataclass(kw_only=True, eq=False)
+class Skeleton(LanguageModel):
+    """A model on the meta device, with the zeros that planned stages would leave in it."""
+
+    zeros: dict[str, int] = field(default_factory=dict)
+    """Planned zeros by full name of the linear layer."""
+
+    def copy(self) -> "Skeleton":
+        copied = super().copy()
+        copied.zeros = dict(self.zeros)
+        return copied
+
+    def resize_zeros(self, name: str, kept: int, before: int) -> None:
+        """Keep the planned zeros of `kept` rows or columns out of `before`; zeros are taken as evenly spread."""
+        if name in self.zeros:
+            self.zeros[name] = self.zeros[name] * kept // before
+
+    def move_zeros(self, renamed: dict[str, str]) -> None:
+        """Give planned zeros the new names of their blocks, by the old; zeros of other blocks go."""
+        self.zeros = {
+            f"{renamed[block]}{layer[len(block) :]}": zeros
+            for layer, zeros in self.zeros.items()
+            for block in renamed
+            if layer.startswith(f"{block}.")
+        }
