@@ -1,16 +1,22 @@
 import pytest
 import torch
+from family_shapes import FIXED_HEADS, FOUR_TIMES, GATED, GROUPED, HEAD_WIDTHS
 from reductions import EVERY, logits, loud
 
 from slimsweep.models import anatomy
 from slimsweep.models.anatomy import IN, OUT, BlockShape
 from slimsweep.models.surgery import remove
 
-GROUPED = {name for name, shape in EVERY.items() if "num_key_value_heads" in shape}
-POOLED_OUTPUTS = {  # as wide as the residual, and not part of it: parameter, axis
+NOT_RESIDUAL = {  # as wide as the residual, and not part of it: parameter, axis
     "bert": {("bert.pooler.dense.weight", 0), ("bert.pooler.dense.bias", 0), ("classifier.weight", 1)},
     "roberta": {("classifier.dense.weight", 0), ("classifier.dense.bias", 0), ("classifier.out_proj.weight", 1)},
     "distilbert": {("pre_classifier.weight", 0), ("pre_classifier.bias", 0), ("classifier.weight", 1)},
+    "falcon": {  # two query heads of width 8, their key, their value
+        (f"transformer.h.{index}.self_attention.query_key_value.{part}", 0)
+        for index in (0, 1)
+        for part in ("weight", "bias")
+    },
+    "bloom": {(f"transformer.h.{index}.self_attention.dense.weight", 1) for index in (0, 1)},  # four heads of 8
 }
 
 
@@ -37,7 +43,7 @@ def changed_columns(before, after):
 
 @pytest.mark.parametrize("name", EVERY)
 def test_the_shape_is_that_of_the_config(load, name):
-    neurons = 128 if name == "gpt2" else 48  # four times the width where its config says nothing
+    neurons = 128 if name in FOUR_TIMES else 48
     block = BlockShape(heads=4, key_value_heads=2 if name in GROUPED else 4, neurons=neurons)
     shape = anatomy.shape_of(load(name))
     assert shape.channels == 32
@@ -82,7 +88,10 @@ def test_a_unit_reaches_its_own_columns_of_the_reader_and_no_others(load, name):
             before = weight.clone()
             rows = weight if isinstance(slot.module, torch.nn.Linear) else weight.T
             rows[slot.index[1]] += torch.linspace(-1, 1, rows.shape[1])
-            assert changed_columns(clean, reader_inputs(model, units)) == set(units.reader.index[1].tolist())
+            expected = units.reader.index[1]
+            if units.norms and slot is not units.slots[2]:  # a norm spreads what changes in one query or key
+                expected = units.reader.index
+            assert changed_columns(clean, reader_inputs(model, units)) == set(expected.flatten().tolist())
             weight.copy_(before)
 
 
@@ -98,18 +107,20 @@ def test_a_head_goes_with_the_queries_that_read_its_keys(load, name):
 
 
 def four_slots(units):
-    """Queries, keys, values and reader; GPT-NeoX has the first three in one table, head after head."""
+    """Queries, keys, values and reader; some families have the first three in one table, group after group."""
     if len(units.slots) == 4:
         return units.slots
     fused, reader = units.slots
-    parts = [anatomy.Slot(fused.name, fused.module, OUT, part) for part in fused.index.chunk(3, dim=1)]
+    width = fused.index.shape[1] // (units.members + 2)
+    split = fused.index.split([units.members * width, width, width], dim=1)
+    parts = [anatomy.Slot(fused.name, fused.module, OUT, part) for part in split]
     return [*parts, reader]
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_the_gate_comes_first_where_there_is_one(load, name):
     model = load(name)
-    is_gated = name in GROUPED
+    is_gated = name in GATED
     assert anatomy.is_gated(model) == is_gated
     if not is_gated:
         return
@@ -132,13 +143,13 @@ def residual_axes(name, model):
         for axis, size in enumerate(values.shape)
         if size == 32
     }
-    return axes - POOLED_OUTPUTS.get(name, set())
+    return axes - NOT_RESIDUAL.get(name, set())
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_channels_are_every_parameter_axis_of_residual_width(load, name):
-    model = load(name, **({"head_dim": 12} if name in GROUPED else {}))
-    for index in (0, 1):
+    model = load(name, **({"head_dim": 12} if name in HEAD_WIDTHS else {}))
+    for index in (0, 1) if name not in FIXED_HEADS else ():
         remove(model, anatomy.heads(model, index), [0])  # no inner width is the residual's now
     axes = residual_axes(name, model)
     before = dict(model.copy().module.named_parameters(remove_duplicate=False))

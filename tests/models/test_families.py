@@ -136,6 +136,7 @@ def test_saved_models_reload_with_equal_weights(load, name, tmp_path):
 
 def test_only_gemma_wants_a_bos_in_every_window():
     assert {name for name, family in families().items() if family.bos_every_window} == {
+        "gemma",
         "gemma2",
         "gemma3_text",
     }

@@ -10,6 +10,12 @@ CPU = torch.device("cpu")
 FAMILIES = [*DECODERS, *ENCODERS]
 POST_NORM_OPT = DECODERS["opt"] | {"do_layer_norm_before": False}
 PLACES = {  # by block: what a norm, the values and the neurons make
+    "olmo2": 2,  # no norm before attention and MLP
+    "starcoder2": 3,
+    "phi": 2,
+    "gptj": 2,
+    "falcon": 3,
+    "bloom": 3,
     "gpt2": 3,
     "gpt_neox": 3,
     "bert": 1,

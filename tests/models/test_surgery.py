@@ -1,8 +1,8 @@
 import pytest
 import torch
 from conftest import meta_model
-from family_shapes import DECODERS, ENCODERS
-from reductions import EVERY, logits, loud, remove_units, token_ids, uneven
+from family_shapes import DECODERS, ENCODERS, FIXED_HEADS
+from reductions import EVERY, WITHOUT_HEADS, logits, loud, remove_units, token_ids, uneven
 from torch import nn
 
 from slimsweep.models import anatomy, surgery
@@ -10,7 +10,7 @@ from slimsweep.models.anatomy import BlockShape, Shape
 from slimsweep.models.language_model import parameter_count
 from slimsweep.models.skeleton import Skeleton
 
-TIED = ["qwen2", "gemma2", "gemma3_text", "opt", "gpt2"]
+TIED = ["qwen2", "smollm3", "starcoder2", "falcon", "bloom", "gemma", "gemma2", "gemma3_text", "opt", "gpt2"]
 
 
 @pytest.fixture
@@ -32,7 +32,8 @@ def test_a_model_without_units_equals_one_with_the_units_masked(load, name):
     dense = logits(model)
     gone = {"heads": [[0], [1]], "neurons": [[0, 3, 47], [11]]}
     for index in (0, 1):
-        surgery.mask(anatomy.heads(masked, index), gone["heads"][index])
+        if name not in FIXED_HEADS:
+            surgery.mask(anatomy.heads(masked, index), gone["heads"][index])
         surgery.mask(anatomy.neurons(masked, index), gone["neurons"][index])
     remove_units(model, **gone)
     assert parameter_count(model.module) < parameter_count(masked.module)
@@ -40,8 +41,9 @@ def test_a_model_without_units_equals_one_with_the_units_masked(load, name):
     assert (logits(model) - dense).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("kind", ["heads", "neurons"])
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize(
+    ("name", "kind"), [*((name, "heads") for name in WITHOUT_HEADS), *((name, "neurons") for name in EVERY)]
+)
 def test_one_unit_that_goes_leaves_what_masking_it_leaves(load, name, kind):
     model, masked = load(name), load(name)
     surgery.mask(getattr(anatomy, kind)(masked, 1), [1])
@@ -60,7 +62,7 @@ def test_what_stays_keeps_its_order_and_bits(load, name, kind):
     after = parameters(model)
     old, new = (part[f"{reader}.weight"] if name == "gpt2" else part[f"{reader}.weight"].T for part in (before, after))
     assert torch.equal(new, torch.cat([old[:width], old[2 * width :]]))
-    reduced = {slot.name for slot in units.slots}
+    reduced = {slot.name for slot in (*units.slots, *units.norms)}
     untouched = [parameter for parameter in before if parameter.rpartition(".")[0] not in reduced]
     assert len(untouched) > len(before) / 2
     for parameter in [*untouched, *({f"{reader}.bias"} & before.keys())]:
@@ -145,7 +147,9 @@ def test_generation_with_a_cache_equals_that_without(load, name):
 
 @pytest.mark.parametrize("name", DECODERS)
 def test_a_removed_block_passes_its_input_on(load, name):
-    layers = {"n_layer" if name == "gpt2" else "num_hidden_layers": 3}
+    layers = {"n_layer" if "n_layer" in DECODERS[name] else "num_hidden_layers": 3}
+    if name == "smollm3":
+        layers["no_rope_layers"] = [1, 0, 1]
     if name == "gemma3_text":
         layers["layer_types"] = ["sliding_attention", "full_attention", "sliding_attention"]
     model, bypassed = load(name, **layers), load(name, **layers)

@@ -18,6 +18,18 @@ DECODERS = {
     "mistral": {"model_type": "mistral", **LLAMA_LIKE, "sliding_window": 8},
     "qwen2": {"model_type": "qwen2", **LLAMA_LIKE, "tie_word_embeddings": True},
     "qwen3": {"model_type": "qwen3", **LLAMA_LIKE, "head_dim": 16},
+    "smollm3": {"model_type": "smollm3", **LLAMA_LIKE, "no_rope_layers": [1, 0], "bos_token_id": 1, "eos_token_id": 2},
+    "granite": {
+        "model_type": "granite",
+        **LLAMA_LIKE,
+        "embedding_multiplier": 3.0,
+        "attention_multiplier": 0.2,
+        "residual_multiplier": 0.4,
+        "logits_scaling": 5.0,
+    },
+    "olmo2": {"model_type": "olmo2", **LLAMA_LIKE, "rms_norm_eps": 1e-12},  # masked and removed heads differ by it
+    "stablelm": {"model_type": "stablelm", **LLAMA_LIKE, "use_qkv_bias": True},
+    "gemma": {"model_type": "gemma", **LLAMA_LIKE, "head_dim": 16},
     "gemma2": {"model_type": "gemma2", **GEMMA_LIKE, "sliding_window": 8},
     "gemma3_text": {
         "model_type": "gemma3_text",
@@ -26,6 +38,39 @@ DECODERS = {
         "layer_types": ["sliding_attention", "full_attention"],
     },
     "phi3": {"model_type": "phi3", **LLAMA_LIKE},
+    "starcoder2": {"model_type": "starcoder2", **LLAMA_LIKE, "bos_token_id": 1, "eos_token_id": 2},
+    "phi": {"model_type": "phi", **LLAMA_LIKE, "num_key_value_heads": 4},
+    "gptj": {
+        "model_type": "gptj",
+        "vocab_size": 260,
+        "n_embd": 32,
+        "n_inner": 48,
+        "n_layer": 2,
+        "n_head": 4,
+        "n_positions": 128,
+        "rotary_dim": 4,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    },
+    "falcon": {
+        "model_type": "falcon",
+        "vocab_size": 260,
+        "hidden_size": 32,
+        "ffn_hidden_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_kv_heads": 2,
+        "new_decoder_architecture": True,
+        "max_position_embeddings": 128,
+        "bias": True,
+    },
+    "bloom": {
+        "model_type": "bloom",
+        "vocab_size": 260,
+        "hidden_size": 32,
+        "n_layer": 2,
+        "n_head": 4,
+    },
     "opt": {
         "model_type": "opt",
         "vocab_size": 260,
@@ -84,11 +129,32 @@ ENCODERS = {
         "max_position_embeddings": 128,
     },
 }
+FIXED_HEADS = {"bloom"}
+"""ALiBi: a table of slopes for all blocks, so that none can lose heads."""
+UNGATED = {"starcoder2", "phi", "gptj", "falcon", "bloom", "opt", "gpt2", "gpt_neox"}
+GATED = [name for name in DECODERS if name not in UNGATED]
+GROUPED = {
+    name for name, shape in DECODERS.items() if 2 in (shape.get("num_key_value_heads"), shape.get("num_kv_heads"))
+}
+HEAD_WIDTHS = {name for name in GROUPED if name not in ("stablelm", "falcon")}
+"""Families whose config has a width of heads of its own."""
+FOUR_TIMES = {"gpt2", "bloom"}
+"""Shapes above that leave the number of neurons to the residual width."""
 BLOCK_LINEARS = {  # in order of definition
     "llama": "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj",
     "mistral": "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj",
     "qwen2": "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj",
     "qwen3": "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj",
+    "smollm3": "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj",
+    "granite": "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj",
+    "olmo2": "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj",
+    "stablelm": "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj",
+    "starcoder2": "q_proj k_proj v_proj o_proj c_fc c_proj",
+    "phi": "q_proj k_proj v_proj dense fc1 fc2",
+    "gptj": "k_proj v_proj q_proj out_proj fc_in fc_out",
+    "falcon": "query_key_value dense dense_h_to_4h dense_4h_to_h",
+    "bloom": "query_key_value dense dense_h_to_4h dense_4h_to_h",
+    "gemma": "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj",
     "gemma2": "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj",
     "gemma3_text": "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj",
     "phi3": "o_proj qkv_proj gate_up_proj down_proj",

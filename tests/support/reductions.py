@@ -1,7 +1,7 @@
 """Small models of every family in which each part shows in the logits, and the same ones with parts removed."""
 
 import torch
-from family_shapes import DECODERS, ENCODERS
+from family_shapes import DECODERS, ENCODERS, FIXED_HEADS
 from torch import Tensor
 
 from slimsweep.models import anatomy, surgery
@@ -10,6 +10,8 @@ from slimsweep.models.sources.random import RandomModel
 
 CPU = torch.device("cpu")
 EVERY = DECODERS | ENCODERS
+WITHOUT_HEADS = [name for name in EVERY if name not in FIXED_HEADS]
+"""Families whose blocks can lose heads."""
 
 
 def loud(name: str, cache_dir: str, dtype: torch.dtype = torch.float32, **shape) -> LanguageModel:
@@ -38,9 +40,10 @@ def logits(model: LanguageModel | torch.nn.Module) -> Tensor:
 
 
 def remove_units(model: LanguageModel, heads: list[list[int]], neurons: list[list[int]]) -> LanguageModel:
-    """Remove each block's own heads and neurons."""
+    """Remove each block's own heads, where the family lets them go, and neurons."""
     for index in range(len(model.blocks)):
-        surgery.remove(model, anatomy.heads(model, index), heads[index])
+        if not model.has_alibi:
+            surgery.remove(model, anatomy.heads(model, index), heads[index])
         surgery.remove(model, anatomy.neurons(model, index), neurons[index])
     return model
 

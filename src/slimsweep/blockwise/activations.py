@@ -109,7 +109,7 @@ class Activations:
         call = self._calls[index]
         for hidden in (self.hidden if some is None else some).split(self._batch):
             try:
-                output = self._blocks[index](hidden, *call.args, **call.kwargs)
+                output = self._blocks[index](hidden, *call.args, **call.repeated(len(hidden)))
             except EnoughSeen:
                 output = None
             if recorder:

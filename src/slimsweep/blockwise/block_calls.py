@@ -19,6 +19,13 @@ class Call:
     args: tuple
     kwargs: dict[str, Any]
 
+    def repeated(self, sequences: int) -> dict[str, Any]:
+        """The named arguments for a batch: ALiBi's table has rows for each sequence, what else there is broadcasts."""
+        alibi = self.kwargs.get("alibi")
+        if alibi is None or sequences == 1:
+            return self.kwargs
+        return self.kwargs | {"alibi": alibi.repeat(sequences, *(1,) * (alibi.dim() - 1))}
+
 
 class EnoughSeen(Exception):
     """Ends a forward whose rest is not needed."""

@@ -40,6 +40,8 @@ class Units:
     """All they own. Of heads and neurons the last is what reads them: the inputs of o_proj or down_proj."""
     members: int = 1
     """Query heads of one unit of kind `heads`."""
+    norms: tuple[Slot, ...] = ()
+    """Norms of queries and keys that shrink with `heads`: entries of their weights, or places in a list of norms."""
 
     def __len__(self) -> int:
         return len(self.slots[0].index)
@@ -103,8 +105,9 @@ def heads(model: LanguageModel, index: int) -> Units:
         groups = layer_shape(layers[1])[0] // width
         tables = [(0, 0, inner), (1, 0, groups * width), (2, 0, groups * width)]
     elif family.heads_interleaved:
-        groups = inner // width
-        tables = [(0, 0, 3 * inner)]
+        rows = layer_shape(layers[0])[0]
+        groups = (rows - inner) // 2 // width
+        tables = [(0, 0, rows)]
     else:
         shared = (layer_shape(layers[0])[0] - inner) // 2
         groups = shared // width
@@ -114,7 +117,13 @@ def heads(model: LanguageModel, index: int) -> Units:
         for layer, start, size in tables
     ]
     slots.append(Slot(f"{prefix}.{family.attention_output}", reader, IN, _table(0, inner, groups)))
-    return Units(HEADS, tuple(slots), members=inner // width // groups)
+    norms = [(f"{prefix}.{name}", find(block, name)) for name in family.head_norms]
+    norm_slots = tuple(
+        Slot(name, norm, OUT, _table(0, len(norm) if isinstance(norm, nn.ModuleList) else size(norm, OUT), groups))
+        for name, norm in norms
+        if norm is not None
+    )
+    return Units(HEADS, tuple(slots), members=inner // width // groups, norms=norm_slots)
 
 
 def neurons(model: LanguageModel, index: int) -> Units:

@@ -67,6 +67,8 @@ def trace(model: LanguageModel) -> Trace:
     ids = torch.zeros(1, 2, dtype=torch.long, device=device)
     # Both are given, since what makes them by itself reads values, which there are none of on the meta device.
     mask, positions = torch.zeros(1, 1, 2, 2, dtype=model.dtype, device=device), ids
+    if model.has_alibi:  # which is made from a mask of tokens
+        mask = torch.ones_like(ids)
     with contextlib.ExitStack() as stack:
         for prefix, block in zip(model.block_names, model.blocks, strict=True):
             for name, module in block.named_modules():

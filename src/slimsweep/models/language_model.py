@@ -63,6 +63,12 @@ class LanguageModel:
         return self.module.get_submodule(self.family.embeddings).weight.is_meta
 
     @property
+    def has_alibi(self) -> bool:
+        """True when each head has a position slope, in one table for all blocks."""
+        alibi = self.family.alibi
+        return bool(getattr(self.config, alibi)) if isinstance(alibi, str) else alibi
+
+    @property
     def blocks(self) -> list[nn.Module]:
         """Decoder (or encoder) layers in forward order."""
         return list(self.module.get_submodule(self.family.blocks))
@@ -93,6 +99,8 @@ class LanguageModel:
     def logits(self, hidden: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch vocabulary"]:
         """The head's output for any slice of `hidden_states`, so that a caller can bound its memory."""
         logits = self.module.get_submodule(self.family.head)(hidden)
+        if self.family.logits_divisor:
+            logits = logits / getattr(self.config, self.family.logits_divisor)
         softcap = getattr(self.config, self.family.head_softcap, None) if self.family.head_softcap else None
         return logits if softcap is None else softcap * torch.tanh(logits / softcap)
 

@@ -27,6 +27,9 @@ from slimsweep.models.anatomy import (
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.skeleton import Skeleton
 
+PER_BLOCK_LISTS = ("layer_types", "no_rope_layers")
+"""Config fields that hold one value for each block."""
+
 
 @torch.no_grad()
 def remove(model: LanguageModel, units: Units, gone: Iterable[int]) -> None:
@@ -35,9 +38,13 @@ def remove(model: LanguageModel, units: Units, gone: Iterable[int]) -> None:
     if not len(gone):
         return
     owned: dict[tuple[nn.Module, str], list[Tensor]] = {}
-    names = {slot.module: slot.name for slot in units.slots}
-    for slot in units.slots:
-        owned.setdefault((slot.module, slot.side), []).append(slot.index[gone].flatten())
+    names = {slot.module: slot.name for slot in (*units.slots, *units.norms)}
+    for slot in (*units.slots, *units.norms):
+        if isinstance(slot.module, nn.ModuleList):
+            for place in sorted(slot.index[gone].flatten().tolist(), reverse=True):
+                del slot.module[place]
+        else:
+            owned.setdefault((slot.module, slot.side), []).append(slot.index[gone].flatten())
     made: dict[
         int, tuple[nn.Parameter, nn.Parameter]
     ] = {}  # by id of the old one, which is held so that ids stay unique
@@ -64,12 +71,19 @@ def remove(model: LanguageModel, units: Units, gone: Iterable[int]) -> None:
 
 @torch.no_grad()
 def mask(units: Units, gone: Iterable[int]) -> None:
-    """Zero what the units own instead of removing it: the same function of the input, at the old size."""
+    """Zero what the units own instead of removing it: the same function of the input, at the old size.
+
+    A norm over all queries or keys takes its mean square over the ones that stay only, once the others are removed;
+    over the zeros too here. Its weight makes up for that, so units of one block are masked in one call.
+    """
     gone = torch.tensor(sorted(set(gone)), dtype=torch.long)
     for slot in units.slots:
         for attribute, axis in axes_of(slot.module, slot.side):
             parameter = getattr(slot.module, attribute)
             parameter.data.index_fill_(axis, slot.index[gone].flatten().to(parameter.device), 0)
+    for slot in units.norms:
+        if not isinstance(slot.module, nn.ModuleList):
+            slot.module.weight.data *= (1 - len(gone) / len(units)) ** 0.5
 
 
 def resize(model: LanguageModel, shape: Shape) -> None:
@@ -109,8 +123,9 @@ def remove_blocks(model: LanguageModel, gone: Iterable[int]) -> None:
                 part.layer_idx = position
     config = model.config
     config.num_hidden_layers = len(kept)
-    if isinstance(getattr(config, "layer_types", None), list):
-        config.layer_types = [config.layer_types[index] for index in kept]
+    for name in PER_BLOCK_LISTS:
+        if isinstance(values := getattr(config, name, None), list):
+            setattr(config, name, [values[index] for index in kept])
 
 
 def _set_size(module: nn.Module, side: str, count: int) -> None:

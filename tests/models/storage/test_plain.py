@@ -7,6 +7,20 @@ from slimsweep.models import anatomy, surgery
 from slimsweep.models.storage.plain import plain_config
 from slimsweep.techniques.quantization.rtn import RTN
 
+NARROWED_BY_MANIFEST = [
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "opt",
+    "gpt2",
+    "gpt_neox",
+    "gptj",
+    "stablelm",
+    "falcon",
+    "bloom",
+]
+NARROWED_BY_MANIFEST += ["bert", "roberta", "distilbert"]
+
 
 @pytest.fixture
 def load(tmp_path):
@@ -18,12 +32,12 @@ def without_channels(model, gone):
     return model
 
 
-@pytest.mark.parametrize("name", ["gemma2", "gemma3_text", "opt", "gpt2", "gpt_neox", "bert", "roberta", "distilbert"])
+@pytest.mark.parametrize("name", NARROWED_BY_MANIFEST)
 def test_families_that_tie_their_widths_need_the_manifest_for_fewer_channels(load, name):
     assert plain_config(without_channels(load(name), range(8))) is None
 
 
-@pytest.mark.parametrize("name", ["llama", "mistral", "qwen2", "qwen3", "phi3"])
+@pytest.mark.parametrize("name", ["llama", "mistral", "qwen2", "qwen3", "phi3", "smollm3", "granite", "olmo2"])
 def test_families_with_a_width_of_heads_of_its_own_are_plain_without_channels(load, name):
     config = plain_config(without_channels(load(name), range(8)))
     assert config.hidden_size == 24

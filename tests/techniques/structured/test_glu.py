@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import meta_model
-from family_shapes import DECODERS, ENCODERS
+from family_shapes import DECODERS, ENCODERS, GATED
 from planning import apply_or_plan
 from reductions import loud
 from removed import agree, first_blocks, ids, masked, noted, text_ids
@@ -17,7 +17,6 @@ from slimsweep.techniques.structured.glu import IMPORTANCES, Glu
 from slimsweep.techniques.structured.llm_pruner import LLMPruner
 
 CPU = torch.device("cpu")
-GATED = [name for name in DECODERS if name not in ("opt", "gpt2", "gpt_neox")]
 
 
 def widths(model) -> list[int]:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import meta_model
-from family_shapes import DECODERS, ENCODERS
+from family_shapes import DECODERS, ENCODERS, FIXED_HEADS
 from planning import apply_or_plan
-from reductions import loud
+from reductions import WITHOUT_HEADS, loud
 from removed import agree, first_blocks, ids, masked, noted, text_ids
 from restatements import perplexity
 
@@ -198,7 +198,15 @@ def test_ratio_zero_changes_no_bit(tiny):
     assert all(torch.equal(value, before[name]) for name, value in tiny.module.state_dict().items())
 
 
-@pytest.mark.parametrize("name", [*DECODERS, *ENCODERS])
+@pytest.mark.parametrize("name", FIXED_HEADS)
+def test_blocks_with_fixed_heads_are_refused_and_their_channels_are_not(name, tmp_path):
+    model = loud(name, str(tmp_path))
+    (fault,) = LLMPruner(ratio=0.5, blocks=BOTH_BLOCKS).faults(model)
+    assert "(ALiBi)" in fault and "llm_pruner with level=channel" in fault
+    assert LLMPruner(ratio=0.5, level="channel").faults(model) == []
+
+
+@pytest.mark.parametrize("name", WITHOUT_HEADS)
 @pytest.mark.parametrize("fields", [{}, {"importance": "l1", "ranking": "global"}], ids=["taylor", "l1"])
 def test_what_went_could_as_well_have_been_masked(name, fields, tmp_path, monkeypatch):
     model = loud(name, str(tmp_path))

@@ -32,7 +32,14 @@ class Family:
     head_counts: dict[str, str] = field(default_factory=dict)
     """Within a block: attributes its forward reads that change with its heads: `heads`, `key_value_heads`, `width`."""
     heads_interleaved: bool = False
-    """Order of a layer that holds queries, keys and values: True, head after head; False, all queries come first."""
+    """Order of a layer that holds queries, keys and values: True, group after group; False, all queries come first.
+
+    A group is its queries, its key and its value; without shared keys it is one head.
+    """
+    head_norms: tuple[str, ...] = ()
+    """Within a block: norms of queries and of keys that differ by head: over the whole width, or a list of norms."""
+    alibi: bool | str = False
+    """ALiBi: a slope for each head in place of positions. True, or the config field that turns it on."""
     mlp_inputs: tuple[str, ...]
     """Layers of a block that make neurons, the gate first; one layer may hold gate, then up."""
     mlp_output: str
@@ -45,14 +52,18 @@ class Family:
     """Linear layers outside the blocks that read the residual."""
     projections: tuple[str, ...] = ()
     """Modules between embeddings or head and the residual; where one exists, those have a width of their own."""
-    neurons_field: str = "intermediate_size"
-    """Config field of the number of neurons."""
+    key_value_heads_field: str = "num_key_value_heads"
+    """Config field of the number of key/value heads, where the config has one."""
+    neurons_field: str | None = "intermediate_size"
+    """Config field of the number of neurons; None where it follows from the residual width."""
     scales_embeddings: bool = False
     """Embeddings are multiplied by the root of the config's width, so a config of another width is another model."""
     final_norm: str | None = None
     """Norm after the last block; None where the last block ends with its own."""
     head_softcap: str | None = None
     """Config field that bounds the logits by cap * tanh(logits / cap); None where the family has none."""
+    logits_divisor: str | None = None
+    """Config field that divides the head's output; None where the family has none."""
     pooled: tuple[str, ...] = ()
     """Linear layers that see one token of a sequence, not all (encoder poolers, classifiers)."""
     bos_every_window: bool = False

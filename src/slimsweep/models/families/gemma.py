@@ -1,9 +1,9 @@
-"""Gemma 2 and the text models of Gemma 3: tied head, bounded logits, lost without a leading BOS."""
+"""Gemma 1, 2 and the text models of 3: tied head, scaled embeddings, lost without a leading BOS."""
 
 from slimsweep.models.families import Family
 
 FAMILY = Family(
-    model_types=("gemma2", "gemma3_text"),
+    model_types=("gemma", "gemma2", "gemma3_text"),
     blocks="model.layers",
     embeddings="model.embed_tokens",
     final_norm="model.norm",

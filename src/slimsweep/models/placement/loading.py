@@ -35,11 +35,11 @@ def build(
 
 
 def build_empty(config: Any, auto_class: str, dtype: torch.dtype, remote_code: bool) -> nn.Module:
-    """The module of a config without weights; its buffers, which no file may hold, are there."""
+    """The module of a config without weights; its buffers, which no file may hold, are there, as fp32 makes them."""
     from accelerate import init_empty_weights
 
     with init_empty_weights(include_buffers=False):
-        return build(config, auto_class, dtype, None, remote_code)
+        return _cast(build(config, auto_class, torch.float32, None, remote_code), dtype)
 
 
 def draw(config: Any, auto_class: str, dtype: torch.dtype, seed: int, remote_code: bool) -> nn.Module:
@@ -47,7 +47,12 @@ def draw(config: Any, auto_class: str, dtype: torch.dtype, seed: int, remote_cod
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = build(config, auto_class, torch.float32, torch.device("cpu"), remote_code)
-    for parameter in module.parameters():  # not module.to(dtype): rotary frequencies are buffers and stay fp32
+    return _cast(module, dtype)
+
+
+def _cast(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """The module with its parameters in a dtype. Buffers, such as rotary frequencies, stay fp32."""
+    for parameter in module.parameters():
         parameter.data = parameter.data.to(dtype)
     module.config.dtype = dtype
     return module

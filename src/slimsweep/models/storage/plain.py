@@ -23,10 +23,12 @@ def plain_config(model: LanguageModel) -> Any | None:
         return None
     width = anatomy.head_width(model)
     config.hidden_size, config.num_attention_heads = shape.channels, block.heads
-    setattr(config, model.family.neurons_field, block.neurons)
-    if hasattr(config, "num_key_value_heads"):
-        config.num_key_value_heads = block.key_value_heads
-    if width * block.heads != shape.channels or getattr(config, "head_dim", None) is not None:
+    if model.family.neurons_field:
+        setattr(config, model.family.neurons_field, block.neurons)
+    if hasattr(config, model.family.key_value_heads_field):
+        setattr(config, model.family.key_value_heads_field, block.key_value_heads)
+    is_derived = isinstance(getattr(type(config), "head_dim", None), property)  # Falcon's: width over heads
+    if not is_derived and (width * block.heads != shape.channels or getattr(config, "head_dim", None) is not None):
         config.head_dim = width  # families that do not know this field build another shape, which is found below
     try:
         config.validate()  # Llama's, for one, wants a width that the number of heads divides

@@ -47,7 +47,7 @@ def quantization_config(model: LanguageModel) -> dict[str, Any] | None:
 def _has_its_names_and_layers(model: LanguageModel) -> bool:
     """Whether files name the tensors as the module does, and packed layers stand where transformers has an nn.Linear.
 
-    GPT-2 has another kind of layer there, which compressed-tensors passes over.
+    GPT-2 has another kind of layer there, which compressed-tensors passes over. Falcon's multiplies by a dense weight.
     """
     from transformers.core_model_loading import revert_weight_conversion
 
@@ -57,7 +57,8 @@ def _has_its_names_and_layers(model: LanguageModel) -> bool:
     )
     is_named_alike = revert_weight_conversion(model.module, tensors).keys() == tensors.keys()
     return is_named_alike and all(
-        isinstance(built.get_submodule(name), nn.Linear) for name in linear_forms(model.module)
+        getattr(type(built.get_submodule(name)), "forward", None) is nn.Linear.forward
+        for name in linear_forms(model.module)
     )
 
 

@@ -151,7 +151,16 @@ class UnitRemoval(PartRemoval):
         return counts.unit_drop_count(self.ratio, units.reader.index.numel(), len(units))
 
     def faults(self, skeleton: LanguageModel) -> list[str]:
-        return super().faults(skeleton) or self._count_faults(skeleton)
+        return super().faults(skeleton) or self._alibi_faults(skeleton) or self._count_faults(skeleton)
+
+    def _alibi_faults(self, skeleton: LanguageModel) -> list[str]:
+        """One line where heads may go, and a table for all blocks gives each head its position slope."""
+        if not self.ratio or HEADS not in self.kinds or not skeleton.has_alibi:
+            return []
+        return [
+            "heads cannot be removed from this model: each has a position slope of its own (ALiBi), in one table for "
+            "all blocks. Use qap with parts=[neurons], llm_pruner with level=channel, or layers (whole blocks)"
+        ]
 
     def _lone_head_faults(self, skeleton: LanguageModel) -> list[str]:
         """One line where only heads may go and each block has a single key/value head, which must stay."""
