@@ -289,9 +289,12 @@ def test_it_asks_for_no_more_than_it_needs():
     assert Heads(ratio=0.5, importance="confidence").requirements.calibration and not Heads(ratio=0.5).requirements.seed
 
 
-def test_choosing_for_one_block_alone_is_refused(tiny):
-    with pytest.raises(TypeError, match="for all blocks together"):
-        Heads(ratio=0.5).choose(0, anatomy.heads(tiny, 0), None)
+def test_a_plan_notes_no_scores_since_none_are_known(tiny, tiny_source):
+    planned, applied = (apply_or_plan(Heads(ratio=0.5), one, ids()) for one in (tiny_source.skeleton().copy(), tiny))
+    assert all("scores" in entry for entry in applied.notes["details"])
+    known = [{name: value for name, value in entry.items() if name != "scores"} for entry in applied.notes["details"]]
+    assert sum(entry["removed"] for entry in planned.notes["details"]) == sum(entry["removed"] for entry in known) > 0
+    assert [entry.keys() for entry in planned.notes["details"]] == [entry.keys() for entry in known]
 
 
 def test_golden_output_of_version_2(tmp_path, monkeypatch):

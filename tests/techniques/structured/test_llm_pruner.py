@@ -305,11 +305,6 @@ def test_random_depends_on_the_seed_and_on_nothing_else(tiny_source, monkeypatch
     assert found[0][0, "neurons"] != found[0][1, "neurons"]
 
 
-def test_choosing_for_one_block_alone_is_refused(tiny):
-    with pytest.raises(TypeError, match="for all blocks together"):
-        LLMPruner(ratio=0.5).choose(0, anatomy.neurons(tiny, 0), None)
-
-
 def test_a_ratio_that_leaves_no_channel_says_which_leaves_one(tiny):
     (fault,) = LLMPruner(ratio=0.99, level="channel").faults(tiny)
     assert fault.startswith("ratio=0.99 leaves no channel of 32: give at most 0.96")
