@@ -160,6 +160,11 @@ def test_the_model_of_a_record_is_compared_by_their_quantity_too(slimsweep, slim
         ({}, "Did you mean: toy?"),
         ({"measures/toy.py": METRIC.replace("def quantities", "def fields")}, "abstract method quantities"),
         ({"measures/toy.py": "import nothing_like_it\n" + METRIC}, "nothing_like_it"),
+        (
+            {"measures/toy.py": METRIC.replace('field="toy_layers"', 'field="toy_*"')},
+            "toy_* needs a name in place of *",
+        ),
+        ({"measures/toy.py": METRIC.replace('field="toy_layers"', 'field="toy_score"')}, "are called toy_score"),
         ({"measures/toy.py": METRIC.replace(".0f", "d")}, "format of toy_layers='d': give one that Python has"),
         ({"measures/toy.py": METRIC + COMPARES}, "it has a `compare`, but `compared` names no field"),
         ({"measures/toy.py": METRIC + COMPARES + "    compared = ('faster',)\n"}, "it compares faster, of which"),
@@ -170,6 +175,8 @@ def test_the_model_of_a_record_is_compared_by_their_quantity_too(slimsweep, slim
         "unknown",
         "no quantities",
         "broken",
+        "a pattern for a field",
+        "one field twice",
         "no such format",
         "compares",
         "compares an unknown",
@@ -213,15 +220,16 @@ def test_a_package_with_figures_is_named_where_no_record_names_it(slim, theirs, 
     ("text", "message"),
     [
         ("import nothing_like_it\n", "figure theirs.figures.toy_curve cannot be imported: ModuleNotFoundError"),
+        (FIGURE.replace("SWEEPS =", "READS ="), "figure theirs.figures.toy_curve does not say which"),
         (FIGURE.replace("return {", "return nothing or {"), "figure theirs.figures.toy_curve failed: NameError"),
     ],
-    ids=["import", "draw"],
+    ids=["import", "sweeps", "draw"],
 )
 def test_a_broken_figure_of_another_package_takes_no_sweep_with_it(slimsweep, slim, theirs, tmp_path, text, message):
     (theirs / "figures" / "toy_curve.py").write_text(text)
     answer = slimsweep("-m", *WITH_TOY, "technique=[]", "sweep=mine")
     assert answer.status == 0, answer.err
-    assert f"no figures were drawn, `slim figures` tries again: {message}" in answer.out
+    assert f"not all figures were drawn, `slim figures` tries again: {message}" in answer.out
     assert (tmp_path / "outputs" / "sweeps" / "mine" / ".complete").is_file()
     told = slim("figures", "toy_curve")
     assert told.exit_code == 1 and told.stderr.startswith(f"slim: {message}")

@@ -19,6 +19,11 @@ def test_a_second_measurement_is_labelled_in_every_name():
     assert one.error == "score_error_a[max_windows=8]" and one.seconds == ""
 
 
+def test_words_of_a_later_version_leave_the_default():
+    plain = {"field": "x", "label": "x", "scale": "symlog", "group": "safety", "colour": "red"}
+    assert Quantity.of(plain) == Quantity(field="x", label="x")
+
+
 def test_plain_values_give_the_same_quantity_again():
     one = Quantity(field="x", label="x", unit="bytes", higher_is_better=False, divisor=2**20, tolerance=0.0)
     assert as_plain([one])["x"] == {

@@ -257,7 +257,7 @@ def test_parts_cannot_be_cut_out_of_factors_but_whole_blocks_go(factored):
 
 
 def test_a_changed_weight_for_factors_is_no_weight_of_theirs(factored):
-    with pytest.raises(NotImplementedError, match="stored as toy_low_rank has no single weights"):
+    with pytest.raises(ModelError, match="stored as toy_low_rank, which has no single weights to change"):
         replace_weight(factored, NAME, torch.zeros(48, 32))
 
 
@@ -306,6 +306,13 @@ def test_parts_of_a_form_are_no_layers_of_their_own(tiny):
     assert form.packed.weight_scale.dtype == torch.bfloat16  # codes keep their dtypes
     inputs = torch.randn(3, 32)
     assert torch.allclose(form(inputs), inputs @ form.weight.T, atol=1e-5)
+
+
+def test_a_memory_plan_counts_factors_in_the_dtype_of_the_job(tiny_source):
+    real, meta = tiny_source.load(torch.bfloat16, CPU), tiny_source.skeleton()  # whose parameters are in fp32
+    form = adapt(real, NAME, RANK)
+    install_empty(meta, NAME, AdaptedLinear, form.settings)
+    assert memory_plan._form_bytes(meta.module, 2) == memory_plan._form_bytes(real.module, 2) == form.stored_bytes
 
 
 def test_an_adapter_on_packed_weights_is_saved_and_planned_as_what_it_is(tiny_source, tmp_path):

@@ -42,6 +42,16 @@ def test_a_value_missing_for_one_seed_is_left_out_of_the_row():
     assert "perplexity_wikitext2" not in row and row["n"] == 2
 
 
+def test_a_metric_of_one_seed_alone_hides_no_quantity_of_both():
+    shared = {"perplexity_w": {"group": "quality"}}
+    first = record("wanda", 0.5, 0, quantities=shared, identities={"perplexity_w": "a"})
+    second = record("wanda", 0.5, 1, quantities=shared | {"more": {}}, identities={"perplexity_w": "a", "more": "b"})
+    for seeds in ([first, second], [second, first]):
+        (row,) = over_seed(seeds)
+        assert row["quantities"] == shared | {"more": {}}
+        assert row["identities"] == {"perplexity_w": "a", "more": "b"}
+
+
 def test_label_names_the_point():
     assert label(record("wanda", 0.5, 1, pattern="2:4")) == "wanda 0.5 2:4 seed 1"
     assert label(record()) == "dense"

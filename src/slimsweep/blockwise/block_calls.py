@@ -20,7 +20,7 @@ class Call:
     kwargs: dict[str, Any]
 
     def repeated(self, sequences: int) -> dict[str, Any]:
-        """The named arguments for a batch: ALiBi's table has rows for each sequence, what else there is broadcasts."""
+        """Named arguments for a batch. ALiBi's table is repeated for each sequence; other arguments broadcast."""
         alibi = self.kwargs.get("alibi")
         if alibi is None or sequences == 1:
             return self.kwargs

@@ -18,7 +18,7 @@ from slimsweep.blockwise.layer_method import InputStatistic, LayerMethod, Pruned
 from slimsweep.blockwise.sequential import by_group
 from slimsweep.blockwise.shared_inputs import Prepared, Shared
 from slimsweep.blockwise.stage_context import StageContext
-from slimsweep.errors import LayerError, SlimsweepError
+from slimsweep.errors import LayerError, ModelError, SlimsweepError
 from slimsweep.linear.base import (
     LinearForm,
     has_single_weights,
@@ -173,6 +173,11 @@ def replace_weight(
     form, error = result if isinstance(result, LinearForm) else None, None
     if form is not None:
         wanted = weight_2d(layer).float() if wanted is None else wanted
+    elif not has_single_weights(layer):
+        raise ModelError(
+            f"{name} is stored as {layer.kind}, which has no single weights to change: exclude it, or put this stage "
+            "first"
+        )
     elif not is_plain(layer):
         form, wanted = layer.requantize(result), result
     if form is None:

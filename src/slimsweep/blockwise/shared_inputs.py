@@ -145,7 +145,7 @@ class Shared:
         """Keep what was prepared for a block."""
         if self._factors and self._factors.prepared_name in self.writers:
             groups = [(prepared.layers, self._factors.to_tensors(prepared())) for prepared in every]
-            # Who reads it need not sum either.
+            # A job that reads the factors sums nothing: their cost includes that of the sums.
             seconds = self._seconds + sum(prepared.seconds for prepared in every)
             self._write(self._factors.prepared_name, index, groups, seconds)
 

@@ -92,9 +92,13 @@ class Quantity:
 
     @classmethod
     def of(cls, plain: dict[str, Any]) -> "Quantity":
-        """A quantity from plain values; names that this version does not know are left out."""
+        """A quantity from plain values; names and words that this version does not know are left out."""
         known = {field.name for field in dataclasses.fields(cls)}
-        return cls(**{name: value for name, value in plain.items() if name in known})
+        kept = {name: value for name, value in plain.items() if name in known}
+        for name, allowed in (("scale", SCALES), ("group", GROUPS)):
+            if kept.get(name) not in allowed:
+                kept.pop(name, None)
+        return cls(**kept)
 
     @property
     def title(self) -> str:

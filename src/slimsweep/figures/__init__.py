@@ -44,7 +44,11 @@ def _figures_in(place: str) -> dict[str, ModuleType]:
     folder = importlib.import_module(place)
     names = [f"{place}.{info.name}" for info in pkgutil.iter_modules(folder.__path__)]
     modules = {name.rpartition(".")[2]: _imported(name) for name in names}
-    return {name: module for name, module in modules.items() if hasattr(module, "draw")}
+    figures = {name: module for name, module in modules.items() if hasattr(module, "draw")}
+    for name, module in figures.items():
+        if not hasattr(module, "SWEEPS"):
+            raise FigureError(f"figure {place}.{name} does not say which sweeps it reads: give it SWEEPS = (NAME, ...)")
+    return figures
 
 
 def _imported(name: str) -> ModuleType:

@@ -80,10 +80,10 @@ def _figure(panel: Panel, values: Values) -> Figure:
     grid = figure.subplots(2, len(methods), sharex="col", sharey="row", squeeze=False, width_ratios=widths)
     time = COMPRESS_SECONDS
     rows = ((field, panel.quantity.axis()), (time.field, f"{time.label}\n(log scale)"))
-    for row, (quantity, label) in zip(grid, rows, strict=True):
+    for row, (shown_field, label) in zip(grid, rows, strict=True):
         for axes, method, places in zip(row, methods, settings, strict=True):
-            _draw(axes, quantity, values, method, places)
-        shown = [record[quantity] for record in values.values() if record.get(quantity)]
+            _draw(axes, shown_field, values, method, places)
+        shown = [record[shown_field] for record in values.values() if record.get(shown_field)]
         log_axis(row[0], shown)
         row[0].set_ylabel(label)
     for axes, method, places in zip(grid[0], methods, settings, strict=True):

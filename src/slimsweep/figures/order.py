@@ -27,7 +27,8 @@ def draw(records: list[dict[str, Any]]) -> dict[str, Figure]:
     Chains whose exact reverse was not measured are left out: [half, wanda, nf4] pairs with [nf4, wanda, half] only.
     """
     pairs = [(panel, pairs_of(panel.records, panel.field)) for panel in panels(records, log_quality)]
-    return {f"order_{panel.stem}": _figure(panel, found) for panel, found in pairs if found}
+    lower_is_better = [(panel, found) for panel, found in pairs if not panel.quantity.higher_is_better]
+    return {f"order_{panel.stem}": _figure(panel, found) for panel, found in lower_is_better if found}
 
 
 def pairs_of(records: list[Record], field: str) -> list[Pair]:

@@ -43,7 +43,10 @@ class LinearForm(nn.Module):
     file_names: ClassVar[dict[str, str]] = {}
     """Names in a file of tensors that other readers look for under another name than their parameter has."""
     has_single_weights: ClassVar[bool] = False
-    """Whether single weights can be removed or rounded in it, by `requantize`; else techniques refuse it."""
+    """Whether single weights can be removed or rounded in it; else techniques refuse it.
+
+    Such a form has a method `requantize`, as PackedLinear has.
+    """
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
@@ -123,13 +126,6 @@ class LinearForm(nn.Module):
         """Multiply-accumulates of one forward over so many tokens, each parameter used once for a token."""
         return tokens * self.weight_count
 
-    def requantize(self, weight: Float[Tensor, "out in"]) -> "LinearForm":
-        """A layer of the same kind and levels that holds what is nearest to a changed weight.
-
-        Zeros stay exact zeros; a weight that is one of the levels already stays what it is.
-        """
-        raise NotImplementedError(f"a layer stored as {self.kind} has no single weights to change")
-
     def compressed_tensors_scheme(self) -> dict[str, Any] | None:
         """The scheme, with its `format`, by which compressed-tensors reads these tensors; None where it has none."""
         return None
@@ -161,7 +157,11 @@ class PackedLinear(LinearForm):
         """The weights that the tensors stand for, in `dtype`."""
 
     @abstractmethod
-    def requantize(self, weight: Float[Tensor, "out in"]) -> "PackedLinear": ...
+    def requantize(self, weight: Float[Tensor, "out in"]) -> "PackedLinear":
+        """A layer of the same kind and levels that holds what is nearest to a changed weight.
+
+        Zeros stay exact zeros; a weight that is one of the levels already stays what it is.
+        """
 
     @property
     def weight(self) -> Float[Tensor, "out in"]:

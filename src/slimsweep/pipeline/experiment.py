@@ -285,15 +285,15 @@ def _quantity_faults(name: str, metric: Any) -> list[str]:
     """Faults of what a metric declares, which would otherwise show after it has measured."""
     where = f"evaluation.metrics.{name}"
     try:
-        fields = [one.field for one in metric.quantities()]
+        fields, compared = [one.field for one in metric.quantities()], tuple(metric.compared)
     except Exception as error:  # whatever somebody's metric raises
         return [f"{where}: {error}"]
     faults = [
-        f"{where}: it compares {one}, of which its quantities tell nothing"
-        for one in metric.compared
-        if one not in fields
+        f"{where}: it compares {one}, of which its quantities tell nothing" for one in compared if one not in fields
     ]
-    if type(metric).compare is not Metric.compare and not metric.compared:
+    faults += [f"{where}: two of its quantities are called {one}" for one in fields if fields.count(one) > 1]
+    faults += [f"{where}: its quantity {one} needs a name in place of *: use `named`" for one in fields if "*" in one]
+    if type(metric).compare is not Metric.compare and not compared:
         faults.append(f"{where}: it has a `compare`, but `compared` names no field: name those that it measures")
     return faults
 

@@ -56,14 +56,14 @@ def plan(experiment: Planned) -> list[Part]:
     """Estimate, from shapes, the parts that are resident at the fullest moment."""
     import torch
 
-    from slimsweep.linear.base import layer_shape, linear_forms, stored_bytes
+    from slimsweep.linear.base import layer_shape
     from slimsweep.models.batches import HEAD_NUMBERS, LOSS_NUMBERS
 
     skeleton, dtype = experiment.model.skeleton(), getattr(torch, experiment.resolved_dtype)
     after = skeleton.copy()
     for stage in experiment.stages:
         stage.technique.plan(after)
-    stored = sum(stored_bytes(layer) for layer in linear_forms(after.module).values())
+    stored = _form_bytes(after.module, dtype.itemsize)
     outside = sum(parameter.numel() for parameter in skeleton.module.parameters())
     shapes, largest = [], 0
     for block in skeleton.blocks:
@@ -87,6 +87,15 @@ def plan(experiment: Planned) -> list[Part]:
         Part("compressing one block" if compressing > measuring else "measuring", max(compressing, measuring)),
     ]
     return [part for part in parts if part.bytes]
+
+
+def _form_bytes(module: Any, itemsize: int) -> int:
+    """Bytes of all packed and factored layers: codes as they are, parameters of the model in its dtype."""
+    from slimsweep.linear.base import codes, linear_forms
+
+    coded = {id(tensor) for tensor in codes(module).values()}
+    tensors = [tensor for layer in linear_forms(module).values() for tensor in layer.storage.values()]
+    return sum(tensor.nbytes if id(tensor) in coded else tensor.numel() * itemsize for tensor in tensors)
 
 
 def _calibration_parts(experiment: Planned, hidden_bytes: int, token_bytes: int) -> list[Part]:

@@ -200,7 +200,7 @@ class Sweep:
             is_read = any(self.name in figure.SWEEPS for figure in known(packages).values())
             return draw(self.store) if is_read else draw(self.store, sweeps=[self.name], folder=folder / self.name)
         except FigureError as error:  # of another package; it takes no finished sweep with it
-            log.warning("no figures were drawn, `slim figures` tries again: %s", error)
+            log.warning("not all figures were drawn, `slim figures` tries again: %s", error)
             return []
         except StoreError:  # nothing to draw: no ratio, or no quality measured
             return []

@@ -152,7 +152,7 @@ class LayerWalk(LayerTargets):
         return 16 * math.prod(shape)  # the weight in fp32, its score, what sorts it, and the result
 
     def working_bytes(self, shapes: list[tuple[int, int]]) -> int:
-        """Statistics of a block's inputs, and what the hungriest layers take, one for each thread, while worked on."""
+        """Statistics of a block's inputs, plus the memory of the largest layers that are compressed in parallel."""
         is_looking = isinstance(self, InputStatistic)
         sums = statistic_bytes(self.statistic, (inputs for _, inputs in shapes)) if is_looking else 0
         at_once = min(torch.get_num_threads(), len(shapes))

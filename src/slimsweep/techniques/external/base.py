@@ -72,7 +72,7 @@ class PeerPruner(PruningCounts, Technique):
 def dense_faults(targets: dict[str, nn.Module], package: str) -> list[str]:
     """Layers that another package does not treat: packed ones, and GPT-2's Conv1D.
 
-    Those without single weights are told by every technique that treats layers one by one.
+    Layers without single weights are refused earlier, by the faults of LayerTargets.
     """
     faults = []
     if packed := [name for name, layer in targets.items() if not is_plain(layer) and has_single_weights(layer)]:
