@@ -52,6 +52,11 @@ def test_a_metric_of_one_seed_alone_hides_no_quantity_of_both():
         assert row["identities"] == {"perplexity_w": "a", "more": "b"}
 
 
+def test_seeds_of_an_older_version_declare_nothing_together():
+    (row,) = over_seed([record("wanda", 0.5, seed, quantities=None) for seed in (0, 1)])
+    assert row["quantities"] is None
+
+
 def test_label_names_the_point():
     assert label(record("wanda", 0.5, 1, pattern="2:4")) == "wanda 0.5 2:4 seed 1"
     assert label(record()) == "dense"

@@ -72,7 +72,7 @@ def _mean(members: Sequence[Record]) -> Record:
         elif all(is_number(value) for value in values) and name not in AXES:
             row[name] = statistics.fmean(values)
             row[name + DEVIATION] = statistics.stdev(values) if len(values) > 1 else None
-        elif name in ("quantities", "identities"):  # one seed may have been measured by one metric more
+        elif name in ("quantities", "identities") and any(values):  # a seed may have been measured by a metric more
             row[name] = {field: one for value in reversed(values) for field, one in (value or {}).items()}
         elif all(value == values[0] for value in values):
             row[name] = values[0]
