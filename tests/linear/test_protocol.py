@@ -309,7 +309,7 @@ def test_parts_of_a_form_are_no_layers_of_their_own(tiny):
 
 
 def test_a_memory_plan_counts_factors_in_the_dtype_of_the_job(tiny_source):
-    real, meta = tiny_source.load(torch.bfloat16, CPU), tiny_source.skeleton()  # whose parameters are in fp32
+    real, meta = tiny_source.load(torch.bfloat16, CPU), tiny_source.skeleton().copy()  # whose parameters are in fp32
     form = adapt(real, NAME, RANK)
     install_empty(meta, NAME, AdaptedLinear, form.settings)
     assert memory_plan._form_bytes(meta.module, 2) == memory_plan._form_bytes(real.module, 2) == form.stored_bytes
