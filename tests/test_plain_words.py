@@ -7,7 +7,7 @@ import pytest
 from conftest import PROJECT
 
 PACKAGE = PROJECT / "src" / "slimsweep"
-RIDDLES = ("What", "Which", "How", "Where", "Whose", "Of", "By", "As")
+RIDDLES = ("What", "Which", "How", "Where", "Whose", "Why", "Of", "By", "As")
 """First words that STYLE's section on plain words rules out."""
 
 

@@ -52,7 +52,7 @@ class Corpora:
         self.cache_dir = cache_dir
 
     def fault(self, corpus: str | dict[str, str]) -> str | None:
-        """Why this corpus cannot be read, or None. Reads it, since its digest is needed next."""
+        """Read a corpus, whose digest is needed next; returns the reason why it cannot be read, or None."""
         try:
             self.text(corpus)
         except CorpusError as error:

@@ -15,7 +15,7 @@ class Measurement:
     values: dict[str, int | float | None] = field(default_factory=dict)
     """Numbers by record field, units in the names. Non-finite ones become None."""
     reasons: dict[str, str] = field(default_factory=dict)
-    """Why a value is None."""
+    """Reason why a value is None, by field."""
     protocols: dict[str, str] = field(default_factory=dict)
     """Protocol of each value, as text; two values with different protocols are not comparable."""
 

@@ -50,7 +50,7 @@ class Trace(TorchFunctionMode):
             self._made.append((output, name))
 
     def passes_scale(self, maker: str, reader: str) -> bool:
-        """Whether what lies between two layers is an activation that multiplies with its input, as ReLU does."""
+        """True if a scale passes from one layer to the other: directly, or through an activation such as ReLU."""
         between = self.maker.get(reader)
         activation = self.activations.get((maker, between)) if between else None
         values = torch.linspace(-4, 4, 65)

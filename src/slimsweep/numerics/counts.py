@@ -3,6 +3,8 @@
 Ratios are taken as written. The binary number 0.29 is a little less than 0.29, so that floor(0.29 * 100) is 28;
 as a fraction of decimal digits it is 29. All rules but `spread` and `share_of_step` therefore go through `as_written`.
 
+The rules:
+
 | rule | unit it counts in | used by |
 |---|---|---|
 | floor(ratio * size) | the unit a method ranks in: layer, row, block of columns, all targets | pruners, squeezellm |

@@ -113,7 +113,7 @@ def _calibration_parts(experiment: Planned, hidden_bytes: int, token_bytes: int)
 
 
 def faults(experiment: Planned) -> list[str]:
-    """Why an experiment cannot run block by block, or not within its budget."""
+    """Reasons why an experiment cannot run block by block, or not within its budget."""
     faults = [
         f"technique.{stage.name}: memory_budget works block by block, and this technique looks at the whole model at "
         "once: leave one of them out"

@@ -31,7 +31,7 @@ class Migrated:
     keys: dict[str, str]
     """New key by the old one."""
     left: dict[str, str]
-    """Why others could not be rewritten, by key."""
+    """Reasons why other records could not be rewritten, by key."""
 
 
 def migrate(store: Store, data_dir: Path | None) -> Migrated:

@@ -59,7 +59,7 @@ class Store:
         self.shared_dir = self.outputs_dir / "by_shape"
 
     def fault(self) -> str | None:
-        """Why this folder cannot take new records, or None. Creates the folder if it is missing."""
+        """Create the folder if it is missing; returns the reason why it cannot take new records, or None."""
         try:
             self.records_dir.mkdir(parents=True, exist_ok=True)
             probe = self.records_dir / f".writable.{time.time_ns()}"

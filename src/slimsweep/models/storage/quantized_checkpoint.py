@@ -18,9 +18,9 @@ CODE_NAMES = ("weight", "qweight", "weight_packed", "W_q")
 
 
 def fault(folder: Path) -> str | None:
-    """Why a checkpoint cannot be read as plain weights, as far as config and file headers tell; else None.
+    """Check config and file headers for weights that are not plain; returns why they cannot be read, or None.
 
-    What slimsweep packed itself has a manifest, by which it is read.
+    Weights that slimsweep packed have a manifest, by which they are read.
     """
     if (folder / checkpoint.MANIFEST).is_file():
         return None

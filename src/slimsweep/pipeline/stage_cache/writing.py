@@ -46,5 +46,5 @@ class Writing:
 
 
 def worth_keeping(size: int, seconds: float) -> bool:
-    """Whether what took so long to compute takes less to write and read."""
+    """True if a result takes less time to write and read than it took to compute."""
     return seconds >= size / WORTH_BYTES_PER_SECOND

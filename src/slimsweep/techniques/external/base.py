@@ -62,7 +62,7 @@ class PeerPruner(PruningCounts, Technique):
 
     @property
     def drops_threshold(self) -> bool:
-        """Whether what equals the threshold goes too, one weight more in every unit: so does SparseGPT of both."""
+        """True if the weight at the threshold goes too, one more in every unit, as in SparseGPT of both packages."""
         return not self.group
 
     def _planned(self, shape: tuple[int, int], zeros: int) -> int:

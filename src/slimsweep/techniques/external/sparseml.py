@@ -130,7 +130,7 @@ class SparseML(PeerPruner):
 
 
 def readable_faults(skeleton: LanguageModel) -> list[str]:
-    """Why transformers 4.40 would not read this model, or would read another one."""
+    """Reasons why transformers 4.40 would not read this model, or would read another one."""
     config, faults = skeleton.config, []
     if config.model_type not in KNOWN:
         faults.append(f"sparseml's transformers 4.40 does not know {config.model_type}: it has {', '.join(KNOWN)}")
