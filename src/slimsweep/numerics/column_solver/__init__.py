@@ -1,5 +1,6 @@
 """The column solve inside a block: remove or round weights from left to right, correcting those still to come."""
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,6 @@ import torch
 
 from slimsweep.checks import number_faults, whole_number_faults
 from slimsweep.numerics.column_solver.block import LANES, ColumnBlock
-from slimsweep.numerics.parallel import workers_of_this_thread
 
 WORK_PER_THREAD = 2**23
 """Rows x columns^2 that a thread gets at least; less is done in the time that it takes to wake another."""
@@ -41,9 +41,9 @@ def solve_columns(block: ColumnBlock) -> None:
     else:
         tiles = -(-rows // LANES)
         bounds = [min(tiles * part // threads * LANES, rows) for part in range(threads + 1)]
-        # They sleep between calls: numba's own threads, which spin, fight those of torch for the same cores.
-        workers = workers_of_this_thread(threads, 1)
-        list(workers.map(lambda first, last: solve_rows(first, last, *given), bounds, bounds[1:]))
+        # Numba's own threads spin between calls, and fight those of torch for the same cores.
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(lambda first, last: solve_rows(first, last, *given), bounds, bounds[1:]))
 
 
 def knob_faults(block_columns: Any, damping_fraction: Any) -> list[str]:
