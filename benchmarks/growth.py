@@ -30,12 +30,12 @@ BLOCKS = (4, 8, 16)
 
 def seconds_of(made, repeats: int) -> float:
     """The best of some SparseGPT jobs."""
-    token_ids = made.calibration.sample(made.model.tokenizer(), made.corpora, 0)
+    batch = made.calibration.sample(made.model.tokenizer(), made.corpora, 0)
     best = float("inf")
     for _ in range(repeats):
         model = measuring.loaded(made)
         started = time.perf_counter()
-        made.stages[0].technique.apply(model, StageContext(token_ids))
+        made.stages[0].technique.apply(model, StageContext(batch))
         measuring.wait()
         best = min(best, time.perf_counter() - started)
     return best

@@ -18,7 +18,8 @@ import torch
 
 from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.evaluation.perplexity import Perplexity
-from slimsweep.models.batches import BATCH_TOKENS, GPU_BATCH_TOKENS
+from slimsweep.models.batch_sizes import BATCH_TOKENS, GPU_BATCH_TOKENS
+from slimsweep.models.batches import split
 from slimsweep.techniques.external.llmcompressor import LLMCompressor
 from slimsweep.techniques.external.llmcompressor_quantizer import LLMCompressorQuantizer
 from slimsweep.techniques.pruning.sparsegpt import SparseGPT
@@ -49,16 +50,16 @@ def rows(method: str, given: argparse.Namespace) -> tuple[list[str], list[str]]:
     def warm_up(engine: str, dtype: str) -> None:
         """What a process does once: imports, compiled kernels, a GPU's libraries."""
         small = measuring.experiment("model=random", measuring.SMOLLM2_SHAPE % 1, f"dtype={dtype}")
-        token_ids = small.calibration.sample(small.model.tokenizer(), small.corpora, 0)
-        engines[engine].apply(measuring.loaded(small), StageContext(token_ids[:2]))
+        batch = small.calibration.sample(small.model.tokenizer(), small.corpora, 0)
+        engines[engine].apply(measuring.loaded(small), StageContext(next(split(batch, 2))))
 
     def once(engine: str, dtype: str) -> None:
         text = [f"calibration.sequences={given.sequences}", f"calibration.tokens={given.tokens}"]
         made = measuring.experiment(f"model={given.model}", f"dtype={dtype}", *text)
-        token_ids = made.calibration.sample(made.model.tokenizer(), made.corpora, given.seed)
+        batch = made.calibration.sample(made.model.tokenizer(), made.corpora, given.seed)
         model = measuring.loaded(made)
         started = time.perf_counter()
-        engines[engine].apply(model, StageContext(token_ids, given.seed))
+        engines[engine].apply(model, StageContext(batch, given.seed))
         measuring.wait()
         seconds.setdefault((engine, dtype), []).append(time.perf_counter() - started)
         if (engine, dtype) not in found:

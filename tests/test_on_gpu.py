@@ -8,6 +8,7 @@ from hydra.core.global_hydra import GlobalHydra
 from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.cli.app import Experiment
 from slimsweep.linear.base import PackedLinear, weight_2d
+from slimsweep.models.batches import split
 from slimsweep.paths import config_root
 
 pytestmark = pytest.mark.gpu
@@ -51,14 +52,14 @@ def weights_and_logits(words: list[str], device: str, folder: str) -> tuple[torc
     with initialize_config_dir(str(config_root() / "conf"), version_base="1.3"):
         experiment = Experiment.of(compose("config", settings), settings)
     experiment.check()
-    token_ids = experiment.calibration.sample(experiment.model.tokenizer(), experiment.corpora, 0)
+    batch = experiment.calibration.sample(experiment.model.tokenizer(), experiment.corpora, 0)
     model = experiment.model.load(torch.float32, torch.device(experiment.resolved_device))
     for stage in experiment.stages:
-        stage.technique.apply(model, StageContext(token_ids))
+        stage.technique.apply(model, StageContext(batch))
     layers = [model.module.get_submodule(name) for name in model.targets()]
     weights = [layer.dequantized() if isinstance(layer, PackedLinear) else weight_2d(layer) for layer in layers]
     with torch.no_grad():
-        said = model.logits(model.hidden_states(token_ids[:2]))
+        said = model.logits(model.hidden_states(next(split(batch, 2))))
         return torch.cat([weight.float().cpu().flatten() for weight in weights]), said.float().cpu()
 
 

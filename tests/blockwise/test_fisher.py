@@ -9,6 +9,7 @@ from slimsweep.blockwise.fisher import fisher_diagonal
 from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.errors import ModelError
 from slimsweep.linear.base import PackedLinear, packed_layers, weight_2d
+from slimsweep.models.batches import text_batch
 from slimsweep.techniques.quantization.rtn import RTN
 
 
@@ -34,7 +35,7 @@ def by_autograd(module, names: list[str], token_ids: torch.Tensor) -> dict[str, 
 
 def test_it_is_the_mean_square_of_the_gradients_of_single_sequences(tiny):
     names = list(tiny.targets())
-    found, expected = fisher_diagonal(tiny, names, ids()), by_autograd(tiny.module, names, ids())
+    found, expected = fisher_diagonal(tiny, names, text_batch(ids())), by_autograd(tiny.module, names, ids())
     for name in names:
         assert torch.allclose(found[name], expected[name], rtol=1e-3, atol=1e-4 * float(expected[name].mean()))
         assert found[name].dtype == torch.float32
@@ -44,7 +45,7 @@ def test_it_is_the_mean_square_of_the_gradients_of_single_sequences(tiny):
 def test_transposed_layers_and_classifiers(name, tmp_path):
     model = loud(name, str(tmp_path))
     names = list(model.targets())
-    found, expected = fisher_diagonal(model, names, ids()), by_autograd(model.module, names, ids())
+    found, expected = fisher_diagonal(model, names, text_batch(ids())), by_autograd(model.module, names, ids())
     for name, layer in model.targets().items():
         wanted = expected[name] if isinstance(layer, torch.nn.Linear) else expected[name].T
         assert found[name].shape == weight_2d(layer).shape
@@ -53,14 +54,14 @@ def test_transposed_layers_and_classifiers(name, tmp_path):
 
 def test_the_model_is_left_as_it_was(tiny):
     before = {name: value.clone() for name, value in tiny.module.state_dict().items()}
-    fisher_diagonal(tiny, list(tiny.targets()), ids())
+    fisher_diagonal(tiny, list(tiny.targets()), text_batch(ids()))
     assert all(torch.equal(value, before[name]) for name, value in tiny.module.state_dict().items())
     assert not any(parameter.requires_grad or parameter.grad is not None for parameter in tiny.module.parameters())
 
 
 def test_equal_runs_give_equal_bits(tiny):
     names = list(tiny.targets())
-    first, second = fisher_diagonal(tiny, names, ids()), fisher_diagonal(tiny, names, ids())
+    first, second = fisher_diagonal(tiny, names, text_batch(ids())), fisher_diagonal(tiny, names, text_batch(ids()))
     assert all(torch.equal(first[name], second[name]) for name in names)
 
 
@@ -70,7 +71,7 @@ def test_packed_layers_count_with_their_dequantised_weights(tiny):
     for name, layer in packed_layers(tiny.module).items():
         dense.module.get_submodule(name).weight.copy_(layer.dequantized())
     names = list(tiny.targets())
-    found, expected = fisher_diagonal(tiny, names, ids()), fisher_diagonal(dense, names, ids())
+    found, expected = fisher_diagonal(tiny, names, text_batch(ids())), fisher_diagonal(dense, names, text_batch(ids()))
     assert all(torch.equal(found[name], expected[name]) for name in names)
     assert all(isinstance(layer, PackedLinear) for layer in tiny.targets().values())
 
@@ -84,7 +85,7 @@ def test_packed_layers_are_back_after_an_error(tiny, monkeypatch):
 
     monkeypatch.setattr(fisher, "loss", fail)
     with pytest.raises(RuntimeError, match="no text"):
-        fisher_diagonal(tiny, list(tiny.targets()), ids())
+        fisher_diagonal(tiny, list(tiny.targets()), text_batch(ids()))
     assert packed_layers(tiny.module) == layers
 
 
@@ -92,14 +93,14 @@ def test_gradients_that_are_not_finite_name_their_layers(tiny):
     name = "model.layers.1.mlp.down_proj"
     tiny.targets()[name].weight[0, 0] = torch.inf
     with pytest.raises(ModelError, match=rf"gradients of .*{name}.* are not finite"):
-        fisher_diagonal(tiny, [name], ids())
+        fisher_diagonal(tiny, [name], text_batch(ids()))
 
 
 def test_bf16_gradients_are_squared_in_fp32(tiny):
     names = list(tiny.targets())
-    expected = fisher_diagonal(tiny, names, ids())
+    expected = fisher_diagonal(tiny, names, text_batch(ids()))
     tiny.module.to(torch.bfloat16)
-    found = fisher_diagonal(tiny, names, ids())
+    found = fisher_diagonal(tiny, names, text_batch(ids()))
     for name in names:
         assert found[name].dtype == torch.float32
         assert float((found[name] - expected[name]).norm() / expected[name].norm()) < 0.1

@@ -5,6 +5,7 @@ import torch
 
 from slimsweep.blockwise import gradients as gradients_module
 from slimsweep.blockwise.gradients import gradients
+from slimsweep.models.batches import text_batch
 
 
 def ids(sequences: int = 3, tokens: int = 10) -> torch.Tensor:
@@ -19,7 +20,7 @@ def test_the_loss_of_a_decoder_is_that_of_the_next_tokens(tiny):
         for row in range(3)
         for place in range(ids().shape[1] - 1)
     ]
-    assert float(gradients_module.loss(tiny, ids())) == pytest.approx(-sum(picked) / len(picked), rel=1e-5)
+    assert float(gradients_module.loss(tiny, text_batch(ids()))) == pytest.approx(-sum(picked) / len(picked), rel=1e-5)
 
 
 def test_a_failure_leaves_no_gradients_behind(tiny):

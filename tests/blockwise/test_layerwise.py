@@ -1,5 +1,6 @@
 import pytest
 import torch
+from contexts import text_context
 from restatements import layer_inputs, perplexity, wanda_layer
 
 from slimsweep.blockwise.activations import InputSum
@@ -43,7 +44,7 @@ def restated_wanda(model, ratio: float) -> None:
 
 @torch.no_grad()
 def test_each_block_is_calibrated_on_the_compressed_ones_before_it(tiny, tiny_source):
-    Wanda(ratio=0.5).apply(tiny, StageContext(ids()))
+    Wanda(ratio=0.5).apply(tiny, text_context(ids()))
     restated = tiny_source.load(torch.float32, torch.device("cpu"))
     restated_wanda(restated, 0.5)
     assert_same_weights(tiny, restated)
@@ -51,7 +52,7 @@ def test_each_block_is_calibrated_on_the_compressed_ones_before_it(tiny, tiny_so
 
 @torch.no_grad()
 def test_dense_inputs_are_those_of_the_dense_model(tiny, tiny_source):
-    Wanda(ratio=0.7, inputs="dense").apply(tiny, StageContext(ids()))
+    Wanda(ratio=0.7, inputs="dense").apply(tiny, text_context(ids()))
     dense = tiny_source.load(torch.float32, torch.device("cpu"))
     for name, inputs in layer_inputs(dense.module, list(dense.targets()), ids()).items():
         expected = wanda_layer(weight_2d(dense.targets()[name]), inputs, 0.7)
@@ -65,7 +66,7 @@ def test_without_calibration_nothing_is_run(tiny, monkeypatch):
 
 def test_layers_that_are_not_targeted_keep_their_bits(tiny):
     before = weights(tiny)
-    report = SparseGPT(ratio=0.5, include=("*.mlp.*",), exclude=("*.1.*",)).apply(tiny, StageContext(ids()))
+    report = SparseGPT(ratio=0.5, include=("*.mlp.*",), exclude=("*.1.*",)).apply(tiny, text_context(ids()))
     changed = [name for name, weight in weights(tiny).items() if not torch.equal(weight, before[name])]
     assert changed == [layer.name for layer in report.layers]
     assert changed == [f"model.layers.0.mlp.{name}_proj" for name in ("gate", "up", "down")]
@@ -75,17 +76,17 @@ def test_layers_that_are_not_targeted_keep_their_bits(tiny):
 @pytest.mark.parametrize("technique", [Wanda, Magnitude])
 def test_blocks_without_a_target_are_passed_through(technique, inputs, tiny, tiny_source):
     only_last = technique(ratio=0.5, include=("*.1.mlp.*",), inputs=inputs)
-    report = only_last.apply(tiny, StageContext(ids()))
+    report = only_last.apply(tiny, text_context(ids()))
     assert {layer.name.split(".")[2] for layer in report.layers} == {"1"}
     dense = tiny_source.load(torch.float32, torch.device("cpu"))
-    everywhere = technique(ratio=0.5, include=("*.1.*",), inputs="dense").apply(dense, StageContext(ids()))
+    everywhere = technique(ratio=0.5, include=("*.1.*",), inputs="dense").apply(dense, text_context(ids()))
     name = "model.layers.1.mlp.down_proj"
     assert torch.equal(weight_2d(tiny.targets()[name]), weight_2d(dense.targets()[name]))
     assert len(everywhere.layers) == 7
 
 
 def test_reports_come_in_forward_order_and_count_what_is_there(tiny):
-    report = SparseGPT(ratio=0.4).apply(tiny, StageContext(ids()))
+    report = SparseGPT(ratio=0.4).apply(tiny, text_context(ids()))
     assert [layer.name for layer in report.layers] == list(tiny.targets())
     for layer in report.layers:
         weight = weight_2d(tiny.targets()[layer.name])
@@ -103,22 +104,22 @@ def test_a_layers_chance_does_not_depend_on_the_others(tiny, tiny_source):
 
 
 def test_offloaded_blocks_are_compressed_in_their_place(tiny, tiny_source):
-    SparseGPT(ratio=0.5).apply(tiny, StageContext(ids()))
+    SparseGPT(ratio=0.5).apply(tiny, text_context(ids()))
     offloaded = tiny_source.load(torch.float32, torch.device("cpu"), offload=True)
-    SparseGPT(ratio=0.5).apply(offloaded, StageContext(ids()))
+    SparseGPT(ratio=0.5).apply(offloaded, text_context(ids()))
     assert_same_weights(tiny, offloaded)
 
 
 def test_inputs_that_are_not_finite_name_the_layers(tiny):
     tiny.module.get_submodule(tiny.family.embeddings).weight[5] = float("nan")
     with pytest.raises(ModelError, match=r"inputs of model.layers.0.self_attn.q_proj, .*v_proj are not finite"):
-        Wanda(ratio=0.5).apply(tiny, StageContext(torch.tensor([[4, 5, 6]])))
+        Wanda(ratio=0.5).apply(tiny, text_context(torch.tensor([[4, 5, 6]])))
 
 
 def test_a_hessian_that_cannot_be_factored_names_the_layers(tiny, monkeypatch):
     monkeypatch.setattr(SparseGPT, "statistic", lambda _self, inputs: torch.eye(inputs.shape[1]) - 3)
     with pytest.raises(HessianError, match=r"Hessian of model.layers.0.mlp.down_proj: no damping"):
-        SparseGPT(ratio=0.5).apply(tiny, StageContext(ids()))
+        SparseGPT(ratio=0.5).apply(tiny, text_context(ids()))
 
 
 @pytest.mark.parametrize("wide", [1, 2048**2])
@@ -130,12 +131,12 @@ def test_what_layers_share_is_prepared_once_and_order_and_threads_do_not_matter(
     plain = tiny_source.load(torch.float32, torch.device("cpu"))
     try:
         torch.set_num_threads(1)
-        SparseGPT(ratio=0.5).apply(plain, StageContext(ids()))
+        SparseGPT(ratio=0.5).apply(plain, text_context(ids()))
         prepared, prepare = [], SparseGPT.prepare
         monkeypatch.setattr("slimsweep.blockwise.layerwise.WIDE_NUMBERS", wide)
         monkeypatch.setattr(SparseGPT, "prepare", lambda self, summed: prepared.append(1) or prepare(self, summed))
         torch.set_num_threads(threads)
-        SparseGPT(ratio=0.5).apply(tiny, StageContext(ids()))
+        SparseGPT(ratio=0.5).apply(tiny, text_context(ids()))
     finally:
         torch.set_num_threads(before)
     assert len(prepared) == 4 * len(tiny.blocks)  # q, k and v; o; gate and up; down
@@ -164,7 +165,7 @@ def stories(shared, stories260k):
 
 def test_sharing_and_batching_agree_with_plain_forwards_on_a_trained_model(stories260k, stories260k_source, stories):
     calibration, judged = stories
-    Wanda(ratio=0.5).apply(stories260k, StageContext(calibration))
+    Wanda(ratio=0.5).apply(stories260k, text_context(calibration))
     restated = stories260k_source.load(torch.float32, torch.device("cpu"))
     for index in range(len(restated.blocks)):
         for name, inputs in layer_inputs(restated.module, block_names(restated, index), calibration).items():

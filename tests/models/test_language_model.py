@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from slimsweep.linear.base import is_linear, weight_2d
+from slimsweep.models.batches import text_batch
 from slimsweep.models.language_model import parameter_count, weights_digest
 
 
@@ -56,7 +57,7 @@ def test_skeleton_is_meta_and_a_loaded_model_is_not(tiny, tiny_source):
 def test_trained_model_predicts_the_next_word(stories260k):
     text = "Once upon a time, there was a little girl named"
     token_ids = stories260k.tokenizer(text, return_tensors="pt").input_ids
-    logits = stories260k.logits(stories260k.hidden_states(token_ids)[:, -1])
+    logits = stories260k.logits(stories260k.hidden_states(text_batch(token_ids))[:, -1])
     assert stories260k.tokenizer.decode(logits[0].argmax()).strip() == "Lily"
 
 

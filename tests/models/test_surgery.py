@@ -19,7 +19,7 @@ def load(tmp_path):
 
 
 def on_meta(model):
-    return Skeleton(module=model.module.to("meta"), family=model.family)
+    return Skeleton(module=model.module.to("meta"), family=model.family, task=model.task)
 
 
 def parameters(model):

@@ -169,6 +169,6 @@ BLOCK_LINEARS = {  # in order of definition
 
 def random_model(name: str, cache_dir: str, **fields) -> RandomModel:
     """A source of random weights for one of the families above."""
-    auto_class = "causal_lm" if name in DECODERS else "sequence_classification"
+    task = "causal_lm" if name in DECODERS else "sequence_classification"
     shape = (DECODERS | ENCODERS)[name]
-    return RandomModel(name=name, shape=shape, auto_class=auto_class, cache_dir=cache_dir, **fields)
+    return RandomModel(name=name, shape=shape, task=task, cache_dir=cache_dir, **fields)

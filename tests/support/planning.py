@@ -1,6 +1,7 @@
 """A stage on a model with weights or without, for tests that compare the two."""
 
-from slimsweep.blockwise.stage_context import StageContext
+from contexts import text_context
+
 from slimsweep.models.skeleton import Skeleton
 
 
@@ -8,4 +9,4 @@ def apply_or_plan(technique, model, token_ids=None, seed=0):
     """Apply a technique to a model; plan it where there are only shapes."""
     if isinstance(model, Skeleton):
         return technique.plan(model)
-    return technique.apply(model, StageContext(token_ids, seed))
+    return technique.apply(model, text_context(token_ids, seed))

@@ -16,8 +16,8 @@ WITHOUT_HEADS = [name for name in EVERY if name not in FIXED_HEADS]
 
 def loud(name: str, cache_dir: str, dtype: torch.dtype = torch.float32, **shape) -> LanguageModel:
     """A random model whose attention is far from uniform and whose biases and norms are no constants."""
-    auto_class = "causal_lm" if name in DECODERS else "sequence_classification"
-    source = RandomModel(name=name, shape=EVERY[name] | shape, auto_class=auto_class, cache_dir=cache_dir)
+    task = "causal_lm" if name in DECODERS else "sequence_classification"
+    source = RandomModel(name=name, shape=EVERY[name] | shape, task=task, cache_dir=cache_dir)
     model = source.load(dtype, CPU)
     generator = torch.Generator().manual_seed(1)
     matrices = {id(layer.weight) for layer in model.targets().values()}

@@ -5,11 +5,11 @@ import ast
 import pytest
 import torch
 from conftest import CACHE, PROJECT, TINY_SHAPE
+from contexts import text_context
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 import slimsweep.cli.app  # registers the resolvers of conf/config.yaml
-from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.evaluation.cost import Cost
 from slimsweep.evaluation.size import Size
 from slimsweep.models import anatomy
@@ -50,7 +50,7 @@ def test_a_plan_leaves_the_shapes_zeros_and_bits_that_applying_leaves(name):
     attributes = set(vars(model))
     assert technique.faults(skeleton) == []
     planned = technique.plan(skeleton)
-    report = technique.apply(model, StageContext(torch.arange(64).view(2, 32)))
+    report = technique.apply(model, text_context(torch.arange(64).view(2, 32)))
     sizes, found = (Size().measure(one, None).values for one in (skeleton, model))
     stored = ("parameters", "weight_bytes", "bits_per_weight", "compression_factor", "checkpoint_bytes")
     assert {field: sizes[field] for field in stored} == {field: found[field] for field in stored}

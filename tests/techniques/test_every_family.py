@@ -4,11 +4,11 @@ import itertools
 
 import pytest
 import torch
+from contexts import text_context
 from family_shapes import DECODERS, random_model
 from reductions import logits, loud
 from restatements import layer_inputs, wanda_layer
 
-from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.linear.base import packed_layers, weight_2d
 from slimsweep.techniques.pruning.magnitude import Magnitude
 from slimsweep.techniques.pruning.sparsegpt import SparseGPT
@@ -32,7 +32,7 @@ QUANTIZERS = {
 def test_half_of_each_layer_goes(family, pruner, tmp_path):
     model = loud(family, str(tmp_path))
     dense = logits(model)
-    pruner(ratio=0.5).apply(model, StageContext(IDS))
+    pruner(ratio=0.5).apply(model, text_context(IDS))
     for name, layer in model.targets().items():
         weight = weight_2d(layer)
         assert int((weight == 0).sum()) == weight.numel() // 2, name
@@ -46,7 +46,7 @@ def test_inputs_of_the_first_block_decide_wandas_masks(family, tmp_path):
     first = [name for name in model.targets() if name.startswith(f"{model.block_names[0]}.")]
     inputs = layer_inputs(model.module, first, IDS)
     expected = {name: wanda_layer(weight_2d(model.targets()[name]), inputs[name], 0.5) for name in first}
-    Wanda(ratio=0.5).apply(model, StageContext(IDS))
+    Wanda(ratio=0.5).apply(model, text_context(IDS))
     for name in first:
         assert torch.equal(weight_2d(model.targets()[name]), expected[name]), name
 
@@ -64,7 +64,7 @@ def test_eight_bits_are_near_the_weights(family, quantizer, tmp_path):
     model = loud(family, str(tmp_path))
     dense = logits(model)
     assert QUANTIZERS[quantizer].faults(model) == []
-    QUANTIZERS[quantizer].apply(model, StageContext(IDS))
+    QUANTIZERS[quantizer].apply(model, text_context(IDS))
     assert packed_layers(model.module).keys() == model.targets().keys()
     error = (logits(model) - dense).norm() / dense.norm()
     assert 0 < error < 0.1

@@ -4,12 +4,12 @@ import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from jaxtyping import Int
 from torch import Tensor, nn
 
 from slimsweep.blockwise.block_calls import EnoughSeen, first_inputs, record_calls
 from slimsweep.errors import ModelError
-from slimsweep.models.batches import batch_tokens
+from slimsweep.models.batch_sizes import batch_tokens
+from slimsweep.models.batches import Batch, split
 from slimsweep.models.language_model import LanguageModel
 
 Statistic = Tensor | tuple[Tensor, ...]
@@ -31,11 +31,12 @@ class Activations:
     being named here. All sequences have one length, so what the first was given serves them all.
     """
 
-    def __init__(self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"]):
+    def __init__(self, model: LanguageModel, batch: Batch):
+        token_ids = batch["input_ids"]
         self._blocks = model.blocks
         self._batch = max(1, batch_tokens(model) // token_ids.shape[1])
-        self._calls = record_calls(model, token_ids[:1])
-        self.hidden, self._spill = first_inputs(model, token_ids, self._batch)
+        self._calls = record_calls(model, next(split(batch, 1)))
+        self.hidden, self._spill = first_inputs(model, batch, self._batch)
 
     def collect(
         self,

@@ -5,9 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from slimsweep.models.batches import Batch, sequence_count, split
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.placement.scratch import Scratch
 
@@ -31,7 +32,7 @@ class EnoughSeen(Exception):
     """Ends a forward whose rest is not needed."""
 
 
-def record_calls(model: LanguageModel, token_ids: Int[Tensor, "one token"]) -> list[Call]:
+def record_calls(model: LanguageModel, batch: Batch) -> list[Call]:
     """Record the arguments that each block takes beside hidden states, in one forward of the model."""
     calls: dict[int, Call] = {}
 
@@ -46,7 +47,7 @@ def record_calls(model: LanguageModel, token_ids: Int[Tensor, "one token"]) -> l
         block.register_forward_pre_hook(record(index), with_kwargs=True) for index, block in enumerate(model.blocks)
     ]
     try:
-        model.hidden_states(token_ids)
+        model.hidden_states(batch)
     finally:
         for handle in handles:
             handle.remove()
@@ -54,21 +55,21 @@ def record_calls(model: LanguageModel, token_ids: Int[Tensor, "one token"]) -> l
 
 
 def first_inputs(
-    model: LanguageModel, token_ids: Int[Tensor, "sequence token"], batch: int
+    model: LanguageModel, batch: Batch, sequences: int
 ) -> tuple[Float[Tensor, "sequence token width"], Scratch | None]:
     """Hidden states of all sequences as they enter the first block, and the file that holds them if one does."""
-    first = _entering(model, token_ids[:1])
-    shape = (len(token_ids), *first.shape[1:])
+    first = _entering(model, next(split(batch, 1)))
+    shape = (sequence_count(batch), *first.shape[1:])
     spill = model.spill(math.prod(shape) * first.element_size())
     hidden = spill.tensor(shape, first.dtype) if spill else first.new_empty(shape)
-    for ids, place in zip(token_ids.split(batch), hidden.split(batch), strict=True):
-        place.copy_(_entering(model, ids))
+    for part, place in zip(split(batch, sequences), hidden.split(sequences), strict=True):
+        place.copy_(_entering(model, part))
         if spill:
             spill.release()
     return hidden, spill
 
 
-def _entering(model: LanguageModel, token_ids: Int[Tensor, "batch token"]) -> Float[Tensor, "batch token width"]:
+def _entering(model: LanguageModel, batch: Batch) -> Float[Tensor, "batch token width"]:
     """Hidden states of one batch as they enter the first block; the forward ends there."""
     entered: list[Tensor] = []
 
@@ -78,7 +79,7 @@ def _entering(model: LanguageModel, token_ids: Int[Tensor, "batch token"]) -> Fl
 
     handle = model.blocks[0].register_forward_pre_hook(before_forward, with_kwargs=True)
     try:
-        model.hidden_states(token_ids)
+        model.hidden_states(batch)
     except EnoughSeen:
         pass
     finally:

@@ -4,24 +4,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from slimsweep.blockwise.gradients import gradients, loss
 from slimsweep.linear.base import packed_layers
 from slimsweep.linear.orientation import is_transposed
+from slimsweep.models.batches import Batch, split
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.numerics.finite import all_finite, non_finite_error
 
 
-def fisher_diagonal(
-    model: LanguageModel, names: list[str], token_ids: Int[Tensor, "sequence token"]
-) -> dict[str, Float[Tensor, "out in"]]:
+def fisher_diagonal(model: LanguageModel, names: list[str], batch: Batch) -> dict[str, Float[Tensor, "out in"]]:
     """The diagonal Fisher information of the named linear layers' weights, in nats per token, fp32.
 
-    With L_s the summed loss of the T predicted tokens of sequence s, it is the mean over sequences of (dL_s/dw)^2 / T:
-    half of it times a small change squared is by how much the mean loss of a token is expected to rise. A classifier
-    has T = 1 and the loss of the label it finds most likely itself.
+    With L_s the summed loss of sequence s and T the number of predictions in all sequences, it is the sum over
+    sequences of (dL_s/dw)^2, divided by T. Half of it times a small change squared is the expected rise of the mean
+    loss of a prediction. A classifier predicts once for each sequence (see its `Task` for the loss without labels).
 
     Holds one fp32 number for each weight of these layers, and the gradient of one at a time. A packed layer counts with
     its dequantised weight, and the rounding of inputs is left out. The model is what it was afterwards.
@@ -30,7 +29,6 @@ def fisher_diagonal(
         ModelError: gradients that are not finite; names the layers.
     Source: arXiv:2306.07629, sec. 4.1; Fisher by the gradients of whole sequences.
     """
-    predicted = token_ids.shape[1] - 1 if model.module.can_generate() else 1
     with dense_weights(model):
         weights = {name: model.module.get_submodule(name).weight for name in names}
         sums = {id(weight): torch.zeros_like(weight, dtype=torch.float32) for weight in weights.values()}
@@ -40,10 +38,11 @@ def fisher_diagonal(
             sums[id(parameter)].addcmul_(slope, slope)
 
         with gradients(list({id(weight): weight for weight in weights.values()}.values()), add):
-            for ids in token_ids.split(1):
+            for one in split(batch, 1):
                 # Summed, not mean: the slopes of a mean are near the least that fp16 can tell from 0.
-                (predicted * loss(model, ids)).backward()
-        information = {name: sums[id(weight)].div_(len(token_ids) * predicted) for name, weight in weights.items()}
+                (model.task.predictions(one) * loss(model, one)).backward()
+        predicted = model.task.predictions(batch)
+        information = {name: sums[id(weight)].div_(predicted) for name, weight in weights.items()}
     if bad := [name for name, values in information.items() if not all_finite(values)]:
         raise non_finite_error(f"The gradients of {', '.join(bad)} are not finite", "compress less before")
     layers = {name: model.module.get_submodule(name) for name in names}

@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
+from slimsweep.models.batches import Batch, to_device
 from slimsweep.models.language_model import LanguageModel
 
 
@@ -33,11 +33,6 @@ def gradients(parameters: Sequence[nn.Parameter], take: Callable[[nn.Parameter],
             parameter.requires_grad_(False)
 
 
-def loss(model: LanguageModel, token_ids: Int[Tensor, "batch token"]) -> Float[Tensor, ""]:
-    """Mean cross-entropy of the next tokens; of a classifier, that of the label it finds most likely itself."""
-    token_ids = token_ids.to(model.compute_device)
-    if not model.module.can_generate():
-        logits = model.module(input_ids=token_ids).logits.float()
-        return cross_entropy(logits, logits.detach().argmax(dim=-1))
-    logits = model.module(input_ids=token_ids, use_cache=False).logits[:, :-1].float()
-    return cross_entropy(logits.flatten(0, 1), token_ids[:, 1:].flatten())
+def loss(model: LanguageModel, batch: Batch) -> Float[Tensor, ""]:
+    """Mean loss of the model's task over everything that the batch predicts, in nats."""
+    return model.task.loss(model.module, to_device(batch, model.compute_device))

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from slimsweep.blockwise.activations import Activations
@@ -16,6 +16,7 @@ from slimsweep.linear.base import weight_2d
 from slimsweep.linear.mask import removed as removed_of
 from slimsweep.models import anatomy
 from slimsweep.models.anatomy import HEADS, Units
+from slimsweep.models.batches import Batch
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.surgery import remove
 from slimsweep.numerics.finite import refuse_non_finite
@@ -45,20 +46,20 @@ def reduce_blocks(
     model: LanguageModel,
     kinds_by_block: dict[int, Sequence[str]],
     choose: Choose,
-    token_ids: Int[Tensor, "sequence token"] | None = None,
+    batch: Batch | None = None,
     repair: bool = False,
     title: str = "",
 ) -> list[dict[str, Any]]:
     """Remove what `choose` names, for each block and kind of units, in forward order.
 
     Neurons are judged after the heads of their block went, and each block by the outputs of the reduced blocks
-    before it. With `token_ids` the Gram matrix is collected for `choose` and for the repair; without, no forward runs.
+    before it. With a batch the Gram matrix is collected for `choose` and for the repair; without, no forward runs.
     Returns one entry of counts and notes for each block and kind.
 
     Raises:
         ModelError: calibration inputs that are not finite.
     """
-    activations = None if token_ids is None else Activations(model, token_ids)
+    activations = None if batch is None else Activations(model, batch)
     last = max(kinds_by_block, default=-1)
     entries = []
     for index, block in progress(model.blocks[: last + 1], title):

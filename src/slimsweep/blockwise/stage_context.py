@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Int
-from torch import Tensor
 
 from slimsweep.blockwise.layer_method import InputStatistic
 from slimsweep.blockwise.shared_inputs import Shared
+from slimsweep.models.batches import Batch
 
 
 @runtime_checkable
@@ -29,8 +28,9 @@ class KeptStatistics(Protocol):
 class StageContext:
     """Everything a stage is given beside the model. Nothing of a job is stored on the model."""
 
-    batches: Int[Tensor, "sequence token"] | None = None
-    """Token ids of the calibration text; None where no technique of the chain looks at text."""
+    batches: Batch | None = None
+    """All calibration sequences as one batch, padded to one length; None where no technique of the chain looks at
+    text."""
     seed: int = 0
     """Seed of everything that the stage draws."""
     statistics: KeptStatistics | None = None

@@ -13,7 +13,8 @@ from slimsweep.data.corpora import Corpora, Text, tokenize
 from slimsweep.data.rows import KINDS
 from slimsweep.data.unknown_tokens import ids_fault, texts_fault
 from slimsweep.errors import TooFewTokensError
-from slimsweep.models.batches import BATCH_TOKENS, longest_context
+from slimsweep.models.batch_sizes import BATCH_TOKENS, longest_context
+from slimsweep.models.batches import Batch, text_batch
 
 DRAWS = ("document", "joined")
 
@@ -99,7 +100,7 @@ class Calibration:
         """SHA-256 of the text."""
         return corpora.text(self._corpus).digest
 
-    def sample(self, tokenizer: Any, corpora: Corpora, seed: int) -> Int[Tensor, "sequence token"]:
+    def sample(self, tokenizer: Any, corpora: Corpora, seed: int) -> Batch:
         """Draw the sequences; equal seeds draw equal ones.
 
         Raises:
@@ -114,7 +115,7 @@ class Calibration:
             # One start less than there are, as in the papers' code; a text of exactly one window has only one.
             start = chance.randint(0, max(0, len(token_ids) - self.tokens - 1))
             windows.append(token_ids[start : start + self.tokens])
-        return torch.stack(windows)
+        return text_batch(torch.stack(windows))
 
     def _drawn_text(self, tokenizer: Any, corpora: Corpora, chance: random.Random) -> Int[Tensor, " token"]:
         if self.draw == "joined":

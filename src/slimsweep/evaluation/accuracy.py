@@ -20,7 +20,7 @@ from slimsweep.errors import CorpusError, TaskError
 from slimsweep.evaluation.base import Measurement, Metric
 from slimsweep.evaluation.quantity import Quantity
 from slimsweep.hints import allowed_names
-from slimsweep.models.batches import BATCH_TOKENS, batch_tokens
+from slimsweep.models.batch_sizes import BATCH_TOKENS, batch_tokens
 from slimsweep.models.language_model import LanguageModel
 
 TASKS = Path(__file__).parent / "tasks"
@@ -95,7 +95,7 @@ class Accuracy(Metric):
                 _questions(task, corpora)
             except (CorpusError, TaskError) as error:
                 faults.append(str(error))
-        if source.auto_class != "causal_lm":
+        if source.task != "causal_lm":
             faults.append(f"model {source.name} is no language model, which zero-shot tasks need")
         elif source.tokenizer() is None:
             faults.append(f"model {source.name} has no tokenizer, which zero-shot tasks need")

@@ -9,7 +9,8 @@ import torch
 from lm_eval.api.model import TemplateLM
 from torch import Tensor
 
-from slimsweep.models.batches import longest_context
+from slimsweep.models.batch_sizes import longest_context
+from slimsweep.models.batches import text_batch
 from slimsweep.models.language_model import LanguageModel
 
 FALLBACK_CONTEXT = 2048
@@ -87,7 +88,7 @@ class HarnessModel(TemplateLM):
             else:
                 scores[index] = -math.inf, False  # the sum over no tokens, 0, would beat every other answer
         for batch in self._batches(sorted(readers, key=lambda token_ids: (-len(token_ids), token_ids))):
-            hidden = self.model.hidden_states(_padded(batch))
+            hidden = self.model.hidden_states(text_batch(_padded(batch)))
             for row, token_ids in zip(hidden, batch, strict=True):
                 for index in readers[token_ids]:
                     answer = requests[index][2]

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from slimsweep.checks import refuse, whole_number_faults
 from slimsweep.evaluation.base import Measurement, Metric
 from slimsweep.evaluation.quantity import Quantity
-from slimsweep.models.batches import longest_context
+from slimsweep.models.batch_sizes import longest_context
+from slimsweep.models.batches import text_batch
 from slimsweep.models.language_model import LanguageModel
 
 STATUS = Path("/proc/self/status")
@@ -110,7 +111,7 @@ def _rise(model: LanguageModel, token_ids: Tensor) -> int:
 
 
 def _forward(model: LanguageModel, token_ids: Tensor) -> None:
-    model.logits(model.hidden_states(token_ids))
+    model.logits(model.hidden_states(text_batch(token_ids)))
 
 
 def _return_free_heap() -> None:

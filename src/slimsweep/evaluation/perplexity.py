@@ -18,7 +18,8 @@ from slimsweep.data.unknown_tokens import ids_fault
 from slimsweep.errors import TooFewTokensError
 from slimsweep.evaluation.base import Measurement, Metric
 from slimsweep.evaluation.quantity import Quantity
-from slimsweep.models.batches import BATCH_TOKENS, HEAD_NUMBERS, LOSS_NUMBERS, batch_tokens, longest_context
+from slimsweep.models.batch_sizes import BATCH_TOKENS, HEAD_NUMBERS, LOSS_NUMBERS, batch_tokens, longest_context
+from slimsweep.models.batches import text_batch
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.sources.tokenizer_digest import tokenizer_digest
 
@@ -84,7 +85,7 @@ class Perplexity(Metric):
     def faults(self, source: Any, corpora: Corpora) -> list[str]:
         names = self._names()
         faults = [f"perplexity_{name} is asked for twice" for name in dict.fromkeys(names) if names.count(name) > 1]
-        if source.auto_class != "causal_lm":
+        if source.task != "causal_lm":
             return [*faults, f"model {source.name} is no language model, which perplexity needs"]
         tokenizer = source.tokenizer()
         if tokenizer is None:
@@ -215,7 +216,7 @@ def mean_nll(model: LanguageModel, windows: Int[Tensor, "window token"], batch_t
     batches = windows.split(max(1, batch_tokens // windows.shape[1]))
     total = torch.zeros((), dtype=torch.float64, device=model.compute_device)
     for batch in track(batches, label, console=console, transient=True, disable=not console.is_terminal):
-        hidden = model.hidden_states(batch)[:, :-1].flatten(0, 1)
+        hidden = model.hidden_states(text_batch(batch))[:, :-1].flatten(0, 1)
         targets = batch[:, 1:].flatten().to(hidden.device)
         vocabulary = model.config.get_text_config().vocab_size
         for part, wanted in _by_rows(hidden, targets, HEAD_NUMBERS // vocabulary):

@@ -11,7 +11,7 @@ from torch import Tensor
 from slimsweep.checks import refuse, whole_number_faults
 from slimsweep.evaluation.base import Measurement, Metric
 from slimsweep.evaluation.quantity import Quantity
-from slimsweep.models.batches import longest_context
+from slimsweep.models.batch_sizes import longest_context
 from slimsweep.models.language_model import LanguageModel
 
 IN_A_FILE = "weights rest in a file (memory_budget), so that this would be the speed of reading them"
@@ -85,13 +85,13 @@ class Speed(Metric):
         runs = [self._run(model, prompt) for _ in range(self.repeats + 1)][1:]  # the first one warms up
         prefill, decode = (statistics.median(seconds) for seconds in zip(*runs, strict=True))
         shape = f"1x{self.prompt_tokens}:median of {self.repeats}"
-        can_generate = model.module.can_generate()
+        generates = model.task.generates
         return Measurement(
             {
                 "prefill_seconds": prefill,
-                "decode_tokens_per_second": self.new_tokens / decode if can_generate else None,
+                "decode_tokens_per_second": self.new_tokens / decode if generates else None,
             },
-            {} if can_generate else {"decode_tokens_per_second": "this model does not generate text"},
+            {} if generates else {"decode_tokens_per_second": "this model does not generate text"},
             {
                 "prefill_seconds": f"prefill:{shape}",
                 "decode_tokens_per_second": f"decode:{self.new_tokens} tokens after {shape}",
@@ -107,11 +107,11 @@ class Speed(Metric):
             statistics.median(slow[part] for slow, _ in runs) / (statistics.median(fast[part] for _, fast in runs) or 1)
             for part in (0, 1)
         )
-        can_generate = model.module.can_generate()
+        generates = model.task.generates
         shape = f"1x{self.prompt_tokens}:medians of {self.repeats} alternating runs"
         return Measurement(
-            {"speedup_prefill": prefill, "speedup_decode": decode if can_generate else None},
-            {} if can_generate else {"speedup_decode": "this model does not generate text"},
+            {"speedup_prefill": prefill, "speedup_decode": decode if generates else None},
+            {} if generates else {"speedup_decode": "this model does not generate text"},
             {
                 "speedup_prefill": f"prefill:{shape}",
                 "speedup_decode": f"decode:{self.new_tokens} tokens after {shape}",
@@ -126,7 +126,7 @@ class Speed(Metric):
     def _run(self, model: LanguageModel, prompt: Tensor) -> tuple[float, float]:
         """Seconds of one forward over the prompt that fills the cache, and of `new_tokens` greedy steps after it."""
         started = _now(model)
-        if not model.module.can_generate():
+        if not model.task.generates:
             model.module(input_ids=prompt)
             return _now(model) - started, 0.0
         output = model.module(input_ids=prompt, use_cache=True, logits_to_keep=1)

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from slimsweep.linear.base import dense_parameters, linear_layers, packed_layers
+from slimsweep.models.batches import Batch, to_device
 from slimsweep.models.families import Family
 from slimsweep.models.placement.offload import Offload
 from slimsweep.models.placement.scratch import PAGE, Scratch
+from slimsweep.models.task import Task, inputs_of
 from slimsweep.numerics.parallel import parallel_map
 
 CPU = torch.device("cpu")
@@ -27,6 +29,7 @@ class LanguageModel:
     module: nn.Module
     """The transformers model, in eval mode."""
     family: Family
+    task: Task
     tokenizer: Any = None
     """Its transformers tokenizer; None where none was loaded (meta device)."""
     compute_device: torch.device = CPU
@@ -74,6 +77,11 @@ class LanguageModel:
         return list(self.module.get_submodule(self.family.blocks))
 
     @property
+    def stack_ranges(self) -> list[range]:
+        """Indices of the blocks of each stack, in forward order."""
+        return [range(len(self.blocks))]
+
+    @property
     def block_names(self) -> list[str]:
         return [f"{self.family.blocks}.{index}" for index in range(len(self.blocks))]
 
@@ -90,10 +98,10 @@ class LanguageModel:
         }
 
     @torch.no_grad()
-    def hidden_states(self, token_ids: Int[Tensor, "batch token"]) -> Float[Tensor, "batch token width"]:
+    def hidden_states(self, batch: Batch) -> Float[Tensor, "sequence token width"]:
         """Output of the last norm, as the head reads it."""
-        token_ids = token_ids.to(self.compute_device)
-        return self.module.base_model(input_ids=token_ids, use_cache=False).last_hidden_state
+        inputs = inputs_of(to_device(batch, self.compute_device))
+        return self.module.base_model(**inputs, use_cache=False).last_hidden_state
 
     @torch.no_grad()
     def logits(self, hidden: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch vocabulary"]:
@@ -136,6 +144,7 @@ class LanguageModel:
         return type(self)(
             module=module,
             family=self.family,
+            task=self.task,
             tokenizer=self.tokenizer,
             compute_device=self.compute_device,
             offload=self.offload,

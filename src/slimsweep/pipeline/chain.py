@@ -13,6 +13,7 @@ from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.errors import ModelError, StageError
 from slimsweep.linear.base import has_single_weights, weight_2d
 from slimsweep.linear.mask import mark_zeros
+from slimsweep.models.batches import Batch
 from slimsweep.models.language_model import LanguageModel, weights_digest
 from slimsweep.models.skeleton import Skeleton
 from slimsweep.pipeline import memory_plan
@@ -60,7 +61,7 @@ def compress(experiment: Experiment) -> Compressed:
     cache = cache_of(experiment)
     keys = stage_keys(experiment) if cache else []
     done = _longest(experiment, keys, cache) if cache else None
-    token_ids, unkept = None, 0.0
+    batches, unkept = None, 0.0
     for position in range(len(done.stages) if done else 0, len(experiment.stages)):
         with cache.claim(keys[position]) if cache else contextlib.nullcontext():
             # Another process may have computed it while this one waited.
@@ -69,10 +70,10 @@ def compress(experiment: Experiment) -> Compressed:
                 continue
             done = done or load(experiment)
             stage, upstream = experiment.stages[position], done.weights_digest
-            if token_ids is None and stage.technique.requirements.calibration:
-                token_ids = calibrate(experiment, done.model)
+            if batches is None and stage.technique.requirements.calibration:
+                batches = calibrate(experiment, done.model)
             statistics = StatisticsCache(cache, keys[position]) if cache else None
-            apply(experiment, stage, StageContext(token_ids, experiment.seed, statistics), done)
+            apply(experiment, stage, StageContext(batches, experiment.seed, statistics), done)
             unkept += done.stages[-1]["seconds"]
             if cache and _keep(cache, keys[position], done, unkept, upstream):
                 unkept = 0.0
@@ -110,8 +111,8 @@ def _mapped(experiment: Experiment) -> LanguageModel:
     return model
 
 
-def calibrate(experiment: Experiment, model: LanguageModel) -> torch.Tensor | None:
-    """Token ids of the calibration text, shape [sequence token], or None for shapes alone."""
+def calibrate(experiment: Experiment, model: LanguageModel) -> Batch | None:
+    """All calibration sequences as one batch, or None for shapes alone."""
     if model.is_meta:
         return None
     return experiment.calibration.sample(model.tokenizer, experiment.corpora, experiment.seed)

@@ -32,7 +32,7 @@ DROPPED = frozenset(
     + ("save_model", "memory_budget", "fresh", "amend")
 )
 """Keys that decide no result, and stand in no record."""
-FORMER_KNOBS = {"of": "relative_to", "layers": "blocks"}
+FORMER_KNOBS = {"of": "relative_to", "layers": "blocks", "auto_class": "task"}
 """Words that knobs had before, accepted where today's word is a knob."""
 SWITCH = {"on": True, "true": True, "off": False, "false": False}
 """Words of a switch, in lower case; YAML reads on and off as booleans, Hydra's command line as text."""

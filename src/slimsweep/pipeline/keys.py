@@ -140,7 +140,7 @@ def _loaded(experiment: Keyed) -> dict[str, Any]:
     model = experiment.model
     return {
         "weights": model.digest(),
-        "loaded_as": [model.weights, model.auto_class, model.trust_remote_code],
+        "loaded_as": [model.weights, model.task, model.trust_remote_code],
         "dtype": experiment.resolved_dtype,
         "device": experiment.resolved_device.split(":")[0],
     } | ({"keep_zeros": True} if experiment.keep_zeros else {})

@@ -57,7 +57,7 @@ def plan(experiment: Planned) -> list[Part]:
     import torch
 
     from slimsweep.linear.base import layer_shape
-    from slimsweep.models.batches import HEAD_NUMBERS, LOSS_NUMBERS
+    from slimsweep.models.batch_sizes import HEAD_NUMBERS, LOSS_NUMBERS
 
     skeleton, dtype = experiment.model.skeleton(), getattr(torch, experiment.resolved_dtype)
     after = skeleton.copy()

@@ -2,12 +2,14 @@ import json
 
 import pytest
 import torch
+from contexts import text_context
 from safetensors.torch import load_file, save_file
 
 from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.errors import ModelError
 from slimsweep.evaluation.size import Size
 from slimsweep.linear.mask import MASKS_FILE
+from slimsweep.models.batches import text_batch
 from slimsweep.models.language_model import weights_digest
 from slimsweep.models.sources.local import LocalModel
 from slimsweep.models.storage.saved_model import save
@@ -38,7 +40,10 @@ def token_ids():
 def test_it_is_the_model_that_is_held_in_memory(folder, tmp_path, dtype):
     held, mapped = pair(folder, tmp_path, dtype)
     assert weights_digest(held) == weights_digest(mapped)
-    assert torch.equal(held.logits(held.hidden_states(token_ids())), mapped.logits(mapped.hidden_states(token_ids())))
+    assert torch.equal(
+        held.logits(held.hidden_states(text_batch(token_ids()))),
+        mapped.logits(mapped.hidden_states(text_batch(token_ids()))),
+    )
     head, embeddings = mapped.module.lm_head.weight, mapped.module.model.embed_tokens.weight
     assert head is embeddings
     assert Size().measure(held, None) == Size().measure(mapped, None)
@@ -50,7 +55,7 @@ def test_it_compresses_to_the_same_bits(folder, tmp_path, technique, activation_
     held, mapped = pair(folder, tmp_path)
     mapped.activation_bytes = activation_bytes
     for model in (held, mapped):
-        technique.apply(model, StageContext(token_ids()))
+        technique.apply(model, text_context(token_ids()))
     assert weights_digest(held) == weights_digest(mapped)
 
 
@@ -58,7 +63,7 @@ def test_every_forward_and_walk_gives_memory_back(folder, tmp_path, monkeypatch)
     _, mapped = pair(folder, tmp_path)
     count = []
     monkeypatch.setattr(mapped.scratch, "release", lambda: count.append(1))
-    mapped.hidden_states(token_ids())
+    mapped.hidden_states(text_batch(token_ids()))
     assert len(count) == len(mapped.blocks)
     with mapped.resident(mapped.blocks[0]):
         pass
@@ -105,7 +110,7 @@ def test_it_is_saved_in_shards_that_plain_transformers_reads(folder, tmp_path):
 
     (folder / "generation_config.json").write_text(json.dumps({"top_k": 7}))
     mapped = pair_mapped(folder, tmp_path)
-    SparseGPT(ratio=0.5).apply(mapped, StageContext(token_ids()))
+    SparseGPT(ratio=0.5).apply(mapped, text_context(token_ids()))
     assert save(mapped, tmp_path / "again")
     shards = {path.name for path in (tmp_path / "again").glob("*.safetensors")} - {MASKS_FILE}
     assert len(shards) == len(mapped.blocks) + 1
@@ -153,7 +158,7 @@ def test_an_own_head_survives_compressing_saving_and_reading(folder, tmp_path):
     own = {"lm_head.weight": tensors["model.embed_tokens.weight"] * 0.5}
     save_file(tensors | own, folder / "model.safetensors", {"format": "pt"})
     for name, model in zip(("held", "mapped"), pair(folder, tmp_path), strict=True):
-        SparseGPT(ratio=0.5).apply(model, StageContext(token_ids()))
+        SparseGPT(ratio=0.5).apply(model, text_context(token_ids()))
         assert save(model, tmp_path / name)
         assert weights_digest(
             LocalModel(path=str(tmp_path / name), cache_dir=str(tmp_path)).load(torch.float32, CPU)

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from slimsweep.linear.base import weight_2d
+from slimsweep.models.batches import text_batch
 from slimsweep.models.language_model import LanguageModel
 
 
@@ -10,6 +11,7 @@ def offloaded(model: LanguageModel, device: torch.device) -> LanguageModel:
     return LanguageModel(
         module=copied.module,
         family=model.family,
+        task=model.task,
         tokenizer=model.tokenizer,
         compute_device=device,
         offload=True,
@@ -19,7 +21,7 @@ def offloaded(model: LanguageModel, device: torch.device) -> LanguageModel:
 def test_offloaded_forward_equals_the_plain_one(tiny):
     model = offloaded(tiny, torch.device("cpu"))
     token_ids = torch.arange(10).reshape(1, 10)
-    assert torch.equal(model.hidden_states(token_ids), tiny.hidden_states(token_ids))
+    assert torch.equal(model.hidden_states(text_batch(token_ids)), tiny.hidden_states(text_batch(token_ids)))
 
 
 def test_weights_written_while_resident_stay(tiny):
@@ -27,7 +29,7 @@ def test_weights_written_while_resident_stay(tiny):
     block = model.blocks[0]
     with model.resident(block), model.resident(block):
         weight_2d(block.mlp.up_proj).zero_()
-        model.hidden_states(torch.arange(4).reshape(1, 4))
+        model.hidden_states(text_batch(torch.arange(4).reshape(1, 4)))
     assert weight_2d(model.blocks[0].mlp.up_proj).count_nonzero() == 0
 
 
@@ -41,7 +43,7 @@ def test_host_weights_come_back_even_when_a_forward_fails(tiny, monkeypatch):
 
     monkeypatch.setattr(model.blocks[0].mlp, "forward", fail)
     with pytest.raises(RuntimeError, match="no memory"):
-        model.hidden_states(torch.arange(4).reshape(1, 4))
+        model.hidden_states(text_batch(torch.arange(4).reshape(1, 4)))
     assert not model._offload._visiting
     assert [parameter.data_ptr() for parameter in model.blocks[0].parameters()] == on_host
 
@@ -61,7 +63,7 @@ def test_offloaded_model_holds_one_block_on_the_gpu(tiny_source):
     model = tiny_source.load(torch.float32, device, offload=True)
     plain = tiny_source.load(torch.float32, device)
     token_ids = torch.arange(10).reshape(1, 10)
-    torch.testing.assert_close(model.hidden_states(token_ids), plain.hidden_states(token_ids))
+    torch.testing.assert_close(model.hidden_states(text_batch(token_ids)), plain.hidden_states(text_batch(token_ids)))
     with model.resident(model.blocks[1]):
         weight_2d(model.blocks[1].mlp.up_proj).zero_()
     assert {parameter.device.type for block in model.blocks for parameter in block.parameters()} == {"cpu"}

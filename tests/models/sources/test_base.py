@@ -7,6 +7,7 @@ from safetensors.torch import load_file, save_file
 
 from slimsweep.errors import ModelError
 from slimsweep.linear.base import weight_2d
+from slimsweep.models.batches import text_batch
 from slimsweep.models.sources import base as sources
 from slimsweep.models.sources.hub import HubModel
 from slimsweep.models.sources.local import LocalModel
@@ -80,7 +81,9 @@ def test_local_model_reloads_what_was_saved(tiny, saved, tmp_path):
     assert source.name == "saved"
     model = source.load(torch.float32, CPU)
     token_ids = torch.arange(12).reshape(1, 12)
-    assert torch.equal(model.logits(model.hidden_states(token_ids)), tiny.logits(tiny.hidden_states(token_ids)))
+    assert torch.equal(
+        model.logits(model.hidden_states(text_batch(token_ids))), tiny.logits(tiny.hidden_states(text_batch(token_ids)))
+    )
     assert model.tokenizer("hé").input_ids == tiny.tokenizer("hé").input_ids
 
 
@@ -159,8 +162,8 @@ def test_a_source_must_say_where_its_files_are(tmp_path):
 def test_bad_words_are_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match=r"weights='maybe': give trained, meta or random"):
         random_source(tmp_path, weights="maybe")
-    with pytest.raises(ValueError, match=r"auto_class='seq'"):
-        random_source(tmp_path, auto_class="seq")
+    with pytest.raises(ValueError, match=r"task='seq'"):
+        random_source(tmp_path, task="seq")
     with pytest.raises(ValueError, match=r"set weights=random or weights=meta"):
         random_source(tmp_path, weights="trained")
 

@@ -7,6 +7,7 @@ import torch
 from safetensors import safe_open
 
 from slimsweep.errors import ModelError
+from slimsweep.models.batches import text_batch
 from slimsweep.models.sources import gguf_file
 from slimsweep.models.sources.package import PackageModel
 
@@ -102,7 +103,7 @@ def test_embedded_model_completes_a_sentence(smollm2):
     assert model.original_parameters == 134_515_008
     token_ids = model.tokenizer("The capital of France is", return_tensors="pt").input_ids
     assert token_ids.shape == (1, 5)
-    logits = model.logits(model.hidden_states(token_ids)[:, -1])
+    logits = model.logits(model.hidden_states(text_batch(token_ids))[:, -1])
     assert model.tokenizer.decode(logits[0].argmax()) == " Paris"
 
 

@@ -44,8 +44,8 @@ def from_pretrained(name, folder, dtype=torch.float32):
 
 
 def local(name, folder, **fields):
-    auto_class = "causal_lm" if name in DECODERS else "sequence_classification"
-    return LocalModel(path=str(folder), auto_class=auto_class, cache_dir=str(folder.parent / "cache"), **fields)
+    task = "causal_lm" if name in DECODERS else "sequence_classification"
+    return LocalModel(path=str(folder), task=task, cache_dir=str(folder.parent / "cache"), **fields)
 
 
 def edit(file, change):

@@ -32,8 +32,8 @@ def test_models_of_every_family_come_back_bit_for_bit(family, folder, tmp_path):
     RTN(bits=4, group_size=None).apply(uneven(model), StageContext())
     Magnitude(ratio=0.5, include=("*.1.*",)).apply(model, StageContext())
     entry.write(folder, KEY, model, STATE)
-    auto_class = "causal_lm" if family in DECODERS else "sequence_classification"
-    source = RandomModel(name=family, shape=EVERY[family], auto_class=auto_class, cache_dir=str(tmp_path))
+    task = "causal_lm" if family in DECODERS else "sequence_classification"
+    source = RandomModel(name=family, shape=EVERY[family], task=task, cache_dir=str(tmp_path))
     content = entry.read(folder, KEY).content
     found = source.restored(folder, torch.float32, CPU, False, content["original_parameters"])
     assert weights_digest(found) == content["weights_digest"] == weights_digest(model)

@@ -1,9 +1,9 @@
 import pytest
 import torch
+from contexts import text_context
 from filelock import FileLock
 
 from slimsweep.blockwise.activations import Activations, InputSum
-from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.cli.slim import stage_lines
 from slimsweep.models.language_model import weights_digest
 from slimsweep.numerics import hessian
@@ -52,7 +52,7 @@ def forwards(monkeypatch):
 
 def compressed(source, technique, shared):
     model = source.load(torch.float32, torch.device("cpu"))
-    technique.apply(model, StageContext(token_ids(), statistics=shared))
+    technique.apply(model, text_context(token_ids(), statistics=shared))
     return weights_digest(model)
 
 
@@ -152,7 +152,7 @@ def test_a_raised_damping_is_told_by_those_who_read_it_too(tiny_source, cache, m
     notes = []
     for _ in range(2):
         model = tiny_source.load(torch.float32, torch.device("cpu"))
-        context = StageContext(token_ids(), statistics=StatisticsCache(cache, stage()))
+        context = text_context(token_ids(), statistics=StatisticsCache(cache, stage()))
         report = SparseGPT(ratio=0.5, inputs="dense", damping_fraction=1e-6).apply(model, context)
         notes.append(report.notes)
     assert notes[0] == notes[1] and set(notes[0]["damping_raised"].values()) != {1e-6}
@@ -198,7 +198,7 @@ def test_sums_come_back_on_the_device_that_asks(tiny_source, cache):
     technique, digests = SparseGPT(ratio=0.5, inputs="dense"), set()
     for _ in range(2):
         model = tiny_source.load(torch.float32, torch.device("cuda:0"))
-        technique.apply(model, StageContext(token_ids(), statistics=StatisticsCache(cache, stage())))
+        technique.apply(model, text_context(token_ids(), statistics=StatisticsCache(cache, stage())))
         digests.add(weights_digest(model))
     assert len(digests) == 1
 

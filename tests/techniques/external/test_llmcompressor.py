@@ -1,5 +1,6 @@
 import pytest
 import torch
+from contexts import text_context
 
 from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.linear.base import weight_2d
@@ -29,7 +30,7 @@ def token_ids(model, text: str | None = None, sequences: int = 8, tokens: int = 
 def test_it_leaves_as_many_zeros_as_planned_and_nothing_else_changes(tiny, knobs, ours):
     before = {name: tensor.clone() for name, tensor in tiny.module.state_dict().items()}
     attributes = {name: set(vars(module)) for name, module in tiny.module.named_modules()}
-    report = LLMCompressor(**knobs).apply(tiny, StageContext(token_ids(tiny)))
+    report = LLMCompressor(**knobs).apply(tiny, text_context(token_ids(tiny)))
     shapes = {name: tuple(weight_2d(layer).shape) for name, layer in tiny.targets().items()}
     planned = LLMCompressor(**knobs).planned_zeros(shapes, {})
     more = 1 if ours.pattern == "unstructured" and isinstance(ours, SparseGPT) else 0  # all inputs are one block here
@@ -46,7 +47,7 @@ def test_it_leaves_as_many_zeros_as_planned_and_nothing_else_changes(tiny, knobs
 
 
 def test_only_the_chosen_layers_are_pruned(tiny):
-    LLMCompressor(ratio=0.5, include=["*.mlp.*"]).apply(tiny, StageContext(token_ids(tiny)))
+    LLMCompressor(ratio=0.5, include=["*.mlp.*"]).apply(tiny, text_context(token_ids(tiny)))
     for name, layer in tiny.targets().items():
         assert bool((layer.weight == 0).any()) == (".mlp." in name)
 
@@ -57,8 +58,8 @@ def test_it_agrees_with_ours_on_a_trained_model(method, shared, stories260k, sto
     ids = token_ids(stories260k, text)
     ours = {"wanda": Wanda, "sparsegpt": SparseGPT}[method](ratio=0.5)
     other = stories260k_source.load(torch.float32, torch.device("cpu"))
-    ours.apply(stories260k, StageContext(ids))
-    LLMCompressor(ratio=0.5, method=method).apply(other, StageContext(ids))
+    ours.apply(stories260k, text_context(ids))
+    LLMCompressor(ratio=0.5, method=method).apply(other, text_context(ids))
     same = [((weight_2d(a) == 0) == (weight_2d(b) == 0)).float().mean() for a, b in layers(stories260k, other)]
     # One mask that falls the other way changes the inputs of all later blocks; the first block sees equal ones.
     assert min(same[:7]) > 0.99

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from contexts import text_context
 
 from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.linear.base import packed_layers, weight_2d
@@ -18,7 +19,7 @@ def token_ids(vocabulary: int = 258):
 @pytest.mark.parametrize(("grid", "group_size"), [("asymmetric", 8), ("symmetric", None)])
 def test_its_codes_are_stored_packed(tiny, method, grid, group_size):
     technique = LLMCompressorQuantizer(method=method, grid=grid, group_size=group_size)
-    report = technique.apply(tiny, StageContext(token_ids()))
+    report = technique.apply(tiny, text_context(token_ids()))
     packed = packed_layers(tiny.module)
     assert list(packed) == list(tiny.targets())
     for layer in packed.values():
@@ -33,7 +34,7 @@ def test_its_codes_are_stored_packed(tiny, method, grid, group_size):
 def test_zeros_stay_zeros(tiny):
     Magnitude(ratio=0.5).apply(tiny, StageContext())
     zeros = {name: weight_2d(layer) == 0 for name, layer in tiny.targets().items()}
-    LLMCompressorQuantizer(group_size=8).apply(tiny, StageContext(token_ids()))
+    LLMCompressorQuantizer(group_size=8).apply(tiny, text_context(token_ids()))
     assert all((weight_2d(layer)[zeros[name]] == 0).all() for name, layer in tiny.targets().items())
 
 
@@ -47,7 +48,7 @@ def test_it_lies_as_near_as_ours_on_a_trained_model(method, ours, shared, storie
 
     def distance(technique) -> float:
         model = stories260k_source.load(torch.float32, torch.device("cpu"))
-        technique.apply(model, StageContext(ids))
+        technique.apply(model, text_context(ids))
         found = model.module(ids).logits.log_softmax(-1)
         return float((wanted.exp() * (wanted - found)).sum(-1).mean())
 

@@ -5,8 +5,9 @@ import weakref
 
 import pytest
 import torch
+from contexts import text_context
 
-from slimsweep.blockwise.stage_context import StageContext
+from slimsweep.models.batches import text_batch
 from slimsweep.techniques.external.llmcompressor import LLMCompressor
 from slimsweep.techniques.external.oneshot import package_faults, package_notes, run_oneshot
 
@@ -26,7 +27,7 @@ def test_it_hands_over_the_same_sequences_in_order_and_undoes_its_patches_after_
     ids = torch.arange(12).view(3, 4)
     before, pin = tiny.module.config.name_or_path, torch.Tensor.pin_memory
     with pytest.raises(Stop):
-        run_oneshot(tiny, ids, "recipe", 2)
+        run_oneshot(tiny, text_batch(ids), "recipe", 2)
     assert seen["dataset"]["input_ids"] == ids.tolist()
     assert seen["shuffle_calibration_samples"] is False
     assert (seen["max_seq_length"], seen["num_calibration_samples"]) == (4, 3)
@@ -37,7 +38,7 @@ def test_it_hands_over_the_same_sequences_in_order_and_undoes_its_patches_after_
 
 def test_nothing_keeps_the_model_alive(tiny_source):
     model = tiny_source.load(torch.float32, torch.device("cpu"))
-    LLMCompressor(ratio=0.5).apply(model, StageContext(torch.randint(258, (2, 16))))
+    LLMCompressor(ratio=0.5).apply(model, text_context(torch.randint(258, (2, 16))))
     kept = weakref.ref(model.module)
     del model
     gc.collect()
@@ -55,7 +56,7 @@ def test_its_warnings_are_told_once_and_recorded_and_its_chatter_is_not(tiny, mo
 
     monkeypatch.setattr("llmcompressor.oneshot", oneshot)
     caplog.set_level("INFO")
-    assert run_oneshot(tiny, torch.arange(12).view(3, 4), "recipe", 1) == ["Failed to invert hessian"]
+    assert run_oneshot(tiny, text_batch(torch.arange(12).view(3, 4)), "recipe", 1) == ["Failed to invert hessian"]
     assert [record.getMessage() for record in caplog.records] == ["llm-compressor: Failed to invert hessian"]
     assert "a line for every layer" not in "".join(capfd.readouterr())
     assert package_notes(["one"])["warnings"] == ["one"] and "warnings" not in package_notes([])

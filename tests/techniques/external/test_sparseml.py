@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from contexts import text_context
 
 from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.errors import ModelError
@@ -24,7 +25,7 @@ def test_weights_go_out_and_come_back(tiny, sparseml_environment):
     before = {name: tensor.clone() for name, tensor in tiny.module.state_dict().items()}
     technique = SparseML(ratio=0.5, path=sparseml_environment, include=["model.layers.1.*"])
     assert technique.faults(tiny) == []
-    report = technique.apply(tiny, StageContext(token_ids()))
+    report = technique.apply(tiny, text_context(token_ids()))
     assert report.notes["sparseml"] == "1.8.0"
     assert report.notes["seconds"] > 0
     assert {layer.name for layer in report.layers} == {n for n in tiny.targets() if n.startswith("model.layers.1.")}
@@ -40,7 +41,7 @@ def test_weights_go_out_and_come_back(tiny, sparseml_environment):
 def test_a_failure_shows_what_it_printed_and_leaves_the_model(tiny, sparseml_environment):
     before = weight_2d(next(iter(tiny.targets().values()))).clone()
     with pytest.raises(ModelError, match="the stand-in fails at 0.9"):
-        SparseML(ratio=0.9, path=sparseml_environment).apply(tiny, StageContext(token_ids()))
+        SparseML(ratio=0.9, path=sparseml_environment).apply(tiny, text_context(token_ids()))
     assert torch.equal(before, weight_2d(next(iter(tiny.targets().values()))))
 
 

@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
+from contexts import text_context
 
-from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.linear.base import weight_2d
 from slimsweep.techniques.pruning.magnitude import Magnitude
 from slimsweep.techniques.pruning.random import Random
@@ -57,7 +57,7 @@ def kill_input(model) -> None:
 def test_ratio_zero_keeps_every_bit(pruner, tiny):
     kill_input(tiny)
     before = bits(tiny)
-    report = make(pruner, ratio=0).apply(tiny, StageContext(ids()))
+    report = make(pruner, ratio=0).apply(tiny, text_context(ids()))
     assert equal(bits(tiny), before)
     assert sum(layer.zeros for layer in report.layers) == 4 * len(before)
 
@@ -66,24 +66,24 @@ def test_ratio_zero_keeps_every_bit(pruner, tiny):
 @pytest.mark.parametrize("ratio", [0.3, 0.5, 0.95])
 def test_a_second_pass_of_the_original_changes_no_bit(pruner, ratio, tiny):
     kill_input(tiny)
-    make(pruner, ratio=ratio).apply(tiny, StageContext(ids()))
+    make(pruner, ratio=ratio).apply(tiny, text_context(ids()))
     before = bits(tiny)
-    make(pruner, ratio=ratio).apply(tiny, StageContext(ids(), 1))
+    make(pruner, ratio=ratio).apply(tiny, text_context(ids(), 1))
     assert equal(bits(tiny), before)
 
 
 @every_pruner
 def test_a_second_pattern_pass_changes_no_bit(pruner, tiny):
-    make(pruner, ratio=0.5, pattern="2:4").apply(tiny, StageContext(ids()))
+    make(pruner, ratio=0.5, pattern="2:4").apply(tiny, text_context(ids()))
     before = bits(tiny)
-    make(pruner, ratio=0.5, pattern="2:4").apply(tiny, StageContext(ids(), 1))
+    make(pruner, ratio=0.5, pattern="2:4").apply(tiny, text_context(ids(), 1))
     assert equal(bits(tiny), before)
 
 
 @every_pruner
 def test_a_second_pass_of_the_remaining_compounds(pruner, tiny):
     for _ in range(2):
-        report = make(pruner, ratio=0.3, relative_to="remaining").apply(tiny, StageContext(ids()))
+        report = make(pruner, ratio=0.3, relative_to="remaining").apply(tiny, text_context(ids()))
     weights = sum(layer.weights for layer in report.layers)
     units = sum(
         max(weight_2d(layer).shape) * 3 for layer in tiny.targets().values()
@@ -98,8 +98,8 @@ def test_passes_of_the_original_are_one_pass_bit_for_bit(pruner, fields, tiny, t
     once = tiny_source.load(torch.float32, torch.device("cpu"))
     for model in (once, tiny):
         kill_input(model)
-    one = make(pruner, **fields).apply(once, StageContext(ids()))
-    three = make(pruner, **fields, passes=3).apply(tiny, StageContext(ids()))
+    one = make(pruner, **fields).apply(once, text_context(ids()))
+    three = make(pruner, **fields, passes=3).apply(tiny, text_context(ids()))
     assert equal(bits(tiny), bits(once))
     assert three.layers == one.layers
     assert three.notes["zeros_by_pass"] == [sum(layer.zeros for layer in one.layers)] * 3
@@ -117,7 +117,7 @@ UNITS = {  # weights that are ranked together, written out: [out in] -> sizes
 
 @pytest.mark.parametrize("pruner", UNITS)
 def test_two_passes_of_the_remaining_remove_the_exact_count_of_every_layer(pruner, tiny):
-    make(pruner, ratio=0.3, relative_to="remaining", passes=2).apply(tiny, StageContext(ids()))
+    make(pruner, ratio=0.3, relative_to="remaining", passes=2).apply(tiny, text_context(ids()))
     for name, layer in tiny.targets().items():
         first = [(size, size * 3 // 10) for size in UNITS[pruner](*weight_2d(layer).shape)]
         both = sum(gone + (size - gone) * 3 // 10 for size, gone in first)
@@ -127,7 +127,7 @@ def test_two_passes_of_the_remaining_remove_the_exact_count_of_every_layer(prune
 
 def test_two_passes_of_the_remaining_of_all_layers_together_count_once(tiny):
     total = sum(weight_2d(layer).numel() for layer in tiny.targets().values())
-    report = make("magnitude, global", ratio=0.3, relative_to="remaining", passes=2).apply(tiny, StageContext(ids()))
+    report = make("magnitude, global", ratio=0.3, relative_to="remaining", passes=2).apply(tiny, text_context(ids()))
     first = total * 3 // 10
     assert report.notes["zeros_by_pass"] == [first, first + (total - first) * 3 // 10]
     assert sum(zeros(tiny).values()) == report.notes["zeros_by_pass"][-1]
@@ -137,8 +137,8 @@ def test_two_passes_of_the_remaining_of_all_layers_together_count_once(tiny):
 def test_two_passes_are_two_stages_but_for_chance(pruner, tiny, tiny_source):
     twice = tiny_source.load(torch.float32, torch.device("cpu"))
     for _ in range(2):
-        make(pruner, ratio=0.3, relative_to="remaining").apply(twice, StageContext(ids()))
-    make(pruner, ratio=0.3, relative_to="remaining", passes=2).apply(tiny, StageContext(ids()))
+        make(pruner, ratio=0.3, relative_to="remaining").apply(twice, text_context(ids()))
+    make(pruner, ratio=0.3, relative_to="remaining", passes=2).apply(tiny, text_context(ids()))
     assert equal(bits(tiny), bits(twice)) is (pruner != "random")
 
 
@@ -157,7 +157,7 @@ def test_patterns_keep_exactly_n_of_every_m(pruner, pattern, tiny):
     kept, group = map(int, pattern.split(":"))
     technique = make(pruner, ratio=0.1, pattern=pattern)
     assert technique.ratio == 1 - kept / group
-    technique.apply(tiny, StageContext(ids()))
+    technique.apply(tiny, text_context(ids()))
     for layer in tiny.targets().values():
         assert torch.all((weight_2d(layer) != 0).view(-1, group).sum(dim=1) == kept)
 
@@ -183,12 +183,12 @@ def test_plans_of_passes_within_a_stage_too(pruner, of, tiny, tiny_source):
     meta = tiny_source.skeleton().copy()
     technique = make(pruner, ratio=0.3, relative_to=of, passes=3)
     planned = technique.plan(meta).notes["zeros_by_pass"]
-    assert planned == technique.apply(tiny, StageContext(ids())).notes["zeros_by_pass"]
+    assert planned == technique.apply(tiny, text_context(ids())).notes["zeros_by_pass"]
     assert sum(meta.zeros.values()) == planned[-1] == sum(zeros(tiny).values())
 
 
 def assert_plan(technique, meta, real):
-    planned, report = technique.plan(meta), technique.apply(real, StageContext(ids()))
+    planned, report = technique.plan(meta), technique.apply(real, text_context(ids()))
     if "global" in (getattr(technique, "scope", ""),) and not technique.group:
         assert sum(meta.zeros.values()) == sum(layer.zeros for layer in report.layers)
         assert "sum" in planned.notes["zeros_by_layer"]
@@ -200,7 +200,7 @@ def assert_plan(technique, meta, real):
 @every_pruner
 def test_half_precision_weights_get_the_same_counts(pruner, tiny_source):
     model = tiny_source.load(torch.bfloat16, torch.device("cpu"))
-    report = make(pruner, ratio=0.5).apply(model, StageContext(ids()))
+    report = make(pruner, ratio=0.5).apply(model, text_context(ids()))
     assert sum(zeros(model).values()) == sum(layer.zeros for layer in report.layers)
     assert sum(layer.zeros for layer in report.layers) * 2 == sum(layer.weights for layer in report.layers)
 

@@ -1,9 +1,9 @@
 import pytest
 import torch
+from contexts import text_context
 from hard_layers import HARD, hard_layer
 from restatements import inverse_factor, layer_inputs, perplexity, sparsegpt_layer
 
-from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.evaluation.size import Size
 from slimsweep.linear.base import packed_layers, weight_2d
 from slimsweep.linear.uniform import IntegerLinear
@@ -136,7 +136,7 @@ def test_golden_output_of_version_2():
 def test_raised_damping_is_noted_by_layer(tiny, monkeypatch):
     bad = torch.eye(2)[[1, 0]] * 1.05 + torch.eye(2)  # needs 0.1
     monkeypatch.setattr(SparseGPT, "statistic", lambda _self, inputs: torch.block_diag(*[bad] * (inputs.shape[1] // 2)))
-    report = SparseGPT(ratio=0.5).apply(tiny, StageContext(torch.ones(1, 4, dtype=torch.long)))
+    report = SparseGPT(ratio=0.5).apply(tiny, text_context(torch.ones(1, 4, dtype=torch.long)))
     assert report.notes == {"damping_raised": dict.fromkeys(tiny.targets(), pytest.approx(0.1))}
 
 
@@ -216,7 +216,7 @@ def test_joint_loses_less_than_rounding_what_was_pruned():
 
 def test_joint_is_planned_as_it_is_stored(tiny, tiny_source):
     meta, technique = tiny_source.skeleton().copy(), SparseGPT(group_size=16, **JOINT)
-    planned, real = technique.plan(meta), technique.apply(tiny, StageContext(torch.arange(64).view(2, 32)))
+    planned, real = technique.plan(meta), technique.apply(tiny, text_context(torch.arange(64).view(2, 32)))
     assert planned.notes["bits_per_weight"] == real.notes["bits_per_weight"]
     assert real.notes["packing_error"]["mean"] > 0
     assert all(isinstance(layer, IntegerLinear) for layer in packed_layers(tiny.module).values())
@@ -231,7 +231,7 @@ def test_joint_is_planned_as_it_is_stored(tiny, tiny_source):
 
 
 def test_without_bits_nothing_is_packed_or_noted(tiny):
-    report = SparseGPT(ratio=0.5).apply(tiny, StageContext(torch.arange(64).view(2, 32)))
+    report = SparseGPT(ratio=0.5).apply(tiny, text_context(torch.arange(64).view(2, 32)))
     assert not packed_layers(tiny.module) and "bits_per_weight" not in report.notes
 
 
@@ -317,7 +317,7 @@ def test_whole_trained_model_agrees_with_plain_forwards_and_beats_wanda(stories2
     by_name = {}
     for technique in (SparseGPT(ratio=0.5), Wanda(ratio=0.5), Magnitude(ratio=0.5)):
         model = stories260k_source.load(torch.float32, CPU)
-        technique.apply(model, StageContext(calibration))
+        technique.apply(model, text_context(calibration))
         by_name[type(technique).__name__] = perplexity(model.module, judged)
     model = stories260k_source.load(torch.float32, CPU)
     restated = perplexity(restate(model, calibration).module, judged)
@@ -363,7 +363,7 @@ def test_the_whole_walk_through_smollm2_agrees_layer_by_layer_with_plain_forward
     model = smollm2.load(torch.float32, CPU)
     targets = model.targets()
     dense = {name: weight_2d(layer).clone() for name, layer in targets.items()}
-    SparseGPT(ratio=0.5).apply(model, StageContext(calibration))
+    SparseGPT(ratio=0.5).apply(model, text_context(calibration))
     walked = {name: weight_2d(layer).clone() for name, layer in targets.items()}
     for name, layer in targets.items():
         weight_2d(layer).copy_(dense[name])
@@ -383,7 +383,7 @@ def test_the_whole_walk_through_smollm2_agrees_layer_by_layer_with_plain_forward
 def test_whole_smollm2_on_dense_inputs_agrees_in_perplexity(smollm2, wikitext):
     calibration, judged = wikitext[0][:4], wikitext[1][:8]
     model, restated = smollm2.load(torch.float32, CPU), smollm2.load(torch.float32, CPU)
-    SparseGPT(ratio=0.5, inputs="dense").apply(model, StageContext(calibration))
+    SparseGPT(ratio=0.5, inputs="dense").apply(model, text_context(calibration))
     targets = restated.targets()
     inputs = layer_inputs(restated.module, list(targets), calibration)
     for name, layer in targets.items():

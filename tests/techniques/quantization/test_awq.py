@@ -1,5 +1,6 @@
 import pytest
 import torch
+from contexts import text_context
 from family_shapes import random_model
 from restatements import layer_inputs, perplexity
 
@@ -71,7 +72,7 @@ def state(model) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("grid", ["symmetric", "asymmetric", "minimum"])
 def test_a_power_of_0_alone_is_rtn(tiny_source, fields, grid):
     models = [tiny_source.load(torch.float32, CPU) for _ in range(2)]
-    AWQ(bits=3, group_size=16, grid=grid, clip_search=False, **fields).apply(models[0], StageContext(IDS))
+    AWQ(bits=3, group_size=16, grid=grid, clip_search=False, **fields).apply(models[0], text_context(IDS))
     RTN(bits=3, group_size=16, grid=grid).apply(models[1], StageContext())
     found, expected = map(state, models)
     assert found.keys() == expected.keys()
@@ -145,8 +146,8 @@ def test_queries_and_keys_are_not_clipped(family, tmp_path):
     clipped, plain = source.load(torch.float32, CPU), source.load(torch.float32, CPU)
     protected = query_key_rows(plain, 0)
     common = {"bits": 3, "group_size": 16, "scale_search": False, "include": ["*.0.*"]}
-    AWQ(**common).apply(clipped, StageContext(IDS))
-    AWQ(**common, clip_search=False).apply(plain, StageContext(IDS))
+    AWQ(**common).apply(clipped, text_context(IDS))
+    AWQ(**common, clip_search=False).apply(plain, text_context(IDS))
     for name, layer in packed_layers(clipped.module).items():
         same = (layer.weight_scale == packed_layers(plain.module)[name].weight_scale).all(dim=1)
         rows = protected.get(name, torch.zeros(len(same), dtype=torch.bool))
@@ -163,7 +164,7 @@ def test_outputs_of_layers_are_nearer_than_those_of_rtn(tiny_source):
     errors = []
     for technique in (AWQ(bits=3, group_size=16, clip_search=False), RTN(bits=3, group_size=16)):
         model = dense.copy()
-        report = technique.apply(model, StageContext(IDS))
+        report = technique.apply(model, text_context(IDS))
         seen = layer_inputs(model.module, names[:1], IDS)[names[0]]
         outputs = {name: seen @ model.module.get_submodule(name).dequantized().T for name in names}
         errors.append(sum(float((outputs[name] - wanted[name]).square().sum()) for name in names))
@@ -180,14 +181,14 @@ def test_removed_weights_stay_zeros_on_every_grid(tiny_source):
             weight_2d(layer)[:, 1::3].add_(1)  # a group's minimum is not its zero
             mark_zeros(layer, weight_2d(layer))
         zeros = {name: weight_2d(layer) == 0 for name, layer in model.targets().items()}
-        AWQ(bits=3, group_size=16, grid=grid).apply(model, StageContext(IDS))
+        AWQ(bits=3, group_size=16, grid=grid).apply(model, text_context(IDS))
         packed = packed_layers(model.module)
         assert all(torch.all(layer.dequantized()[zeros[name]] == 0) for name, layer in packed.items()), grid
 
 
 def test_the_report_says_where_scales_could_not_go(tmp_path):
     model = random_model("gpt2", str(tmp_path)).load(torch.float32, CPU)
-    report = AWQ(group_size=16).apply(model, StageContext(IDS))
+    report = AWQ(group_size=16).apply(model, text_context(IDS))
     assert list(report.notes["not_scaled"]) == [f"transformer.h.{index}.mlp.c_proj" for index in (0, 1)]
     assert "no ReLU" in report.notes["not_scaled"]["transformer.h.0.mlp.c_proj"]
     assert set(report.notes["scaled"]) | set(report.notes["not_scaled"]) == set(model.targets())
@@ -197,7 +198,7 @@ def test_the_report_says_where_scales_could_not_go(tmp_path):
 def test_a_saved_model_loads_with_plain_transformers(tiny, tmp_path):
     from transformers import AutoModelForCausalLM
 
-    AWQ(group_size=16).apply(tiny, StageContext(IDS))
+    AWQ(group_size=16).apply(tiny, text_context(IDS))
     logits = tiny.module(input_ids=IDS).logits
     assert saved_model.save(tiny, tmp_path / "saved")
     assert torch.equal(saved_model.load(tmp_path / "saved")(input_ids=IDS).logits, logits)
@@ -206,7 +207,7 @@ def test_a_saved_model_loads_with_plain_transformers(tiny, tmp_path):
 
 
 def test_the_plan_needs_no_text_and_has_the_bytes_weights_give(tiny_source, tiny):
-    AWQ(bits=3, group_size=16).apply(tiny, StageContext(IDS))
+    AWQ(bits=3, group_size=16).apply(tiny, text_context(IDS))
     planned = tiny_source.skeleton().copy()
     AWQ(bits=3, group_size=16).plan(planned)
     found, plan = (
@@ -247,7 +248,7 @@ def test_a_trained_model_is_nearer_than_with_rtn_at_3_bits(stories260k_source, s
     model = stories260k_source.load(torch.float32, CPU)
     text = (shared / "data" / "tinystories" / "tinystories.part1.txt").read_text()[:60_000]
     ids = torch.tensor(model.tokenizer(text)["input_ids"][: 32 * 256]).view(32, 256)
-    AWQ(bits=3, group_size=None).apply(model, StageContext(ids[:16]))
+    AWQ(bits=3, group_size=None).apply(model, text_context(ids[:16]))
     rtn = stories260k_source.load(torch.float32, CPU)
     RTN(bits=3, group_size=None).apply(rtn, StageContext())
     assert perplexity(model.module, ids[16:]) < 0.95 * perplexity(rtn.module, ids[16:])
@@ -259,7 +260,7 @@ def test_a_block_of_smollm2_is_nearer_than_with_rtn(smollm2):
     for technique in (None, AWQ, RTN):
         model = source.copy()
         if technique:
-            technique(bits=3, group_size=64, include=["model.layers.0.self_attn.*"]).apply(model, StageContext(ids))
+            technique(bits=3, group_size=64, include=["model.layers.0.self_attn.*"]).apply(model, text_context(ids))
         (hidden,) = layer_inputs(model.module, ["model.layers.1.self_attn.q_proj"], ids).values()
         errors.append(hidden.float())
     dense, awq, rtn = errors

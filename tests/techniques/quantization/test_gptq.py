@@ -3,11 +3,11 @@ import itertools
 import pytest
 import torch
 from conftest import PROJECT
+from contexts import text_context
 from hard_layers import HARD, hard_layer
 from restatements import gptq_layer, layer_inputs, perplexity
 
 import slimsweep
-from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.linear.base import packed_layers, weight_2d
 from slimsweep.linear.uniform import IntegerLinear
 from slimsweep.models.storage import saved_model
@@ -243,7 +243,7 @@ def test_golden_output_of_version_2():
 def test_raised_damping_is_noted_by_layer(tiny, monkeypatch):
     bad = torch.eye(2)[[1, 0]] * 1.05 + torch.eye(2)  # needs 0.1
     monkeypatch.setattr(GPTQ, "statistic", lambda _self, inputs: torch.block_diag(*[bad] * (inputs.shape[1] // 2)))
-    report = GPTQ(group_size=None).apply(tiny, StageContext(torch.ones(1, 4, dtype=torch.long)))
+    report = GPTQ(group_size=None).apply(tiny, text_context(torch.ones(1, 4, dtype=torch.long)))
     assert report.notes["damping_raised"] == dict.fromkeys(tiny.targets(), pytest.approx(0.1))
 
 
@@ -261,7 +261,7 @@ def test_act_order_needs_static_groups():
 
 def test_the_plan_without_weights_stores_the_same_tensors(tiny, tiny_source):
     meta, technique = tiny_source.skeleton().copy(), GPTQ(bits=3, group_size=16)
-    planned, real = technique.plan(meta), technique.apply(tiny, StageContext(torch.arange(64).view(2, 32)))
+    planned, real = technique.plan(meta), technique.apply(tiny, text_context(torch.arange(64).view(2, 32)))
     assert planned.notes["bits_per_weight"] == real.notes["bits_per_weight"]
     assert stored(meta) == stored(tiny)
 
@@ -276,7 +276,7 @@ def stored(model) -> dict:
 @torch.no_grad()
 def test_a_saved_model_loads_with_the_same_logits(tiny, tmp_path):
     token_ids = torch.arange(64).view(2, 32)
-    GPTQ(bits=3, group_size=16).apply(tiny, StageContext(token_ids))
+    GPTQ(bits=3, group_size=16).apply(tiny, text_context(token_ids))
     saved_model.save(tiny, tmp_path / "model")
     loaded = slimsweep.load(tmp_path / "model")
     assert torch.equal(loaded(input_ids=token_ids).logits, tiny.module(input_ids=token_ids).logits)
@@ -290,7 +290,7 @@ def test_on_the_first_block_of_the_embedded_model_it_beats_rounding(smollm2):
     include = ["model.layers.0.self_attn.q_proj", "model.layers.0.mlp.down_proj"]
     dense = {name: weight_2d(model.targets()[name]).float() for name in include}
     inputs = layer_inputs(model.module, include, token_ids)
-    report = GPTQ(bits=3, group_size=64, include=include).apply(model, StageContext(token_ids))
+    report = GPTQ(bits=3, group_size=64, include=include).apply(model, text_context(token_ids))
     assert report.notes["bits_per_weight"] == pytest.approx(3 + (16 + 3) / 64, rel=0.01)
     for name, weight in dense.items():
         hessian = gram(inputs[name])
@@ -321,7 +321,7 @@ def test_it_beats_rounding_in_perplexity_on_a_trained_model(bits, stories260k_so
     found = {}
     for technique in (GPTQ(bits=bits, group_size=None), RTN(bits=bits, group_size=None)):
         model = stories260k_source.load(torch.float32, CPU)
-        technique.apply(model, StageContext(calibration))
+        technique.apply(model, text_context(calibration))
         found[type(technique)] = perplexity(model.module, judged)
     assert found[GPTQ] < found[RTN]
 
@@ -336,6 +336,6 @@ def test_it_beats_rounding_in_perplexity_on_smollm2(bits, group_size, smollm2, s
     found = {}
     for technique in (GPTQ(bits=bits, group_size=group_size), RTN(bits=bits, group_size=group_size)):
         model = smollm2.load(torch.bfloat16, CPU)
-        technique.apply(model, StageContext(calibration))
+        technique.apply(model, text_context(calibration))
         found[type(technique)] = perplexity(model.module, judged)
     assert found[GPTQ] < found[RTN]

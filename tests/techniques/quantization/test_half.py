@@ -12,6 +12,7 @@ from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.errors import ModelError
 from slimsweep.evaluation.size import Size
 from slimsweep.linear.base import weight_2d
+from slimsweep.models.batches import text_batch
 from slimsweep.models.storage.saved_model import save
 from slimsweep.techniques.pruning.magnitude import Magnitude
 from slimsweep.techniques.quantization.half import Half
@@ -46,7 +47,7 @@ def test_every_parameter_is_narrow_and_nothing_else_changes(tiny, name):
     for path, buffer in tiny.module.named_buffers():  # rotary frequencies
         assert buffer.dtype == torch.float32 and torch.equal(buffer, buffers[path])
     assert tiny.module.lm_head.weight is tiny.module.model.embed_tokens.weight
-    assert tiny.logits(tiny.hidden_states(torch.arange(9)[None])).dtype == dtype
+    assert tiny.logits(tiny.hidden_states(text_batch(torch.arange(9)[None]))).dtype == dtype
 
 
 def test_what_moved_and_which_zeros_appear_is_measured(tiny, caplog):
@@ -144,7 +145,7 @@ def test_packed_layers_keep_what_they_store_and_compute_in_the_new_dtype(tiny, q
         assert all(value.dtype == stored[name][key].dtype for key, value in layer.storage.items())
         assert layer.weight.dtype == torch.bfloat16
     assert layers[LAYER].bias.dtype == torch.bfloat16 and not tiny.module.model.norm.weight.requires_grad
-    assert tiny.hidden_states(torch.arange(9)[None]).dtype == torch.bfloat16
+    assert tiny.hidden_states(text_batch(torch.arange(9)[None])).dtype == torch.bfloat16
 
 
 def test_quantizing_after_it_computes_in_the_narrow_dtype(tiny):
@@ -170,7 +171,7 @@ def test_a_model_whose_blocks_rest_in_host_memory_changes_too(tiny_source, tiny)
     ids = torch.arange(9)[None]
     for model in (offloaded, tiny):
         Half().apply(model, StageContext())
-    assert torch.equal(offloaded.hidden_states(ids), tiny.hidden_states(ids))
+    assert torch.equal(offloaded.hidden_states(text_batch(ids)), tiny.hidden_states(text_batch(ids)))
 
 
 def test_a_job_measures_its_speed_beside_the_wide_model(slimsweep):

@@ -6,6 +6,7 @@ from restatements import perplexity
 from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.evaluation.size import Size
 from slimsweep.linear.base import packed_layers, weight_2d
+from slimsweep.models.batches import text_batch
 from slimsweep.techniques.pruning.magnitude import Magnitude
 from slimsweep.techniques.quantization.int8 import Int8
 
@@ -73,8 +74,8 @@ def test_the_first_blocks_of_the_embedded_model_keep_their_outputs(smollm2):
     blocks = model.module.base_model
     del blocks.layers[2:]
     ids = torch.arange(100, 164)[None]
-    before = model.hidden_states(ids).float()
+    before = model.hidden_states(text_batch(ids)).float()
     report = Int8().apply(model, StageContext())
     assert len(report.layers) == 14 and report.notes["packing_error"]["largest"] < 0.03
-    after = model.hidden_states(ids).float()
+    after = model.hidden_states(text_batch(ids)).float()
     assert after.isfinite().all() and 0 < float((after - before).norm() / before.norm()) < 0.05

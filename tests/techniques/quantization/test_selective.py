@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 import transformers
+from contexts import text_context
 from restatements import perplexity
 
 import slimsweep
@@ -12,6 +13,7 @@ from slimsweep.blockwise.fisher import fisher_diagonal
 from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.evaluation.size import Size
 from slimsweep.linear.base import packed_layers, weight_2d
+from slimsweep.models.batches import text_batch
 from slimsweep.models.storage import saved_model
 from slimsweep.models.storage.quantization_config import quantization_config
 from slimsweep.numerics.bit_allocation import allocate
@@ -29,8 +31,8 @@ def ids(sequences: int = 3, tokens: int = 12) -> torch.Tensor:
 
 def test_fisher_sensitivity_is_half_the_information_times_the_squared_change(tiny):
     dense = copy.deepcopy(tiny)
-    report = Selective(average_bits=3, choices=[2, 4], group_size=None).apply(tiny, StageContext(ids()))
-    fisher = fisher_diagonal(dense, list(dense.targets()), ids())
+    report = Selective(average_bits=3, choices=[2, 4], group_size=None).apply(tiny, text_context(ids()))
+    fisher = fisher_diagonal(dense, list(dense.targets()), text_batch(ids()))
     for name, layer in dense.targets().items():
         for bits in (2, 4):
             change = RTN(bits=bits, group_size=None).compress_layer(weight_2d(layer)).weight - weight_2d(layer)
@@ -40,7 +42,7 @@ def test_fisher_sensitivity_is_half_the_information_times_the_squared_change(tin
 
 def test_measured_sensitivity_is_the_rise_of_the_loss_with_that_layer_rounded(tiny):
     dense = copy.deepcopy(tiny)
-    report = Selective(average_bits=3, choices=[2, 4], measure="loss", group_size=None).apply(tiny, StageContext(ids()))
+    report = Selective(average_bits=3, choices=[2, 4], measure="loss", group_size=None).apply(tiny, text_context(ids()))
 
     def loss(model) -> float:
         logits = model.module(input_ids=ids()).logits[:, :-1]
@@ -56,7 +58,7 @@ def test_measured_sensitivity_is_the_rise_of_the_loss_with_that_layer_rounded(ti
 @pytest.mark.parametrize("average", [2, 3, 3.5, 4, 6, 40])
 def test_each_layer_is_rounded_to_its_own_bits_within_the_budget(tiny, average):
     dense = {name: weight_2d(layer).clone() for name, layer in tiny.targets().items()}
-    report = Selective(average_bits=average, group_size=16).apply(tiny, StageContext(ids()))
+    report = Selective(average_bits=average, group_size=16).apply(tiny, text_context(ids()))
     chosen = report.notes["bits"]
     assert list(chosen) == list(report.notes["sensitivity"]) == list(dense)
     coded = stored = 0
@@ -78,7 +80,7 @@ def test_each_layer_is_rounded_to_its_own_bits_within_the_budget(tiny, average):
 
 
 def test_the_record_is_short_and_plain(tiny):
-    notes = Selective(average_bits=3, group_size=None).apply(tiny, StageContext(ids())).notes
+    notes = Selective(average_bits=3, group_size=None).apply(tiny, text_context(ids())).notes
     assert json.loads(json.dumps(notes)) == notes
     values = [value for table in notes["sensitivity"].values() for value in table.values()]
     assert all(value == float(f"{value:.4g}") for value in values) and any(values)
@@ -87,7 +89,7 @@ def test_the_record_is_short_and_plain(tiny):
 def test_the_layers_that_stay_whole_are_those_that_mind_most(tiny):
     report = Selective(
         average_bits=18, choices=[4, 16], include=["*.mlp.up_proj", "*.mlp.gate_proj"], group_size=None
-    ).apply(tiny, StageContext(ids()))
+    ).apply(tiny, text_context(ids()))
     chosen, sensitivity = report.notes["bits"], report.notes["sensitivity"]
     whole = {name for name, bits in chosen.items() if bits == 16}
     assert len(whole) == 2  # of four of equal size: 4, 4, 32 and 32 are 18 on average
@@ -97,7 +99,7 @@ def test_the_layers_that_stay_whole_are_those_that_mind_most(tiny):
 def test_layers_left_packed_keep_their_codes_and_count_with_them(tiny):
     RTN(bits=3, group_size=8).apply(tiny, StageContext())
     before = packed_layers(tiny.module)
-    report = Selective(average_bits=3, choices=[2, 16], group_size=None).apply(tiny, StageContext(ids()))
+    report = Selective(average_bits=3, choices=[2, 16], group_size=None).apply(tiny, text_context(ids()))
     assert set(report.notes["bits"].values()) == {16} and packed_layers(tiny.module) == before
     assert report.notes["average_bits"] == 3
 
@@ -106,7 +108,7 @@ def test_layers_left_packed_keep_their_codes_and_count_with_them(tiny):
 def test_zeros_stay_zeros(tiny, grid):
     Magnitude(ratio=0.5).apply(tiny, StageContext())
     zeros = {name: weight_2d(layer) == 0 for name, layer in tiny.targets().items()}
-    report = Selective(average_bits=3, grid=grid, group_size=None).apply(tiny, StageContext(ids()))
+    report = Selective(average_bits=3, grid=grid, group_size=None).apply(tiny, text_context(ids()))
     for layer in report.layers:
         found = weight_2d(tiny.targets()[layer.name])
         assert bool((found[zeros[layer.name]] == 0).all())
@@ -128,7 +130,7 @@ def test_the_plan_on_shapes_meets_the_same_budget_and_says_what_it_is(tiny_sourc
 def test_planned_bytes_are_those_of_real_weights_where_one_choice_is_left(tiny, tiny_source):
     technique, skeleton = Selective(average_bits=3, choices=[3], group_size=16), tiny_source.skeleton().copy()
     technique.plan(skeleton)
-    technique.apply(tiny, StageContext(ids()))
+    technique.apply(tiny, text_context(ids()))
     RTN(bits=3, group_size=16).apply(other := tiny_source.load(torch.float32, CPU), StageContext())
     sizes = [Size().measure(model, None).values for model in (skeleton, tiny, other)]
     assert sizes[0]["weight_bytes"] == sizes[1]["weight_bytes"] == sizes[2]["weight_bytes"]
@@ -137,7 +139,7 @@ def test_planned_bytes_are_those_of_real_weights_where_one_choice_is_left(tiny, 
 
 
 def test_mixed_bits_load_with_plain_transformers_to_the_same_logits(tiny, tmp_path):
-    report = Selective(average_bits=9, choices=[2, 3, 4, 8, 16], group_size=16).apply(tiny, StageContext(ids()))
+    report = Selective(average_bits=9, choices=[2, 3, 4, 8, 16], group_size=16).apply(tiny, text_context(ids()))
     assert len(set(report.notes["bits"].values())) >= 3
     config = quantization_config(tiny)
     stored = {group["weights"]["num_bits"] for group in config["config_groups"].values()}
@@ -201,7 +203,7 @@ def perplexity_after(technique, source, shared) -> float:
     text = (shared / "data" / "tinystories" / "tinystories.part1.txt").read_text()[:60_000]
     model = source.load(torch.float32, CPU)
     windows = torch.tensor(model.tokenizer(text)["input_ids"][: 24 * 256]).view(24, 256)
-    technique.apply(model, StageContext(windows[:8]))
+    technique.apply(model, text_context(windows[:8]))
     return perplexity(model.module, windows[8:])
 
 
@@ -226,7 +228,7 @@ def test_a_layer_of_the_embedded_model(smollm2):
     names = ["model.layers.0.self_attn.k_proj", "model.layers.0.self_attn.v_proj"]
     token_ids = torch.randint(1, 40_000, (1, 16), generator=torch.Generator().manual_seed(0))
     report = Selective(average_bits=9, choices=[2, 16], group_size=64, include=names).apply(
-        model, StageContext(token_ids)
+        model, text_context(token_ids)
     )
     assert sorted(report.notes["bits"].values()) == [2, 16]  # (2 + 16) / 2 in a bf16 model
     assert report.notes["average_bits"] == 9

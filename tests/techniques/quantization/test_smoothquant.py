@@ -1,5 +1,6 @@
 import pytest
 import torch
+from contexts import text_context
 from family_shapes import ENCODERS, random_model
 from restatements import layer_inputs, perplexity
 
@@ -36,11 +37,11 @@ def test_maxima_of_batches_are_joined_not_summed():
 
 @pytest.mark.parametrize("tokens_at_once", [10, 4096])
 def test_a_whole_model_equals_the_formula_step_by_step(tiny_source, monkeypatch, tokens_at_once):
-    monkeypatch.setattr("slimsweep.models.batches.BATCH_TOKENS", tokens_at_once)
+    monkeypatch.setattr("slimsweep.models.batch_sizes.BATCH_TOKENS", tokens_at_once)
     dense, model = (tiny_source.load(torch.float32, CPU) for _ in range(2))
     for one in (dense, model):
         one.module.model.layers[0].input_layernorm.weight[5] = 30.0  # an outlier
-    SmoothQuant(alpha=0.7).apply(model, StageContext(IDS))
+    SmoothQuant(alpha=0.7).apply(model, text_context(IDS))
     prefix, groups = (
         "model.layers.0.",
         {
@@ -71,7 +72,7 @@ def test_an_outlier_channel_costs_less_than_without_smoothing(tiny_source):
                 norm.weight[5] = 200.0
         with torch.no_grad():
             before = model.module(input_ids=IDS).logits
-            technique.apply(model, StageContext(IDS))
+            technique.apply(model, text_context(IDS))
             errors[type(technique).__name__] = float((model.module(input_ids=IDS).logits - before).norm())
     assert errors["SmoothQuant"] < 0.5 * errors["DynamicInt8"]
 
@@ -91,7 +92,7 @@ def test_pre_norm_families_are_not(tmp_path):
 def test_a_layer_that_is_excluded_is_scaled_but_stays_dense(tiny_source):
     dense, model = (tiny_source.load(torch.float32, CPU) for _ in range(2))
     excluded = "model.layers.0.self_attn.k_proj"
-    SmoothQuant(exclude=[excluded]).apply(model, StageContext(IDS))
+    SmoothQuant(exclude=[excluded]).apply(model, text_context(IDS))
     assert excluded not in packed_layers(model.module)
     norms = [one.module.model.layers[0].input_layernorm.weight for one in (dense, model)]
     expected = weight_2d(dense.targets()[excluded]) * (norms[0] / norms[1])
@@ -102,7 +103,7 @@ def test_a_layer_that_is_excluded_is_scaled_but_stays_dense(tiny_source):
 def test_nothing_is_folded_where_a_reader_is_packed_and_no_target(tiny):
     RTN(include=["*.k_proj"], group_size=None).apply(tiny, StageContext())
     before = tiny.module.model.layers[0].input_layernorm.weight.clone()
-    report = SmoothQuant(exclude=["*.k_proj"]).apply(tiny, StageContext(IDS))
+    report = SmoothQuant(exclude=["*.k_proj"]).apply(tiny, text_context(IDS))
     assert torch.equal(tiny.module.model.layers[0].input_layernorm.weight, before)
     keys, reasons = "model.layers.0.self_attn.k_proj", report.notes["not_scaled"]
     assert reasons["model.layers.0.self_attn.q_proj"] == f"{keys} is stored as integer and not a target"
@@ -112,7 +113,7 @@ def test_nothing_is_folded_where_a_reader_is_packed_and_no_target(tiny):
 
 def test_packed_layers_are_unpacked_and_packed_anew(tiny):
     RTN(bits=8, group_size=None).apply(tiny, StageContext())
-    SmoothQuant().apply(tiny, StageContext(IDS))
+    SmoothQuant().apply(tiny, text_context(IDS))
     assert {layer.kind for layer in packed_layers(tiny.module).values()} == {"dynamic_int8"}
 
 
@@ -135,12 +136,12 @@ def test_zeros_stay_zeros(tiny):
     for layer in tiny.targets().values():
         weight_2d(layer)[:, ::3] = 0
     zeros = {name: weight_2d(layer) == 0 for name, layer in tiny.targets().items()}
-    SmoothQuant().apply(tiny, StageContext(IDS))
+    SmoothQuant().apply(tiny, text_context(IDS))
     assert all(torch.all(layer.dequantized()[zeros[name]] == 0) for name, layer in packed_layers(tiny.module).items())
 
 
 def test_the_plan_needs_no_text_and_has_the_bytes_weights_give(tiny_source, tiny):
-    SmoothQuant().apply(tiny, StageContext(IDS))
+    SmoothQuant().apply(tiny, text_context(IDS))
     planned = tiny_source.skeleton().copy()
     SmoothQuant().plan(planned)
     found, plan = (
@@ -154,7 +155,7 @@ def test_a_trained_model_loses_next_to_nothing(stories260k, shared):
     text = (shared / "data" / "tinystories" / "tinystories.part1.txt").read_text()[:40_000]
     ids = torch.tensor(stories260k.tokenizer(text)["input_ids"][: 16 * 256]).view(16, 256)
     before = perplexity(stories260k.module, ids[8:])
-    SmoothQuant().apply(stories260k, StageContext(ids[:8]))
+    SmoothQuant().apply(stories260k, text_context(ids[:8]))
     after = perplexity(stories260k.module, ids[8:])
     assert before != after
     assert after == pytest.approx(before, rel=0.02)

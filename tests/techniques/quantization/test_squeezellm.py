@@ -2,12 +2,14 @@ import math
 
 import pytest
 import torch
+from contexts import text_context
 from restatements import perplexity
 
 from slimsweep.blockwise.fisher import fisher_diagonal
 from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.evaluation.size import Size
 from slimsweep.linear.base import packed_layers, weight_2d
+from slimsweep.models.batches import text_batch
 from slimsweep.techniques.base import Requirements
 from slimsweep.techniques.pruning.magnitude import Magnitude
 from slimsweep.techniques.quantization.rtn import RTN
@@ -146,7 +148,7 @@ def test_the_plan_on_shapes_has_the_sizes_of_real_weights(tiny, tiny_source):
     skeleton = tiny_source.skeleton().copy()
     assert technique.faults(skeleton) == []
     planned = technique.plan(skeleton)
-    real = technique.apply(tiny, StageContext(ids()))
+    real = technique.apply(tiny, text_context(ids()))
     sizes = [Size().measure(model, None).values for model in (skeleton, tiny)]
     for name in ("parameters", "weight_bytes", "bits_per_weight", "compression_factor"):
         assert sizes[0][name] == sizes[1][name], name
@@ -156,9 +158,9 @@ def test_the_plan_on_shapes_has_the_sizes_of_real_weights(tiny, tiny_source):
 
 def test_each_layer_of_a_model_is_clustered_by_its_own_fisher_information(tiny):
     dense = {name: weight_2d(layer).clone() for name, layer in tiny.targets().items()}
-    fisher = fisher_diagonal(tiny, list(dense), ids())
+    fisher = fisher_diagonal(tiny, list(dense), text_batch(ids()))
     technique = SqueezeLLM(bits=2)
-    report = technique.apply(tiny, StageContext(ids()))
+    report = technique.apply(tiny, text_context(ids()))
     for layer in report.layers:
         found = weight_2d(tiny.targets()[layer.name])
         assert torch.equal(found, technique.compress_layer(dense[layer.name], fisher[layer.name]).weight)
@@ -169,14 +171,14 @@ def test_equal_runs_store_equal_bits(tiny_source):
     states = []
     for _ in range(2):
         model = tiny_source.load(torch.float32, CPU)
-        SqueezeLLM(bits=3).apply(model, StageContext(ids()))
+        SqueezeLLM(bits=3).apply(model, text_context(ids()))
         states.append(model.module.state_dict())
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 
 def test_it_follows_another_quantizer_and_a_pruner_follows_it(tiny):
     RTN(bits=4, group_size=None).apply(tiny, StageContext())
-    SqueezeLLM(bits=3).apply(tiny, StageContext(ids()))
+    SqueezeLLM(bits=3).apply(tiny, text_context(ids()))
     assert {layer.kind for layer in packed_layers(tiny.module).values()} == {"table"}
     report = Magnitude(ratio=0.5).apply(tiny, StageContext())
     assert all(2 * layer.zeros >= layer.weights for layer in report.layers)
@@ -199,7 +201,7 @@ def test_it_beats_uniform_levels_on_a_trained_model_and_outliers_help(stories260
     for name, technique in techniques.items():
         model = stories260k_source.load(torch.float32, CPU)
         windows = torch.tensor(model.tokenizer(text)["input_ids"][: 32 * 256]).view(32, 256)
-        technique.apply(model, StageContext(windows[:16]))
+        technique.apply(model, text_context(windows[:16]))
         found[name] = perplexity(model.module, windows[16:])
     assert found["with outliers"] < found["dense only"] < found["rtn"]
 

@@ -6,9 +6,9 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 from conftest import meta_model
+from contexts import text_context
 from removed import ids
 
-from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.models import anatomy
 from slimsweep.models.language_model import parameter_count
 from slimsweep.techniques.structured.glu import Glu
@@ -98,7 +98,7 @@ def test_a_ratio_that_leaves_nothing_names_the_blocks(technique, message, tiny):
 
 def test_the_report_holds_the_shapes_before_and_after(tiny):
     before, parameters = asdict(anatomy.shape_of(tiny)), parameter_count(tiny.module)
-    report = Qap(ratio=0.5, parts=["heads", "neurons"], blocks=[1, 1]).apply(tiny, StageContext(ids()))
+    report = Qap(ratio=0.5, parts=["heads", "neurons"], blocks=[1, 1]).apply(tiny, text_context(ids()))
     notes = report.notes
     assert (
         notes["before"]
@@ -128,7 +128,7 @@ def test_the_report_holds_the_shapes_before_and_after(tiny):
 def test_a_stage_that_removes_nothing_warns_and_says_so(technique, tiny, caplog):
     before = {name: value.clone() for name, value in tiny.module.state_dict().items()}
     with caplog.at_level(logging.WARNING, "slimsweep.techniques.structured.base"):
-        notes = technique.apply(tiny, StageContext(ids())).notes
+        notes = technique.apply(tiny, text_context(ids())).notes
     assert notes["warning"] == "removed nothing: what was asked for is less than one whole unit"
     assert notes["removed_parameters"] == 0 and notes["before"] == notes["after"]
     assert [record.getMessage() for record in caplog.records] == [f"{type(technique).__name__} {notes['warning']}"]
@@ -136,7 +136,7 @@ def test_a_stage_that_removes_nothing_warns_and_says_so(technique, tiny, caplog)
 
 
 def test_a_stage_that_removes_something_warns_of_nothing(tiny, caplog):
-    assert "warning" not in Glu(ratio=0.5).apply(tiny, StageContext(ids())).notes
+    assert "warning" not in Glu(ratio=0.5).apply(tiny, text_context(ids())).notes
     assert not caplog.records
 
 

@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import meta_model
+from contexts import text_context
 from family_shapes import DECODERS, ENCODERS, GATED
 from planning import apply_or_plan
 from reductions import loud
@@ -48,7 +49,7 @@ def by_hand(model, index: int, importance: str) -> list[float]:
 def test_the_neurons_of_lowest_score_go(importance, tmp_path, monkeypatch):
     model, gone = loud("llama", str(tmp_path)), noted(monkeypatch)
     expected = lowest(by_hand(model, 0, importance), 20)
-    Glu(ratio=0.4, importance=importance, blocks=[0, 0]).apply(model, StageContext(ids()))
+    Glu(ratio=0.4, importance=importance, blocks=[0, 0]).apply(model, text_context(ids()))
     assert gone == {(0, "neurons"): expected}
     assert widths(model) == [28, 48]
 
@@ -56,8 +57,8 @@ def test_the_neurons_of_lowest_score_go(importance, tmp_path, monkeypatch):
 def test_activations_are_those_of_the_reduced_blocks_before(tmp_path, monkeypatch):
     dense, gone = loud("llama", str(tmp_path)), noted(monkeypatch)
     half_way = dense.copy()
-    Glu(ratio=0.5, importance="activation", blocks=[0, 0]).apply(half_way, StageContext(ids()))
-    Glu(ratio=0.5, importance="activation").apply(dense.copy(), StageContext(ids()))
+    Glu(ratio=0.5, importance="activation", blocks=[0, 0]).apply(half_way, text_context(ids()))
+    Glu(ratio=0.5, importance="activation").apply(dense.copy(), text_context(ids()))
     assert gone[1, "neurons"] == lowest(by_hand(half_way, 1, "activation"), 24)
     assert gone[1, "neurons"] != lowest(by_hand(dense, 1, "activation"), 24)
 
@@ -83,7 +84,7 @@ def test_what_went_could_as_well_have_been_masked(name, importance, tmp_path, mo
     dense, gone = model.copy(), noted(monkeypatch)
     technique = Glu(ratio=0.5, importance=importance)
     assert technique.faults(model) == []
-    technique.apply(model, StageContext(ids()))
+    technique.apply(model, text_context(ids()))
     assert widths(model) == [24, 24]
     assert agree(model, masked(dense, gone), ids()) and not agree(model, dense, ids())
 
@@ -200,7 +201,7 @@ def test_repair_lowers_the_error_and_perplexity_on_trained_weights(shared, stori
     for importance in IMPORTANCES:
         for repair in (False, True):
             model = stories260k_source.load(torch.float32, CPU)
-            report = Glu(ratio=0.4, importance=importance, repair=repair).apply(model, StageContext(token_ids[:4]))
+            report = Glu(ratio=0.4, importance=importance, repair=repair).apply(model, text_context(token_ids[:4]))
             found[importance, repair] = perplexity(model.module, token_ids[4:])
         details = report.notes["details"]
         assert len(details) == 5
@@ -212,7 +213,7 @@ def test_repair_lowers_the_error_and_perplexity_on_trained_weights(shared, stori
 def test_the_first_blocks_of_smollm2(smollm2, monkeypatch):
     model = first_blocks(smollm2)
     token_ids, dense, gone = text_ids(model, 2, 64), model.copy(), noted(monkeypatch)
-    Glu(ratio=0.4, importance="activation").apply(model, StageContext(token_ids))
+    Glu(ratio=0.4, importance="activation").apply(model, text_context(token_ids))
     assert widths(model) == [921, 921, 921]
     assert agree(model, masked(dense, gone), token_ids)
     (inputs,) = layer_inputs(dense.module, ["model.layers.0.mlp.down_proj"], token_ids).values()

@@ -5,15 +5,16 @@ from fractions import Fraction
 import pytest
 import torch
 from conftest import meta_model
+from contexts import text_context
 from family_shapes import FIXED_HEADS
 from planning import apply_or_plan
 from reductions import WITHOUT_HEADS, loud
 from removed import agree, first_blocks, ids, masked, noted, text_ids
 from restatements import layer_inputs, perplexity
 
-from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.linear.base import weight_2d
 from slimsweep.models import anatomy
+from slimsweep.models.batches import text_batch
 from slimsweep.models.language_model import parameter_count
 from slimsweep.models.surgery import remove
 from slimsweep.techniques.structured.heads import IMPORTANCES, RANKINGS, Heads, confidences, gate_gradients
@@ -80,7 +81,7 @@ def eager_confidences(model, token_ids) -> dict[int, list[float]]:
 def test_taylor_is_the_slope_of_the_loss_in_a_gate_on_each_head(name, tmp_path):
     model = loud(name, str(tmp_path))
     expected = gates_by_autograd(model, ids())
-    found = gate_gradients(model, heads_of(model), ids())
+    found = gate_gradients(model, heads_of(model), text_batch(ids()))
     assert {index: scores.tolist() for index, scores in found.items()} == {
         index: pytest.approx(scores, rel=1e-3) for index, scores in expected.items()
     }
@@ -91,7 +92,7 @@ def test_taylor_is_the_slope_of_the_loss_in_a_gate_on_each_head(name, tmp_path):
 def test_confidence_is_the_mean_of_the_highest_attention(name, tmp_path):
     model = loud(name, str(tmp_path))
     expected = eager_confidences(model, ids())
-    found = confidences(model, heads_of(model), ids())
+    found = confidences(model, heads_of(model), text_batch(ids()))
     assert {index: scores.tolist() for index, scores in found.items()} == {
         index: pytest.approx(scores, rel=1e-4) for index, scores in expected.items()
     }
@@ -108,28 +109,28 @@ def test_uniform_attention_has_a_confidence_known_by_hand(tmp_path):
     tokens = ids().shape[1]
     of_decoder = sum(1 / (place + 1) for place in range(tokens)) / tokens  # the first token sees itself alone
     for model, expected in ((decoder, of_decoder), (encoder, 1 / tokens)):
-        for scores in confidences(model, heads_of(model), ids()).values():
+        for scores in confidences(model, heads_of(model), text_batch(ids())).values():
             assert scores.tolist() == pytest.approx([expected] * len(scores), rel=1e-5)
 
 
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
 def test_the_attention_implementation_is_restored(implementation, tiny):
     tiny.module.set_attn_implementation(implementation)
-    Heads(ratio=0.5, importance="confidence").apply(tiny, StageContext(ids()))
+    Heads(ratio=0.5, importance="confidence").apply(tiny, text_context(ids()))
     assert set(implementations(tiny)) == {implementation}
 
 
 def test_the_attention_implementation_is_restored_after_a_failure(tiny):
     before = implementations(tiny)
     with pytest.raises(IndexError):
-        confidences(tiny, heads_of(tiny), ids() + 1000)
+        confidences(tiny, heads_of(tiny), text_batch(ids() + 1000))
     assert implementations(tiny) == before
 
 
 @pytest.mark.parametrize("importance", IMPORTANCES)
 def test_nothing_of_the_measurement_is_left_in_the_model(importance, tiny):
     before = {name: value.clone() for name, value in tiny.module.state_dict().items()}
-    Heads(ratio=0, importance=importance).apply(tiny, StageContext(ids()))
+    Heads(ratio=0, importance=importance).apply(tiny, text_context(ids()))
     assert not any(parameter.requires_grad or parameter.grad is not None for parameter in tiny.module.parameters())
     if importance == "taylor":  # transformers itself leaves hooks where attentions were asked for once
         assert not any(part._forward_hooks or part._forward_pre_hooks for part in tiny.module.modules())
@@ -159,7 +160,7 @@ def test_what_went_could_as_well_have_been_masked(name, importance, tmp_path, mo
     dense, gone = model.copy(), noted(monkeypatch)
     technique = Heads(ratio=0.5, importance=importance)
     assert technique.faults(model) == []
-    details = technique.apply(model, StageContext(ids())).notes["details"]
+    details = technique.apply(model, text_context(ids())).notes["details"]
     assert agree(model, masked(dense, gone), ids()) and not agree(model, dense, ids())
     units = heads_of(dense)
     everything = sum(len(one) * one.members for one in units.values())
@@ -172,7 +173,7 @@ def test_what_went_could_as_well_have_been_masked(name, importance, tmp_path, mo
 def test_every_choice_removes_as_many(ratio, ranking, importance, tmp_path):
     model = loud("bert", str(tmp_path))
     details = (
-        Heads(ratio=ratio, ranking=ranking, importance=importance).apply(model, StageContext(ids())).notes["details"]
+        Heads(ratio=ratio, ranking=ranking, importance=importance).apply(model, text_context(ids())).notes["details"]
     )
     removed = [entry["removed"] for entry in details]
     if ranking == "local":
@@ -186,7 +187,7 @@ def test_every_choice_removes_as_many(ratio, ranking, importance, tmp_path):
 def test_the_heads_of_lowest_score_go(ranking, tmp_path, monkeypatch):
     model, gone = loud("distilbert", str(tmp_path)), noted(monkeypatch)
     scores = gates_by_autograd(model, ids())
-    details = Heads(ratio=0.5, ranking=ranking).apply(model, StageContext(ids())).notes["details"]
+    details = Heads(ratio=0.5, ranking=ranking).apply(model, text_context(ids())).notes["details"]
     for index in (0, 1):
         order = sorted(range(4), key=lambda unit: scores[index][unit])
         assert gone[index, "heads"] == sorted(order[: len(gone[index, "heads"])])
@@ -206,7 +207,7 @@ def test_each_block_keeps_a_head_in_a_global_ranking(tmp_path, monkeypatch):
     ).items():  # the heads of one block attend far less surely than those of the other
         units.slots[0].module.weight *= (0.0, 4.0)[index]
         units.slots[0].module.bias *= (0.0, 4.0)[index]
-    Heads(ratio=0.5, importance="confidence").apply(model, StageContext(ids()))
+    Heads(ratio=0.5, importance="confidence").apply(model, text_context(ids()))
     assert [len(gone[index, "heads"]) for index in (0, 1)] == [3, 1]
 
 
@@ -214,7 +215,7 @@ def test_under_grouped_queries_whole_groups_go(tiny):
     for ratio, groups in ((0.24, [2, 2]), (0.25, [1, 2]), (0.49, [1, 2]), (0.5, [1, 1])):
         model = tiny.copy()
         assert Heads(ratio=ratio).faults(model) == []
-        Heads(ratio=ratio).apply(model, StageContext(ids()))
+        Heads(ratio=ratio).apply(model, text_context(ids()))
         shapes = anatomy.shape_of(model).blocks
         assert sorted(block.key_value_heads for block in shapes) == groups
         assert all(block.heads == 2 * block.key_value_heads for block in shapes)
@@ -273,7 +274,7 @@ def test_heads_go_twice_from_blocks_that_differ(tmp_path):
     model = loud("bert", str(tmp_path))
     remove(model, anatomy.heads(model, 0), [2])
     for importance in IMPORTANCES:
-        Heads(ratio=0.3, importance=importance).apply(model, StageContext(ids()))
+        Heads(ratio=0.3, importance=importance).apply(model, text_context(ids()))
     assert sum(block.heads for block in anatomy.shape_of(model).blocks) == 7 - 2 - 1
 
 
@@ -306,14 +307,14 @@ def test_golden_output_of_version_2(tmp_path, monkeypatch):
             block.attention.self.key.weight[8 * head : 8 * head + 8] = torch.eye(8, 32)
         block.attention.self.query.bias.zero_()
         block.attention.self.key.bias.zero_()
-    Heads(ratio=0.5, importance="confidence", ranking="local").apply(model, StageContext(ids()))
+    Heads(ratio=0.5, importance="confidence", ranking="local").apply(model, text_context(ids()))
     assert gone == {(0, "heads"): [1, 3], (1, "heads"): [1, 3]}
 
 
 def test_repair_fits_the_data_better_than_masking(tmp_path, monkeypatch):
     model, gone = loud("gpt2", str(tmp_path)), noted(monkeypatch)
     dense = model.copy()
-    (entry,) = Heads(ratio=0.5, blocks=[0, 0], repair=True).apply(model, StageContext(ids())).notes["details"]
+    (entry,) = Heads(ratio=0.5, blocks=[0, 0], repair=True).apply(model, text_context(ids())).notes["details"]
     reader = anatomy.heads(dense, 0).reader
     (inputs,) = layer_inputs(dense.module, [reader.name], ids()).values()
     keep = torch.ones(inputs.shape[1], dtype=torch.bool)
@@ -335,7 +336,7 @@ def test_repair_lowers_perplexity_on_trained_weights(shared, stories260k_source)
         found = {}
         for repair in (False, True):
             model = stories260k_source.load(torch.float32, CPU)
-            Heads(ratio=0.4, importance=importance, repair=repair).apply(model, StageContext(token_ids[:4]))
+            Heads(ratio=0.4, importance=importance, repair=repair).apply(model, text_context(token_ids[:4]))
             assert sum(block.heads for block in anatomy.shape_of(model).blocks) == 24
             found[repair] = perplexity(model.module, token_ids[4:])
         assert found[True] < found[False]
@@ -347,7 +348,7 @@ def test_the_first_blocks_of_smollm2(smollm2, monkeypatch):
     expected = {"taylor": gates_by_autograd(model, token_ids), "confidence": eager_confidences(model, token_ids)}
     for importance in IMPORTANCES:
         model, gone = dense.copy(), noted(monkeypatch)
-        details = Heads(ratio=0.5, importance=importance).apply(model, StageContext(token_ids)).notes["details"]
+        details = Heads(ratio=0.5, importance=importance).apply(model, text_context(token_ids)).notes["details"]
         assert sum(block.heads for block in anatomy.shape_of(model).blocks) == 27 - 12  # of 27 heads 13 are 4 groups
         for index, entry in enumerate(details):
             assert entry["scores"] == pytest.approx(expected[importance][index], rel=1e-2, abs=1e-4)

@@ -9,6 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from slimsweep.blockwise import gradients as gradients_module
 from slimsweep.models import anatomy
+from slimsweep.models.batches import text_batch
 from slimsweep.techniques.structured import importance
 from slimsweep.techniques.structured.importance import combine, distinct, norm_scores, taylor_scores
 
@@ -96,7 +97,7 @@ def test_taylor_scores_equal_autograd_on_the_whole_model(kind, taylor, order, ti
     in_order = sorted(parts_of_tiny(kind), key=lambda part: part[0] != first)
     parts = [by_hand(found, part, order, taylor) for part in in_order]
     for aggregate in importance.AGGREGATES:
-        (scores,) = taylor_scores(tiny, [units], ids(), order, taylor, aggregate)
+        (scores,) = taylor_scores(tiny, [units], text_batch(ids()), order, taylor, aggregate)
         expected = aggregated(parts, aggregate)
         assert scores.tolist() == pytest.approx(expected, rel=1e-4)
         assert len(set(expected)) == len(expected)
@@ -114,22 +115,22 @@ def test_fused_and_transposed_layers_are_scored_by_what_their_units_own(name, ta
             (f"{slot.name}.weight", int((slot.side == "in") != is_conv1d), slot.index.tolist()) for slot in units.slots
         ]
         expected = aggregated([by_hand(found, part, "mixed", taylor) for part in parts], "sum")
-        (scores,) = taylor_scores(model, [units], ids(), "mixed", taylor, "sum")
+        (scores,) = taylor_scores(model, [units], text_batch(ids()), "mixed", taylor, "sum")
         assert scores.tolist() == pytest.approx(expected, rel=1e-3)
         assert min(expected) > 0
 
 
 def test_all_units_are_scored_in_one_pass_as_each_alone(tiny):
     every = [anatomy.heads(tiny, 0), anatomy.neurons(tiny, 0), anatomy.neurons(tiny, 1), anatomy.channels(tiny)]
-    together = taylor_scores(tiny, every, ids(), "first", "element", "sum")
+    together = taylor_scores(tiny, every, text_batch(ids()), "first", "element", "sum")
     for units, scores in zip(every, together, strict=True):
-        assert torch.equal(scores, taylor_scores(tiny, [units], ids(), "first", "element", "sum")[0])
+        assert torch.equal(scores, taylor_scores(tiny, [units], text_batch(ids()), "first", "element", "sum")[0])
 
 
 @pytest.mark.parametrize("order", importance.ORDERS)
 def test_scores_are_of_single_sequences_and_do_not_grow_with_their_number(order, tiny):
     units = [anatomy.neurons(tiny, 0)]
-    (scores,) = taylor_scores(tiny, units, ids(), order, "element", "sum")
+    (scores,) = taylor_scores(tiny, units, text_batch(ids()), order, "element", "sum")
     (twice,) = taylor_scores(tiny, units, ids().repeat(2, 1), order, "element", "sum")
     assert twice.tolist() == pytest.approx(scores.tolist(), rel=1e-5)
     if order == "second":  # squares of single sequences are summed: singles add up to the whole
@@ -196,8 +197,8 @@ def test_norm_scores_count_a_tied_embedding_once(tiny):
 def test_the_first_order_is_the_slope_of_the_loss_when_a_unit_shrinks(tmp_path):
     model = loud("llama", str(tmp_path), torch.float64)
     neurons = anatomy.neurons(model, 1)
-    (gate,) = taylor_scores(model, [neurons], ids(), "first", "vector", "first")
-    (whole,) = taylor_scores(model, [neurons], ids(), "first", "vector", "sum")
+    (gate,) = taylor_scores(model, [neurons], text_batch(ids()), "first", "vector", "first")
+    (whole,) = taylor_scores(model, [neurons], text_batch(ids()), "first", "vector", "sum")
 
     def text_loss() -> float:
         with torch.no_grad():
@@ -228,9 +229,9 @@ def test_the_loss_of_a_classifier_is_that_of_its_own_answer(name, tmp_path):
     with torch.no_grad():
         probabilities = model.module(input_ids=ids()).logits.softmax(dim=-1)
     expected = -probabilities.amax(dim=1).log().mean()
-    assert float(gradients_module.loss(model, ids())) == pytest.approx(float(expected), rel=1e-5)
+    assert float(gradients_module.loss(model, text_batch(ids()))) == pytest.approx(float(expected), rel=1e-5)
     assert float(expected) < math.log(2)
-    (scores,) = taylor_scores(model, [anatomy.heads(model, 0)], ids(), "first", "element", "sum")
+    (scores,) = taylor_scores(model, [anatomy.heads(model, 0)], text_batch(ids()), "first", "element", "sum")
     assert float(scores.min()) > 0
 
 
@@ -238,7 +239,7 @@ def test_the_loss_of_a_classifier_is_that_of_its_own_answer(name, tmp_path):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_model_is_left_as_it_was(kind, tiny):
     before = {name: value.clone() for name, value in tiny.module.state_dict().items()}
-    taylor_scores(tiny, [units_of(tiny, kind)], ids(), "mixed", "element", "sum")
+    taylor_scores(tiny, [units_of(tiny, kind)], text_batch(ids()), "mixed", "element", "sum")
     assert not any(parameter.requires_grad for parameter in tiny.module.parameters())
     assert all(parameter.grad is None for parameter in tiny.module.parameters())
     assert all(not parameter._post_accumulate_grad_hooks for parameter in tiny.module.parameters())

@@ -5,13 +5,14 @@ from itertools import pairwise
 import pytest
 import torch
 from conftest import meta_model
+from contexts import text_context
 from family_shapes import DECODERS
 from planning import apply_or_plan
 from reductions import loud
 from removed import first_blocks, ids, logits, text_ids
 from restatements import perplexity
 
-from slimsweep.blockwise.stage_context import StageContext
+from slimsweep.models.batches import text_batch
 from slimsweep.models.language_model import parameter_count
 from slimsweep.models.sources.random import RandomModel
 from slimsweep.models.surgery import remove_blocks
@@ -63,24 +64,24 @@ def text_loss(model, token_ids) -> float:
 def test_block_influence_equals_the_cosines_of_hidden_states(name, tmp_path):
     model = loud(name, str(tmp_path))
     expected = influences(model, ids())
-    assert block_influence(model, ids()).tolist() == pytest.approx(expected, rel=1e-3, abs=1e-6)
+    assert block_influence(model, text_batch(ids())).tolist() == pytest.approx(expected, rel=1e-3, abs=1e-6)
     assert len(expected) == len(set(expected)) == 2
 
 
 def test_the_final_norm_is_no_part_of_the_last_block(tmp_path):
     model = loud("llama", str(tmp_path))
-    before = block_influence(model, ids())
+    before = block_influence(model, text_batch(ids()))
     model.module.model.norm.weight.copy_(torch.linspace(-3, 3, 32))
-    assert torch.equal(block_influence(model, ids()), before)
+    assert torch.equal(block_influence(model, text_batch(ids())), before)
 
 
 def test_a_block_that_does_nothing_has_no_influence_and_goes_first(deep):
     deep.blocks[3].self_attn.o_proj.weight.zero_()
     deep.blocks[3].mlp.down_proj.weight.zero_()
     before = logits(deep, ids())
-    assert float(block_influence(deep, ids())[3]) == pytest.approx(0, abs=1e-6)
-    assert float(loss_without(deep, ids())[3]) == pytest.approx(text_loss(deep, ids()), rel=1e-6)
-    (entry,) = Layers(ratio=0.2).apply(deep, StageContext(ids())).notes["details"]
+    assert float(block_influence(deep, text_batch(ids()))[3]) == pytest.approx(0, abs=1e-6)
+    assert float(loss_without(deep, text_batch(ids()))[3]) == pytest.approx(text_loss(deep, ids()), rel=1e-6)
+    (entry,) = Layers(ratio=0.2).apply(deep, text_context(ids())).notes["details"]
     assert entry["blocks"] == [3] and len(deep.blocks) == 5
     assert torch.allclose(logits(deep, ids()), before, atol=1e-5)
 
@@ -93,14 +94,14 @@ def test_the_loss_without_a_block_is_that_of_the_model_that_lost_it(name, tmp_pa
         shorter = model.copy()
         remove_blocks(shorter, [index])
         expected.append(text_loss(shorter, ids()))
-    assert loss_without(model, ids()).tolist() == pytest.approx(expected, rel=1e-4)
+    assert loss_without(model, text_batch(ids())).tolist() == pytest.approx(expected, rel=1e-4)
     assert expected[0] != pytest.approx(expected[1], rel=1e-4)
 
 
 @pytest.mark.parametrize("importance", IMPORTANCES)
 def test_the_model_is_left_as_it_was_where_nothing_goes(importance, deep):
     before, hooks = logits(deep, ids()), [dict(block._forward_hooks) for block in deep.blocks]
-    Layers(ratio=0.1, importance=importance).apply(deep, StageContext(ids()))
+    Layers(ratio=0.1, importance=importance).apply(deep, text_context(ids()))
     assert torch.equal(logits(deep, ids()), before)
     assert [dict(block._forward_hooks) for block in deep.blocks] == hooks
 
@@ -109,9 +110,9 @@ def test_the_model_is_left_as_it_was_where_nothing_goes(importance, deep):
 @pytest.mark.parametrize(("ratio", "count"), [(0.16, 0), (0.17, 1), (0.34, 2), (0.5, 3), (0.6, 3), (0.67, 4)])
 def test_the_blocks_of_lowest_score_go(ratio, count, importance, deep):
     measure = {"block_influence": block_influence, "perplexity": loss_without}[importance]
-    scores = measure(deep, ids()).tolist()
+    scores = measure(deep, text_batch(ids())).tolist()
     dense = deep.copy()
-    (entry,) = Layers(ratio=ratio, importance=importance).apply(deep, StageContext(ids())).notes["details"]
+    (entry,) = Layers(ratio=ratio, importance=importance).apply(deep, text_context(ids())).notes["details"]
     lowest = sorted(sorted(range(1, 5), key=lambda index: scores[index])[:count])
     assert entry == {"kind": "blocks", "removed": count, "blocks": lowest, "scores": pytest.approx(scores, rel=1e-6)}
     remove_blocks(dense, lowest)
@@ -137,7 +138,7 @@ def test_protected_blocks_stay(importance, fields, free, deep):
     kept = [block for index, block in enumerate(deep.blocks) if index not in free]
     technique = Layers(ratio=min(len(free), 5) / 6 + 0.001, importance=importance, **fields)
     assert technique.block_range(deep) == free and technique.faults(deep) == []
-    (entry,) = technique.apply(deep, StageContext(ids())).notes["details"]
+    (entry,) = technique.apply(deep, text_context(ids())).notes["details"]
     assert set(entry["blocks"]) <= set(free)
     assert all(block in deep.blocks for block in kept)
     assert len(deep.blocks) == 6 - min(len(free), 5)
@@ -152,7 +153,7 @@ def test_more_blocks_than_are_free_is_a_fault(fields, free, deep):
     assert fault.startswith(f"ratio=0.9 would remove 5 of 6 blocks, and only {free} are not protected: ")
     most = Layers(ratio=float(fault.split("give at most ")[1]), **fields)
     assert most.faults(deep) == []
-    assert most.apply(deep, StageContext(ids())).notes["details"][0]["removed"] == free
+    assert most.apply(deep, text_context(ids())).notes["details"][0]["removed"] == free
 
 
 @pytest.mark.parametrize("name", ["llama_2_7b", "smollm2_135m", "distilbert", "gpt2"])
@@ -220,8 +221,8 @@ def test_golden_output_of_version_1(deep):
 
         block.register_forward_hook(turn)
     expected = [1 - math.cos(math.radians(angle)) for angle in angles]
-    assert block_influence(deep, ids()).tolist() == pytest.approx(expected, abs=1e-5)
-    (entry,) = Layers(ratio=0.4).apply(deep, StageContext(ids())).notes["details"]
+    assert block_influence(deep, text_batch(ids())).tolist() == pytest.approx(expected, abs=1e-5)
+    (entry,) = Layers(ratio=0.4).apply(deep, text_context(ids())).notes["details"]
     assert entry["blocks"] == [3, 4]  # the ends are protected
 
 
@@ -235,7 +236,7 @@ def test_a_trained_model_loses_a_block_it_can_spare(importance, shared, stories2
         remove_blocks(model, [index])
         without[index] = perplexity(model.module, token_ids)
     model = stories260k_source.load(torch.float32, CPU)
-    (entry,) = Layers(ratio=0.2, importance=importance).apply(model, StageContext(token_ids)).notes["details"]
+    (entry,) = Layers(ratio=0.2, importance=importance).apply(model, text_context(token_ids)).notes["details"]
     found = perplexity(model.module, token_ids)
     assert found == pytest.approx(without[entry["blocks"][0]], rel=1e-6)
     assert found < max(without.values())
@@ -246,8 +247,10 @@ def test_a_trained_model_loses_a_block_it_can_spare(importance, shared, stories2
 def test_the_first_blocks_of_smollm2(smollm2):
     model = first_blocks(smollm2, 4)
     token_ids, dense = text_ids(model, 2, 64), model.copy()
-    assert block_influence(model, token_ids).tolist() == pytest.approx(influences(dense, token_ids), rel=1e-3)
-    (entry,) = Layers(ratio=0.25, importance="perplexity").apply(model, StageContext(token_ids)).notes["details"]
+    assert block_influence(model, text_batch(token_ids)).tolist() == pytest.approx(
+        influences(dense, token_ids), rel=1e-3
+    )
+    (entry,) = Layers(ratio=0.25, importance="perplexity").apply(model, text_context(token_ids)).notes["details"]
     losses = []
     for index in (1, 2):
         shorter = dense.copy()

@@ -8,14 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import meta_model
+from contexts import text_context
 from family_shapes import DECODERS, ENCODERS, FIXED_HEADS
 from planning import apply_or_plan
 from reductions import WITHOUT_HEADS, loud
 from removed import agree, first_blocks, ids, masked, noted, text_ids
 from restatements import perplexity
 
-from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.models import anatomy
+from slimsweep.models.batches import text_batch
 from slimsweep.models.language_model import parameter_count
 from slimsweep.models.storage.saved_model import save
 from slimsweep.models.surgery import remove, remove_blocks
@@ -144,7 +145,7 @@ def test_it_asks_for_no_more_than_it_needs(fields, needs):
 @every_choice
 @pytest.mark.parametrize("ratio", [0.3, 0.7])
 def test_every_choice_leaves_the_same_widths(fields, ratio, tiny):
-    report = LLMPruner(ratio=ratio, blocks=BOTH_BLOCKS, **fields).apply(tiny, StageContext(ids()))
+    report = LLMPruner(ratio=ratio, blocks=BOTH_BLOCKS, **fields).apply(tiny, text_context(ids()))
     shapes = anatomy.shape_of(tiny).blocks
     neurons = kept(str(ratio), 48)
     groups = 2 - (32 - kept(str(ratio), 32)) // 8 // 2
@@ -163,7 +164,7 @@ def test_every_choice_leaves_the_same_widths(fields, ratio, tiny):
 @pytest.mark.parametrize("name", [name for name, fields in CHOICES.items() if "ranking" not in fields])
 def test_every_choice_leaves_the_same_channels(name, tiny):
     fields = CHOICES[name]
-    (entry,) = LLMPruner(ratio=0.3, level="channel", **fields).apply(tiny, StageContext(ids())).notes["details"]
+    (entry,) = LLMPruner(ratio=0.3, level="channel", **fields).apply(tiny, text_context(ids())).notes["details"]
     assert entry == {"kind": "channels", "before": 32, "removed": 10}
     assert anatomy.shape_of(tiny).channels == 22
     assert torch.isfinite(tiny.module(input_ids=ids()).logits).all()
@@ -194,7 +195,7 @@ def test_shapes_alone_have_the_counts_of_weights(ratio, fields, tiny_source):
 def test_ratio_zero_changes_no_bit(tiny):
     before = {name: value.clone() for name, value in tiny.module.state_dict().items()}
     for level, blocks in (("block", BOTH_BLOCKS), ("channel", None)):
-        LLMPruner(ratio=0, level=level, blocks=blocks).apply(tiny, StageContext(ids()))
+        LLMPruner(ratio=0, level=level, blocks=blocks).apply(tiny, text_context(ids()))
     assert all(torch.equal(value, before[name]) for name, value in tiny.module.state_dict().items())
 
 
@@ -213,7 +214,7 @@ def test_what_went_could_as_well_have_been_masked(name, fields, tmp_path, monkey
     dense, gone = model.copy(), noted(monkeypatch)
     technique = LLMPruner(ratio=0.5, blocks=BOTH_BLOCKS, **fields)
     assert technique.faults(model) == []
-    technique.apply(model, StageContext(ids()))
+    technique.apply(model, text_context(ids()))
     assert all(gone[index, "neurons"] for index in BOTH_BLOCKS) and sum(len(gone[i, "heads"]) for i in BOTH_BLOCKS) > 1
     assert agree(model, masked(dense, gone), ids())
     assert not agree(model, dense, ids())
@@ -222,7 +223,7 @@ def test_what_went_could_as_well_have_been_masked(name, fields, tmp_path, monkey
 @pytest.mark.parametrize("name", [*DECODERS, *ENCODERS])
 def test_channels_go_from_every_family(name, tmp_path):
     model = loud(name, str(tmp_path))
-    LLMPruner(ratio=0.25, level="channel").apply(model, StageContext(ids()))
+    LLMPruner(ratio=0.25, level="channel").apply(model, text_context(ids()))
     assert anatomy.shape_of(model).channels == 24
     assert torch.isfinite(model.module(input_ids=ids()).logits).all()
 
@@ -258,11 +259,11 @@ def test_the_lowest_scores_go(fields, tmp_path, monkeypatch):
     knobs = {"importance": "taylor", "order": "first", "taylor": "element", "aggregate": "sum"} | fields
     if knobs["importance"] == "taylor":
         how = knobs["order"], knobs["taylor"], knobs["aggregate"]
-        scores = importance.taylor_scores(model, list(units.values()), ids(), *how)
+        scores = importance.taylor_scores(model, list(units.values()), text_batch(ids()), *how)
     else:
         power = int(knobs["importance"][1])
         scores = [importance.norm_scores(one, power, knobs["aggregate"]) for one in units.values()]
-    LLMPruner(ratio=0.5, blocks=BOTH_BLOCKS, **fields).apply(model, StageContext(ids()))
+    LLMPruner(ratio=0.5, blocks=BOTH_BLOCKS, **fields).apply(model, text_context(ids()))
     for place, values in zip(units, scores, strict=True):
         assert gone[place] == sorted(values.argsort(stable=True)[: len(values) // 2].tolist())
 
@@ -273,17 +274,17 @@ def test_a_global_ranking_takes_from_the_block_that_matters_least(tiny_source, m
         model = tiny_source.load(torch.float32, CPU)
         for layer in (model.blocks[0].mlp.gate_proj, model.blocks[0].mlp.up_proj, model.blocks[0].mlp.down_proj):
             layer.weight *= 0.01
-        LLMPruner(ratio=0.5, importance="l2", ranking=ranking, blocks=BOTH_BLOCKS).apply(model, StageContext())
+        LLMPruner(ratio=0.5, importance="l2", ranking=ranking, blocks=BOTH_BLOCKS).apply(model, text_context())
         assert {index: len(gone[index, "neurons"]) for index in BOTH_BLOCKS} == removed
 
 
 def test_steps_measure_the_importance_anew(tiny):
     stepwise, by_hand = tiny, tiny.copy()
-    LLMPruner(ratio=0.5, blocks=BOTH_BLOCKS, steps=3).apply(stepwise, StageContext(ids()))
+    LLMPruner(ratio=0.5, blocks=BOTH_BLOCKS, steps=3).apply(stepwise, text_context(ids()))
     totals = {"heads": 1, "neurons": 24}
     for step in (1, 2, 3):
         units = {(i, kind): getattr(anatomy, kind)(by_hand, i) for i in BOTH_BLOCKS for kind in totals}
-        scores = importance.taylor_scores(by_hand, list(units.values()), ids(), "first", "element", "sum")
+        scores = importance.taylor_scores(by_hand, list(units.values()), text_batch(ids()), "first", "element", "sum")
         for (place, owned), values in zip(units.items(), scores, strict=True):
             total = totals[place[1]]
             count = total * step // 3 - total * (step - 1) // 3
@@ -299,7 +300,7 @@ def test_random_depends_on_the_seed_and_on_nothing_else(tiny_source, monkeypatch
     for weights_seed, token_ids, seed in ((0, None, 7), (1, None, 7), (0, ids(), 7), (0, None, 8), (0, None, 7)):
         torch.manual_seed(len(found))
         model = replace(tiny_source, seed=weights_seed).load(torch.float32, CPU)
-        technique.apply(model, StageContext(token_ids, seed))
+        technique.apply(model, text_context(token_ids, seed))
         found.append(dict(gone))
     assert found[0] == found[1] == found[2] == found[4] != found[3]
     assert found[0][0, "neurons"] != found[0][1, "neurons"]
@@ -326,7 +327,7 @@ def test_golden_output_of_version_2(tiny, monkeypatch):
         layer.weight.copy_(
             torch.tensor([[((7 * column + 3 * row) % 11 - 5) / 4 for column in range(columns)] for row in range(rows)])
         )
-    LLMPruner(ratio=0.9, importance="l1", blocks=[1, 1]).apply(tiny, StageContext())
+    LLMPruner(ratio=0.9, importance="l1", blocks=[1, 1]).apply(tiny, text_context())
     every = set(range(48))
     assert every - set(gone[1, "neurons"]) == {4, 15, 26, 37} and gone[1, "heads"] == [1]
 
@@ -371,7 +372,7 @@ def test_taylor_beats_chance_on_trained_weights(level, fields, stories260k_sourc
 
     def pruned(seed: int = 0, **fields) -> float:
         model = stories260k_source.load(torch.float32, CPU)
-        LLMPruner(ratio=ratio, level=level, blocks=blocks, **fields).apply(model, StageContext(calibration, seed))
+        LLMPruner(ratio=ratio, level=level, blocks=blocks, **fields).apply(model, text_context(calibration, seed))
         return perplexity(model.module, judged)
 
     assert pruned(**fields) < min(pruned(seed, importance="random") for seed in (0, 1))
@@ -383,7 +384,7 @@ def test_repair_lowers_perplexity_on_trained_weights(fields, stories260k_source,
     found = {}
     for repair in (False, True):
         model = stories260k_source.load(torch.float32, CPU)
-        report = LLMPruner(ratio=0.4, blocks=[0, 4], repair=repair, **fields).apply(model, StageContext(calibration))
+        report = LLMPruner(ratio=0.4, blocks=[0, 4], repair=repair, **fields).apply(model, text_context(calibration))
         found[repair] = perplexity(model.module, judged)
     assert found[True] < found[False]
     repaired = [entry for entry in report.notes["details"] if entry["removed"]]
@@ -393,13 +394,13 @@ def test_repair_lowers_perplexity_on_trained_weights(fields, stories260k_source,
 def test_the_first_blocks_of_smollm2(smollm2, monkeypatch):
     model = first_blocks(smollm2)
     token_ids, dense, gone = text_ids(model, 2, 64), model.copy(), noted(monkeypatch)
-    LLMPruner(ratio=0.4, blocks=[0, 1]).apply(model, StageContext(token_ids))
+    LLMPruner(ratio=0.4, blocks=[0, 1]).apply(model, text_context(token_ids))
     shapes = [(block.heads, block.key_value_heads, block.neurons) for block in anatomy.shape_of(model).blocks]
     assert shapes == [(6, 2, 921), (6, 2, 921), (9, 3, 1536)]
     assert agree(model, masked(dense, gone), token_ids)
     for index in (0, 1):
         neurons = anatomy.neurons(dense, index)
-        (scores,) = importance.taylor_scores(dense, [neurons], token_ids, "first", "element", "sum")
+        (scores,) = importance.taylor_scores(dense, [neurons], text_batch(token_ids), "first", "element", "sum")
         stay = sorted(set(range(1536)) - set(gone[index, "neurons"]))
         assert scores[gone[index, "neurons"]].max() <= scores[stay].min()
 

@@ -3,6 +3,7 @@ from itertools import combinations
 
 import pytest
 import torch
+from contexts import text_context
 from family_shapes import DECODERS, ENCODERS, FIXED_HEADS
 from planning import apply_or_plan
 from reductions import loud
@@ -10,7 +11,6 @@ from removed import agree, first_blocks, ids, masked, noted, text_ids
 from restatements import layer_inputs, perplexity
 
 from slimsweep.blockwise.removal_walk import units_of
-from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.linear.base import weight_2d
 from slimsweep.models import anatomy
 from slimsweep.models.language_model import parameter_count
@@ -35,7 +35,7 @@ def measured(model, units, gone: list[int], token_ids) -> float:
 @pytest.mark.parametrize("kind", ["neurons", "heads"])
 def test_the_objective_is_the_measured_change_of_the_output(kind, name, tmp_path, monkeypatch):
     dense, gone = loud(name, str(tmp_path)), noted(monkeypatch)
-    details = Qap(ratio=0.5, parts=[kind]).apply(dense.copy(), StageContext(ids())).notes["details"]
+    details = Qap(ratio=0.5, parts=[kind]).apply(dense.copy(), text_context(ids())).notes["details"]
     for index, entry in enumerate(details):  # each block after a forward of the model reduced so far
         units = units_of(dense, kind, index)
         found = measured(dense, units, gone[index, kind], ids())
@@ -50,7 +50,7 @@ def test_the_objective_is_the_measured_change_of_the_output(kind, name, tmp_path
 @pytest.mark.parametrize("ratio", [0.1, 0.4, 0.8])
 def test_the_objective_is_at_most_greedys(ratio, fields, tmp_path):
     model = loud("llama", str(tmp_path))
-    details = Qap(ratio=ratio, **fields).apply(model, StageContext(ids())).notes["details"]
+    details = Qap(ratio=ratio, **fields).apply(model, text_context(ids())).notes["details"]
     for entry in details:
         assert entry["objective"] > 0
         assert entry["objective"] <= entry["objective_greedy"] * (1 + 1e-12) or fields.get("starts") == "faq"
@@ -61,7 +61,7 @@ def test_exchanges_gain_and_greedy_alone_does_not(tmp_path, monkeypatch):
     gone, found = noted(monkeypatch), {}
     for exchanges in (False, True):
         technique = Qap(ratio=0.5, blocks=[0, 0], exchanges=exchanges)
-        (entry,) = technique.apply(loud("gpt2", str(tmp_path)), StageContext(ids())).notes["details"]
+        (entry,) = technique.apply(loud("gpt2", str(tmp_path)), text_context(ids())).notes["details"]
         found[exchanges] = entry, gone[0, "neurons"]
     (alone, first), (swapped, second) = found[False], found[True]
     assert alone["objective"] == alone["objective_greedy"] == swapped["objective_greedy"] > swapped["objective"]
@@ -112,7 +112,7 @@ def test_what_went_could_as_well_have_been_masked(name, tmp_path, monkeypatch):
         parts = ["neurons"]
     technique = Qap(ratio=0.5, parts=parts)
     assert technique.faults(model) == []
-    technique.apply(model, StageContext(ids()))
+    technique.apply(model, text_context(ids()))
     assert agree(model, masked(dense, gone), ids()) and not agree(model, dense, ids())
 
 
@@ -138,7 +138,7 @@ def test_shapes_alone_have_the_counts_of_weights(ratio, tiny_source):
 
 
 def test_heads_go_before_the_neurons_of_their_block_are_judged(tiny):
-    details = Qap(ratio=0.5, parts=["neurons", "heads"]).apply(tiny, StageContext(ids())).notes["details"]
+    details = Qap(ratio=0.5, parts=["neurons", "heads"]).apply(tiny, text_context(ids())).notes["details"]
     assert [(entry["block"], entry["kind"]) for entry in details] == [
         *((0, "heads"), (0, "neurons"), (1, "heads"), (1, "neurons"))
     ]
@@ -178,7 +178,7 @@ def test_repair_fits_the_data_better_than_masking(kind, tmp_path, monkeypatch):
     model, gone = loud("llama", str(tmp_path)), noted(monkeypatch)
     dense = model.copy()
     (entry,) = (
-        Qap(ratio=0.5, parts=[kind], blocks=[0, 0], repair=True).apply(model, StageContext(ids())).notes["details"]
+        Qap(ratio=0.5, parts=[kind], blocks=[0, 0], repair=True).apply(model, text_context(ids())).notes["details"]
     )
     units = units_of(dense, kind, 0)
     (inputs,) = layer_inputs(dense.module, [units.reader.name], ids()).values()
@@ -198,7 +198,7 @@ def test_exchanges_and_repair_both_lower_perplexity_on_trained_weights(shared, s
     for exchanges in (False, True):
         for repair in (False, True):
             model = stories260k_source.load(torch.float32, CPU)
-            Qap(ratio=0.4, exchanges=exchanges, repair=repair).apply(model, StageContext(token_ids[:4]))
+            Qap(ratio=0.4, exchanges=exchanges, repair=repair).apply(model, text_context(token_ids[:4]))
             found[exchanges, repair] = perplexity(model.module, token_ids[4:])
     assert found[True, False] < found[False, False]
     assert found[True, True] < found[True, False] and found[False, True] < found[False, False]
@@ -207,7 +207,7 @@ def test_exchanges_and_repair_both_lower_perplexity_on_trained_weights(shared, s
 def test_the_first_blocks_of_smollm2(smollm2, monkeypatch):
     model = first_blocks(smollm2)
     token_ids, dense, gone = text_ids(model, 2, 64), model.copy(), noted(monkeypatch)
-    (entry,) = Qap(ratio=0.3, blocks=[1, 1], partition=512).apply(model, StageContext(token_ids)).notes["details"]
+    (entry,) = Qap(ratio=0.3, blocks=[1, 1], partition=512).apply(model, text_context(token_ids)).notes["details"]
     assert [block.neurons for block in anatomy.shape_of(model).blocks] == [1536, 1075, 1536]
     assert entry["objective"] < entry["objective_greedy"] and entry["exchanges"] > 0
     found = measured(dense, units_of(dense, "neurons", 1), gone[1, "neurons"], token_ids)

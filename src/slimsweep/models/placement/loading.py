@@ -13,12 +13,9 @@ from torch import nn
 from slimsweep.errors import ModelError
 from slimsweep.models.placement.container_memory import tightest_limit
 from slimsweep.models.storage import quantized_checkpoint
+from slimsweep.models.task import Task
 from slimsweep.numerics.finite import all_finite
 
-AUTO_CLASSES = {
-    "causal_lm": "AutoModelForCausalLM",
-    "sequence_classification": "AutoModelForSequenceClassification",
-}
 GENERATION = "generation_config.json"
 REFUSALS = (OSError, ImportError, ValueError, LookupError, TypeError, RuntimeError, StrictDataclassError)
 """Errors of transformers and torch about a config or files that they cannot build a model of."""
@@ -26,27 +23,25 @@ ROOM_FRACTION = 0.8  # of free memory: what a second model may take
 SHARED_FRACTION = 0.25  # of free memory: a smaller model may be kept once more, to be copied for each job
 
 
-def build(
-    config: Any, auto_class: str, dtype: torch.dtype, device: torch.device | None, remote_code: bool
-) -> nn.Module:
+def build(config: Any, task: Task, dtype: torch.dtype, device: torch.device | None, remote_code: bool) -> nn.Module:
     """The module of a config; without weights on the meta device, else with its family's initial ones."""
     with device or contextlib.nullcontext():
-        return _auto(auto_class).from_config(config, dtype=dtype, trust_remote_code=remote_code)
+        return _auto(task).from_config(config, dtype=dtype, trust_remote_code=remote_code)
 
 
-def build_empty(config: Any, auto_class: str, dtype: torch.dtype, remote_code: bool) -> nn.Module:
+def build_empty(config: Any, task: Task, dtype: torch.dtype, remote_code: bool) -> nn.Module:
     """The module of a config without weights; its buffers, which no file may hold, are there, as fp32 makes them."""
     from accelerate import init_empty_weights
 
     with init_empty_weights(include_buffers=False):
-        return _cast(build(config, auto_class, torch.float32, None, remote_code), dtype)
+        return _cast(build(config, task, torch.float32, None, remote_code), dtype)
 
 
-def draw(config: Any, auto_class: str, dtype: torch.dtype, seed: int, remote_code: bool) -> nn.Module:
+def draw(config: Any, task: Task, dtype: torch.dtype, seed: int, remote_code: bool) -> nn.Module:
     """A module in host memory with random weights of a seed, the same in every dtype up to rounding."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module = build(config, auto_class, torch.float32, torch.device("cpu"), remote_code)
+        module = build(config, task, torch.float32, torch.device("cpu"), remote_code)
     return _cast(module, dtype)
 
 
@@ -58,7 +53,7 @@ def _cast(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     return module
 
 
-def read(folder: Path, auto_class: str, dtype: torch.dtype, device: torch.device, remote_code: bool) -> nn.Module:
+def read(folder: Path, task: Task, dtype: torch.dtype, device: torch.device, remote_code: bool) -> nn.Module:
     """A module with the weights of a folder, on `device`.
 
     Raises:
@@ -69,7 +64,7 @@ def read(folder: Path, auto_class: str, dtype: torch.dtype, device: torch.device
     if fault := quantized_checkpoint.fault(folder):
         raise ModelError(fault)
     try:
-        module, info = _auto(auto_class).from_pretrained(
+        module, info = _auto(task).from_pretrained(
             folder,
             dtype=dtype,
             device_map={"": device} if device.type != "cpu" else None,  # straight there, without a host copy
@@ -166,10 +161,10 @@ def free_bytes(device: torch.device) -> int:
     return min(available, limit.free_bytes) if limit else available
 
 
-def _auto(auto_class: str) -> Any:
+def _auto(task: Task) -> Any:
     import transformers
 
-    return getattr(transformers, AUTO_CLASSES[auto_class])
+    return getattr(transformers, task.auto_class)
 
 
 def reason(error: Exception) -> str:

@@ -22,7 +22,9 @@ from slimsweep.models.placement.scratch import Scratch, padded_bytes
 from slimsweep.models.skeleton import Skeleton
 from slimsweep.models.sources.adapter import adapter_faults
 from slimsweep.models.sources.byte_tokenizer import VOCABULARY, byte_tokenizer
+from slimsweep.models.sources.task_faults import task_faults
 from slimsweep.models.storage import checkpoint, quantized_checkpoint, saved_model
+from slimsweep.models.task import TASKS
 
 WEIGHTS = ("trained", "meta", "random")
 CPU = torch.device("cpu")
@@ -47,8 +49,8 @@ class ModelSource(ABC):
     """Draws the weights where `weights` is random."""
     baseline: str = ""
     """Short text about the uncompressed weights, where they are not the published ones."""
-    auto_class: str = "causal_lm"
-    """`causal_lm` or `sequence_classification`."""
+    task: str = "causal_lm"
+    """`causal_lm`, `seq2seq_lm` (encoder-decoders) or `sequence_classification`."""
     trust_remote_code: bool = False
     """Allow code that comes with the weights to run."""
 
@@ -57,7 +59,7 @@ class ModelSource(ABC):
 
     def __post_init__(self) -> None:
         faults = choice_faults("weights", [self.weights], WEIGHTS)
-        faults += choice_faults("auto_class", [self.auto_class], tuple(loading.AUTO_CLASSES))
+        faults += choice_faults("task", [self.task], tuple(TASKS))
         if not self.needs_folder and self.weights == "trained":
             faults.append("weights=trained, but this source has none; set weights=random or weights=meta")
         refuse(faults)
@@ -95,11 +97,17 @@ class ModelSource(ABC):
             else:
                 faults = self._shape_faults()
             if not faults:
-                self.skeleton()
+                faults = self._task_faults()
                 self.tokenizer()
         except ModelError as error:
             return [str(error)]
         return faults
+
+    def _task_faults(self) -> list[str]:
+        if self.trust_remote_code:  # which brings classes that transformers has in no table
+            self.skeleton()
+            return []
+        return task_faults(self.name, self.config(), TASKS[self.task], self.skeleton)
 
     def _folder_faults(self) -> list[str]:
         return checkpoint.folder_faults(self.folder())
@@ -158,7 +166,7 @@ class ModelSource(ABC):
         config = {
             name: value for name, value in self.config().to_dict().items() if name not in checkpoint.VOLATILE_CONFIG
         }
-        parts = [config, self.auto_class, self.seed if self.weights == "random" else None]
+        parts = [config, self.task, self.seed if self.weights == "random" else None]
         if manifest := self._manifest():
             parts.append(manifest.read_text())
         return checkpoint.json_digest(parts)
@@ -184,7 +192,7 @@ class ModelSource(ABC):
         """
         if self._manifest():
             raise ModelError(f"memory_budget reads plain models, and {self.folder()} has a manifest: run it without.")
-        module = loading.build_empty(self.config(), self.auto_class, dtype, self.trust_remote_code)
+        module = loading.build_empty(self.config(), TASKS[self.task], dtype, self.trust_remote_code)
         module.tie_weights()  # which making them empty has untied
         family = family_of(module.config.model_type)
         in_blocks = {
@@ -230,7 +238,7 @@ class ModelSource(ABC):
         """
         resting = CPU if offload else device
         return self._wrap(
-            saved_model.read(folder, self.auto_class, dtype, resting, self.trust_remote_code),
+            saved_model.read(folder, TASKS[self.task], dtype, resting, self.trust_remote_code),
             device,
             tokenizer=self.tokenizer(),
             offload=offload,
@@ -239,15 +247,15 @@ class ModelSource(ABC):
 
     def _module(self, dtype: torch.dtype, device: torch.device) -> torch.nn.Module:
         if self.weights == "random":
-            drawn = loading.draw(self.config(), self.auto_class, dtype, self.seed, self.trust_remote_code)
+            drawn = loading.draw(self.config(), TASKS[self.task], dtype, self.seed, self.trust_remote_code)
             return drawn.to(device)
-        return saved_model.read(self.folder(), self.auto_class, dtype, device, self.trust_remote_code)
+        return saved_model.read(self.folder(), TASKS[self.task], dtype, device, self.trust_remote_code)
 
     def _meta(self, dtype: torch.dtype) -> torch.nn.Module:
         with self._refusals():
-            module = loading.build(self.config(), self.auto_class, dtype, META, self.trust_remote_code)
+            module = loading.build(self.config(), TASKS[self.task], dtype, META, self.trust_remote_code)
         if manifest := self._manifest():
-            saved_model.resize(module, manifest.parent)
+            saved_model.resize(module, manifest.parent, TASKS[self.task])
         return module
 
     def _manifest(self) -> Path | None:
@@ -261,7 +269,7 @@ class ModelSource(ABC):
         family = family_of(module.config.model_type)
         module = module.eval().requires_grad_(False)
         kind = Skeleton if device == META else LanguageModel
-        return kind(module=module, family=family, compute_device=device, **fields)
+        return kind(module=module, family=family, task=TASKS[self.task], compute_device=device, **fields)
 
     @contextlib.contextmanager
     def _refusals(self) -> Iterator[None]:

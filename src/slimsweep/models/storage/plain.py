@@ -32,22 +32,11 @@ def plain_config(model: LanguageModel) -> Any | None:
         config.head_dim = width  # families that do not know this field build another shape, which is found below
     try:
         config.validate()  # Llama's, for one, wants a width that the number of heads divides
-        built = loading.build(
-            config, auto_class_of(model.module), torch.float32, torch.device("meta"), remote_code=False
-        )
+        built = loading.build(config, model.task, torch.float32, torch.device("meta"), remote_code=False)
     except (StrictDataclassError, ValueError, RuntimeError, ZeroDivisionError, TypeError):
         return None
     is_same = _shapes(built) == _shapes(model.module)
     return config if is_same and _head_widths(built, model) == _head_widths(model.module, model) else None
-
-
-def auto_class_of(module: nn.Module) -> str:
-    """`causal_lm` or `sequence_classification`, from the name of the module's class."""
-    return auto_class_of_name(type(module).__name__)
-
-
-def auto_class_of_name(architecture: str) -> str:
-    return "sequence_classification" if architecture.endswith("ForSequenceClassification") else "causal_lm"
 
 
 def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -61,5 +50,5 @@ def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def _head_widths(module: nn.Module, model: LanguageModel) -> list[int]:
-    like = LanguageModel(module=module, family=model.family)
+    like = LanguageModel(module=module, family=model.family, task=model.task)
     return [anatomy.head_width(like, index) for index in range(len(like.blocks))]

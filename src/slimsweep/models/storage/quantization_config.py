@@ -10,7 +10,6 @@ from torch import nn
 from slimsweep.linear.base import is_plain, linear_forms
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.placement import loading
-from slimsweep.models.storage.plain import auto_class_of
 
 
 def quantization_config(model: LanguageModel) -> dict[str, Any] | None:
@@ -52,9 +51,7 @@ def _has_its_names_and_layers(model: LanguageModel) -> bool:
     from transformers.core_model_loading import revert_weight_conversion
 
     tensors = dict(model.module.named_parameters())
-    built = loading.build(
-        model.config, auto_class_of(model.module), torch.float32, torch.device("meta"), remote_code=False
-    )
+    built = loading.build(model.config, model.task, torch.float32, torch.device("meta"), remote_code=False)
     is_named_alike = revert_weight_conversion(model.module, tensors).keys() == tensors.keys()
     return is_named_alike and all(
         getattr(type(built.get_submodule(name)), "forward", None) is nn.Linear.forward

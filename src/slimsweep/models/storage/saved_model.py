@@ -22,8 +22,9 @@ from slimsweep.models.families import family_of
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.placement import loading
 from slimsweep.models.storage.checkpoint import INDEX, MANIFEST, PACKED_FILE, WEIGHTS_FILE, weight_files
-from slimsweep.models.storage.plain import auto_class_of_name, plain_config
+from slimsweep.models.storage.plain import plain_config
 from slimsweep.models.storage.quantization_config import quantization_config
+from slimsweep.models.task import Task, task_of
 
 FORMAT = 2
 """1: widths; 2: and forms of linear layers, under the name `packed`."""
@@ -100,19 +101,19 @@ def load(folder: str | Path, dtype: torch.dtype | None = None, device: str | tor
         raise ModelError(f"{folder} has no config.json; give a folder that slimsweep saved.")
     with _refusals(folder):
         config = AutoConfig.from_pretrained(folder)
-    auto_class = auto_class_of_name((config.architectures or [""])[0])
+    task = task_of((config.architectures or [""])[0])
     dtype = dtype or getattr(torch, str(config.dtype).removeprefix("torch."), torch.float32)
-    return read(folder, auto_class, dtype, device, remote_code=False).eval().requires_grad_(False)
+    return read(folder, task, dtype, device, remote_code=False).eval().requires_grad_(False)
 
 
-def read(folder: Path, auto_class: str, dtype: torch.dtype, device: torch.device, remote_code: bool) -> nn.Module:
+def read(folder: Path, task: Task, dtype: torch.dtype, device: torch.device, remote_code: bool) -> nn.Module:
     """The module of a folder, with a manifest or without, on `device`.
 
     Raises:
         ModelError: config, manifest and weights do not agree, or no model can be built of the config.
     """
     if not (folder / MANIFEST).is_file():
-        module = loading.read(folder, auto_class, dtype, device, remote_code)
+        module = loading.read(folder, task, dtype, device, remote_code)
         read_masks(module, folder)
         return module
     from safetensors import SafetensorError
@@ -123,9 +124,9 @@ def read(folder: Path, auto_class: str, dtype: torch.dtype, device: torch.device
         config = AutoConfig.from_pretrained(folder, trust_remote_code=remote_code)
         if hasattr(config, "quantization_config"):
             del config.quantization_config  # the manifest says more
-        module = loading.build_empty(config, auto_class, dtype, remote_code)
+        module = loading.build_empty(config, task, dtype, remote_code)
     module.tie_weights()  # which making them empty has untied
-    resize(module, folder)
+    resize(module, folder, task)
     (file,) = weight_files(folder)
     try:
         tensors = load_file(file, device=str(device))
@@ -171,7 +172,7 @@ def _refusals(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def resize(module: nn.Module, folder: Path) -> None:
+def resize(module: nn.Module, folder: Path, task: Task) -> None:
     """Give a module built from a folder's config the widths of its manifest.
 
     Raises:
@@ -182,7 +183,7 @@ def resize(module: nn.Module, folder: Path) -> None:
         if manifest["format"] > FORMAT:
             raise ValueError(f"format {manifest['format']}, and this version reads up to {FORMAT}")
         blocks = tuple(BlockShape(**block) for block in manifest["blocks"])
-        model = LanguageModel(module=module, family=family_of(module.config.model_type))
+        model = LanguageModel(module=module, family=family_of(module.config.model_type), task=task)
         surgery.resize(model, Shape(manifest["channels"], blocks))
         for name, entry in manifest.get("packed", {}).items():
             shape = layer_shape(module.get_submodule(name))

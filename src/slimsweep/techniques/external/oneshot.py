@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Int
-from torch import Tensor, nn
+from torch import nn
 
+from slimsweep.models.batches import Batch
 from slimsweep.models.language_model import LanguageModel
 
 log = logging.getLogger(__name__)
@@ -26,9 +26,7 @@ USUAL = ("No accelerator available", "Disabling tokenizer parallelism")
 """Begin warnings that say nothing of the result."""
 
 
-def run_oneshot(
-    model: LanguageModel, token_ids: Int[Tensor, "sequence token"], recipe: Any, batch_size: int
-) -> list[str]:
+def run_oneshot(model: LanguageModel, batch: Batch, recipe: Any, batch_size: int) -> list[str]:
     """Apply llm-compressor modifiers to a model in place, `batch_size` sequences in one forward.
 
     It sees the very sequences that our techniques see, in their order. What it leaves on modules beside parameters
@@ -39,7 +37,11 @@ def run_oneshot(
     import_quietly()
     from llmcompressor import oneshot
 
-    rows = {"input_ids": token_ids.tolist(), "attention_mask": torch.ones_like(token_ids).tolist()}
+    token_ids = batch["input_ids"]
+    rows = {
+        "input_ids": token_ids.tolist(),
+        "attention_mask": batch.get("attention_mask", torch.ones_like(token_ids)).tolist(),
+    }
     with ExitStack() as stack:
         warnings = stack.enter_context(_warnings())
         stack.enter_context(_readable_config(model.module))

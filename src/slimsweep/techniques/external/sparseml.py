@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Int
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
 
 import slimsweep.techniques.external.sparseml_run
 from slimsweep.blockwise.layer_method import Pruned
@@ -19,6 +17,7 @@ from slimsweep.blockwise.layerwise import LayerReport, replace_weight
 from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.errors import ModelError
 from slimsweep.linear.base import kinds_of, linear_forms
+from slimsweep.models.batches import Batch
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.storage.plain import plain_config
 from slimsweep.models.storage.saved_model import save
@@ -71,11 +70,11 @@ class SparseML(PeerPruner):
             done = self._run(Path(folder))
             return StageReport(self._read(model, Path(folder)), done)
 
-    def _write(self, model: LanguageModel, token_ids: Int[Tensor, "sequence token"], folder: Path) -> None:
+    def _write(self, model: LanguageModel, batch: Batch, folder: Path) -> None:
         """Model, tokens and job as files that transformers 4.40 reads."""
         save(model, folder / "model")
         make_older(folder / "model")
-        save_file({"token_ids": token_ids.contiguous()}, folder / "token_ids.safetensors")
+        save_file({"token_ids": batch["input_ids"].contiguous()}, folder / "token_ids.safetensors")
         modifier = {
             "sparsity": self.ratio,
             "mask_structure": self.mask_structure,
@@ -134,7 +133,7 @@ def readable_faults(skeleton: LanguageModel) -> list[str]:
     config, faults = skeleton.config, []
     if config.model_type not in KNOWN:
         faults.append(f"sparseml's transformers 4.40 does not know {config.model_type}: it has {', '.join(KNOWN)}")
-    if not skeleton.module.can_generate():
+    if skeleton.task.name != "causal_lm":
         faults.append("sparseml is run on language models only")
     rope = getattr(config, "rope_parameters", None) or {}
     if rope.get("rope_type", "default") != "default":

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from slimsweep.blockwise import gradients as gradients_module
@@ -17,6 +17,7 @@ from slimsweep.checks import choice_faults, is_whole_number, number_faults
 from slimsweep.linear.base import layer_shape, value_bits, weight_2d
 from slimsweep.linear.mask import removed as removed_of
 from slimsweep.linear.uniform import IntegerLinear
+from slimsweep.models.batches import Batch, sequence_count, split
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.skeleton import Skeleton
 from slimsweep.numerics.bit_allocation import allocate
@@ -96,7 +97,7 @@ class Selective(PreservedSparsity, Technique):
         return Requirements(calibration=True, gradients=self.measure == "fisher")
 
     def faults(self, skeleton: LanguageModel) -> list[str]:
-        if self.measure == "loss" and not skeleton.module.can_generate():
+        if self.measure == "loss" and not skeleton.task.generates:
             return ["measure=loss needs a language model, whose text is its own measure: set measure=fisher"]
         return super().faults(skeleton) or group_faults(self.targets(skeleton), self.group_size)
 
@@ -155,10 +156,10 @@ class Selective(PreservedSparsity, Technique):
         return [bits for bits in self.choices if bits != LEFT]
 
     def _estimated(
-        self, model: LanguageModel, targets: dict[str, nn.Module], token_ids: Int[Tensor, "sequence token"]
+        self, model: LanguageModel, targets: dict[str, nn.Module], batch: Batch
     ) -> dict[str, dict[int, float]]:
         """Half the sum of Fisher information times squared change, of each layer at each choice."""
-        fisher = fisher_diagonal(model, list(targets), token_ids)
+        fisher = fisher_diagonal(model, list(targets), batch)
 
         def estimate(name: str) -> dict[int, float]:
             weight, information = weight_2d(targets[name]).float(), fisher.pop(name)
@@ -173,11 +174,11 @@ class Selective(PreservedSparsity, Technique):
 
     @torch.no_grad()
     def _measured(
-        self, model: LanguageModel, targets: dict[str, nn.Module], token_ids: Int[Tensor, "sequence token"]
+        self, model: LanguageModel, targets: dict[str, nn.Module], batch: Batch
     ) -> dict[str, dict[int, float]]:
         """Rise of the mean loss with one layer rounded, all others as they are."""
 
-        before, rises = _mean_loss(model, token_ids), {}
+        before, rises = _mean_loss(model, batch), {}
         if not math.isfinite(before):
             subject = f"The loss of the calibration text is {before}, so no layer's part in it can be measured"
             raise non_finite_error(subject, "compress less before")
@@ -185,7 +186,7 @@ class Selective(PreservedSparsity, Technique):
         for index, block in progress(model.blocks, type(self).__name__):
             with model.resident(block):
                 for name, layer in blocks[index].items():
-                    losses = {bits: self._loss_with(model, name, layer, bits, token_ids) for bits in self._rounded}
+                    losses = {bits: self._loss_with(model, name, layer, bits, batch) for bits in self._rounded}
                     rises[name] = {bits: loss - before for bits, loss in losses.items()}
         return rises
 
@@ -195,12 +196,12 @@ class Selective(PreservedSparsity, Technique):
         name: str,
         layer: nn.Module,
         bits: int,
-        token_ids: Int[Tensor, "sequence token"],
+        batch: Batch,
     ) -> float:
         packed = self.compress_layer(weight_2d(layer).float(), bits, removed=removed_of(layer))
         packed.dtype, packed.bias = model.dtype, layer.bias
         with replaced(model.module, {name: packed}):
-            return _mean_loss(model, token_ids)
+            return _mean_loss(model, batch)
 
     def _chosen(self, targets: dict[str, nn.Module], sensitivity: dict[str, dict[int, float]]) -> dict[str, int]:
         """Bits of each layer that lose least within the budget."""
@@ -219,6 +220,6 @@ def _with_bits(report: StageReport, layers: dict[str, nn.Module]) -> StageReport
     return with_bits(report, layers)
 
 
-def _mean_loss(model: LanguageModel, token_ids: Int[Tensor, "sequence token"]) -> float:
+def _mean_loss(model: LanguageModel, batch: Batch) -> float:
     """Mean loss of the calibration text, one sequence at a time."""
-    return sum(float(gradients_module.loss(model, ids)) for ids in token_ids.split(1)) / len(token_ids)
+    return sum(float(gradients_module.loss(model, one)) for one in split(batch, 1)) / sequence_count(batch)

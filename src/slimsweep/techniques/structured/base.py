@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from slimsweep.blockwise.removal_walk import Choice, Choose, reduce_blocks, units_of
@@ -16,6 +16,7 @@ from slimsweep.checks import flag_faults, is_whole_number, number_faults, refuse
 from slimsweep.linear.base import kinds_of, linear_forms
 from slimsweep.models import anatomy
 from slimsweep.models.anatomy import HEADS, Units
+from slimsweep.models.batches import Batch
 from slimsweep.models.language_model import LanguageModel, parameter_count
 from slimsweep.models.skeleton import Skeleton
 from slimsweep.numerics import counts
@@ -194,12 +195,10 @@ class UnitRemoval(PartRemoval):
                 )
         return faults
 
-    def remove_chosen(
-        self, model: LanguageModel, choose: Choose, token_ids: Int[Tensor, "sequence token"] | None
-    ) -> list[dict[str, Any]]:
+    def remove_chosen(self, model: LanguageModel, choose: Choose, batch: Batch | None) -> list[dict[str, Any]]:
         """Remove what `choose` names, block by block, with repair; text is given where the Gram matrix is needed."""
         title = type(self).__name__
-        return reduce_blocks(model, self.kinds_by_block(model), choose, token_ids, self.repair, title)
+        return reduce_blocks(model, self.kinds_by_block(model), choose, batch, self.repair, title)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from slimsweep.blockwise.gradients import loss
@@ -13,8 +13,10 @@ from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.checks import choice_faults
 from slimsweep.models import anatomy
 from slimsweep.models.anatomy import HEADS, Units
+from slimsweep.models.batches import Batch, sequence_count, split, to_device
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.skeleton import Skeleton
+from slimsweep.models.task import inputs_of
 from slimsweep.numerics import counts
 from slimsweep.techniques.base import Requirements, Technique
 from slimsweep.techniques.structured.base import UnitRemoval, last_first
@@ -100,9 +102,7 @@ class Heads(UnitRemoval, Technique):
         return {index: lowest_units(values, self.removed_count(units[index])) for index, values in scores.items()}
 
 
-def gate_gradients(
-    model: LanguageModel, units: dict[int, Units], token_ids: Int[Tensor, "sequence token"]
-) -> dict[int, Float[Tensor, " unit"]]:
+def gate_gradients(model: LanguageModel, units: dict[int, Units], batch: Batch) -> dict[int, Float[Tensor, " unit"]]:
     """Mean over sequences of |dL/dg|, g a factor on everything a unit sends to its reader; unit length per block."""
     totals = {index: torch.zeros(len(block_units), dtype=torch.float64) for index, block_units in units.items()}
 
@@ -126,17 +126,15 @@ def gate_gradients(
     ]
     try:
         with torch.enable_grad():
-            for ids in token_ids.split(1):
-                loss(model, ids).backward()
+            for one in split(batch, 1):
+                loss(model, one).backward()
     finally:
         for handle in handles:
             handle.remove()
     return {index: (total / total.norm().clamp(min=1e-30)).float() for index, total in totals.items()}
 
 
-def confidences(
-    model: LanguageModel, units: dict[int, Units], token_ids: Int[Tensor, "sequence token"]
-) -> dict[int, Float[Tensor, " unit"]]:
+def confidences(model: LanguageModel, units: dict[int, Units], batch: Batch) -> dict[int, Float[Tensor, " unit"]]:
     """Mean over tokens of the highest weight in each head's attention, meaned over the heads of a unit."""
     totals = {index: torch.zeros(len(block_units), dtype=torch.float64) for index, block_units in units.items()}
     configs = {id(part.config): part.config for part in model.module.modules() if hasattr(part, "config")}
@@ -144,12 +142,13 @@ def confidences(
     try:
         for config in configs.values():
             config._attn_implementation = "eager"  # the others do not return their weights
-        for ids in token_ids.split(1):
-            attentions = model.module(input_ids=ids.to(model.compute_device), output_attentions=True).attentions
+        for one in split(batch, 1):
+            inputs = inputs_of(to_device(one, model.compute_device))
+            attentions = model.module(**inputs, output_attentions=True).attentions
             for index, block_units in units.items():
                 highest = attentions[index].float().amax(dim=-1).mean(dim=(0, 2)).cpu()  # [head]
                 totals[index] += highest.view(len(block_units), block_units.members).mean(dim=1)
     finally:
         for identity, config in configs.items():
             config._attn_implementation = before[identity]
-    return {index: (total / len(token_ids)).float() for index, total in totals.items()}
+    return {index: (total / sequence_count(batch)).float() for index, total in totals.items()}

@@ -4,11 +4,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from slimsweep.blockwise.gradients import gradients, loss
 from slimsweep.models.anatomy import Slot, Units, axes_of
+from slimsweep.models.batches import Batch, sequence_count, split
 from slimsweep.models.language_model import LanguageModel
 
 ORDERS = ("first", "second", "mixed")
@@ -37,7 +38,7 @@ def norm_scores(units: Units, power: int, aggregate: str) -> Float[Tensor, " uni
 def taylor_scores(
     model: LanguageModel,
     units: Sequence[Units],
-    token_ids: Int[Tensor, "sequence token"],
+    batch: Batch,
     order: str,
     taylor: str,
     aggregate: str,
@@ -58,9 +59,9 @@ def taylor_scores(
     with gradients(
         [salience.parameter for salience in sums.values()], lambda parameter: sums[id(parameter)].add(parameter)
     ):
-        for ids in token_ids.split(1):
-            loss(model, ids).backward()
-    lines = {identity: salience.lines(len(token_ids)) for identity, salience in sums.items()}
+        for one in split(batch, 1):
+            loss(model, one).backward()
+    lines = {identity: salience.lines(sequence_count(batch)) for identity, salience in sums.items()}
     return [
         combine(
             [_by_unit(lines[id(slot.module.weight)][_axis(slot)], slot) for slot in distinct(place_units.slots)],

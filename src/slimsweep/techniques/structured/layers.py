@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from slimsweep.blockwise.activations import Activations
@@ -15,6 +15,7 @@ from slimsweep.blockwise.removal_walk import lowest_units
 from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.checks import choice_faults, whole_number_faults
 from slimsweep.models.anatomy import shape_of
+from slimsweep.models.batches import Batch, split
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.skeleton import Skeleton
 from slimsweep.models.surgery import remove_blocks
@@ -67,7 +68,7 @@ class Layers(PartRemoval, Technique):
     def faults(self, skeleton: LanguageModel) -> list[str]:
         blocks, free = len(skeleton.blocks), self.block_range(skeleton)
         faults = self._range_faults(skeleton) if self.blocks else []  # whole blocks may go, packed or not
-        if self.importance == "perplexity" and not skeleton.module.can_generate():
+        if self.importance == "perplexity" and not skeleton.task.generates:
             faults.append("importance=perplexity needs a language model: set importance=block_influence")
         if getattr(skeleton.config, "scale_attn_by_inverse_layer_idx", False):
             faults.append(
@@ -103,9 +104,9 @@ def _below(count: int, blocks: int) -> str:
 
 
 @torch.no_grad()
-def block_influence(model: LanguageModel, token_ids: Int[Tensor, "sequence token"]) -> Float[Tensor, " block"]:
+def block_influence(model: LanguageModel, batch: Batch) -> Float[Tensor, " block"]:
     """1 - mean cosine between what enters and what leaves each block, over all tokens."""
-    activations = Activations(model, token_ids)
+    activations = Activations(model, batch)
     scores = torch.zeros(len(model.blocks))
     for index, _block in progress(model.blocks, "block influence"):
         before = activations.hidden.clone()
@@ -117,13 +118,13 @@ def block_influence(model: LanguageModel, token_ids: Int[Tensor, "sequence token
 
 
 @torch.no_grad()
-def loss_without(model: LanguageModel, token_ids: Int[Tensor, "sequence token"]) -> Float[Tensor, " block"]:
+def loss_without(model: LanguageModel, batch: Batch) -> Float[Tensor, " block"]:
     """Mean loss of the text when each block in turn hands on its input; log of the perplexity."""
     scores = torch.zeros(len(model.blocks))
     for index, block in progress(model.blocks, "loss without a block"):
         handle = block.register_forward_hook(_pass_on, with_kwargs=True)
         try:
-            scores[index] = torch.stack([loss(model, ids) for ids in token_ids.split(1)]).mean().cpu()
+            scores[index] = torch.stack([loss(model, one) for one in split(batch, 1)]).mean().cpu()
         finally:
             handle.remove()
     return scores

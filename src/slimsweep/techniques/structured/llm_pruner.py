@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from slimsweep.blockwise.removal_walk import (
@@ -19,6 +19,7 @@ from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.checks import choice_faults
 from slimsweep.models import anatomy
 from slimsweep.models.anatomy import HEADS, NEURONS, Units
+from slimsweep.models.batches import Batch
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.skeleton import Skeleton
 from slimsweep.models.surgery import remove
@@ -135,7 +136,7 @@ class LLMPruner(UnitRemoval, Technique):
         model: LanguageModel,
         measure: Measure,
         ranking: str,
-        token_ids: Int[Tensor, "sequence token"] | None,
+        batch: Batch | None,
     ) -> list[dict[str, Any]]:
         """Remove heads and neurons in steps, each measured anew."""
         totals = {
@@ -149,7 +150,7 @@ class LLMPruner(UnitRemoval, Technique):
             units = {(index, kind): units_of(model, kind, index) for index, kind in due}
             removed = self._ranked(dict(zip(units, measure(list(units.values())), strict=True)), due, ranking)
             entries += self.remove_chosen(
-                model, lambda i, units, _, removed=removed: Choice(removed[i, units.kind]), token_ids
+                model, lambda i, units, _, removed=removed: Choice(removed[i, units.kind]), batch
             )
         return entries
 
@@ -169,11 +170,11 @@ class LLMPruner(UnitRemoval, Technique):
         self,
         model: LanguageModel,
         units: list[Units],
-        token_ids: Int[Tensor, "sequence token"] | None,
+        batch: Batch | None,
         generator: torch.Generator,
     ) -> list[Float[Tensor, " unit"]]:
         if self.importance == "taylor":
-            return importance.taylor_scores(model, units, token_ids, self.order, self.taylor, self.aggregate)
+            return importance.taylor_scores(model, units, batch, self.order, self.taylor, self.aggregate)
         if self.importance == "random":
             return [torch.rand(len(place_units), generator=generator) for place_units in units]
         power = 1 if self.importance == "l1" else 2

@@ -1,0 +1,116 @@
+"""Tasks of a model: the class of transformers that does it, and its loss."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from slimsweep.models.batches import IGNORED, Batch, sequence_count
+
+
+@dataclass(frozen=True)
+class Task(ABC):
+    """Task of a model. Code asks it, and never the class name of a model."""
+
+    name: str
+    """Word in configs."""
+    auto_class: str
+    """Name of the transformers class that loads models for this task."""
+    architectures: str
+    """Name of the transformers table of model classes by `model_type`."""
+    generates: bool
+    """Whether the model generates text token by token."""
+
+    def architecture(self, model_type: str) -> str | None:
+        """Name of the model class for a `model_type`; None where transformers has none for this task."""
+        from transformers.models.auto import modeling_auto
+
+        name = getattr(modeling_auto, self.architectures).get(model_type)
+        return name[0] if isinstance(name, tuple) else name
+
+    def knows(self, architecture: str) -> bool:
+        """Whether a model class of this name does this task."""
+        from transformers.models.auto import modeling_auto
+
+        names = getattr(modeling_auto, self.architectures).values()
+        return any(architecture in (name if isinstance(name, tuple) else (name,)) for name in names)
+
+    @abstractmethod
+    def loss(self, module: nn.Module, batch: Batch) -> Float[Tensor, ""]:
+        """Mean cross-entropy in nats over everything that the batch predicts; padding predicts nothing."""
+
+    @abstractmethod
+    def predictions(self, batch: Batch) -> int:
+        """Number of predictions that `loss` is the mean of."""
+
+
+class CausalLM(Task):
+    """Predict each token of a text from those before it."""
+
+    def loss(self, module: nn.Module, batch: Batch) -> Float[Tensor, ""]:
+        logits = module(**inputs_of(batch), use_cache=False).logits[:, :-1].float()
+        return cross_entropy(logits.flatten(0, 1), _next_tokens(batch).flatten(), ignore_index=IGNORED)
+
+    def predictions(self, batch: Batch) -> int:
+        return int((_next_tokens(batch) != IGNORED).sum())
+
+
+class Seq2SeqLM(Task):
+    """Predict each token of a target from a source text and the target's tokens before it."""
+
+    def loss(self, module: nn.Module, batch: Batch) -> Float[Tensor, ""]:
+        logits = module(**inputs_of(batch), use_cache=False).logits.float()
+        return cross_entropy(logits.flatten(0, 1), batch["labels"].flatten(), ignore_index=IGNORED)
+
+    def predictions(self, batch: Batch) -> int:
+        return int((batch["labels"] != IGNORED).sum())
+
+
+class SequenceClassification(Task):
+    """Predict one label of a text. Without labels, it is the label that the model finds most likely itself."""
+
+    def loss(self, module: nn.Module, batch: Batch) -> Float[Tensor, ""]:
+        logits = module(**inputs_of(batch)).logits.float()
+        labels = batch["labels"] if "labels" in batch else logits.detach().argmax(dim=-1)
+        return cross_entropy(logits, labels, ignore_index=IGNORED)
+
+    def predictions(self, batch: Batch) -> int:
+        return int((batch["labels"] != IGNORED).sum()) if "labels" in batch else sequence_count(batch)
+
+
+def inputs_of(batch: Batch) -> dict[str, Any]:
+    """Arguments of a model's forward; labels are none, since the loss is computed here."""
+    return {name: values for name, values in batch.items() if name != "labels"}
+
+
+def _next_tokens(batch: Batch) -> Int[Tensor, "sequence target"]:
+    """Token that each place but the last predicts; IGNORED where that token is padding."""
+    labels = batch.get("labels", batch["input_ids"])[:, 1:]
+    mask = batch.get("attention_mask")
+    return labels if mask is None else labels.masked_fill(mask[:, 1:] == 0, IGNORED)
+
+
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (
+        CausalLM("causal_lm", "AutoModelForCausalLM", "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES", generates=True),
+        Seq2SeqLM(
+            "seq2seq_lm", "AutoModelForSeq2SeqLM", "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES", generates=True
+        ),
+        SequenceClassification(
+            "sequence_classification",
+            "AutoModelForSequenceClassification",
+            "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
+            generates=False,
+        ),
+    )
+}
+"""Tasks by name."""
+
+
+def task_of(architecture: str) -> Task:
+    """Task of a model class by its name, as a config names it; language models where no table has it."""
+    return next((task for task in TASKS.values() if task.knows(architecture)), TASKS["causal_lm"])
