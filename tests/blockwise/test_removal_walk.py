@@ -12,11 +12,11 @@ from slimsweep.blockwise.removal_walk import (
     lowest_units,
     lowest_units_overall,
     reduce_blocks,
-    units_of,
 )
 from slimsweep.errors import ModelError
 from slimsweep.linear.base import weight_2d
 from slimsweep.models import anatomy
+from slimsweep.models.anatomy import units_of
 from slimsweep.models.batches import text_batch
 from slimsweep.models.surgery import remove
 from slimsweep.numerics.least_squares import least_squares

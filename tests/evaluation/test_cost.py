@@ -6,7 +6,7 @@ from conftest import meta_model
 from family_shapes import DECODERS, ENCODERS, random_model
 from llm_pruner_counting import gmacs_llm_pruner
 
-from slimsweep.evaluation.cost import Cost, attention_macs, linear_macs
+from slimsweep.evaluation.cost import Cost, Lengths, attention_macs, linear_macs
 from slimsweep.linear.base import weight_2d
 
 CPU = torch.device("cpu")
@@ -51,8 +51,8 @@ def test_fewer_heads_and_neurons_in_some_blocks_are_counted_as_they_are():
 def test_count_by_hand(tiny):
     # a block: q, o 32 x 32; k, v 16 x 32; gate, up, down 48 x 32; the head 258 x 32; 10 tokens
     block = 2 * 32 * 32 + 2 * 16 * 32 + 3 * 48 * 32
-    assert linear_macs(tiny, 10) == 10 * (2 * block + 258 * 32)
-    assert attention_macs(tiny, 10) == 2 * (2 * 10 * 10 * 32)  # QK and AV of two blocks, 4 heads of 8
+    assert linear_macs(tiny, Lengths(10, 10)) == 10 * (2 * block + 258 * 32)
+    assert attention_macs(tiny, Lengths(10, 10)) == 2 * (2 * 10 * 10 * 32)  # QK and AV of two blocks, 4 heads of 8
 
 
 @pytest.mark.parametrize("name", [*DECODERS, *ENCODERS])
@@ -70,7 +70,8 @@ def test_closed_form_equals_torchs_flop_counter(name, tmp_path):
         if path.endswith("inv_freq") and "original" not in path
     )
     counted = counter.get_total_flops() / 2 - rotary
-    assert linear_macs(model, 64) + attention_macs(model, 64) == pytest.approx(counted, rel=1e-3)
+    lengths = Lengths(64, 64)
+    assert linear_macs(model, lengths) + attention_macs(model, lengths) == pytest.approx(counted, rel=1e-3)
 
 
 def test_zero_weights_are_left_out_of_gmacs_nonzero_only(tiny):

@@ -1,6 +1,6 @@
 """GMacs as LLM-Pruner counts them: an independent check of ours against its published tables."""
 
-from slimsweep.evaluation.cost import attention_macs, attention_width, linear_macs
+from slimsweep.evaluation.cost import Lengths, attention_macs, attention_width, linear_macs
 from slimsweep.linear.base import layer_shape
 from slimsweep.models.language_model import LanguageModel
 
@@ -12,9 +12,10 @@ def gmacs_llm_pruner(model: LanguageModel, tokens: int = 64) -> float:
     Source: arXiv:2305.11627, tables at (1, 64) tokens; the additions were derived from those numbers.
     """
     width = layer_shape(model.blocks[0].get_submodule(model.family.attention_output))[0]
-    macs = linear_macs(model, tokens) + 2 * attention_macs(model, tokens) + 2 * tokens * width
+    lengths = Lengths(tokens, tokens)
+    macs = linear_macs(model, lengths) + 2 * attention_macs(model, lengths) + 2 * tokens * width
     for block in model.blocks:
-        inner = attention_width(model, block)
+        inner = attention_width(block, model.family.attention)
         heads = inner // model.config.head_dim
         neurons = layer_shape(block.mlp.down_proj)[1]
         macs += heads * tokens**2 + 4 * tokens * inner + 2 * (2 * tokens * width) + 2 * tokens * neurons

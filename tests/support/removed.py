@@ -2,7 +2,7 @@
 
 import torch
 
-from slimsweep.blockwise.removal_walk import units_of
+from slimsweep.models.anatomy import units_of
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.surgery import mask, remove, remove_blocks
 

@@ -14,8 +14,7 @@ from slimsweep.blockwise.shared_inputs import inputs_clause
 from slimsweep.errors import HessianError, ModelError
 from slimsweep.linear.base import weight_2d
 from slimsweep.linear.mask import removed as removed_of
-from slimsweep.models import anatomy
-from slimsweep.models.anatomy import HEADS, Units
+from slimsweep.models.anatomy import Units, units_of
 from slimsweep.models.batches import Batch
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.surgery import remove
@@ -34,11 +33,6 @@ class Choice:
 
 Choose = Callable[[int, Units, Tensor | None], Choice]
 """From a block's index, its units and, where asked for, the Gram matrix of their reader's inputs."""
-
-
-def units_of(model: LanguageModel, kind: str, index: int) -> Units:
-    """The heads or neurons of a block."""
-    return anatomy.heads(model, index) if kind == HEADS else anatomy.neurons(model, index)
 
 
 @torch.no_grad()

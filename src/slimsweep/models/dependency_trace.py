@@ -77,7 +77,18 @@ def trace(model: LanguageModel) -> Trace:
             for name, layer in model.linears(block).items():
                 stack.enter_context(_stubbed(f"{prefix}.{name}", layer, seen))
         with seen:
-            model.module.base_model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False)
+            if model.family.encoder is None:
+                model.module.base_model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False)
+            else:
+                mask = torch.zeros(1, 1, 2, 2, dtype=model.dtype, device=device)
+                states = model.module.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
+                model.module.get_decoder()(
+                    input_ids=ids,
+                    attention_mask=mask,
+                    encoder_hidden_states=states,
+                    encoder_attention_mask=mask,
+                    use_cache=False,
+                )
     return seen
 
 

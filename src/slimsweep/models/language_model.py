@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from slimsweep.linear.base import dense_parameters, linear_layers, packed_layers
 from slimsweep.models.batches import Batch, to_device
-from slimsweep.models.families import Family
+from slimsweep.models.families import Family, Stack
 from slimsweep.models.placement.offload import Offload
 from slimsweep.models.placement.scratch import PAGE, Scratch
 from slimsweep.models.task import Task, inputs_of
@@ -73,17 +73,29 @@ class LanguageModel:
 
     @property
     def blocks(self) -> list[nn.Module]:
-        """Decoder (or encoder) layers in forward order."""
-        return list(self.module.get_submodule(self.family.blocks))
-
-    @property
-    def stack_ranges(self) -> list[range]:
-        """Indices of the blocks of each stack, in forward order."""
-        return [range(len(self.blocks))]
+        """Blocks of all stacks in forward order: those of an encoder come before the decoder's."""
+        return [block for stack in self.family.stacks for block in self.module.get_submodule(stack.blocks)]
 
     @property
     def block_names(self) -> list[str]:
-        return [f"{self.family.blocks}.{index}" for index in range(len(self.blocks))]
+        return [f"{stack.blocks}.{place}" for stack, blocks in self._stacks for place in range(len(blocks))]
+
+    @property
+    def stack_ranges(self) -> list[range]:
+        """Indices in `blocks` of each stack's blocks."""
+        return [blocks for _, blocks in self._stacks]
+
+    def stack_of(self, index: int) -> Stack:
+        """The stack that block `index` belongs to."""
+        return next(stack for stack, blocks in self._stacks if index in blocks)
+
+    @property
+    def _stacks(self) -> list[tuple[Stack, range]]:
+        """Stacks, each with the indices of its blocks."""
+        ends = [0]
+        for stack in self.family.stacks:
+            ends.append(ends[-1] + len(self.module.get_submodule(stack.blocks)))
+        return list(zip(self.family.stacks, map(range, ends, ends[1:]), strict=True))
 
     def linears(self, block: nn.Module) -> dict[str, nn.Module]:
         """Linear layers of a block by their name within it, in order of definition."""
@@ -99,14 +111,29 @@ class LanguageModel:
 
     @torch.no_grad()
     def hidden_states(self, batch: Batch) -> Float[Tensor, "sequence token width"]:
-        """Output of the last norm, as the head reads it."""
+        """Output of the last norm, as the head reads it; of an encoder-decoder that of the decoder."""
         inputs = inputs_of(to_device(batch, self.compute_device))
-        return self.module.base_model(**inputs, use_cache=False).last_hidden_state
+        if self.family.encoder is None:
+            return self.module.base_model(**inputs, use_cache=False).last_hidden_state
+        mask = inputs.get("attention_mask")
+        source = self.module.get_encoder()(input_ids=inputs["input_ids"], attention_mask=mask).last_hidden_state
+        return self.module.get_decoder()(
+            input_ids=inputs["decoder_input_ids"],
+            attention_mask=inputs.get("decoder_attention_mask"),
+            encoder_hidden_states=source,
+            encoder_attention_mask=mask,
+            use_cache=False,
+        ).last_hidden_state
 
     @torch.no_grad()
     def logits(self, hidden: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch vocabulary"]:
         """The head's output for any slice of `hidden_states`, so that a caller can bound its memory."""
+        scaled_by = self.family.head_scaled_by
+        if scaled_by and getattr(self.config, scaled_by):
+            hidden = hidden * self.module.model_dim**-0.5
         logits = self.module.get_submodule(self.family.head)(hidden)
+        if self.family.logits_bias:
+            logits = logits + self.module.get_buffer(self.family.logits_bias)[0]
         if self.family.logits_divisor:
             logits = logits / getattr(self.config, self.family.logits_divisor)
         softcap = getattr(self.config, self.family.head_softcap, None) if self.family.head_softcap else None

@@ -51,7 +51,8 @@ def survey(model: LanguageModel) -> Survey:
     places, reasons = [], {}
     for index, prefix in enumerate(model.block_names):
         names = [f"{prefix}.{name}" for name in model.linears(model.blocks[index])]
-        found = [*_of_norms(model, index, names, seen, reasons), _of_values(model, index)]
+        found = _of_norms(model, index, names, seen, reasons)
+        found += [_of_values(model, index, kind) for kind in anatomy.head_kinds(model, index)]
         if (place := _of_neurons(model, index, seen, reasons)) is not None:
             found.append(place)
         taken = {name for place in found for name in place.balance_layers}
@@ -89,14 +90,15 @@ def fold(
 
 def query_key_rows(model: LanguageModel, index: int) -> dict[str, Bool[Tensor, " out"]]:
     """Masks of the outputs that are queries or keys, by full name of a block's layers that have some."""
-    units, (value, table) = anatomy.heads(model, index), _values(model, index)
     rows = {}
-    for slot in units.slots[:-1]:
-        mine = torch.ones(layer_shape(slot.module)[0], dtype=torch.bool)
-        if slot.name == value:
-            mine[table.flatten()] = False
-        if bool(mine.any()):
-            rows[slot.name] = mine
+    for kind in anatomy.head_kinds(model, index):
+        units, (value, table) = anatomy.units_of(model, kind, index), _values(model, index, kind)
+        for slot in units.slots[:-1]:
+            mine = torch.ones(layer_shape(slot.module)[0], dtype=torch.bool)
+            if slot.name == value:
+                mine[table.flatten()] = False
+            if bool(mine.any()):
+                rows[slot.name] = mine
     return rows
 
 
@@ -121,9 +123,9 @@ def _of_norms(model: LanguageModel, index: int, names: list[str], seen: Trace, r
     return places
 
 
-def _of_values(model: LanguageModel, index: int) -> Place:
+def _of_values(model: LanguageModel, index: int, kind: str) -> Place:
     """The values, read by the projection that leaves attention: one channel for all query heads of a value head."""
-    units, (maker, makes) = anatomy.heads(model, index), _values(model, index)
+    units, (maker, makes) = anatomy.units_of(model, kind, index), _values(model, index, kind)
     groups, width = makes.shape
     reads = torch.empty(units.reader.index.numel(), dtype=torch.long)
     own = torch.arange(groups * width).view(groups, 1, width).expand(-1, units.members, -1)
@@ -131,10 +133,10 @@ def _of_values(model: LanguageModel, index: int) -> Place:
     return Place(index, maker, makes.flatten(), (units.reader.name,), reads, is_norm=False)
 
 
-def _values(model: LanguageModel, index: int) -> tuple[str, Int[Tensor, "group width"]]:
-    """The layer that makes the values of a block, and which of its outputs they are, by key/value head."""
-    *inputs, _ = anatomy.heads(model, index).slots
-    return inputs[-1].name, inputs[-1].index[:, -anatomy.head_width(model, index) :]
+def _values(model: LanguageModel, index: int, kind: str) -> tuple[str, Int[Tensor, "group width"]]:
+    """The layer that makes the values of an attention, and which of its outputs they are, by key/value head."""
+    *inputs, _ = anatomy.units_of(model, kind, index).slots
+    return inputs[-1].name, inputs[-1].index[:, -anatomy.head_width(model, index, kind) :]
 
 
 def _of_neurons(model: LanguageModel, index: int, seen: Trace, reasons: dict[str, str]) -> Place | None:

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Iterable
 
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from slimsweep.linear.base import is_linear, layer_shape
@@ -11,7 +12,9 @@ from slimsweep.linear.mask import select
 from slimsweep.linear.orientation import set_size
 from slimsweep.models.anatomy import (
     CHANNELS,
+    CROSS_HEADS,
     HEADS,
+    NEURONS,
     OUT,
     Shape,
     Units,
@@ -19,12 +22,13 @@ from slimsweep.models.anatomy import (
     channel_count,
     channels,
     find,
-    heads,
-    neurons,
     shape_of,
     size,
+    units_of,
 )
+from slimsweep.models.families import Attention
 from slimsweep.models.language_model import LanguageModel
+from slimsweep.models.position_bias import give_table, keep_heads
 from slimsweep.models.skeleton import Skeleton
 
 PER_BLOCK_LISTS = ("layer_types", "no_rope_layers")
@@ -63,8 +67,8 @@ def remove(model: LanguageModel, units: Units, gone: Iterable[int]) -> None:
         _set_size(module, side, len(kept))
         if isinstance(model, Skeleton):
             model.resize_zeros(names[module], len(kept), before)
-    if units.kind == HEADS:
-        _set_head_counts(model, units)
+    if units.kind in (HEADS, CROSS_HEADS):
+        _set_head_counts(model, units, gone)
     if units.kind == CHANNELS:
         _set_norm_widths(model)
 
@@ -96,8 +100,14 @@ def resize(model: LanguageModel, shape: Shape) -> None:
         raise ValueError(f"{len(shape.blocks)} blocks are described, the model has {len(model.blocks)}")
     _resize_units(model, channels(model), shape.channels, "residual width")
     for index, block in enumerate(shape.blocks):
-        _resize_units(model, heads(model, index), block.key_value_heads, f"key/value heads of block {index}")
-        _resize_units(model, neurons(model, index), block.neurons, f"neurons of block {index}")
+        counts = {
+            HEADS: (block.key_value_heads, "key/value heads"),
+            CROSS_HEADS: (block.cross_key_value_heads, "key/value heads of cross-attention"),
+            NEURONS: (block.neurons, "neurons"),
+        }
+        for kind, (count, what) in counts.items():
+            if count is not None:
+                _resize_units(model, units_of(model, kind, index), count, f"{what} of block {index}")
     if shape_of(model) != shape:
         raise ValueError("the query heads of each key/value head do not agree with the model's")
 
@@ -109,23 +119,31 @@ def _resize_units(model: LanguageModel, units: Units, count: int, what: str) -> 
 
 
 def remove_blocks(model: LanguageModel, gone: Iterable[int]) -> None:
-    """Take whole blocks out; the others are numbered anew, in the config too."""
+    """Take whole blocks out; the others of their stack are numbered anew, in the config too."""
     gone = set(gone)
-    parent, _, name = model.family.blocks.rpartition(".")
-    kept = [index for index in range(len(model.blocks)) if index not in gone]
+    blocks, names = model.blocks, model.block_names
+    kept_of_all = [index for index in range(len(blocks)) if index not in gone]
+    for stack, of_stack in zip(model.family.stacks, model.stack_ranges, strict=True):
+        kept = [index for index in of_stack if index not in gone]
+        parent, _, name = stack.blocks.rpartition(".")
+        setattr(model.module.get_submodule(parent), name, nn.ModuleList(blocks[index] for index in kept))
+        if model.family.position_bias and kept[0] != of_stack[0]:
+            give_table(*(_attention_module(blocks[index], stack.attention) for index in (of_stack[0], kept[0])))
+        for position, index in enumerate(kept):
+            for part in blocks[index].modules():
+                if getattr(part, "layer_idx", None) is not None:
+                    part.layer_idx = position
+        setattr(model.config, stack.blocks_field, len(kept))
     if isinstance(model, Skeleton):
-        model.move_zeros(dict(zip([model.block_names[index] for index in kept], model.block_names, strict=False)))
-    blocks = model.blocks
-    setattr(model.module.get_submodule(parent), name, nn.ModuleList(blocks[index] for index in kept))
-    for position, index in enumerate(kept):
-        for part in blocks[index].modules():
-            if getattr(part, "layer_idx", None) is not None:
-                part.layer_idx = position
-    config = model.config
-    config.num_hidden_layers = len(kept)
+        model.move_zeros(dict(zip([names[index] for index in kept_of_all], model.block_names, strict=True)))
     for name in PER_BLOCK_LISTS:
-        if isinstance(values := getattr(config, name, None), list):
-            setattr(config, name, [values[index] for index in kept])
+        if isinstance(values := getattr(model.config, name, None), list):
+            setattr(model.config, name, [values[index] for index in kept_of_all])
+
+
+def _attention_module(block: nn.Module, attention: Attention) -> nn.Module:
+    """The module whose forward is the attention."""
+    return block.get_submodule(attention.output.rpartition(".")[0])
 
 
 def _set_size(module: nn.Module, side: str, count: int) -> None:
@@ -141,25 +159,31 @@ def _set_size(module: nn.Module, side: str, count: int) -> None:
 def _set_norm_widths(model: LanguageModel) -> None:
     """Tell norms without weights the residual width. They own nothing, so they are no slots of the channels."""
     family = model.family
-    names = [name for name in (*family.residual_writers, family.final_norm) if name]
-    names += [f"{prefix}.{name}" for prefix in model.block_names for name in family.norms]
+    names = [name for name in (*family.residual_writers, *(stack.final_norm for stack in family.stacks)) if name]
+    names += [
+        f"{prefix}.{name}" for index, prefix in enumerate(model.block_names) for name in model.stack_of(index).norms
+    ]
     for norm in (find(model.module, name) for name in names):
         if hasattr(norm, "normalized_shape") and not axes_of(norm, OUT):
             norm.normalized_shape = (channel_count(model),)
 
 
-def _set_head_counts(model: LanguageModel, units: Units) -> None:
-    """Set the head counts that a block's forward reads beside its weights' shapes."""
+def _set_head_counts(model: LanguageModel, units: Units, gone: Int[Tensor, " unit"]) -> None:
+    """Set what a block's forward reads of its heads beside its weights' shapes: counts, and biases by position."""
     index = next(i for i, prefix in enumerate(model.block_names) if units.reader.name.startswith(f"{prefix}."))
-    block, now = model.blocks[index], heads(model, index)
+    block, stack, now = model.blocks[index], model.stack_of(index), units_of(model, units.kind, index)
+    attention = stack.attention if units.kind == HEADS else stack.cross
     counts = {
         "heads": len(now) * now.members,
         "key_value_heads": len(now),
         "width": layer_shape(now.reader.module)[1],
     }
-    for path, quantity in model.family.head_counts.items():
+    for path, quantity in attention.head_counts.items():
         holder, _, name = path.rpartition(".")
         if holder.endswith(".config"):  # shared by all blocks until now
             owner = find(block, holder.removesuffix(".config"))
             owner.config = copy.copy(owner.config)
         setattr(find(block, holder), name, counts[quantity])
+    if model.family.position_bias:
+        kept = [unit for unit in range(len(units)) if unit not in gone.tolist()]
+        keep_heads(_attention_module(block, attention), kept, len(units))

@@ -10,9 +10,9 @@ from reductions import loud
 from removed import agree, first_blocks, ids, masked, noted, text_ids
 from restatements import layer_inputs, perplexity
 
-from slimsweep.blockwise.removal_walk import units_of
 from slimsweep.linear.base import weight_2d
 from slimsweep.models import anatomy
+from slimsweep.models.anatomy import units_of
 from slimsweep.models.language_model import parameter_count
 from slimsweep.models.surgery import remove
 from slimsweep.numerics import pairwise_exchange

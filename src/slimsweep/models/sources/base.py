@@ -195,10 +195,9 @@ class ModelSource(ABC):
         module = loading.build_empty(self.config(), TASKS[self.task], dtype, self.trust_remote_code)
         module.tie_weights()  # which making them empty has untied
         family = family_of(module.config.model_type)
-        in_blocks = {
-            name: tensor for name, tensor in module.state_dict().items() if name.startswith(f"{family.blocks}.")
-        }
-        linears = [layer for layer in module.get_submodule(family.blocks).modules() if is_linear(layer)]
+        places = tuple(f"{stack.blocks}." for stack in family.stacks)
+        in_blocks = {name: tensor for name, tensor in module.state_dict().items() if name.startswith(places)}
+        linears = [layer for name, layer in module.named_modules() if name.startswith(places) and is_linear(layer)]
         mask_shapes = [bits_shape(layer) for layer in linears]
         mask_bytes = sum(padded_bytes(shape, torch.uint8) for shape in mask_shapes)
         scratch = Scratch(scratch_dir, scratch_bytes(in_blocks.values(), dtype) + mask_bytes)

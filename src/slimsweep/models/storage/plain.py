@@ -15,20 +15,23 @@ from slimsweep.models.placement import loading
 
 def plain_config(model: LanguageModel) -> Any | None:
     """The config from which transformers builds exactly this model; None where there is none."""
-    shape = anatomy.shape_of(model)
-    if len(set(shape.blocks)) != 1:
-        return None
-    block, config = shape.blocks[0], copy.deepcopy(model.config)
+    shape, config, heads = anatomy.shape_of(model), copy.deepcopy(model.config), 0
+    for stack, of_stack in zip(model.family.stacks, model.stack_ranges, strict=True):
+        if len({shape.blocks[index] for index in of_stack}) != 1:
+            return None
+        block = shape.blocks[of_stack[0]]
+        heads = block.heads
+        setattr(config, stack.heads_field, heads)
+        if stack.neurons_field:
+            setattr(config, stack.neurons_field, block.neurons)
+        if hasattr(config, model.family.key_value_heads_field):
+            setattr(config, model.family.key_value_heads_field, block.key_value_heads)
     if model.family.scales_embeddings and shape.channels != config.hidden_size:
         return None
     width = anatomy.head_width(model)
-    config.hidden_size, config.num_attention_heads = shape.channels, block.heads
-    if model.family.neurons_field:
-        setattr(config, model.family.neurons_field, block.neurons)
-    if hasattr(config, model.family.key_value_heads_field):
-        setattr(config, model.family.key_value_heads_field, block.key_value_heads)
+    config.hidden_size = shape.channels
     is_derived = isinstance(getattr(type(config), "head_dim", None), property)  # Falcon's: width over heads
-    if not is_derived and (width * block.heads != shape.channels or getattr(config, "head_dim", None) is not None):
+    if not is_derived and (width * heads != shape.channels or getattr(config, "head_dim", None) is not None):
         config.head_dim = width  # families that do not know this field build another shape, which is found below
     try:
         config.validate()  # Llama's, for one, wants a width that the number of heads divides

@@ -4,7 +4,6 @@ import contextlib
 import copy
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -271,7 +270,7 @@ def save_with_manifest(model: LanguageModel, folder: Path, config: Any = None) -
         "format": FORMAT,
         "plain": plain,
         "channels": shape.channels,
-        "blocks": [asdict(block) for block in shape.blocks],
+        "blocks": [block.as_plain() for block in shape.blocks],
         "packed": {name: entry_of(form) for name, form in forms.items()},
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))

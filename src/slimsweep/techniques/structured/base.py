@@ -3,19 +3,19 @@
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from slimsweep.blockwise.removal_walk import Choice, Choose, reduce_blocks, units_of
+from slimsweep.blockwise.removal_walk import Choice, Choose, reduce_blocks
 from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.checks import flag_faults, is_whole_number, number_faults, refuse
 from slimsweep.linear.base import kinds_of, linear_forms
 from slimsweep.models import anatomy
-from slimsweep.models.anatomy import HEADS, Units
+from slimsweep.models.anatomy import HEADS, Units, units_of
 from slimsweep.models.batches import Batch
 from slimsweep.models.language_model import LanguageModel, parameter_count
 from slimsweep.models.skeleton import Skeleton
@@ -23,6 +23,9 @@ from slimsweep.numerics import counts
 from slimsweep.techniques.base import Requirements, StageReport, Technique
 
 log = logging.getLogger(__name__)
+
+SHORT_STACK = 2
+"""Blocks of a stack that has no inner ones, so that a default range would leave none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +39,7 @@ class PartRemoval(ABC):
     ratio: float | int
     """Fraction of the units to remove, [0, 1)."""
     blocks: Sequence[int] | None = None
-    """First and last block to remove from, counted from 0; null is the technique's own range."""
+    """First and last block of each stack to remove from, counted from 0; null is the technique's own range."""
 
     def __post_init__(self) -> None:
         if isinstance(self.blocks, list | tuple):
@@ -65,10 +68,14 @@ class PartRemoval(ABC):
         """First and last block where `blocks` is null."""
         return 0, blocks - 1
 
-    def block_range(self, model: LanguageModel) -> range:
-        """The blocks this stage removes from."""
-        first, last = self.blocks or self.default_layers(len(model.blocks))
-        return range(first, last + 1)
+    def block_range(self, model: LanguageModel) -> list[int]:
+        """The blocks this stage removes from; without a range of the user's, all of a stack of two or fewer."""
+        chosen: list[int] = []
+        for stack in model.stack_ranges:
+            own = self.default_layers(len(stack)) if len(stack) > SHORT_STACK else (0, len(stack) - 1)
+            first, last = self.blocks or own
+            chosen += stack[first : last + 1]
+        return chosen
 
     def faults(self, skeleton: LanguageModel) -> list[str]:
         return self._form_faults(skeleton) or self._range_faults(skeleton)
@@ -84,11 +91,11 @@ class PartRemoval(ABC):
         ]
 
     def _range_faults(self, skeleton: LanguageModel) -> list[str]:
-        blocks = len(skeleton.blocks)
+        blocks = min(len(stack) for stack in skeleton.stack_ranges)
         if self.blocks and self.blocks[1] >= blocks:
-            return [f"blocks={list(self.blocks)} lie outside the model, whose blocks are 0 to {blocks - 1}"]
-        chosen = self.block_range(skeleton)
-        if self.blocks or (chosen and chosen[-1] < blocks):
+            where = "the model" if len(skeleton.stack_ranges) == 1 else "the shorter stack"
+            return [f"blocks={list(self.blocks)} lie outside {where}, whose blocks are 0 to {blocks - 1}"]
+        if self.blocks or self.block_range(skeleton):
             return []
         return [f"the default range leaves none of the {blocks} blocks: set blocks=[0,{blocks - 1}]"]
 
@@ -109,8 +116,8 @@ class PartRemoval(ABC):
         after = parameter_count(model.module)
         notes = {
             "removed_parameters": before - after,
-            "before": asdict(shape),
-            "after": asdict(anatomy.shape_of(model)),
+            "before": shape.as_plain(),
+            "after": anatomy.shape_of(model).as_plain(),
         }
         if before == after:
             notes["warning"] = "removed nothing: what was asked for is less than one whole unit"
@@ -145,7 +152,12 @@ class UnitRemoval(PartRemoval):
 
     def kinds_by_block(self, model: LanguageModel) -> dict[int, tuple[str, ...]]:
         """Kinds of units to remove by block."""
-        return dict.fromkeys(self.block_range(model), self.kinds)
+        return {index: self._kinds_of_block(model, index) for index in self.block_range(model)}
+
+    def _kinds_of_block(self, model: LanguageModel, index: int) -> tuple[str, ...]:
+        """Kinds of units that a block has: its heads are those of self-attention and of cross-attention."""
+        own = {HEADS: anatomy.head_kinds(model, index)}
+        return tuple(part for kind in self.kinds for part in own.get(kind, (kind,)))
 
     def removed_count(self, units: Units) -> int:
         """Number of units to remove from a block."""
@@ -167,12 +179,15 @@ class UnitRemoval(PartRemoval):
         """One line where only heads may go and each block has a single key/value head, which must stay."""
         if not self.ratio or self.kinds != (HEADS,):
             return []
-        units = [anatomy.heads(skeleton, index) for index in self.kinds_by_block(skeleton)]
+        units = [
+            units_of(skeleton, kind, index) for index, kinds in self.kinds_by_block(skeleton).items() for kind in kinds
+        ]
         if max(len(groups) for groups in units) > 1:
             return []
+        blocks = len(self.block_range(skeleton))
         head = "key/value head that all its query heads read" if units[0].members > 1 else "attention head"
         return [
-            f"ratio={self.ratio:g}: nothing can be removed there, since each of {len(units)} blocks has one {head}, "
+            f"ratio={self.ratio:g}: nothing can be removed there, since each of {blocks} blocks has one {head}, "
             "and it must stay: use qap or glu (neurons), llm_pruner (neurons or channels) or layers (whole blocks)"
         ]
 
@@ -180,7 +195,7 @@ class UnitRemoval(PartRemoval):
         """Blocks in which no head or no neuron would be left, by kind."""
         if faults := self._lone_head_faults(skeleton):
             return faults
-        for kind in self.kinds:
+        for kind in dict.fromkeys(kind for kinds in self.kinds_by_block(skeleton).values() for kind in kinds):
             sizes = {
                 index: units_of(skeleton, kind, index)
                 for index, kinds in self.kinds_by_block(skeleton).items()

@@ -5,14 +5,13 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from slimsweep.blockwise.gradients import loss
 from slimsweep.blockwise.removal_walk import Choice, lowest_units, lowest_units_overall
 from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.checks import choice_faults
-from slimsweep.models import anatomy
-from slimsweep.models.anatomy import HEADS, Units
+from slimsweep.models.anatomy import CROSS_HEADS, HEADS, Units, find, units_of
 from slimsweep.models.batches import Batch, sequence_count, split, to_device
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.skeleton import Skeleton
@@ -23,6 +22,9 @@ from slimsweep.techniques.structured.base import UnitRemoval, last_first
 
 IMPORTANCES = ("taylor", "confidence")
 RANKINGS = ("global", "local")
+
+Place = tuple[int, str]
+"""Index of a block, and kind of heads: `heads` or `cross_heads`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,14 +63,14 @@ class Heads(UnitRemoval, Technique):
             return super()._count_faults(skeleton)
         if faults := self._lone_head_faults(skeleton):
             return faults
-        units = [anatomy.heads(skeleton, index) for index in self.block_range(skeleton)]
+        units = list(self._units(skeleton).values())
         most = sum(len(block_units) - 1 for block_units in units)
         if self._total(units) <= most:
             return []
         every = sum(len(block_units) for block_units in units)
         return [
             f"ratio={self.ratio:g} would remove {self._total(units)} of {every} heads or groups, and each of "
-            f"{len(units)} blocks keeps one: give at most {most / every:.3g}"
+            f"{len(units)} attentions keeps one: give at most {most / every:.3g}"
         ]
 
     def _total(self, units: list[Units]) -> int:
@@ -82,48 +84,53 @@ class Heads(UnitRemoval, Technique):
         scores = measure(model, units, context.batches)
         removed = self._ranked(units, scores)
 
-        def choose(index: int, _units: Units, _seen: Tensor | None) -> Choice:
-            return Choice(removed[index], {"scores": [round(float(score), 6) for score in scores[index]]})
+        def choose(index: int, its: Units, _seen: Tensor | None) -> Choice:
+            place = (index, its.kind)
+            return Choice(removed[place], {"scores": [round(float(score), 6) for score in scores[place]]})
 
         return self.remove_chosen(model, choose, context.batches if self.repair else None)
 
     def plan_removal(self, skeleton: Skeleton) -> list[dict[str, Any]]:
         units = self._units(skeleton)
-        removed = self._ranked(units, {index: last_first(block_units) for index, block_units in units.items()})
-        return self.remove_chosen(skeleton, lambda index, _, __: Choice(removed[index]), None)
+        removed = self._ranked(units, {place: last_first(its) for place, its in units.items()})
+        return self.remove_chosen(skeleton, lambda index, its, _: Choice(removed[index, its.kind]), None)
 
-    def _units(self, model: LanguageModel) -> dict[int, Units]:
-        return {index: anatomy.heads(model, index) for index in self.block_range(model)}
+    def _units(self, model: LanguageModel) -> dict[Place, Units]:
+        return {
+            (index, kind): units_of(model, kind, index)
+            for index, kinds in self.kinds_by_block(model).items()
+            for kind in kinds
+        }
 
-    def _ranked(self, units: dict[int, Units], scores: dict[int, Float[Tensor, " unit"]]) -> dict[int, list[int]]:
-        """The lowest units of each block, ranked in it or in all together."""
+    def _ranked(self, units: dict[Place, Units], scores: dict[Place, Float[Tensor, " unit"]]) -> dict[Place, list[int]]:
+        """The lowest units of each attention, ranked in it or in all together."""
         if self.ranking == "global":
             return lowest_units_overall(scores, self._total(list(units.values())))
-        return {index: lowest_units(values, self.removed_count(units[index])) for index, values in scores.items()}
+        return {place: lowest_units(values, self.removed_count(units[place])) for place, values in scores.items()}
 
 
-def gate_gradients(model: LanguageModel, units: dict[int, Units], batch: Batch) -> dict[int, Float[Tensor, " unit"]]:
+def gate_gradients(
+    model: LanguageModel, units: dict[Place, Units], batch: Batch
+) -> dict[Place, Float[Tensor, " unit"]]:
     """Mean over sequences of |dL/dg|, g a factor on everything a unit sends to its reader; unit length per block."""
-    totals = {index: torch.zeros(len(block_units), dtype=torch.float64) for index, block_units in units.items()}
+    totals = {place: torch.zeros(len(its), dtype=torch.float64) for place, its in units.items()}
 
-    def watch(index: int, block_units: Units):
+    def watch(place: Place, its: Units):
         def before_forward(_layer: Any, args: tuple) -> None:
             inputs = args[0]
 
             def with_gradient(gradient: Tensor) -> None:
                 by_input = (inputs.detach().float() * gradient.float()).flatten(0, -2).sum(dim=0).cpu()
-                totals[index] += by_input[block_units.reader.index].sum(dim=1).abs()
+                totals[place] += by_input[its.reader.index].sum(dim=1).abs()
 
             inputs.register_hook(with_gradient)
 
         return before_forward
 
-    embeddings = model.module.get_submodule(model.family.embeddings)
-    handles = [embeddings.register_forward_hook(lambda _layer, _args, output: output.requires_grad_())]
-    handles += [
-        block_units.reader.module.register_forward_pre_hook(watch(index, block_units))
-        for index, block_units in units.items()
-    ]
+    names = [model.family.embeddings, *(model.family.residual_writers if model.family.encoder else ())]
+    parts = [part for name in names if isinstance(part := find(model.module, name), nn.Embedding)]
+    handles = [part.register_forward_hook(lambda _layer, _args, output: output.requires_grad_()) for part in parts]
+    handles += [its.reader.module.register_forward_pre_hook(watch(place, its)) for place, its in units.items()]
     try:
         with torch.enable_grad():
             for one in split(batch, 1):
@@ -131,12 +138,12 @@ def gate_gradients(model: LanguageModel, units: dict[int, Units], batch: Batch) 
     finally:
         for handle in handles:
             handle.remove()
-    return {index: (total / total.norm().clamp(min=1e-30)).float() for index, total in totals.items()}
+    return {place: (total / total.norm().clamp(min=1e-30)).float() for place, total in totals.items()}
 
 
-def confidences(model: LanguageModel, units: dict[int, Units], batch: Batch) -> dict[int, Float[Tensor, " unit"]]:
+def confidences(model: LanguageModel, units: dict[Place, Units], batch: Batch) -> dict[Place, Float[Tensor, " unit"]]:
     """Mean over tokens of the highest weight in each head's attention, meaned over the heads of a unit."""
-    totals = {index: torch.zeros(len(block_units), dtype=torch.float64) for index, block_units in units.items()}
+    totals = {place: torch.zeros(len(its), dtype=torch.float64) for place, its in units.items()}
     configs = {id(part.config): part.config for part in model.module.modules() if hasattr(part, "config")}
     before = {identity: config._attn_implementation for identity, config in configs.items()}
     try:
@@ -144,11 +151,22 @@ def confidences(model: LanguageModel, units: dict[int, Units], batch: Batch) -> 
             config._attn_implementation = "eager"  # the others do not return their weights
         for one in split(batch, 1):
             inputs = inputs_of(to_device(one, model.compute_device))
-            attentions = model.module(**inputs, output_attentions=True).attentions
-            for index, block_units in units.items():
-                highest = attentions[index].float().amax(dim=-1).mean(dim=(0, 2)).cpu()  # [head]
-                totals[index] += highest.view(len(block_units), block_units.members).mean(dim=1)
+            output = model.module(**inputs, output_attentions=True)
+            attentions = _by_place(model, output)
+            for place, its in units.items():
+                highest = attentions[place].float().amax(dim=-1).mean(dim=(0, 2)).cpu()  # [head]
+                totals[place] += highest.view(len(its), its.members).mean(dim=1)
     finally:
         for identity, config in configs.items():
             config._attn_implementation = before[identity]
-    return {index: (total / sequence_count(batch)).float() for index, total in totals.items()}
+    return {place: (total / sequence_count(batch)).float() for place, total in totals.items()}
+
+
+def _by_place(model: LanguageModel, output: Any) -> dict[Place, Float[Tensor, "sequence head query key"]]:
+    """Weights of every attention of a forward."""
+    if model.family.encoder is None:
+        return {(index, HEADS): weights for index, weights in enumerate(output.attentions)}
+    encoder, decoder = model.stack_ranges
+    weights = {(index, HEADS): own for index, own in zip(encoder, output.encoder_attentions, strict=True)}
+    weights |= {(index, HEADS): own for index, own in zip(decoder, output.decoder_attentions, strict=True)}
+    return weights | {(index, CROSS_HEADS): own for index, own in zip(decoder, output.cross_attentions, strict=True)}

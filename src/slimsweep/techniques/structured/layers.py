@@ -21,14 +21,14 @@ from slimsweep.models.skeleton import Skeleton
 from slimsweep.models.surgery import remove_blocks
 from slimsweep.numerics import counts
 from slimsweep.techniques.base import Requirements, Technique
-from slimsweep.techniques.structured.base import PartRemoval
+from slimsweep.techniques.structured.base import SHORT_STACK, PartRemoval
 
 IMPORTANCES = ("block_influence", "perplexity")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layers(PartRemoval, Technique):
-    """Prune depth: floor(ratio x blocks) blocks go.
+    """Prune depth: floor(ratio x blocks) blocks of each stack go.
 
     `block_influence` is 1 - the mean cosine between a block's input and output over tokens; `perplexity` that of the
     calibration text with this one block left out.
@@ -39,9 +39,9 @@ class Layers(PartRemoval, Technique):
     importance: str = "block_influence"
     """`block_influence` (one pass) or `perplexity` (one pass for each block)."""
     protect_first: int = 1
-    """Blocks at the beginning that always stay."""
+    """Blocks at the beginning of a stack that always stay."""
     protect_last: int = 1
-    """Blocks at the end that always stay."""
+    """Blocks at the end of a stack that always stay."""
 
     def _bad_values(self) -> list[str]:
         faults = super()._bad_values() + choice_faults("importance", [self.importance], IMPORTANCES)
@@ -56,17 +56,23 @@ class Layers(PartRemoval, Technique):
     def default_layers(self, blocks: int) -> tuple[int, int]:
         return self.protect_first, blocks - self.protect_last - 1
 
-    def block_range(self, model: LanguageModel) -> range:
-        """The blocks that may go: those of `layers`, less the protected ones."""
-        given = super().block_range(model)
-        first, last = self.default_layers(len(model.blocks))
-        return range(max(given.start, first), min(given.stop, last + 1))
+    def block_range(self, model: LanguageModel) -> list[int]:
+        """The blocks that may go: those of `blocks`, less the protected ones."""
+        free: set[int] = set()
+        for stack in model.stack_ranges:
+            first, last = self.default_layers(len(stack))
+            free.update(stack if len(stack) <= SHORT_STACK < len(model.blocks) else stack[first : last + 1])
+        return [index for index in super().block_range(model) if index in free]
 
-    def _count(self, model: LanguageModel) -> int:
-        return counts.drop_count(self.ratio, len(model.blocks))
+    def _counts(self, model: LanguageModel) -> list[tuple[list[int], int, int]]:
+        """For each stack: its blocks that may go, how many of them go, and its number of blocks."""
+        free = self.block_range(model)
+        return [
+            ([index for index in free if index in stack], counts.drop_count(self.ratio, len(stack)), len(stack))
+            for stack in model.stack_ranges
+        ]
 
     def faults(self, skeleton: LanguageModel) -> list[str]:
-        blocks, free = len(skeleton.blocks), self.block_range(skeleton)
         faults = self._range_faults(skeleton) if self.blocks else []  # whole blocks may go, packed or not
         if self.importance == "perplexity" and not skeleton.task.generates:
             faults.append("importance=perplexity needs a language model: set importance=block_influence")
@@ -74,28 +80,29 @@ class Layers(PartRemoval, Technique):
             faults.append(
                 "this model scales attention by the number of its block, so none can go: choose another technique"
             )
-        count = self._count(skeleton)
-        if not faults and count > min(len(free), blocks - 1):
-            faults.append(
-                f"ratio={self.ratio:g} would remove {count} of {blocks} blocks, and only {len(free)} are not protected"
-                f": give at most {_below(len(free), blocks)}"
-            )
+        for free, count, blocks in [] if faults else self._counts(skeleton):
+            if count > min(len(free), blocks - 1):
+                faults.append(
+                    f"ratio={self.ratio:g} would remove {count} of {blocks} blocks, and only {len(free)} are not "
+                    f"protected: give at most {_below(len(free), blocks)}"
+                )
         return faults
 
     def plan_removal(self, skeleton: Skeleton) -> list[dict[str, Any]]:
-        free, count = list(self.block_range(skeleton)), self._count(skeleton)
-        differ = len(set(shape_of(skeleton).blocks)) > 1
-        remove_blocks(skeleton, free[len(free) - count :])
+        removed = [index for free, count, _ in self._counts(skeleton) for index in free[len(free) - count :]]
+        differ = len(set(shape_of(skeleton).blocks)) > len(skeleton.stack_ranges)
+        remove_blocks(skeleton, removed)
         note = {"note": "blocks differ, and which go is not known without weights: the last were taken"}
-        return [{"kind": "blocks", "removed": count} | (note if differ else {})]
+        return [{"kind": "blocks", "removed": len(removed)} | (note if differ else {})]
 
     def reduce(self, model: LanguageModel, context: StageContext) -> list[dict[str, Any]]:
-        free, count = list(self.block_range(model)), self._count(model)
         measure = block_influence if self.importance == "block_influence" else loss_without
-        scores = measure(model, context.batches)
-        removed = sorted(free[place] for place in lowest_units(scores[free], count))
+        scores, removed = measure(model, context.batches), []
+        for free, count, _ in self._counts(model):
+            removed += sorted(free[place] for place in lowest_units(scores[free], count))
         remove_blocks(model, removed)
-        return [{"kind": "blocks", "removed": count, "blocks": removed, "scores": [float(score) for score in scores]}]
+        scored = [float(score) for score in scores]
+        return [{"kind": "blocks", "removed": len(removed), "blocks": removed, "scores": scored}]
 
 
 def _below(count: int, blocks: int) -> str:

@@ -13,12 +13,11 @@ from slimsweep.blockwise.removal_walk import (
     Choice,
     lowest_units,
     lowest_units_overall,
-    units_of,
 )
 from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.checks import choice_faults
 from slimsweep.models import anatomy
-from slimsweep.models.anatomy import HEADS, NEURONS, Units
+from slimsweep.models.anatomy import HEADS, NEURONS, Units, units_of
 from slimsweep.models.batches import Batch
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.skeleton import Skeleton
@@ -106,6 +105,11 @@ class LLMPruner(UnitRemoval, Technique):
             return super().faults(skeleton)
         if faults := self._form_faults(skeleton):
             return faults
+        if skeleton.family.encoder is not None:
+            return [
+                "level=channel removes from one stack of blocks, and this model has an encoder and a decoder: set "
+                "level=block"
+            ]
         width = anatomy.channel_count(skeleton)
         if counts.kept_count(self.ratio, width) > 0:
             return []
@@ -161,7 +165,7 @@ class LLMPruner(UnitRemoval, Technique):
         if ranking == "local":
             return {place: lowest_units(values, due[place]) for place, values in scores.items()}
         removed = {}
-        for kind in self.kinds:
+        for kind in dict.fromkeys(kind for _, kind in scores):
             places = {place: values for place, values in scores.items() if place[1] == kind}
             removed |= lowest_units_overall(places, sum(due[place] for place in places))
         return removed
