@@ -1,16 +1,21 @@
 """The inputs of one block at a time, for all calibration sequences."""
 
 import functools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
 
+import torch
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from slimsweep.blockwise.block_calls import EnoughSeen, first_inputs, record_calls
+from slimsweep.blockwise.block_calls import Call, EnoughSeen, Output, hidden_of, record_calls, tail_of
 from slimsweep.errors import ModelError
 from slimsweep.models.batch_sizes import batch_tokens
-from slimsweep.models.batches import Batch, split
+from slimsweep.models.batches import Batch, sequence_count, split, token_mask
 from slimsweep.models.language_model import LanguageModel
+from slimsweep.models.placement.scratch import Scratch
 
 Statistic = Tensor | tuple[Tensor, ...]
 """One, or several that are summed in one pass."""
@@ -24,19 +29,77 @@ class InputSum:
     summed: Statistic | None
 
 
+@dataclass
+class Part:
+    """Sequences that go through a block at once."""
+
+    hidden: Float[Tensor, "sequence token width"]
+    """Their place in the hidden states of all sequences."""
+    calls: list[Call]
+    """Arguments of each block of the stack."""
+    repeats: int
+    """Sequences for which an argument of one sequence is repeated; 1 where the calls were recorded from this part."""
+    tokens: Bool[Tensor, " place"] | None = None
+    """False for padding, over sequences and places; None where nothing is padded."""
+    source_tokens: Bool[Tensor, " place"] | None = None
+    """The same of the encoder's output, which a decoder reads."""
+    tail: tuple[Any, ...] = ()
+    """Output of the block before without its hidden states, where the next block is given something of it."""
+    given: tuple[Any, ...] = ()
+    """Arguments of the block that runs."""
+
+    def run(self, block: nn.Module, place: int) -> Output:
+        """Output of the block at a place of the stack."""
+        args, kwargs = self.calls[place].filled(self.tail, self.repeats)
+        self.given = (*args, *kwargs.values())
+        return block(self.hidden, *args, **kwargs)
+
+    def take(self, output: Output, place: int) -> None:
+        """Put the output of the block at a place of the stack where its inputs were."""
+        self.hidden.copy_(hidden_of(output))
+        is_read = place + 1 < len(self.calls) and self.calls[place + 1].handed
+        self.tail = tail_of(output) if is_read else ()
+
+    def rows(self, inputs: Float[Tensor, "*token in"]) -> Float[Tensor, "token in"]:
+        """Inputs of a layer in the block that runs, without padding.
+
+        Keys and values of cross-attention read the encoder's output, which is an argument of the block.
+        """
+        is_source = any(inputs is value for value in self.given)
+        kept, rows = self.source_tokens if is_source else self.tokens, inputs.flatten(0, -2)
+        return rows if kept is None else rows[kept]
+
+
 class Activations:
     """Hidden states as they enter a block. What else a block takes is recorded from the model's own forward.
 
     That way rotary tables, masks, kinds of attention and positional arguments of any family come along without
-    being named here. All sequences have one length, so what the first was given serves them all.
+    being named here. Without padding and with one stack of blocks, what the first sequence was given serves them all;
+    else arguments are recorded for each part of the batch that runs at once.
+
+    Blocks are to be visited in forward order. When the first block of the next stack is visited, the model's own
+    forward runs from the outputs of the stack before to there: a decoder sees the encoder as it is by then.
     """
 
     def __init__(self, model: LanguageModel, batch: Batch):
-        token_ids = batch["input_ids"]
-        self._blocks = model.blocks
-        self._batch = max(1, batch_tokens(model) // token_ids.shape[1])
-        self._calls = record_calls(model, next(split(batch, 1)))
-        self.hidden, self._spill = first_inputs(model, batch, self._batch)
+        self.hidden: Float[Tensor, "sequence token width"]
+        self._model, self._batch = model, batch
+        self._blocks, self._stacks = model.blocks, model.stack_ranges
+        longest = max(values.shape[1] for name, values in batch.items() if name.endswith("input_ids"))
+        self._sequences = max(1, batch_tokens(model) // longest)
+        self._is_uniform = len(self._stacks) == 1 and "attention_mask" not in batch
+        self._parts: list[Part] = []
+        self._spill: Scratch | None = None
+        self._outer: Callable[[Tensor], Output] = lambda hidden: hidden
+        """Output of a block from its hidden states, for code that reads nothing else of it."""
+        self._enter(0)
+
+    def tokens(self, index: int) -> int:
+        """Number of tokens, without padding, that enter a block."""
+        return sum(
+            part.hidden.shape[:2].numel() if part.tokens is None else int(part.tokens.sum())
+            for part in self._parts_at(index)
+        )
 
     def collect(
         self,
@@ -48,7 +111,7 @@ class Activations:
     ) -> list[InputSum]:
         """Sum a statistic over the inputs of a block's layers, once per input that several of them share.
 
-        `merge` makes one of two batches' statistics where that is not their sum.
+        Padding is no input. `merge` makes one of two batches' statistics where that is not their sum.
         With `advance` the block's outputs become the inputs of the next, in the same pass.
 
         Raises:
@@ -57,20 +120,15 @@ class Activations:
         if not layers and not advance:
             return []
         recorder = _Recorder(statistic, merge, expected=None if advance else len(layers))
-        outputs = self._outputs(index, recorder)
-        self._recorded(recorder, layers, self._replacing(outputs) if advance else outputs)
+        self._recorded(
+            recorder, layers, self._outputs(index, self._parts_at(index), recorder), index if advance else None
+        )
         return recorder.sums()
 
     def advance(self, index: int) -> None:
         """Replace the inputs of a block by its outputs."""
-        for _ in self._replacing(self._outputs(index)):
-            pass
-
-    def _replacing(self, outputs: Iterator[tuple[Tensor, Tensor | None]]) -> Iterator[None]:
-        """Put each batch's outputs in the place of its inputs."""
-        for hidden, output in outputs:
-            hidden.copy_(output)
-            yield
+        for part, output in self._outputs(index, self._parts_at(index)):
+            self._take(index, part, output)
 
     def groups(self, index: int, layers: dict[str, nn.Module]) -> list[list[str]]:
         """A block's layers by the input they share, in forward order, as one sequence reaches them.
@@ -79,24 +137,80 @@ class Activations:
             ModelError: a layer that no token reached.
         """
         recorder = _Recorder(lambda inputs: inputs.new_zeros(()), Tensor.add_, expected=len(layers))
-        self._recorded(recorder, layers, self._outputs(index, recorder, self.hidden[:1]))
+        first = self._parts_at(index)[0]
+        if self._is_uniform:
+            first = replace(first, hidden=self.hidden[:1], repeats=1)
+        self._recorded(recorder, layers, self._outputs(index, [first], recorder))
         return [shared.layers for shared in recorder.sums()]
 
-    def runs(self, index: int) -> list[Callable[[], None]]:
-        """For each batch a function that replaces its inputs of a block by its outputs."""
+    def runs(self, index: int) -> list[tuple[Part, Callable[[], None]]]:
+        """Each part with a function that replaces its inputs of a block by its outputs."""
 
-        def advance(hidden: Tensor) -> None:
-            for _ in self._replacing(self._outputs(index, some=hidden)):
-                pass
+        def advance(part: Part) -> None:
+            for _, output in self._outputs(index, [part]):
+                self._take(index, part, output)
 
-        return [functools.partial(advance, hidden) for hidden in self.hidden.split(self._batch)]
+        return [(part, functools.partial(advance, part)) for part in self._parts_at(index)]
 
-    def _recorded(self, recorder: "_Recorder", layers: dict[str, nn.Module], outputs: Iterator) -> None:
-        """Go through outputs with a recorder's hooks on."""
+    def sequences(self, index: int) -> list[Float[Tensor, "token width"]]:
+        """Copy of the hidden states of each sequence as they enter a block, or left it; without padding."""
+        masks = [part.tokens for part in self._parts_at(index)]
+        if masks[0] is None:
+            return list(self.hidden.clone())
+        kept = torch.cat(masks).view(self.hidden.shape[:2])
+        return [hidden[mask] for hidden, mask in zip(self.hidden, kept, strict=True)]
+
+    def _parts_at(self, index: int) -> list[Part]:
+        """All parts, as they enter a block."""
+        if index not in self._stacks[self._stack]:
+            self._enter(self._stack + 1)
+        return self._parts
+
+    def _enter(self, stack: int) -> None:
+        """Record what enters the first block of a stack, and what its blocks are given beside."""
+        blocks, before = self._stacks[stack], self._parts
+        self._stack, self._parts, count = stack, [], sequence_count(self._batch)
+        shared = record_calls(self._model, next(split(self._batch, 1)), blocks)[1] if self._is_uniform else None
+        for place, batch in enumerate(split(self._batch, self._sequences)):
+            output = self._outer(before[place].hidden) if before else None
+            entered, calls = record_calls(self._model, batch, blocks[:1] if shared else blocks, output)
+            if not place:
+                hidden, spill = self._room(count, entered)
+            start = place * self._sequences
+            mine = hidden[start : start + len(entered)].copy_(entered)
+            self._parts.append(Part(mine, shared or calls, len(mine) if shared else 1, **self._masks(batch)))
+            if spill:
+                spill.release()
+        self.hidden, self._spill = hidden, spill
+
+    def _room(self, sequences: int, entered: Tensor) -> tuple[Tensor, Scratch | None]:
+        """Room for hidden states of all sequences, and the file that holds them if one does."""
+        shape = (sequences, *entered.shape[1:])
+        spill = self._model.spill(math.prod(shape) * entered.element_size())
+        return spill.tensor(shape, entered.dtype) if spill else entered.new_empty(shape), spill
+
+    def _masks(self, batch: Batch) -> dict[str, Tensor | None]:
+        """Masks of the part's tokens in this stack, and of the encoder's output where this is a decoder."""
+
+        source, target = (token_mask(batch, is_target) for is_target in (False, True))
+        source, target = (
+            None if mask is None else mask.flatten().to(self._model.compute_device) for mask in (source, target)
+        )
+        return {"tokens": target, "source_tokens": source} if self._stack else {"tokens": source}
+
+    def _recorded(
+        self,
+        recorder: "_Recorder",
+        layers: dict[str, nn.Module],
+        outputs: Iterable[tuple[Part, Output | None]],
+        advance: int | None = None,
+    ) -> None:
+        """Go through outputs with a recorder's hooks on; they replace the inputs of block `advance`."""
         handles = [layer.register_forward_pre_hook(recorder.hook(name)) for name, layer in layers.items()]
         try:
-            for _ in outputs:
-                pass
+            for part, output in outputs:
+                if advance is not None:
+                    self._take(advance, part, output)
         finally:
             for handle in handles:
                 handle.remove()
@@ -104,20 +218,25 @@ class Activations:
             raise ModelError(f"No calibration token reached {', '.join(unreached)}; exclude them with exclude=[...].")
 
     def _outputs(
-        self, index: int, recorder: "_Recorder | None" = None, some: Tensor | None = None
-    ) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Inputs and output of a block by batches, of all sequences or some; None where the recorder ended it."""
-        call = self._calls[index]
-        for hidden in (self.hidden if some is None else some).split(self._batch):
+        self, index: int, parts: Iterable[Part], recorder: "_Recorder | None" = None
+    ) -> Iterator[tuple[Part, Output | None]]:
+        """Output of a block for each part; None where the recorder ended it."""
+        for part in parts:
+            if recorder:
+                recorder.begin(part)
             try:
-                output = self._blocks[index](hidden, *call.args, **call.repeated(len(hidden)))
+                output = part.run(self._blocks[index], index - self._stacks[self._stack].start)
             except EnoughSeen:
                 output = None
-            if recorder:
-                recorder.next_batch()
-            yield hidden, output[0] if isinstance(output, tuple) else output
+            yield part, output
             if self._spill:
                 self._spill.release()
+
+    def _take(self, index: int, part: Part, output: Output) -> None:
+        part.take(output, index - self._stacks[self._stack].start)
+        if isinstance(output, tuple):
+            rest = (None,) * (len(output) - 1)
+            self._outer = lambda hidden: (hidden, *rest)
 
 
 class _Recorder:
@@ -134,6 +253,7 @@ class _Recorder:
         self._merge = merge
         self._expected = expected
         self._summed: dict[str, Statistic] = {}
+        self._part: Part
         self._seen: dict[str, Tensor] = {}
         self._reached: set[str] = set()
 
@@ -142,7 +262,7 @@ class _Recorder:
             inputs = args[0]
             self.leader[name] = next((other for other, seen in self._seen.items() if seen is inputs), name)
             if self.leader[name] == name:
-                self._add(name, self._statistic(inputs.flatten(0, -2)))
+                self._add(name, self._statistic(self._part.rows(inputs)))
                 self._seen[name] = inputs
             self._reached.add(name)
             if len(self._reached) == self._expected:
@@ -150,7 +270,9 @@ class _Recorder:
 
         return before_forward
 
-    def next_batch(self) -> None:
+    def begin(self, part: Part) -> None:
+        """Take what follows as inputs of another part."""
+        self._part = part
         self._seen.clear()
         self._reached.clear()
 

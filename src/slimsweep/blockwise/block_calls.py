@@ -1,16 +1,18 @@
 """Inputs of a model's blocks: hidden states, and the other arguments of a block's forward."""
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from slimsweep.models.batches import Batch, sequence_count, split
+from slimsweep.models.batches import Batch
 from slimsweep.models.language_model import LanguageModel
-from slimsweep.models.placement.scratch import Scratch
+
+Output = Tensor | tuple[Any, ...]
+"""Output of a block: hidden states, or a tuple that begins with them."""
 
 
 @dataclass(frozen=True)
@@ -19,75 +21,112 @@ class Call:
 
     args: tuple
     kwargs: dict[str, Any]
+    handed: dict[int | str, int] = field(default_factory=dict)
+    """Arguments, by place or name, that the block before hands on, and their place in the tail of its output.
 
-    def repeated(self, sequences: int) -> dict[str, Any]:
-        """Named arguments for a batch. ALiBi's table is repeated for each sequence; other arguments broadcast."""
-        alibi = self.kwargs.get("alibi")
-        if alibi is None or sequences == 1:
-            return self.kwargs
-        return self.kwargs | {"alibi": alibi.repeat(sequences, *(1,) * (alibi.dim() - 1))}
+    T5's first block makes the position bias of all blocks, for instance.
+    """
+
+    def filled(self, tail: Sequence[Any], sequences: int) -> tuple[tuple, dict[str, Any]]:
+        """Arguments for a part of a batch, with those that the block before handed on.
+
+        Args:
+            tail: output of the block before without its hidden states.
+            sequences: repeats ALiBi's table, where it was recorded from one sequence; other arguments broadcast.
+        """
+        args = tuple(
+            tail[self.handed[place]] if place in self.handed else value for place, value in enumerate(self.args)
+        )
+        kwargs = self.kwargs | {name: tail[place] for name, place in self.handed.items() if isinstance(name, str)}
+        alibi = kwargs.get("alibi")
+        if alibi is not None and sequences > 1:
+            kwargs["alibi"] = alibi.repeat(sequences, *(1,) * (alibi.dim() - 1))
+        return tuple(args), kwargs
 
 
 class EnoughSeen(Exception):
     """Ends a forward whose rest is not needed."""
 
 
-def record_calls(model: LanguageModel, batch: Batch) -> list[Call]:
-    """Record the arguments that each block takes beside hidden states, in one forward of the model."""
-    calls: dict[int, Call] = {}
+def record_calls(
+    model: LanguageModel, batch: Batch, blocks: range, before: Output | None = None
+) -> tuple[Float[Tensor, "sequence token width"], list[Call]]:
+    """Hidden states as they enter the first of some blocks, and what each of them is given beside, in one forward.
 
-    def record(index: int) -> Callable[[nn.Module, tuple, dict], None]:
-        def before_forward(_block: nn.Module, args: tuple, kwargs: dict) -> None:
-            _, call = _hidden_and_rest(args, kwargs)
-            calls[index] = call
+    The model's own code runs between the blocks, so that rotary tables, masks, norms between two stacks and kinds of
+    attention of any family come along without being named here.
 
-        return before_forward
-
+    Args:
+        blocks: consecutive blocks; the forward ends at the last one.
+        before: output of the last block before them. Blocks before them then do not run.
+    """
+    recorder = _Recorder(blocks)
     handles = [
-        block.register_forward_pre_hook(record(index), with_kwargs=True) for index, block in enumerate(model.blocks)
+        handle
+        for index in blocks
+        for handle in (
+            model.blocks[index].register_forward_pre_hook(recorder.entering(index), with_kwargs=True),
+            model.blocks[index].register_forward_hook(recorder.leaving),
+        )
     ]
     try:
-        model.hidden_states(batch)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return [calls[index] for index in range(len(model.blocks))]
-
-
-def first_inputs(
-    model: LanguageModel, batch: Batch, sequences: int
-) -> tuple[Float[Tensor, "sequence token width"], Scratch | None]:
-    """Hidden states of all sequences as they enter the first block, and the file that holds them if one does."""
-    first = _entering(model, next(split(batch, 1)))
-    shape = (sequence_count(batch), *first.shape[1:])
-    spill = model.spill(math.prod(shape) * first.element_size())
-    hidden = spill.tensor(shape, first.dtype) if spill else first.new_empty(shape)
-    for part, place in zip(split(batch, sequences), hidden.split(sequences), strict=True):
-        place.copy_(_entering(model, part))
-        if spill:
-            spill.release()
-    return hidden, spill
-
-
-def _entering(model: LanguageModel, batch: Batch) -> Float[Tensor, "batch token width"]:
-    """Hidden states of one batch as they enter the first block; the forward ends there."""
-    entered: list[Tensor] = []
-
-    def before_forward(_block: nn.Module, args: tuple, kwargs: dict) -> None:
-        entered.append(_hidden_and_rest(args, kwargs)[0])
-        raise EnoughSeen
-
-    handle = model.blocks[0].register_forward_pre_hook(before_forward, with_kwargs=True)
-    try:
-        model.hidden_states(batch)
+        with _skipped(model.blocks[: blocks.start] if before is not None else [], before):
+            model.hidden_states(batch)
     except EnoughSeen:
         pass
     finally:
-        handle.remove()
-    return entered[0]
+        for handle in handles:
+            handle.remove()
+    return recorder.hidden, recorder.calls
 
 
-def _hidden_and_rest(args: tuple, kwargs: dict) -> tuple[Tensor, Call]:
+class _Recorder:
+    """Hooks that note what blocks are given."""
+
+    def __init__(self, blocks: range):
+        self.calls: list[Call] = []
+        self.hidden: Tensor
+        self._blocks = blocks
+        self._tail: tuple[Any, ...] = ()
+
+    def entering(self, index: int) -> Callable[[nn.Module, tuple, dict], None]:
+        def before_forward(_block: nn.Module, args: tuple, kwargs: dict) -> None:
+            hidden, call = _hidden_and_rest(args, kwargs, self._tail)
+            if index == self._blocks.start:
+                self.hidden = hidden
+            self.calls.append(call)
+            if index == self._blocks[-1]:
+                raise EnoughSeen
+
+        return before_forward
+
+    def leaving(self, _block: nn.Module, _args: tuple, output: Output) -> None:
+        self._tail = tail_of(output)
+
+
+@contextmanager
+def _skipped(blocks: Sequence[nn.Module], output: Output | None) -> Iterator[None]:
+    """Let the forward of some blocks return an output at once."""
+    for block in blocks:
+        block.forward = lambda *_, **__: output
+    try:
+        yield
+    finally:
+        for block in blocks:
+            del block.forward
+
+
+def hidden_of(output: Output) -> Tensor:
+    """Hidden states in the output of a block."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+def tail_of(output: Output) -> tuple[Any, ...]:
+    """Output of a block without its hidden states."""
+    return output[1:] if isinstance(output, tuple) else ()
+
+
+def _hidden_and_rest(args: tuple, kwargs: dict, tail: tuple[Any, ...]) -> tuple[Tensor, Call]:
     """A block's hidden states, which come first or by name, and the rest without any cache of keys."""
     from transformers.cache_utils import Cache
 
@@ -96,4 +135,7 @@ def _hidden_and_rest(args: tuple, kwargs: dict) -> tuple[Tensor, Call]:
         args = (kwargs.pop("hidden_states"),)
     rest = tuple(None if isinstance(value, Cache) else value for value in args[1:])
     named = {name: None if isinstance(value, Cache) else value for name, value in kwargs.items()}
-    return args[0], Call(rest, named)
+    places = {id(value): place for place, value in enumerate(tail) if isinstance(value, Tensor)}
+    handed = {key: places[id(value)] for key, value in (*enumerate(rest), *named.items()) if id(value) in places}
+    rest = tuple(None if place in handed else value for place, value in enumerate(rest))
+    return args[0], Call(rest, {name: None if name in handed else value for name, value in named.items()}, handed)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from slimsweep.models.batches import Batch, to_device
+from slimsweep.models.batches import Batch, split, to_device
 from slimsweep.models.language_model import LanguageModel
 
 
@@ -36,3 +36,9 @@ def gradients(parameters: Sequence[nn.Parameter], take: Callable[[nn.Parameter],
 def loss(model: LanguageModel, batch: Batch) -> Float[Tensor, ""]:
     """Mean loss of the model's task over everything that the batch predicts, in nats."""
     return model.task.loss(model.module, to_device(batch, model.compute_device))
+
+
+def sequence_losses(model: LanguageModel, batch: Batch) -> tuple[list[Float[Tensor, ""]], list[int]]:
+    """Mean loss of each sequence, and the number of its predictions."""
+    sequences = list(split(batch, 1))
+    return [loss(model, one) for one in sequences], [model.task.predictions(one) for one in sequences]

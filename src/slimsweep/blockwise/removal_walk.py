@@ -82,7 +82,7 @@ def _collect(activations: Activations, index: int, units: Units) -> Float[Tensor
     reader = units.reader
     (shared,) = activations.collect(index, {reader.name: reader.module}, gram, advance=False)
     refuse_non_finite(shared.summed, inputs_clause([reader.name]), "remove less")
-    return shared.summed / activations.hidden.shape[:2].numel()
+    return shared.summed / activations.tokens(index)
 
 
 def _repair(units: Units, removed: Sequence[int], seen: Float[Tensor, "in in"]) -> dict[str, Any]:

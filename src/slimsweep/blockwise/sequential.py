@@ -33,13 +33,12 @@ def by_group(
     groups = activations.groups(index, layers)
     halts = [group[0] for group in groups]
     with _halting({name: layers[name] for name in halts}, replaced):
-        runs = [greenlet(run) for run in activations.runs(index)]
+        parts, runs = zip(*((part, greenlet(run)) for part, run in activations.runs(index)), strict=True)
         try:
             for place, group in enumerate(groups):
                 summed: Any = None
-                for run in runs:
-                    inputs = run.switch()
-                    value = statistic(inputs.flatten(0, -2))
+                for part, run in zip(parts, runs, strict=True):
+                    value = statistic(part.rows(run.switch()))
                     summed = value if summed is None else summed.add_(value)
                 yield InputSum(group, summed)
                 if is_last and place == len(groups) - 1:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 Batch = dict[str, Tensor]
@@ -37,3 +37,13 @@ def split(batch: Batch, sequences: int) -> Iterator[Batch]:
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """The batch with its tensors on a device."""
     return {name: values.to(device) for name, values in batch.items()}
+
+
+def token_mask(batch: Batch, is_target: bool = False) -> Bool[Tensor, "sequence token"] | None:
+    """False for padding; None where nothing is padded.
+
+    Args:
+        is_target: whether of the places of a decoder that reads an encoder.
+    """
+    name = "decoder_attention_mask" if is_target else "attention_mask"
+    return batch[name].bool() if name in batch else None

@@ -9,15 +9,15 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from slimsweep.blockwise import gradients as gradients_module
 from slimsweep.blockwise.fisher import fisher_diagonal, replaced
+from slimsweep.blockwise.gradients import sequence_losses
 from slimsweep.blockwise.layerwise import LayerReport, install_empty, progress, replace_weight, targets_by_block
 from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.checks import choice_faults, is_whole_number, number_faults
 from slimsweep.linear.base import layer_shape, value_bits, weight_2d
 from slimsweep.linear.mask import removed as removed_of
 from slimsweep.linear.uniform import IntegerLinear
-from slimsweep.models.batches import Batch, sequence_count, split
+from slimsweep.models.batches import Batch
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.skeleton import Skeleton
 from slimsweep.numerics.bit_allocation import allocate
@@ -221,5 +221,7 @@ def _with_bits(report: StageReport, layers: dict[str, nn.Module]) -> StageReport
 
 
 def _mean_loss(model: LanguageModel, batch: Batch) -> float:
-    """Mean loss of the calibration text, one sequence at a time."""
-    return sum(float(gradients_module.loss(model, one)) for one in split(batch, 1)) / sequence_count(batch)
+    """Mean loss of a prediction on the calibration text, one sequence at a time."""
+    losses, counts = sequence_losses(model, batch)
+    shares = [count / max(counts) for count in counts]
+    return sum(float(one) * share for one, share in zip(losses, shares, strict=True)) / sum(shares)

@@ -5,14 +5,14 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from slimsweep.blockwise.gradients import loss
 from slimsweep.blockwise.removal_walk import Choice, lowest_units, lowest_units_overall
 from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.checks import choice_faults
-from slimsweep.models.anatomy import CROSS_HEADS, HEADS, Units, find, units_of
-from slimsweep.models.batches import Batch, sequence_count, split, to_device
+from slimsweep.models.anatomy import CROSS_HEADS, HEADS, Units, units_of
+from slimsweep.models.batches import Batch, split, to_device, token_mask
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.skeleton import Skeleton
 from slimsweep.models.task import inputs_of
@@ -117,7 +117,7 @@ def gate_gradients(
 
     def watch(place: Place, its: Units):
         def before_forward(_layer: Any, args: tuple) -> None:
-            inputs = args[0]
+            inputs = args[0] if args[0].requires_grad else args[0].requires_grad_()  # a first leaf for gradients
 
             def with_gradient(gradient: Tensor) -> None:
                 by_input = (inputs.detach().float() * gradient.float()).flatten(0, -2).sum(dim=0).cpu()
@@ -127,10 +127,7 @@ def gate_gradients(
 
         return before_forward
 
-    names = [model.family.embeddings, *(model.family.residual_writers if model.family.encoder else ())]
-    parts = [part for name in names if isinstance(part := find(model.module, name), nn.Embedding)]
-    handles = [part.register_forward_hook(lambda _layer, _args, output: output.requires_grad_()) for part in parts]
-    handles += [its.reader.module.register_forward_pre_hook(watch(place, its)) for place, its in units.items()]
+    handles = [its.reader.module.register_forward_pre_hook(watch(place, its)) for place, its in units.items()]
     try:
         with torch.enable_grad():
             for one in split(batch, 1):
@@ -144,6 +141,7 @@ def gate_gradients(
 def confidences(model: LanguageModel, units: dict[Place, Units], batch: Batch) -> dict[Place, Float[Tensor, " unit"]]:
     """Mean over tokens of the highest weight in each head's attention, meaned over the heads of a unit."""
     totals = {place: torch.zeros(len(its), dtype=torch.float64) for place, its in units.items()}
+    shares = dict.fromkeys(units, 0.0)
     configs = {id(part.config): part.config for part in model.module.modules() if hasattr(part, "config")}
     before = {identity: config._attn_implementation for identity, config in configs.items()}
     try:
@@ -151,15 +149,18 @@ def confidences(model: LanguageModel, units: dict[Place, Units], batch: Batch) -
             config._attn_implementation = "eager"  # the others do not return their weights
         for one in split(batch, 1):
             inputs = inputs_of(to_device(one, model.compute_device))
-            output = model.module(**inputs, output_attentions=True)
-            attentions = _by_place(model, output)
+            attentions = _by_place(model, model.module(**inputs, output_attentions=True))
             for place, its in units.items():
-                highest = attentions[place].float().amax(dim=-1).mean(dim=(0, 2)).cpu()  # [head]
-                totals[place] += highest.view(len(its), its.members).mean(dim=1)
+                mask = token_mask(inputs, is_target=place[0] not in model.stack_ranges[0])
+                highest = attentions[place].float().amax(dim=-1)  # [sequence head query]
+                highest = highest if mask is None else highest[:, :, mask[0]]
+                share = highest.shape[2] / attentions[place].shape[2]
+                shares[place] += share
+                totals[place] += share * highest.mean(dim=(0, 2)).cpu().view(len(its), its.members).mean(dim=1)
     finally:
         for identity, config in configs.items():
             config._attn_implementation = before[identity]
-    return {place: (total / sequence_count(batch)).float() for place, total in totals.items()}
+    return {place: (total / shares[place]).float() for place, total in totals.items()}
 
 
 def _by_place(model: LanguageModel, output: Any) -> dict[Place, Float[Tensor, "sequence head query key"]]:

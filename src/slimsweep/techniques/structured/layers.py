@@ -9,17 +9,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from slimsweep.blockwise.activations import Activations
-from slimsweep.blockwise.gradients import loss
+from slimsweep.blockwise.gradients import sequence_losses
 from slimsweep.blockwise.layerwise import progress
 from slimsweep.blockwise.removal_walk import lowest_units
 from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.checks import choice_faults, whole_number_faults
 from slimsweep.models.anatomy import shape_of
-from slimsweep.models.batches import Batch, split
+from slimsweep.models.batches import Batch
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.skeleton import Skeleton
 from slimsweep.models.surgery import remove_blocks
 from slimsweep.numerics import counts
+from slimsweep.numerics.means import pooled_mean
 from slimsweep.techniques.base import Requirements, Technique
 from slimsweep.techniques.structured.base import SHORT_STACK, PartRemoval
 
@@ -112,15 +113,15 @@ def _below(count: int, blocks: int) -> str:
 
 @torch.no_grad()
 def block_influence(model: LanguageModel, batch: Batch) -> Float[Tensor, " block"]:
-    """1 - mean cosine between what enters and what leaves each block, over all tokens."""
+    """1 - mean cosine between what enters and what leaves each block, over all tokens; padding is left out."""
     activations = Activations(model, batch)
     scores = torch.zeros(len(model.blocks))
     for index, _block in progress(model.blocks, "block influence"):
-        before = activations.hidden.clone()
+        before = activations.sequences(index)
         activations.advance(index)
-        pairs = zip(before.split(1), activations.hidden.split(1), strict=True)
+        pairs = list(zip(before, activations.sequences(index), strict=True))
         cosines = [nn.functional.cosine_similarity(one.float(), two.float(), dim=-1).mean() for one, two in pairs]
-        scores[index] = 1 - torch.stack(cosines).mean().cpu()
+        scores[index] = 1 - pooled_mean(torch.stack(cosines), [len(one) for one, _ in pairs]).cpu()
     return scores
 
 
@@ -131,7 +132,8 @@ def loss_without(model: LanguageModel, batch: Batch) -> Float[Tensor, " block"]:
     for index, block in progress(model.blocks, "loss without a block"):
         handle = block.register_forward_hook(_pass_on, with_kwargs=True)
         try:
-            scores[index] = torch.stack([loss(model, one) for one in split(batch, 1)]).mean().cpu()
+            losses, counts = sequence_losses(model, batch)
+            scores[index] = pooled_mean(torch.stack(losses), counts).cpu()
         finally:
             handle.remove()
     return scores
