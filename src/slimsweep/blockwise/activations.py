@@ -41,7 +41,7 @@ class Part:
     """Sequences for which an argument of one sequence is repeated; 1 where the calls were recorded from this part."""
     tokens: Bool[Tensor, " place"] | None = None
     """False for padding, over sequences and places; None where nothing is padded."""
-    source_tokens: Bool[Tensor, " place"] | None = None
+    source_tokens: Bool[Tensor, " source_place"] | None = None
     """The same of the encoder's output, which a decoder reads."""
     tail: tuple[Any, ...] = ()
     """Output of the block before without its hidden states, where the next block is given something of it."""

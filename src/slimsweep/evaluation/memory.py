@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from slimsweep.checks import refuse, whole_number_faults
 from slimsweep.evaluation.base import Measurement, Metric
 from slimsweep.evaluation.quantity import Quantity
 from slimsweep.models.batch_sizes import longest_context
-from slimsweep.models.batches import text_batch
+from slimsweep.models.batches import Batch
 from slimsweep.models.language_model import LanguageModel
 
 STATUS = Path("/proc/self/status")
@@ -55,7 +55,7 @@ class Memory(Metric):
     )
 
     tokens: int = 512
-    """Tokens of that forward."""
+    """Tokens of that forward; an encoder-decoder reads as many and writes as many."""
 
     def __post_init__(self) -> None:
         refuse(whole_number_faults("evaluation.memory_tokens", self.tokens))
@@ -66,7 +66,7 @@ class Memory(Metric):
     def measure(self, model: LanguageModel, corpora: Any) -> Measurement:
         """`load_memory_bytes` and `peak_memory_bytes`, the latter null where the system has no such counter."""
         tokens = min(self.tokens, longest_context(model.config) or self.tokens)
-        token_ids = torch.zeros(1, tokens, dtype=torch.long)
+        batch = model.task.zeros(tokens)
         loaded = load_memory_bytes(model.module)
         counter = "cuda" if model.compute_device.type == "cuda" else "resident"
         protocols = {"peak_memory_bytes": f"forward:1x{tokens}:{counter}"}
@@ -74,7 +74,7 @@ class Memory(Metric):
             values = {"load_memory_bytes": loaded, "peak_memory_bytes": None}
             return Measurement(values, {"peak_memory_bytes": IN_A_FILE}, protocols)
         try:
-            rise = _rise(model, token_ids)
+            rise = _rise(model, batch)
         except OSError as error:
             reason = f"the peak cannot be read on this system: {error}"
             return Measurement(
@@ -93,25 +93,25 @@ def load_memory_bytes(module: nn.Module) -> int:
     return sum({(storage.device, storage.data_ptr()): storage.nbytes() for storage in storages}.values())
 
 
-def _rise(model: LanguageModel, token_ids: Tensor) -> int:
+def _rise(model: LanguageModel, batch: Batch) -> int:
     """Bytes by which memory rises during a forward above what was held before it."""
-    _forward(model, token_ids)  # makes what a first forward makes once: kernels, workspaces, pages of mapped weights
+    _forward(model, batch)  # makes what a first forward makes once: kernels, workspaces, pages of mapped weights
     gc.collect()
     if model.compute_device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(model.compute_device)
         before = torch.cuda.memory_allocated(model.compute_device)
-        _forward(model, token_ids)
+        _forward(model, batch)
         return torch.cuda.max_memory_allocated(model.compute_device) - before
     _return_free_heap()
     CLEAR_REFS.write_text(RESET_PEAK)
     before = _resident_bytes("VmRSS")
-    _forward(model, token_ids)
+    _forward(model, batch)
     return max(0, _resident_bytes("VmHWM") - before)
 
 
-def _forward(model: LanguageModel, token_ids: Tensor) -> None:
-    model.logits(model.hidden_states(text_batch(token_ids)))
+def _forward(model: LanguageModel, batch: Batch) -> None:
+    model.logits(model.hidden_states(batch))
 
 
 def _return_free_heap() -> None:

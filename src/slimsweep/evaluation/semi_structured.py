@@ -14,6 +14,7 @@ from slimsweep.evaluation.quantity import Quantity
 from slimsweep.evaluation.speed import Speed
 from slimsweep.linear.base import is_plain
 from slimsweep.linear.orientation import is_transposed
+from slimsweep.models.batches import to_device
 from slimsweep.models.language_model import LanguageModel
 
 FIELD = "speedup_prefill_semi_structured"
@@ -61,7 +62,7 @@ class SemiStructured(Metric):
         ]
         if not layers:
             return Measurement({FIELD: None}, {FIELD: NO_PATTERN})
-        prompt = torch.zeros(1, self.prompt_tokens, dtype=torch.long, device=model.compute_device)
+        prompt = to_device(model.task.zeros(self.prompt_tokens), model.compute_device)
         speed = Speed(prompt_tokens=self.prompt_tokens, new_tokens=1, repeats=self.repeats)
         seconds: tuple[list[float], list[float]] = ([], [])
         try:

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 
 from slimsweep.checks import refuse, whole_number_faults
 from slimsweep.evaluation.base import Measurement, Metric
 from slimsweep.evaluation.quantity import Quantity
 from slimsweep.models.batch_sizes import longest_context
+from slimsweep.models.batches import Batch, to_device
 from slimsweep.models.language_model import LanguageModel
 
 IN_A_FILE = "weights rest in a file (memory_budget), so that this would be the speed of reading them"
@@ -53,7 +53,7 @@ class Speed(Metric):
     )
 
     prompt_tokens: int = 64
-    """Tokens read at once."""
+    """Tokens read at once; an encoder-decoder reads them as its source, with the first token of its target."""
     new_tokens: int = 16
     """Tokens generated one at a time after the prompt."""
     repeats: int = 3
@@ -81,7 +81,7 @@ class Speed(Metric):
         if model.scratch:
             names = [one.field for one in self.declares if one.field not in self.compared]
             return Measurement(dict.fromkeys(names), dict.fromkeys(names, IN_A_FILE))
-        prompt = torch.zeros(1, self.prompt_tokens, dtype=torch.long, device=model.compute_device)
+        prompt = self._prompt(model)
         runs = [self._run(model, prompt) for _ in range(self.repeats + 1)][1:]  # the first one warms up
         prefill, decode = (statistics.median(seconds) for seconds in zip(*runs, strict=True))
         shape = f"1x{self.prompt_tokens}:median of {self.repeats}"
@@ -101,7 +101,7 @@ class Speed(Metric):
     @torch.no_grad()
     def compare(self, dense: LanguageModel, model: LanguageModel) -> Measurement:
         """`speedup_prefill` and `speedup_decode`: dense time over compressed time, both alternating in this process."""
-        prompt = torch.zeros(1, self.prompt_tokens, dtype=torch.long, device=model.compute_device)
+        prompt = self._prompt(model)
         runs = [(self._run(dense, prompt), self._run(model, prompt)) for _ in range(self.repeats + 1)][1:]
         prefill, decode = (
             statistics.median(slow[part] for slow, _ in runs) / (statistics.median(fast[part] for _, fast in runs) or 1)
@@ -118,22 +118,22 @@ class Speed(Metric):
             },
         )
 
+    def _prompt(self, model: LanguageModel) -> Batch:
+        return to_device(model.task.zeros(self.prompt_tokens), model.compute_device)
+
     @torch.no_grad()
-    def prefill_seconds(self, model: LanguageModel, prompt: Tensor) -> float:
+    def prefill_seconds(self, model: LanguageModel, prompt: Batch) -> float:
         """Seconds of one forward over a prompt."""
         return self._run(model, prompt)[0]
 
-    def _run(self, model: LanguageModel, prompt: Tensor) -> tuple[float, float]:
+    def _run(self, model: LanguageModel, prompt: Batch) -> tuple[float, float]:
         """Seconds of one forward over the prompt that fills the cache, and of `new_tokens` greedy steps after it."""
         started = _now(model)
-        if not model.task.generates:
-            model.module(input_ids=prompt)
-            return _now(model) - started, 0.0
-        output = model.module(input_ids=prompt, use_cache=True, logits_to_keep=1)
+        output = model.module(**model.task.prefill_inputs(prompt))
         prefilled = _now(model)
-        for _ in range(self.new_tokens):
+        for _ in range(self.new_tokens if model.task.generates else 0):
             token = output.logits[:, -1:].argmax(dim=-1)
-            output = model.module(input_ids=token, past_key_values=output.past_key_values, use_cache=True)
+            output = model.module(**model.task.step_inputs(output, token))
         return prefilled - started, _now(model) - prefilled
 
     def working_bytes(self, token_bytes: int) -> int:

@@ -4,11 +4,12 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from slimsweep.models.batches import IGNORED, Batch, sequence_count
+from slimsweep.models.batches import IGNORED, Batch, sequence_count, text_batch
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,18 @@ class Task(ABC):
     def predictions(self, batch: Batch) -> int:
         """Number of predictions that `loss` is the mean of."""
 
+    def zeros(self, tokens: int) -> Batch:
+        """One sequence of zeros, for measuring what does not depend on values."""
+        return text_batch(torch.zeros(1, tokens, dtype=torch.long))
+
+    def prefill_inputs(self, batch: Batch) -> dict[str, Any]:
+        """Arguments of the forward that reads a prompt and predicts the first token after it."""
+        return inputs_of(batch) | {"use_cache": True, "logits_to_keep": 1}
+
+    def step_inputs(self, output: Any, token: Int[Tensor, "sequence 1"]) -> dict[str, Any]:
+        """Arguments of the forward that predicts the next token, from the output of the forward before it."""
+        return {"input_ids": token, "past_key_values": output.past_key_values, "use_cache": True}
+
 
 class CausalLM(Task):
     """Predict each token of a text from those before it."""
@@ -68,6 +81,20 @@ class Seq2SeqLM(Task):
     def predictions(self, batch: Batch) -> int:
         return int((batch["labels"] != IGNORED).sum())
 
+    def zeros(self, tokens: int) -> Batch:
+        """A source and a target of zeros, of equal length."""
+        batch = super().zeros(tokens)
+        return batch | {"decoder_input_ids": batch["input_ids"]}
+
+    def prefill_inputs(self, batch: Batch) -> dict[str, Any]:
+        """Arguments of the forward that reads a source and the first token of the target."""
+        return inputs_of(batch) | {"decoder_input_ids": batch["decoder_input_ids"][:, :1], "use_cache": True}
+
+    def step_inputs(self, output: Any, token: Int[Tensor, "sequence 1"]) -> dict[str, Any]:
+        source = (output.encoder_last_hidden_state,)
+        cache = output.past_key_values
+        return {"encoder_outputs": source, "decoder_input_ids": token, "past_key_values": cache, "use_cache": True}
+
 
 class SequenceClassification(Task):
     """Predict one label of a text. Without labels, it is the label that the model finds most likely itself."""
@@ -79,6 +106,10 @@ class SequenceClassification(Task):
 
     def predictions(self, batch: Batch) -> int:
         return int((batch["labels"] != IGNORED).sum()) if "labels" in batch else sequence_count(batch)
+
+    def prefill_inputs(self, batch: Batch) -> dict[str, Any]:
+        """Arguments of a forward; nothing is generated after it."""
+        return inputs_of(batch)
 
 
 def inputs_of(batch: Batch) -> dict[str, Any]:
