@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import meta_model
-from family_shapes import DECODERS, ENCODERS, random_model
+from family_shapes import DECODERS, ENCODER_DECODERS, ENCODERS, random_model
 from llm_pruner_counting import gmacs_llm_pruner
 
 from slimsweep.evaluation.cost import Cost, Lengths, attention_macs, linear_macs
@@ -72,6 +72,28 @@ def test_closed_form_equals_torchs_flop_counter(name, tmp_path):
     counted = counter.get_total_flops() / 2 - rotary
     lengths = Lengths(64, 64)
     assert linear_macs(model, lengths) + attention_macs(model, lengths) == pytest.approx(counted, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ENCODER_DECODERS)
+@pytest.mark.parametrize("lengths", [Lengths(7, 5), Lengths(16, 33)])
+def test_macs_of_an_encoder_decoder_equal_torchs_flop_counter(name, lengths, tmp_path):
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = random_model(name, str(tmp_path)).load(torch.float32, CPU)
+    for config in {id(part.config): part.config for part in model.module.modules() if hasattr(part, "config")}.values():
+        config._attn_implementation = "eager"  # each stack of T5 has a config of its own
+    source, target = torch.full((1, lengths.source), 5), torch.full((1, lengths.target), 5)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.module(input_ids=source, decoder_input_ids=target, use_cache=False)
+    counted = counter.get_total_flops() / 2
+    assert linear_macs(model, lengths) + attention_macs(model, lengths) == pytest.approx(counted, rel=1e-3)
+
+
+def test_lengths_of_an_encoder_decoder_are_told(tmp_path):
+    model = random_model("bart", str(tmp_path)).load(torch.float32, CPU)
+    measured = Cost(tokens=16, target_tokens=8).measure(model, None)
+    assert measured.protocols["gmacs"].startswith("one source of 16 tokens and one target of 8:")
+    assert measured.values["gmacs"] < Cost(tokens=16).measure(model, None).values["gmacs"]
 
 
 def test_zero_weights_are_left_out_of_gmacs_nonzero_only(tiny):

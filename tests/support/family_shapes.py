@@ -129,6 +129,35 @@ ENCODERS = {
         "max_position_embeddings": 128,
     },
 }
+T5_LIKE = {
+    "model_type": "t5",
+    "vocab_size": 260,
+    "d_model": 32,
+    "d_kv": 8,
+    "d_ff": 48,
+    "num_layers": 3,
+    "num_decoder_layers": 2,
+    "num_heads": 4,
+    "decoder_start_token_id": 0,
+}
+BART_LIKE = {
+    "vocab_size": 260,
+    "d_model": 32,
+    "encoder_layers": 2,
+    "decoder_layers": 3,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 48,
+    "decoder_ffn_dim": 40,
+    "max_position_embeddings": 128,
+}
+ENCODER_DECODERS = {
+    "t5": T5_LIKE,
+    "t5 gated": T5_LIKE | {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False, "d_kv": 16},
+    "bart": {"model_type": "bart", **BART_LIKE},
+    "marian": {"model_type": "marian", **BART_LIKE, "pad_token_id": 0, "decoder_start_token_id": 0},
+}
+"""Odd where they differ: numbers of blocks, heads and neurons of the two stacks, width of a head (T5)."""
 FIXED_HEADS = {"bloom"}
 """ALiBi: a table of slopes for all blocks, so that none can lose heads."""
 UNGATED = {"starcoder2", "phi", "gptj", "falcon", "bloom", "opt", "gpt2", "gpt_neox"}
@@ -169,6 +198,12 @@ BLOCK_LINEARS = {  # in order of definition
 
 def random_model(name: str, cache_dir: str, **fields) -> RandomModel:
     """A source of random weights for one of the families above."""
-    task = "causal_lm" if name in DECODERS else "sequence_classification"
-    shape = (DECODERS | ENCODERS)[name]
-    return RandomModel(name=name, shape=shape, task=task, cache_dir=cache_dir, **fields)
+    shape = (DECODERS | ENCODERS | ENCODER_DECODERS)[name]
+    return RandomModel(name=name, shape=shape, task=task_of(name), cache_dir=cache_dir, **fields)
+
+
+def task_of(name: str) -> str:
+    """The task of one of the families above."""
+    if name in ENCODER_DECODERS:
+        return "seq2seq_lm"
+    return "causal_lm" if name in DECODERS else "sequence_classification"

@@ -1,7 +1,7 @@
 """Small models of every family in which each part shows in the logits, and the same ones with parts removed."""
 
 import torch
-from family_shapes import DECODERS, ENCODERS, FIXED_HEADS
+from family_shapes import DECODERS, ENCODER_DECODERS, ENCODERS, FIXED_HEADS, task_of
 from torch import Tensor
 
 from slimsweep.models import anatomy, surgery
@@ -16,8 +16,9 @@ WITHOUT_HEADS = [name for name in EVERY if name not in FIXED_HEADS]
 
 def loud(name: str, cache_dir: str, dtype: torch.dtype = torch.float32, **shape) -> LanguageModel:
     """A random model whose attention is far from uniform and whose biases and norms are no constants."""
-    task = "causal_lm" if name in DECODERS else "sequence_classification"
-    source = RandomModel(name=name, shape=EVERY[name] | shape, task=task, cache_dir=cache_dir)
+    source = RandomModel(
+        name=name, shape=(EVERY | ENCODER_DECODERS)[name] | shape, task=task_of(name), cache_dir=cache_dir
+    )
     model = source.load(dtype, CPU)
     generator = torch.Generator().manual_seed(1)
     matrices = {id(layer.weight) for layer in model.targets().values()}

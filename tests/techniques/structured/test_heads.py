@@ -24,15 +24,15 @@ SEVERAL = ["llama", "gpt2", "gpt_neox", "phi3", "opt", "phi", "gptj", "falcon", 
 SEVERAL += ["bert", "roberta", "distilbert"]
 
 
-def heads_of(model) -> dict[int, anatomy.Units]:
-    return {index: anatomy.heads(model, index) for index in range(len(model.blocks))}
+def heads_of(model) -> dict[tuple[int, str], anatomy.Units]:
+    return {(index, "heads"): anatomy.heads(model, index) for index in range(len(model.blocks))}
 
 
 def implementations(model) -> list[str]:
     return [part.config._attn_implementation for part in model.module.modules() if hasattr(part, "config")]
 
 
-def gates_by_autograd(model, token_ids) -> dict[int, list[float]]:
+def gates_by_autograd(model, token_ids) -> dict[tuple[int, str], list[float]]:
     """A factor of 1 on each head's output, and by how much the loss of each sequence would feel it change."""
     gates = {index: torch.ones(len(units), requires_grad=True) for index, units in heads_of(model).items()}
     handles = []
@@ -59,7 +59,7 @@ def gates_by_autograd(model, token_ids) -> dict[int, list[float]]:
     return {index: (one / one.square().sum().sqrt()).tolist() for index, one in sums.items()}
 
 
-def eager_confidences(model, token_ids) -> dict[int, list[float]]:
+def eager_confidences(model, token_ids) -> dict[tuple[int, str], list[float]]:
     """The mean of the highest attention weight, head by head, from a model that was always eager."""
     module = copy.deepcopy(model.module)
     module.set_attn_implementation("eager")
@@ -67,11 +67,11 @@ def eager_confidences(model, token_ids) -> dict[int, list[float]]:
     with torch.no_grad():
         attentions = module(input_ids=token_ids, output_attentions=True).attentions
     found = {}
-    for index, units in heads_of(model).items():
+    for (index, kind), units in heads_of(model).items():
         heads = [
             float(attentions[index][:, head].max(dim=-1).values.mean()) for head in range(len(units) * units.members)
         ]
-        found[index] = [
+        found[index, kind] = [
             sum(heads[unit * units.members : (unit + 1) * units.members]) / units.members for unit in range(len(units))
         ]
     return found
@@ -164,7 +164,7 @@ def test_what_went_could_as_well_have_been_masked(name, importance, tmp_path, mo
     assert agree(model, masked(dense, gone), ids()) and not agree(model, dense, ids())
     units = heads_of(dense)
     everything = sum(len(one) * one.members for one in units.values())
-    assert sum(entry["removed"] for entry in details) == everything // 2 // units[0].members
+    assert sum(entry["removed"] for entry in details) == everything // 2 // units[0, "heads"].members
 
 
 @pytest.mark.parametrize("importance", IMPORTANCES)
@@ -186,7 +186,7 @@ def test_every_choice_removes_as_many(ratio, ranking, importance, tmp_path):
 @pytest.mark.parametrize("ranking", RANKINGS)
 def test_the_heads_of_lowest_score_go(ranking, tmp_path, monkeypatch):
     model, gone = loud("distilbert", str(tmp_path)), noted(monkeypatch)
-    scores = gates_by_autograd(model, ids())
+    scores = {index: gates for (index, _), gates in gates_by_autograd(model, ids()).items()}
     details = Heads(ratio=0.5, ranking=ranking).apply(model, text_context(ids())).notes["details"]
     for index in (0, 1):
         order = sorted(range(4), key=lambda unit: scores[index][unit])
@@ -202,9 +202,7 @@ def test_the_heads_of_lowest_score_go(ranking, tmp_path, monkeypatch):
 
 def test_each_block_keeps_a_head_in_a_global_ranking(tmp_path, monkeypatch):
     model, gone = loud("bert", str(tmp_path)), noted(monkeypatch)
-    for index, units in heads_of(
-        model
-    ).items():  # the heads of one block attend far less surely than those of the other
+    for (index, _), units in heads_of(model).items():  # one block's heads attend far less surely than the other's
         units.slots[0].module.weight *= (0.0, 4.0)[index]
         units.slots[0].module.bias *= (0.0, 4.0)[index]
     Heads(ratio=0.5, importance="confidence").apply(model, text_context(ids()))
@@ -223,7 +221,7 @@ def test_under_grouped_queries_whole_groups_go(tiny):
 
 def test_more_than_each_block_can_spare_is_a_fault_that_says_how_much_is_allowed(tiny):
     assert Heads(ratio=0.9).faults(tiny) == [
-        "ratio=0.9 would remove 3 of 4 heads or groups, and each of 2 blocks keeps one: give at most 0.5"
+        "ratio=0.9 would remove 3 of 4 heads or groups, and each of 2 attentions keeps one: give at most 0.5"
     ]
     assert Heads(ratio=0.5).faults(tiny) == []
 
@@ -351,5 +349,5 @@ def test_the_first_blocks_of_smollm2(smollm2, monkeypatch):
         details = Heads(ratio=0.5, importance=importance).apply(model, text_context(token_ids)).notes["details"]
         assert sum(block.heads for block in anatomy.shape_of(model).blocks) == 27 - 12  # of 27 heads 13 are 4 groups
         for index, entry in enumerate(details):
-            assert entry["scores"] == pytest.approx(expected[importance][index], rel=1e-2, abs=1e-4)
+            assert entry["scores"] == pytest.approx(expected[importance][index, "heads"], rel=1e-2, abs=1e-4)
         assert agree(model, masked(dense, gone), token_ids)

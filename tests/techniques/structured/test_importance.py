@@ -131,10 +131,10 @@ def test_all_units_are_scored_in_one_pass_as_each_alone(tiny):
 def test_scores_are_of_single_sequences_and_do_not_grow_with_their_number(order, tiny):
     units = [anatomy.neurons(tiny, 0)]
     (scores,) = taylor_scores(tiny, units, text_batch(ids()), order, "element", "sum")
-    (twice,) = taylor_scores(tiny, units, ids().repeat(2, 1), order, "element", "sum")
+    (twice,) = taylor_scores(tiny, units, text_batch(ids().repeat(2, 1)), order, "element", "sum")
     assert twice.tolist() == pytest.approx(scores.tolist(), rel=1e-5)
     if order == "second":  # squares of single sequences are summed: singles add up to the whole
-        singles = [taylor_scores(tiny, units, row[None], order, "element", "sum")[0] for row in ids()]
+        singles = [taylor_scores(tiny, units, text_batch(row[None]), order, "element", "sum")[0] for row in ids()]
         assert scores.tolist() == pytest.approx((sum(singles) / 3).tolist(), rel=1e-5)
 
 

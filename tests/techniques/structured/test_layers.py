@@ -137,7 +137,7 @@ def test_protected_blocks_stay(importance, fields, free, deep):
         deep.blocks[index].mlp.down_proj.weight.zero_()
     kept = [block for index, block in enumerate(deep.blocks) if index not in free]
     technique = Layers(ratio=min(len(free), 5) / 6 + 0.001, importance=importance, **fields)
-    assert technique.block_range(deep) == free and technique.faults(deep) == []
+    assert technique.block_range(deep) == list(free) and technique.faults(deep) == []
     (entry,) = technique.apply(deep, text_context(ids())).notes["details"]
     assert set(entry["blocks"]) <= set(free)
     assert all(block in deep.blocks for block in kept)
