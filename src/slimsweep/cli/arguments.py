@@ -25,11 +25,14 @@ TEXT = (
     *(
         "calibration.corpus",
         "calibration.path",
-        "calibration.column",
+        "calibration.target_path",
+        "calibration.*column",
         "evaluation.corpora",
         "evaluation.tasks",
         "evaluation.metrics.*.corpora",
         "evaluation.metrics.*.tasks",
+        "evaluation.metrics.*path",
+        "evaluation.metrics.*column",
         "technique.*.path",
     ),
 )

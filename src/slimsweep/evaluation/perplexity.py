@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -140,9 +140,8 @@ class Perplexity(Metric):
             nll = mean_nll(model, windows, tokens, label=name)
             values[f"evaluate_seconds_{corpus_name(corpus)}"] = time.perf_counter() - started
             values[name] = exp(nll)
-            if not math.isfinite(values[name]):
-                cause = "overflowed" if math.isfinite(nll) else "is undefined, since logits are not finite"
-                reasons[name] = f"perplexity {cause}: mean NLL {nll:.1f}"
+            if reason := non_finite_reason(nll):
+                reasons[name] = reason
             protocols[name] = self._protocol(model, corpora, corpus, windows)
         return Measurement(values, reasons, protocols)
 
@@ -209,19 +208,34 @@ def mean_nll(model: LanguageModel, windows: Int[Tensor, "window token"], batch_t
 
     Head and cross-entropy see a bounded number of logits at a time; the log-softmax is fp32, the sum fp64.
     """
+    batches = windows.split(max(1, batch_tokens // windows.shape[1]))
+    total = torch.zeros((), dtype=torch.float64, device=model.compute_device)
+    for batch in tracked(batches, label):
+        hidden = model.hidden_states(text_batch(batch))[:, :-1].flatten(0, 1)
+        for nll in nll_parts(model, hidden, batch[:, 1:].flatten()):
+            total += nll
+    return total.item() / (windows.shape[0] * (windows.shape[1] - 1))
+
+
+def tracked(batches: Sequence[Any], label: str) -> Iterable[Any]:
+    """The batches; on a terminal with a bar that goes when they end."""
     from rich.console import Console
     from rich.progress import track
 
     console = Console(stderr=True)
-    batches = windows.split(max(1, batch_tokens // windows.shape[1]))
-    total = torch.zeros((), dtype=torch.float64, device=model.compute_device)
-    for batch in track(batches, label, console=console, transient=True, disable=not console.is_terminal):
-        hidden = model.hidden_states(text_batch(batch))[:, :-1].flatten(0, 1)
-        targets = batch[:, 1:].flatten().to(hidden.device)
-        vocabulary = model.config.get_text_config().vocab_size
-        for part, wanted in _by_rows(hidden, targets, HEAD_NUMBERS // vocabulary):
-            total += _nll(model.logits(part), wanted)
-    return total.item() / (windows.shape[0] * (windows.shape[1] - 1))
+    return track(batches, label, console=console, transient=True, disable=not console.is_terminal)
+
+
+def nll_parts(
+    model: LanguageModel, hidden: Float[Tensor, "token width"], targets: Int[Tensor, " token"]
+) -> Iterator[Float[Tensor, ""]]:
+    """Sums of the negative log-likelihoods of targets, in nats and fp64, each of a bounded number of logits.
+
+    `hidden` is the output of the last norm where each target is predicted; the log-softmax is fp32.
+    """
+    vocabulary = model.config.get_text_config().vocab_size
+    for part, wanted in _by_rows(hidden, targets.to(hidden.device), HEAD_NUMBERS // vocabulary):
+        yield _nll(model.logits(part), wanted)
 
 
 def _nll(logits: Float[Tensor, "token vocabulary"], targets: Int[Tensor, " token"]) -> Float[Tensor, ""]:
@@ -239,6 +253,14 @@ def _by_rows(values: Tensor, targets: Tensor, rows: int) -> Iterator[tuple[Tenso
 def exp(nll: float) -> float:
     """e to the mean NLL; inf where it overflows, nan where the NLL is."""
     return math.inf if nll > math.log(1.7e308) else math.exp(nll)
+
+
+def non_finite_reason(nll: float) -> str | None:
+    """Reason why the perplexity of a mean NLL is no number; None where it is one."""
+    if math.isfinite(exp(nll)):
+        return None
+    cause = "overflowed" if math.isfinite(nll) else "is undefined, since logits are not finite"
+    return f"perplexity {cause}: mean NLL {nll:.1f}"
 
 
 def _too_few(name: str, found: int, context_tokens: int) -> str:

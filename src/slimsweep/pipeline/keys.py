@@ -118,7 +118,7 @@ def identity(part: Any, version: int | None = None) -> dict[str, Any]:
     for field in dataclasses.fields(part):
         value = getattr(part, field.name)
         default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
-        if value != default and field.name not in ("path", "column"):
+        if value != default and not _is_place(field.name):
             fields[field.name] = _pathless(value)
     package = type(part).__module__.partition(".")[0]
     version = getattr(part, "version", 1) if version is None else version
@@ -161,7 +161,12 @@ def canonical(content: Any) -> str:
 
 def _pathless(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _pathless(item) for key, item in value.items() if key not in ("path", "column")}
+        return {key: _pathless(item) for key, item in value.items() if not _is_place(key)}
     if isinstance(value, list | tuple):
         return [_pathless(item) for item in value]
     return value
+
+
+def _is_place(name: str) -> bool:
+    """Whether a field is a path or a column of a file: `path`, `target_path`, `source_column`."""
+    return name.rpartition("_")[2] in ("path", "column")
