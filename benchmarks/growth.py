@@ -30,7 +30,7 @@ BLOCKS = (4, 8, 16)
 
 def seconds_of(made, repeats: int) -> float:
     """The best of some SparseGPT jobs."""
-    batch = made.calibration.sample(made.model.tokenizer(), made.corpora, 0)
+    batch = made.calibration.sample(made.model, made.corpora, 0)
     best = float("inf")
     for _ in range(repeats):
         model = measuring.loaded(made)

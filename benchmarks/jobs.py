@@ -50,13 +50,13 @@ def rows(method: str, given: argparse.Namespace) -> tuple[list[str], list[str]]:
     def warm_up(engine: str, dtype: str) -> None:
         """What a process does once: imports, compiled kernels, a GPU's libraries."""
         small = measuring.experiment("model=random", measuring.SMOLLM2_SHAPE % 1, f"dtype={dtype}")
-        batch = small.calibration.sample(small.model.tokenizer(), small.corpora, 0)
+        batch = small.calibration.sample(small.model, small.corpora, 0)
         engines[engine].apply(measuring.loaded(small), StageContext(next(split(batch, 2))))
 
     def once(engine: str, dtype: str) -> None:
         text = [f"calibration.sequences={given.sequences}", f"calibration.tokens={given.tokens}"]
         made = measuring.experiment(f"model={given.model}", f"dtype={dtype}", *text)
-        batch = made.calibration.sample(made.model.tokenizer(), made.corpora, given.seed)
+        batch = made.calibration.sample(made.model, made.corpora, given.seed)
         model = measuring.loaded(made)
         started = time.perf_counter()
         engines[engine].apply(model, StageContext(batch, given.seed))

@@ -94,7 +94,7 @@ def prune(folder: Path, given: argparse.Namespace) -> None:
         return resident(self, block)
 
     LanguageModel.resident = timed
-    batch = made.calibration.sample(model.tokenizer, made.corpora, 0)
+    batch = made.calibration.sample(made.model, made.corpora, 0)
     started = time.perf_counter()
     report = made.stages[0].technique.apply(model, StageContext(batch))
     seconds = time.perf_counter() - started

@@ -45,7 +45,7 @@ def put(mapping: Any) -> None:
 def job(words: tuple[str, ...], mapping: Any) -> None:
     """Compress and measure once, with `mapping` in the place of `parallel_map`."""
     made = measuring.experiment(*TEXT, *words)
-    batch = made.calibration.sample(made.model.tokenizer(), made.corpora, 0)
+    batch = made.calibration.sample(made.model, made.corpora, 0)
     model = MODELS.pop()
     put(mapping)
     try:

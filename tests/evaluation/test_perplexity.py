@@ -169,7 +169,7 @@ def test_a_text_shorter_than_one_window_is_a_fault(tiny_source, corpora, tmp_pat
 
 def test_what_is_no_language_model_is_a_fault(corpora, mine, tmp_path):
     (fault,) = Perplexity(corpora=[mine]).faults(random_model("bert", str(tmp_path)), corpora)
-    assert "no language model" in fault
+    assert "needs a language model" in fault
 
 
 @pytest.mark.parametrize(("field", "value"), [("context_tokens", 1), ("max_windows", 0), ("batch_tokens", 0)])

@@ -56,6 +56,11 @@ class Calibration:
 
     def faults(self, source: Any, corpora: Corpora) -> list[str]:
         """Faults of text, tokenizer or length that keep these sequences from being drawn. Reads no weights."""
+        if source.task == "seq2seq_lm":
+            return [
+                f"model {source.name} is an encoder-decoder (model.task=seq2seq_lm), which calibrates on pairs: set "
+                "calibration=pairs calibration.path=FILE"
+            ]
         if self.corpus == "text" and not self.path:
             return [f"calibration=text reads a file of yours: add calibration.path=FILE (.{', .'.join(KINDS)})"]
         if fault := corpora.fault(self._corpus):
@@ -100,13 +105,14 @@ class Calibration:
         """SHA-256 of the text."""
         return corpora.text(self._corpus).digest
 
-    def sample(self, tokenizer: Any, corpora: Corpora, seed: int) -> Batch:
+    def sample(self, source: Any, corpora: Corpora, seed: int) -> Batch:
         """Draw the sequences; equal seeds draw equal ones.
 
         Raises:
             TooFewTokensError: no document, or not the whole text, is long enough.
             CorpusError: the text cannot be read.
         """
+        tokenizer = source.tokenizer()
         self._check_length(tokenizer, corpora)
         chance = random.Random(seed)
         windows = []

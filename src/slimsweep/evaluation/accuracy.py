@@ -17,7 +17,7 @@ from slimsweep.data.corpora import SHORT_DIGEST, Corpora
 from slimsweep.data.rows import Rows
 from slimsweep.data.unknown_tokens import texts_fault
 from slimsweep.errors import CorpusError, TaskError
-from slimsweep.evaluation.base import Measurement, Metric
+from slimsweep.evaluation.base import Measurement, Metric, other_task_fault
 from slimsweep.evaluation.quantity import Quantity
 from slimsweep.hints import allowed_names
 from slimsweep.models.batch_sizes import BATCH_TOKENS, batch_tokens
@@ -96,7 +96,7 @@ class Accuracy(Metric):
             except (CorpusError, TaskError) as error:
                 faults.append(str(error))
         if source.task != "causal_lm":
-            faults.append(f"model {source.name} is no language model, which zero-shot tasks need")
+            faults.append(other_task_fault(source, "zero-shot accuracy"))
         elif source.tokenizer() is None:
             faults.append(f"model {source.name} has no tokenizer, which zero-shot tasks need")
         return faults or self._unknown_token_faults(source, corpora)

@@ -74,3 +74,11 @@ class Metric(ABC):
     def compare(self, dense: Any, model: Any) -> Measurement:
         """Measure what only shows beside the dense model, where layers have changed their shape."""
         return Measurement()
+
+
+def other_task_fault(source: Any, quantity: str) -> str:
+    """Fault of a quantity of decoders that a model of another task was asked for, with the profile that it has."""
+    profile = "evaluation=cost"
+    if source.task == "seq2seq_lm":
+        profile = "evaluation=pairs evaluation.metrics.pair_perplexity.path=FILE"
+    return f"{quantity} needs a language model, and model {source.name} has model.task={source.task}: set {profile}"

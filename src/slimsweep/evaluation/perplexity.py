@@ -16,7 +16,7 @@ from slimsweep.checks import refuse, whole_number_faults
 from slimsweep.data.corpora import SHORT_DIGEST, Corpora, corpus_name
 from slimsweep.data.unknown_tokens import ids_fault
 from slimsweep.errors import TooFewTokensError
-from slimsweep.evaluation.base import Measurement, Metric
+from slimsweep.evaluation.base import Measurement, Metric, other_task_fault
 from slimsweep.evaluation.quantity import Quantity
 from slimsweep.models.batch_sizes import BATCH_TOKENS, HEAD_NUMBERS, LOSS_NUMBERS, batch_tokens, longest_context
 from slimsweep.models.batches import text_batch
@@ -86,7 +86,7 @@ class Perplexity(Metric):
         names = self._names()
         faults = [f"perplexity_{name} is asked for twice" for name in dict.fromkeys(names) if names.count(name) > 1]
         if source.task != "causal_lm":
-            return [*faults, f"model {source.name} is no language model, which perplexity needs"]
+            return [*faults, other_task_fault(source, "perplexity")]
         tokenizer = source.tokenizer()
         if tokenizer is None:
             return [*faults, f"model {source.name} has no tokenizer, which perplexity needs"]

@@ -115,7 +115,7 @@ def calibrate(experiment: Experiment, model: LanguageModel) -> Batch | None:
     """All calibration sequences as one batch, or None for shapes alone."""
     if model.is_meta:
         return None
-    return experiment.calibration.sample(model.tokenizer, experiment.corpora, experiment.seed)
+    return experiment.calibration.sample(experiment.model, experiment.corpora, experiment.seed)
 
 
 def cache_of(experiment: Experiment) -> StageCache | None:
