@@ -89,7 +89,7 @@ def test_tokens_without_an_embedding_are_found(tmp_path):
     ("fields", "message"),
     [
         ({"source_tokens": 0}, "calibration.source_tokens=0: give a whole number"),
-        ({"target_tokens": 2.5}, "calibration.target_tokens=2.5: give a whole number"),
+        ({"target_tokens": -1}, "calibration.target_tokens=-1: give a whole number"),
         ({"target_path": "b.txt"}, "calibration.target_path has no sources beside it: add calibration.path=FILE"),
     ],
 )
