@@ -71,9 +71,9 @@ def spelled(saved: Path, folder: Path, words: Path) -> float:
         made = module.generate(
             input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], max_new_tokens=40, do_sample=False
         )
-    return sum(
-        phonemes_of(row, phonemes) == pair.target for row, pair in zip(made.tolist(), pairs, strict=True)
-    ) / len(pairs)
+    return sum(phonemes_of(row, phonemes) == pair.target for row, pair in zip(made.tolist(), pairs, strict=True)) / len(
+        pairs
+    )
 
 
 def _hash(pair) -> bytes:

@@ -30,9 +30,7 @@ def decoded(rows, mask) -> list[str]:
     """Texts of one id per byte, whose printable letters have the ids of GPT-2's byte alphabet."""
     from slimsweep.models.sources.byte_tokenizer import byte_tokenizer
 
-    return [
-        byte_tokenizer().decode(row[kept.bool()]).replace(" ", "") for row, kept in zip(rows, mask, strict=True)
-    ]
+    return [byte_tokenizer().decode(row[kept.bool()]).replace(" ", "") for row, kept in zip(rows, mask, strict=True)]
 
 
 def test_a_seed_decides_the_pairs(calibration, source, corpora):

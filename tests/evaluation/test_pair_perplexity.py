@@ -107,7 +107,8 @@ def test_what_is_measured_was_never_drawn(tmp_path, corpora):
     metric, tokenizer = PairPerplexity(path=path), source.tokenizer()
     drawable = len(words(60)) - len(held_out(words(60)))
     drawn = PairCalibration(path=path, sequences=drawable).sample(source, corpora, seed=0)
-    ids = {tuple(row[mask.bool()].tolist()) for row, mask in zip(drawn["input_ids"], drawn["attention_mask"], strict=True)}
+    rows = zip(drawn["input_ids"], drawn["attention_mask"], strict=True)
+    ids = {tuple(row[mask.bool()].tolist()) for row, mask in rows}
     measured_ids = {tuple(pair.source) for pair in metric._measured(tokenizer)}
     assert len(ids) == drawable and measured_ids and not ids & measured_ids
 

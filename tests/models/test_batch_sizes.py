@@ -61,3 +61,9 @@ def test_longest_context_by_either_name_of_the_field(tmp_path):
 
     for name, shape in DECODERS.items():
         assert longest_context(AutoConfig.for_model(**shape)) == (None if name == "bloom" else 128)  # ALiBi has no end
+
+
+def test_relative_positions_have_no_longest_context():
+    from transformers import T5Config
+
+    assert longest_context(T5Config(n_positions=512)) is None

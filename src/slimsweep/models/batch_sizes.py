@@ -44,4 +44,6 @@ def gpu_batch_tokens(width: int, free: int) -> int:
 def longest_context(config: Any) -> int | None:
     """Tokens a model takes at most, or None where its transformers config does not say."""
     text = config.get_text_config()
+    if hasattr(text, "relative_attention_num_buckets"):  # T5: `n_positions` in some of its configs is read by nothing
+        return None
     return getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)
