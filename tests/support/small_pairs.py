@@ -3,6 +3,8 @@
 import random
 from pathlib import Path
 
+import torch
+
 from slimsweep.models.sources.random import RandomModel
 
 BART = {
@@ -57,3 +59,11 @@ def pair_table(folder: Path, pairs: list[tuple[str, str]]) -> str:
     path = folder / "pairs.tsv"
     path.write_text("source\ttarget\n" + "".join(f"{source}\t{target}\n" for source, target in pairs))
     return str(path)
+
+
+def saved_seq2seq(family: str, folder: Path) -> Path:
+    """Folder of a random encoder-decoder, with its tokenizer."""
+    source = seq2seq(family, folder)
+    source.load(torch.float32, torch.device("cpu")).module.save_pretrained(folder / family)
+    source.tokenizer().save_pretrained(folder / family)
+    return folder / family
