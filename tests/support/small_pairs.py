@@ -4,46 +4,18 @@ import random
 from pathlib import Path
 
 import torch
+from family_shapes import ENCODER_DECODERS
 
 from slimsweep.models.sources.random import RandomModel
 
-BART = {
-    "model_type": "bart",
-    "vocab_size": 260,
-    "d_model": 32,
-    "encoder_layers": 2,
-    "decoder_layers": 2,
-    "encoder_attention_heads": 4,
-    "decoder_attention_heads": 4,
-    "encoder_ffn_dim": 48,
-    "decoder_ffn_dim": 48,
-    "max_position_embeddings": 40,
-    "pad_token_id": 0,
-    "decoder_start_token_id": 1,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "forced_eos_token_id": None,
-}
-T5 = {
-    "model_type": "t5",
-    "vocab_size": 260,
-    "d_model": 32,
-    "d_kv": 8,
-    "d_ff": 48,
-    "num_layers": 2,
-    "num_heads": 4,
-    "relative_attention_num_buckets": 8,
-    "relative_attention_max_distance": 16,
-    "pad_token_id": 0,
-    "eos_token_id": 1,
-}
-MARIAN = BART | {"model_type": "marian"}
-SHAPES = {"bart": BART, "marian": MARIAN, "t5": T5}
+LONGEST = {"bart": 40, "marian": 40}
+"""Positions of what has any."""
 
 
 def seq2seq(family: str, folder: Path, **shape) -> RandomModel:
     """Random encoder-decoder of a family, with one id per byte."""
-    shape = SHAPES[family] | shape
+    positions = {"max_position_embeddings": LONGEST[family]} if family in LONGEST else {}
+    shape = ENCODER_DECODERS[family] | positions | shape
     return RandomModel(name=family, task="seq2seq_lm", shape=shape, cache_dir=str(folder))
 
 
