@@ -93,7 +93,10 @@ class Heads(UnitRemoval, Technique):
     def plan_removal(self, skeleton: Skeleton) -> list[dict[str, Any]]:
         units = self._units(skeleton)
         removed = self._ranked(units, {place: last_first(its) for place, its in units.items()})
-        return self.remove_chosen(skeleton, lambda index, its, _: Choice(removed[index, its.kind]), None)
+        sizes = {its.members * its.reader.index.shape[1] for its in units.values()}
+        note = {"note": "heads differ in size, and which go is not known without weights: the last were taken"}
+        notes = note if self.ranking == "global" and len(sizes) > 1 else {}
+        return self.remove_chosen(skeleton, lambda index, its, _: Choice(removed[index, its.kind], notes), None)
 
     def _units(self, model: LanguageModel) -> dict[Place, Units]:
         return {
