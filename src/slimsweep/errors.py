@@ -51,7 +51,7 @@ class StageError(SlimsweepError):
 
 
 class LayerError(SlimsweepError):
-    """A layer could not be compressed for a reason that no other error has; the message names it."""
+    """A layer or block could not be treated for a reason that no other error has; the message names it."""
 
 
 class StoreError(SlimsweepError):

@@ -4,7 +4,7 @@ from contexts import text_context
 from restatements import layer_inputs, perplexity, wanda_layer
 
 from slimsweep.blockwise.activations import InputSum
-from slimsweep.blockwise.layerwise import _in_turn
+from slimsweep.blockwise.layerwise import _by_size
 from slimsweep.blockwise.shared_inputs import Prepared
 from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.errors import HessianError, ModelError
@@ -152,7 +152,7 @@ def test_one_layer_of_each_input_comes_first_then_the_largest():
     every = [Prepared(method, InputSum(names.split(), torch.eye(size))) for names, size in sizes.items()]
     for prepared in every[2:3]:
         prepared()  # what is prepared already keeps its place
-    assert [name for name, _ in _in_turn(every, layers)] == ["down", "up", "q", "o", "gate", "k"]
+    assert [name for name, _ in _by_size(every, layers)] == ["down", "up", "q", "o", "gate", "k"]
 
 
 @pytest.fixture

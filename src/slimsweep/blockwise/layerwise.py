@@ -1,10 +1,10 @@
-"""The walk over blocks, written once: collect what a technique asks of the inputs, compress, go on."""
+"""Compress the linear layers of a model block by block: collect what a technique asks of the inputs, compress."""
 
 import contextlib
 import functools
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,11 +13,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from slimsweep.blockwise.activations import Activations, InputSum
+from slimsweep.blockwise.activations import InputSum
 from slimsweep.blockwise.layer_method import InputStatistic, LayerMethod, Pruned
-from slimsweep.blockwise.sequential import by_group
 from slimsweep.blockwise.shared_inputs import Prepared, Shared
 from slimsweep.blockwise.stage_context import StageContext
+from slimsweep.blockwise.walk import Visit, Walk
 from slimsweep.errors import LayerError, ModelError, SlimsweepError
 from slimsweep.linear.base import (
     LinearForm,
@@ -51,7 +51,6 @@ class LayerReport:
     notes: dict[str, Any] = field(default_factory=dict)
 
 
-@torch.no_grad()
 def compress_blocks(
     model: LanguageModel,
     method: LayerMethod,
@@ -60,72 +59,61 @@ def compress_blocks(
 ) -> list[LayerReport]:
     """Compress the targeted layers in place, block by block, in forward order.
 
-    Beyond the weights it holds the inputs of one block for all sequences. A method that is no InputStatistic
-    walks without any forward.
+    A method that is no InputStatistic walks without any forward.
 
     Raises:
         ModelError: inputs of a layer that are not finite, or that no calibration token reached.
         HessianError: a Hessian that no damping makes factorable; both name the layers.
     """
     blocks = targets_by_block(model, targets)
-    last = max((index for index, layers in enumerate(blocks) if layers), default=-1)
-    reports: list[LayerReport] = []
+    stop = max((index for index, layers in enumerate(blocks) if layers), default=-1) + 1
     with _shared(context, method, targets) as shared:
         looks = isinstance(method, InputStatistic) and not shared.is_known
-        activations = Activations(model, context.batches) if looks else None
-        for index, block in progress(model.blocks[: last + 1], type(method).__name__):
-            layers = blocks[index]
-            with model.resident(block):
-                if activations is None:
-                    known = shared.is_known
-                    every = shared.read(index, model.compute_device) if known else [_unasked(method, layers)]
-                    reports += _compress(model, method, layers, every, context)
-                    shared.keep(index, every)
-                    continue
-                if method.inputs == "sequential" and layers:
-                    reports += _in_sequence(model, method, activations, index, layers, context, index == last)
-                    continue
-                advances_early = method.inputs == "dense" or not layers
-                collect = functools.partial(_timed, activations.collect, index, layers, advances_early and index < last)
-                every = shared.sum(index, collect)
-                reports += _compress(model, method, layers, every, context)
-                shared.keep(index, every)
-                if not advances_early and index < last:
-                    activations.advance(index)
-    return reports
+
+        def treat(visit: Visit) -> list[LayerReport]:
+            layers = blocks[visit.index]
+            if looks and method.inputs == "sequential" and layers:
+                return _in_turn(model, method, visit, layers, context)
+            if looks:
+                every = shared.sum(visit.index, functools.partial(_timed, visit.collect, layers))
+            elif shared.is_known:
+                every = shared.read(visit.index, model.compute_device)
+            else:
+                every = [Prepared(method, InputSum(list(layers), None))]
+            reports = _compress(model, method, layers, every, context)
+            shared.keep(visit.index, every)
+            return reports
+
+        walk = Walk(
+            title=type(method).__name__,
+            batch=context.batches if looks else None,
+            propagation=method.inputs if looks else "compressed",
+            stop=stop,
+        )
+        return walk.run(model, treat)
 
 
 def _timed(
     collect: Callable[..., list[InputSum]],
-    index: int,
     layers: dict[str, nn.Module],
-    advance: bool,
     statistic: Callable[[Tensor], Any],
     merge: Callable[[Any, Any], Any],
 ) -> tuple[list[InputSum], float]:
     """A block's sums, and the seconds they took."""
     started = time.perf_counter()
-    return collect(index, layers, statistic, advance, merge), time.perf_counter() - started
+    return collect(layers, statistic, merge), time.perf_counter() - started
 
 
-def _unasked(method: LayerMethod, layers: dict[str, nn.Module]) -> Prepared:
-    """For a method that asks nothing of inputs."""
-    return Prepared(method, InputSum(list(layers), None))
-
-
-def _in_sequence(
+def _in_turn(
     model: LanguageModel,
     method: LayerMethod,
-    activations: Activations,
-    index: int,
+    visit: Visit,
     layers: dict[str, nn.Module],
     context: StageContext,
-    is_last: bool,
 ) -> list[LayerReport]:
     """Compress a block's layers in forward order, each on outputs of all that were compressed before it."""
     reports: dict[str, LayerReport] = {}
-    replaced = model.module.get_submodule
-    for shared in by_group(activations, index, layers, replaced, method.statistic, is_last):
+    for shared in visit.collect_in_turn(layers, method.statistic, model.module.get_submodule):
         group = {name: layers[name] for name in shared.layers}
         every = [Prepared(method, shared)]
         reports |= {report.name: report for report in _compress(model, method, group, every, context)}
@@ -234,11 +222,11 @@ def _compress(
         except Exception as error:
             raise LayerError(f"{name}: {type(error).__name__}: {error}") from error
 
-    reports = {report.name: report for report in parallel_map(solve, _in_turn(every, layers), device)}
+    reports = {report.name: report for report in parallel_map(solve, _by_size(every, layers), device)}
     return [reports[name] for name in layers]
 
 
-def _in_turn(every: list[Prepared], layers: dict[str, nn.Module]) -> list[tuple[str, Prepared]]:
+def _by_size(every: list[Prepared], layers: dict[str, nn.Module]) -> list[tuple[str, Prepared]]:
     """Layers with what they share, one of each input first: nobody waits for what another layer prepares."""
     sizes = {name: math.prod(layer_shape(layer)) for name, layer in layers.items()}
     firsts, others = [], []
@@ -248,12 +236,3 @@ def _in_turn(every: list[Prepared], layers: dict[str, nn.Module]) -> list[tuple[
         others += [(name, prepared) for name in rest]
     firsts.sort(key=lambda job: (-job[1].numbers, -sizes[job[0]]))
     return firsts + sorted(others, key=lambda job: -sizes[job[0]])
-
-
-def progress(blocks: list[nn.Module], title: str) -> Iterable[tuple[int, nn.Module]]:
-    """Blocks with their index, under a progress bar where somebody watches."""
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    return track(list(enumerate(blocks)), title, console=console, transient=True, disable=not console.is_terminal)

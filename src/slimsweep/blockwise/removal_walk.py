@@ -1,4 +1,4 @@
-"""The walk that removes heads and neurons block by block, and the least-squares repair of what reads them."""
+"""Removal of heads and neurons block by block, and the least-squares repair of what reads them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -8,9 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from slimsweep.blockwise.activations import Activations
-from slimsweep.blockwise.layerwise import progress
 from slimsweep.blockwise.shared_inputs import inputs_clause
+from slimsweep.blockwise.walk import Visit, Walk
 from slimsweep.errors import HessianError, ModelError
 from slimsweep.linear.base import weight_2d
 from slimsweep.linear.mask import removed as removed_of
@@ -35,7 +34,6 @@ Choose = Callable[[int, Units, Tensor | None], Choice]
 """From a block's index, its units and, where asked for, the Gram matrix of their reader's inputs."""
 
 
-@torch.no_grad()
 def reduce_blocks(
     model: LanguageModel,
     kinds_by_block: dict[int, Sequence[str]],
@@ -53,36 +51,34 @@ def reduce_blocks(
     Raises:
         ModelError: calibration inputs that are not finite.
     """
-    activations = None if batch is None else Activations(model, batch)
-    last = max(kinds_by_block, default=-1)
-    entries = []
-    for index, block in progress(model.blocks[: last + 1], title):
-        with model.resident(block):
-            for kind in kinds_by_block.get(index, ()):
-                units = units_of(model, kind, index)
-                seen = _collect(activations, index, units) if activations else None
-                choice = choose(index, units, seen)
-                if len(set(choice.removed)) >= len(units):
-                    raise ModelError(
-                        f"No {kind} would be left in block {index}: an earlier stage left {len(units)}. "
-                        "Give a smaller ratio."
-                    )
-                entry = {"block": index, "kind": kind, "before": len(units), "members": units.members, **choice.notes}
-                if repair and seen is not None and len(choice.removed):
-                    entry |= _repair(units, choice.removed, seen)
-                remove(model, units, choice.removed)
-                entries.append(entry | {"removed": len(choice.removed)})
-            if activations and index < last:
-                activations.advance(index)
-    return entries
+
+    def treat(visit: Visit) -> list[dict[str, Any]]:
+        entries = []
+        for kind in kinds_by_block.get(visit.index, ()):
+            units = units_of(model, kind, visit.index)
+            seen = None if batch is None else _collect(visit, units)
+            choice = choose(visit.index, units, seen)
+            if len(set(choice.removed)) >= len(units):
+                raise ModelError(
+                    f"No {kind} would be left in block {visit.index}: an earlier stage left {len(units)}. "
+                    "Give a smaller ratio."
+                )
+            entry = {"block": visit.index, "kind": kind, "before": len(units), "members": units.members, **choice.notes}
+            if repair and seen is not None and len(choice.removed):
+                entry |= _repair(units, choice.removed, seen)
+            remove(model, units, choice.removed)
+            entries.append(entry | {"removed": len(choice.removed)})
+        return entries
+
+    return Walk(title=title, batch=batch, stop=max(kinds_by_block, default=-1) + 1).run(model, treat)
 
 
-def _collect(activations: Activations, index: int, units: Units) -> Float[Tensor, "in in"]:
+def _collect(visit: Visit, units: Units) -> Float[Tensor, "in in"]:
     """Mean of x x^T over the calibration tokens, x the inputs of the units' reader."""
     reader = units.reader
-    (shared,) = activations.collect(index, {reader.name: reader.module}, gram, advance=False)
+    (shared,) = visit.collect({reader.name: reader.module}, gram)
     refuse_non_finite(shared.summed, inputs_clause([reader.name]), "remove less")
-    return shared.summed / activations.tokens(index)
+    return shared.summed / visit.activations.tokens(visit.index)
 
 
 def _repair(units: Units, removed: Sequence[int], seen: Float[Tensor, "in in"]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ def parallel_map(work: Callable[[Any], Any], items: Iterable[Any], device: torch
     threads = torch.get_num_threads()
     workers = min(threads, len(items)) if device.type == "cpu" else 1
     if workers <= 1:
-        return [work(item) for item in items]
+        return list(map(work, items))
     try:
         with ThreadPoolExecutor(workers, initializer=_enter, initargs=(threads // workers,)) as pool:
             return list(pool.map(work, items))

@@ -1,9 +1,10 @@
 import pytest
+from small_stacks import encoder_decoder
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from slimsweep.blockwise.layer_method import LayerMethod
-from slimsweep.techniques.external.base import dense_faults
+from slimsweep.techniques.external.base import dense_faults, stack_faults
 from slimsweep.techniques.external.llmcompressor import LLMCompressor
 from slimsweep.techniques.external.sparseml import SparseML
 from slimsweep.techniques.pruning.sparsegpt import SparseGPT
@@ -47,3 +48,9 @@ def test_other_layers_than_torchs_are_named():
     assert dense_faults({"a": nn.Linear(2, 2)}, "peer") == []
     (fault,) = dense_faults({"a": nn.Linear(2, 2), "h.c_attn": Conv1D(2, 2)}, "peer")
     assert fault.endswith("h.c_attn, ...")
+
+
+def test_a_model_of_two_stacks_is_refused(tiny, tmp_path):
+    assert stack_faults(tiny, "peer") == []
+    (fault,) = stack_faults(encoder_decoder("bart", tmp_path), "peer")
+    assert "peer" in fault and "encoder" in fault and "technique=" in fault

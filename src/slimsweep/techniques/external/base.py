@@ -50,7 +50,8 @@ class PeerPruner(PruningCounts, Technique):
         return f"{size - kept}:{size}"
 
     def faults(self, skeleton: LanguageModel) -> list[str]:
-        return [*super().faults(skeleton), *dense_faults(self.targets(skeleton), self.package)]
+        faults = [*super().faults(skeleton), *dense_faults(self.targets(skeleton), self.package)]
+        return faults + stack_faults(skeleton, self.package)
 
     @property
     def requirements(self) -> Requirements:
@@ -67,6 +68,16 @@ class PeerPruner(PruningCounts, Technique):
 
     def _planned(self, shape: tuple[int, int], zeros: int) -> int:
         return super()._planned(shape, zeros) + (len(self.units(*shape)) if self.drops_threshold else 0)
+
+
+def stack_faults(skeleton: LanguageModel, package: str) -> list[str]:
+    """One fault of a model that has more than one stack of blocks."""
+    if len(skeleton.stack_ranges) == 1:
+        return []
+    return [
+        f"{package} is run on models of one stack of blocks, and this one has an encoder and a decoder: use our own "
+        "techniques, such as technique=sparsegpt or technique=gptq"
+    ]
 
 
 def dense_faults(targets: dict[str, nn.Module], package: str) -> list[str]:

@@ -14,7 +14,7 @@ from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.skeleton import Skeleton
 from slimsweep.numerics.uniform_grid import SCALE_DTYPES, Grid
 from slimsweep.techniques.base import Requirements, StageReport, Technique
-from slimsweep.techniques.external.base import dense_faults
+from slimsweep.techniques.external.base import dense_faults, stack_faults
 from slimsweep.techniques.external.oneshot import import_quietly, package_faults, package_notes, run_oneshot
 from slimsweep.techniques.layerwise import report_of
 from slimsweep.techniques.quantization.base import UniformGrid
@@ -50,7 +50,8 @@ class LLMCompressorQuantizer(UniformGrid, Technique):
         return faults
 
     def faults(self, skeleton: LanguageModel) -> list[str]:
-        return [*package_faults(), *super().faults(skeleton), *dense_faults(self.targets(skeleton), "llm-compressor")]
+        faults = [*package_faults(), *super().faults(skeleton), *dense_faults(self.targets(skeleton), "llm-compressor")]
+        return faults + stack_faults(skeleton, "llm-compressor")
 
     @property
     def requirements(self) -> Requirements:

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -108,14 +107,17 @@ class PruningCounts(LayerTargets):
 
     def apply(self, model: LanguageModel, context: StageContext) -> StageReport:
         """Every pass; the report is that of the last."""
-        return self._in_passes(lambda number: self.walk(model, _context_of_pass(context, number)))
+        reports = []
+        for number in range(self.passes):
+            reports.append(self.walk(model, _context_of_pass(context, number)))
+        return self._last(reports)
 
     def plan(self, skeleton: Skeleton) -> StageReport:
         """Plan the zeros of every pass; the report is that of the last."""
-        return self._in_passes(lambda _: self._plan_pass(skeleton))
+        return self._last([self._plan_pass(skeleton) for _ in range(self.passes)])
 
-    def _in_passes(self, prune: Callable[[int], StageReport]) -> StageReport:
-        reports = [prune(number) for number in range(self.passes)]
+    def _last(self, reports: list[StageReport]) -> StageReport:
+        """Report of the last pass, with the zeros of each where there are several."""
         if self.passes > 1:
             zeros = [sum(layer.zeros for layer in report.layers) for report in reports]
             reports[-1].notes["zeros_by_pass"] = zeros

@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from slimsweep.blockwise.activations import Activations
-from slimsweep.blockwise.layerwise import LayerReport, progress, replace_weight, targets_by_block
+from slimsweep.blockwise.layerwise import LayerReport, replace_weight, targets_by_block
 from slimsweep.blockwise.shared_inputs import refuse_inputs
 from slimsweep.blockwise.stage_context import StageContext
+from slimsweep.blockwise.walk import Visit, Walk
 from slimsweep.linear.base import PackedLinear, kinds_of, linear_forms, weight_2d
 from slimsweep.linear.mask import removed as removed_of
 from slimsweep.models.language_model import LanguageModel
@@ -91,24 +91,19 @@ class RescalingQuantizer(PackedStorage, Technique):
         targets = self.targets(model)
         places, reasons = self.places(model, targets)
         blocks = targets_by_block(model, targets)
-        last = max(index for index, layers in enumerate(blocks) if layers)
-        activations, reports = Activations(model, context.batches), []
-        for index, block in progress(model.blocks[: last + 1], type(self).__name__):
-            layers = blocks[index]
-            advances_early = self.inputs == "dense" or not layers
-            with model.resident(block), torch.no_grad():
-                sums = activations.collect(
-                    index, layers, self.statistic, advance=advances_early and index < last, merge=type(self).merge
-                )
-                for shared in sums:
-                    refuse_inputs(shared)
-                seen = {name: shared.summed for shared in sums for name in shared.layers}
-                reports += self._rescale(
-                    model, index, [place for place in places if place.block == index], seen, reasons
-                )
-                if not advances_early and index < last:
-                    activations.advance(index)
-        return report_of(reports)
+        stop = max(index for index, layers in enumerate(blocks) if layers) + 1
+
+        def treat(visit: Visit) -> list[LayerReport]:
+            sums = visit.collect(blocks[visit.index], self.statistic, type(self).merge)
+            for shared in sums:
+                refuse_inputs(shared)
+            seen = {name: shared.summed for shared in sums for name in shared.layers}
+            own = [place for place in places if place.block == visit.index]
+            return self._rescale(model, visit.index, own, seen, reasons)
+
+        title = type(self).__name__
+        walk = Walk(title=title, batch=context.batches, propagation=self.inputs, stop=stop)
+        return report_of(walk.run(model, treat))
 
     def places(self, model: LanguageModel, targets: dict[str, nn.Module]) -> tuple[list[Place], dict[str, str]]:
         """Places that this technique scales, and for each targeted layer that no place reaches the reason."""

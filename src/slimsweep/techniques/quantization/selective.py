@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from slimsweep.blockwise.fisher import fisher_diagonal, replaced
 from slimsweep.blockwise.gradients import sequence_losses
-from slimsweep.blockwise.layerwise import LayerReport, install_empty, progress, replace_weight, targets_by_block
+from slimsweep.blockwise.layerwise import LayerReport, install_empty, replace_weight, targets_by_block
 from slimsweep.blockwise.stage_context import StageContext
+from slimsweep.blockwise.walk import Visit, Walk
 from slimsweep.checks import choice_faults, is_whole_number, number_faults
 from slimsweep.linear.base import layer_shape, value_bits, weight_2d
 from slimsweep.linear.mask import removed as removed_of
@@ -122,14 +123,14 @@ class Selective(PreservedSparsity, Technique):
         measured = self._estimated if self.measure == "fisher" else self._measured
         sensitivity = measured(model, targets, context.batches)
         chosen = self._chosen(targets, sensitivity)
-        reports = []
-        for block, layers in zip(model.blocks, targets_by_block(model, targets), strict=True):
-            with model.resident(block):
-                for name in layers:
-                    table = {str(bits): float(f"{value:.4g}") for bits, value in sensitivity[name].items()}
-                    notes = {"bits": chosen[name], "sensitivity": table}
-                    reports.append(self._store(model, name, chosen[name], notes))
-        return report_of(reports)
+        blocks = targets_by_block(model, targets)
+
+        def store(name: str) -> LayerReport:
+            table = {str(bits): float(f"{value:.4g}") for bits, value in sensitivity[name].items()}
+            return self._store(model, name, chosen[name], {"bits": chosen[name], "sensitivity": table})
+
+        walk = Walk(title=f"{type(self).__name__}, rounding")
+        return report_of(walk.run(model, lambda visit: map(store, blocks[visit.index])))
 
     def compress_layer(
         self,
@@ -178,17 +179,20 @@ class Selective(PreservedSparsity, Technique):
     ) -> dict[str, dict[int, float]]:
         """Rise of the mean loss with one layer rounded, all others as they are."""
 
-        before, rises = _mean_loss(model, batch), {}
+        before = _mean_loss(model, batch)
         if not math.isfinite(before):
             subject = f"The loss of the calibration text is {before}, so no layer's part in it can be measured"
             raise non_finite_error(subject, "compress less before")
         blocks = targets_by_block(model, targets)
-        for index, block in progress(model.blocks, type(self).__name__):
-            with model.resident(block):
-                for name, layer in blocks[index].items():
-                    losses = {bits: self._loss_with(model, name, layer, bits, batch) for bits in self._rounded}
-                    rises[name] = {bits: loss - before for bits, loss in losses.items()}
-        return rises
+
+        def treat(visit: Visit) -> list[tuple[str, dict[int, float]]]:
+            losses = {
+                name: {bits: self._loss_with(model, name, layer, bits, batch) for bits in self._rounded}
+                for name, layer in blocks[visit.index].items()
+            }
+            return [(name, {bits: loss - before for bits, loss in own.items()}) for name, own in losses.items()]
+
+        return dict(Walk(title=type(self).__name__).run(model, treat))
 
     def _loss_with(
         self,

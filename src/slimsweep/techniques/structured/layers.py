@@ -8,11 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from slimsweep.blockwise.activations import Activations
 from slimsweep.blockwise.gradients import sequence_losses
-from slimsweep.blockwise.layerwise import progress
 from slimsweep.blockwise.removal_walk import lowest_units
 from slimsweep.blockwise.stage_context import StageContext
+from slimsweep.blockwise.walk import Visit, Walk
 from slimsweep.checks import choice_faults, whole_number_faults
 from slimsweep.models.anatomy import shape_of
 from slimsweep.models.batches import Batch
@@ -111,32 +110,31 @@ def _below(count: int, blocks: int) -> str:
     return f"{math.floor(10_000 * min(count + 1, blocks) / blocks - 1e-9) / 10_000:g}"
 
 
-@torch.no_grad()
 def block_influence(model: LanguageModel, batch: Batch) -> Float[Tensor, " block"]:
     """1 - mean cosine between what enters and what leaves each block, over all tokens; padding is left out."""
-    activations = Activations(model, batch)
-    scores = torch.zeros(len(model.blocks))
-    for index, _block in progress(model.blocks, "block influence"):
-        before = activations.sequences(index)
-        activations.advance(index)
-        pairs = list(zip(before, activations.sequences(index), strict=True))
+
+    def influence(visit: Visit) -> list[Float[Tensor, ""]]:
+        before = visit.activations.sequences(visit.index)
+        visit.advance()
+        pairs = list(zip(before, visit.activations.sequences(visit.index), strict=True))
         cosines = [nn.functional.cosine_similarity(one.float(), two.float(), dim=-1).mean() for one, two in pairs]
-        scores[index] = 1 - pooled_mean(torch.stack(cosines), [len(one) for one, _ in pairs]).cpu()
-    return scores
+        return [1 - pooled_mean(torch.stack(cosines), [len(one) for one, _ in pairs]).cpu()]
+
+    return torch.stack(Walk(title="block influence", batch=batch).run(model, influence))
 
 
-@torch.no_grad()
 def loss_without(model: LanguageModel, batch: Batch) -> Float[Tensor, " block"]:
     """Mean loss of the text when each block in turn hands on its input; log of the perplexity."""
-    scores = torch.zeros(len(model.blocks))
-    for index, block in progress(model.blocks, "loss without a block"):
-        handle = block.register_forward_hook(_pass_on, with_kwargs=True)
+
+    def loss(visit: Visit) -> list[Float[Tensor, ""]]:
+        handle = visit.block.register_forward_hook(_pass_on, with_kwargs=True)
         try:
             losses, counts = sequence_losses(model, batch)
-            scores[index] = pooled_mean(torch.stack(losses), counts).cpu()
+            return [pooled_mean(torch.stack(losses), counts).cpu()]
         finally:
             handle.remove()
-    return scores
+
+    return torch.stack(Walk(title="loss without a block").run(model, loss))
 
 
 def _pass_on(_block: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
