@@ -6,7 +6,7 @@ from reductions import loud
 from removed import ids
 from restatements import layer_inputs
 
-from slimsweep.blockwise import removal_walk
+from slimsweep.blockwise import walk
 from slimsweep.blockwise.removal_walk import (
     Choice,
     lowest_units,
@@ -141,7 +141,7 @@ def test_entries_tell_what_went_in_the_order_it_went(tiny):
 
 
 def test_without_text_nothing_is_collected_and_shapes_are_enough(tiny_source, tiny, monkeypatch):
-    monkeypatch.setattr(removal_walk, "Activations", None)
+    monkeypatch.setattr(walk, "Activations", None)
     seen = []
     choose = lambda _index, _units, second_moment: seen.append(second_moment) or Choice([0])  # noqa: E731
     reduce(tiny, {0: BOTH}, choose, looks=False)
