@@ -60,17 +60,17 @@ def record_calls(
         blocks: consecutive blocks; the forward ends at the last one.
         before: output of the last block before them. Blocks before them then do not run.
     """
-    recorder = _Recorder(blocks)
+    recorder, every = _Recorder(blocks), model.blocks
     handles = [
         handle
         for index in blocks
         for handle in (
-            model.blocks[index].register_forward_pre_hook(recorder.entering(index), with_kwargs=True),
-            model.blocks[index].register_forward_hook(recorder.leaving),
+            every[index].register_forward_pre_hook(recorder.entering(index), with_kwargs=True),
+            every[index].register_forward_hook(recorder.leaving),
         )
     ]
     try:
-        with _skipped(model.blocks[: blocks.start] if before is not None else [], before):
+        with _skipped(every[: blocks.start] if before is not None else [], before):
             model.hidden_states(batch)
     except EnoughSeen:
         pass

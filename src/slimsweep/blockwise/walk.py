@@ -22,6 +22,7 @@ from slimsweep.models.batches import Batch
 from slimsweep.models.language_model import LanguageModel
 
 PROPAGATIONS = ("compressed", "dense", "sequential")
+"""Words of the knob `inputs`, see above."""
 
 
 @dataclass

@@ -16,14 +16,13 @@ from slimsweep.blockwise.layer_method import InputStatistic, Pruned
 from slimsweep.blockwise.layerwise import LayerReport, compress_blocks, install_empty
 from slimsweep.blockwise.shared_inputs import statistic_bytes
 from slimsweep.blockwise.stage_context import StageContext
+from slimsweep.blockwise.walk import PROPAGATIONS
 from slimsweep.checks import choice_faults, refuse
 from slimsweep.linear.base import LinearForm, has_single_weights, layer_shape, weight_count
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.skeleton import Skeleton
 from slimsweep.techniques.base import Requirements, StageReport
 from slimsweep.techniques.layer_names import format_layer_names
-
-INPUTS = ("compressed", "dense", "sequential")
 
 Form = tuple[type[LinearForm], dict[str, Any]]
 """Kind and settings in which a layer is stored."""
@@ -36,7 +35,7 @@ class LayerTargets(ABC):
     `walk` changes the layers. A family of techniques that shares a plan and a report has them in `plan` and `apply`.
     """
 
-    known_inputs: ClassVar[tuple[str, ...]] = INPUTS[:2]
+    known_inputs: ClassVar[tuple[str, ...]] = PROPAGATIONS[:2]
     """Values that the knob `inputs` may have; `sequential` only where the walk halts at each layer."""
 
     include: Sequence[str] = ("*",)
@@ -116,7 +115,7 @@ class LayerWalk(LayerTargets):
     One that looks at inputs has the mix-in InputStatistic beside it.
     """
 
-    known_inputs: ClassVar[tuple[str, ...]] = INPUTS
+    known_inputs: ClassVar[tuple[str, ...]] = PROPAGATIONS
 
     @property
     def requirements(self) -> Requirements:

@@ -5,12 +5,12 @@ from typing import ClassVar
 
 from torch import nn
 
+from slimsweep.blockwise.walk import PROPAGATIONS
 from slimsweep.linear.base import has_single_weights, is_plain
 from slimsweep.linear.orientation import is_transposed
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.numerics.column_solver import knob_faults
 from slimsweep.techniques.base import Requirements, Technique
-from slimsweep.techniques.layerwise import INPUTS
 from slimsweep.techniques.pruning.base import PruningCounts
 
 
@@ -23,7 +23,9 @@ class PeerPruner(PruningCounts, Technique):
 
     version: ClassVar[int] = 2
 
-    known_inputs: ClassVar[tuple[str, ...]] = INPUTS  # those that the package lacks are refused below, by its name
+    known_inputs: ClassVar[tuple[str, ...]] = (
+        PROPAGATIONS  # those that the package lacks are refused below, by its name
+    )
     package: ClassVar[str]
     """Its name in messages."""
 
