@@ -9,7 +9,7 @@ from conftest import PROJECT
 
 PACKAGE = PROJECT / "src" / "slimsweep"
 TOP = "__init__ and api"
-GROUND = "errors, paths, checks, hints and atomic"
+GROUND = "errors, paths, checks, hints, atomic and progress"
 ROOMS = (
     TOP,
     *("cli", "pipeline", "reports", "export", "figures", "records", "techniques", "evaluation", "blockwise", "data"),
@@ -17,7 +17,9 @@ ROOMS = (
     GROUND,
 )
 """From the door down."""
-FILES_OUTSIDE = {"__init__": TOP, "api": TOP} | dict.fromkeys(("errors", "paths", "checks", "hints", "atomic"), GROUND)
+FILES_OUTSIDE = {"__init__": TOP, "api": TOP} | dict.fromkeys(
+    ("errors", "paths", "checks", "hints", "atomic", "progress"), GROUND
+)
 DOCSTRING_LINES = 3
 
 

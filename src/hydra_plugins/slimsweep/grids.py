@@ -12,6 +12,7 @@ from hydra.core.utils import JobStatus
 from omegaconf import DictConfig, OmegaConf
 
 from slimsweep.cli.arguments import is_knob, readable
+from slimsweep.cli.live import shown
 from slimsweep.errors import ConfigError
 from slimsweep.pipeline.compose import missing_knob
 
@@ -74,7 +75,15 @@ class GridsSweeper(BasicSweeper):
         if self.config.dry_run:
             return sweep.show()
         context.config_loader = FrozenConfigs(context.config_loader, configs)
-        jobs = sweep.open()
+        try:
+            with shown():
+                errors = self._launch(sweep.open())
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(sweep.interrupted()) from None
+        return sweep.finish(errors)
+
+    def _launch(self, jobs: list[list[str]]) -> list[Exception]:
+        """Run jobs; returns the errors of those that failed."""
         errors: list[Exception] = []
         size = 1 if self.config.on_error == "stop" else (self.max_batch_size or max(1, len(jobs)))
         for start in range(0, len(jobs), size):
@@ -82,7 +91,7 @@ class GridsSweeper(BasicSweeper):
             errors += [job._return_value for job in results if job.status is JobStatus.FAILED]
             if self.config.on_error == "stop" and errors:
                 break
-        return sweep.finish(errors)
+        return errors
 
     def jobs(self, arguments: list[str]) -> list[Sequence[str]]:
         """Override lists of all grids in order, each once.

@@ -20,6 +20,7 @@ from slimsweep.blockwise.sequential import by_group
 from slimsweep.errors import LayerError, SlimsweepError
 from slimsweep.models.batches import Batch
 from slimsweep.models.language_model import LanguageModel
+from slimsweep.progress import tracked
 
 PROPAGATIONS = ("compressed", "dense", "sequential")
 """Words of the knob `inputs`, see above."""
@@ -79,7 +80,7 @@ class Walk:
     """A walk over the blocks of a model in forward order."""
 
     title: str
-    """Title of the progress bar."""
+    """Title of the walk, for whoever watches."""
     batch: Batch | None = None
     """Calibration sequences; None runs no forward between the blocks."""
     propagation: str = "compressed"
@@ -100,7 +101,7 @@ class Walk:
         with torch.no_grad():
             activations = None if self.batch is None else Activations(model, self.batch)
             blocks = model.blocks[: self.stop]
-            for index, block in progress(blocks, self.title):
+            for index, block in tracked(blocks, f"{self.title}: block"):
                 visit = Visit(index, block, activations, self.propagation, index == len(blocks) - 1)
                 with model.resident(block), _named(model.block_names[index]):
                     results += treat(visit)
@@ -118,12 +119,3 @@ def _named(block: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise LayerError(f"{block}: {type(error).__name__}: {error}") from error
-
-
-def progress(blocks: list[nn.Module], title: str) -> Iterable[tuple[int, nn.Module]]:
-    """Blocks with their index, under a progress bar where somebody watches."""
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    return track(list(enumerate(blocks)), title, console=console, transient=True, disable=not console.is_terminal)

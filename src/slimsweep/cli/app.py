@@ -4,8 +4,11 @@ import atexit
 import gc
 import logging
 import os
+import shlex
+import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -14,7 +17,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from slimsweep import progress
+from slimsweep.cli import console
 from slimsweep.cli.arguments import advice, from_shell
+from slimsweep.cli.console import VERBOSE, quiet_other_libraries
+from slimsweep.cli.live import shown
 from slimsweep.errors import ConfigError, SlimsweepError
 from slimsweep.hints import did_you_mean
 from slimsweep.paths import config_root, project_path
@@ -27,6 +34,7 @@ log = logging.getLogger(__name__)
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it: 128 + SIGINT."""
+VERBOSE_OPTIONS = ("-v", "--verbose")
 
 OmegaConf.register_new_resolver("slimsweep.path", lambda path: str(project_path(path)), replace=True)
 # Hydra makes the folder of a run before the job begins; a dry run makes none.
@@ -45,8 +53,13 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     gc.disable()  # what imports make stays, and looking through it takes a quarter of a second; until perform
     atexit.register(gc.freeze)  # nor need it be looked through when the interpreter ends: half a second
+    words = sys.argv[1:]
+    if set(words) & set(VERBOSE_OPTIONS):
+        os.environ[VERBOSE] = "1"
+    quiet_other_libraries()
+    before = signal.signal(signal.SIGINT, _interrupt)
     try:
-        sys.argv[1:] = from_shell(sys.argv[1:])
+        sys.argv[1:] = from_shell([word for word in words if word not in VERBOSE_OPTIONS])
         hydra.main(version_base="1.3", config_path=str(config_root() / "conf"), config_name="config")(job)()
     except (SlimsweepError, HydraException, OmegaConfBaseException) as error:
         if wants_traceback:
@@ -56,15 +69,23 @@ def main() -> None:
         if wants_traceback:  # else most likely Hydra, which makes outputs_dir before any check of ours
             raise
         sys.exit(f"slimsweep: {error.filename}: {error.strerror}. Choose a folder to write to: outputs_dir=FOLDER")
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         if wants_traceback:
             raise
-        print(
-            "slimsweep: interrupted. Finished records are kept; the same command goes on from there.", file=sys.stderr
-        )
+        kept = str(error) or "Finished records and stages are kept."
+        print(f"slimsweep: interrupted. {kept}\nGo on with: {shlex.join(['slimsweep', *words])}", file=sys.stderr)
         sys.exit(INTERRUPTED)
     finally:
+        progress.stop(False)
+        signal.signal(signal.SIGINT, before)
         gc.enable()
+
+
+def _interrupt(_number: int, _frame: Any) -> None:
+    """End the work in order at the first Ctrl-C; a second one kills the process."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    progress.stop(True)  # some libraries catch everything, this too
+    raise KeyboardInterrupt
 
 
 def explain(error: Exception) -> str:
@@ -120,8 +141,10 @@ def job(config: DictConfig) -> str | None:
     fault = store.fault()
     if fault:
         raise ConfigError([fault])
-    path = perform(experiment, store)
-    print(path, flush=True)
+    with shown():
+        path = perform(experiment, store)
+    if console.Console.live is None:
+        print(path, flush=True)
     return str(path)
 
 

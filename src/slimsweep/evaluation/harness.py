@@ -76,6 +76,10 @@ class HarnessModel(TemplateLM):
         shared = len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], zip(alone, whole, strict=False))))
         return whole[:shared] or [self.prefix_token_id], whole[shared:]
 
+    def loglikelihood(self, requests: list, disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+        """The harness's own, without its progress bar."""
+        return super().loglikelihood(requests, disable_tqdm=True)
+
     def _loglikelihood_tokens(
         self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
     ) -> list[tuple[float, bool]]:

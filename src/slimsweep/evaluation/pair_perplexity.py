@@ -12,12 +12,13 @@ from slimsweep.data.corpora import SHORT_DIGEST, Corpora
 from slimsweep.data.pair_file import PairFile
 from slimsweep.data.pairs import HELD_OUT_PART, Pair, TokenPair, pair_batch
 from slimsweep.evaluation.base import Measurement, Metric
-from slimsweep.evaluation.perplexity import exp, nll_parts, non_finite_reason, tracked
+from slimsweep.evaluation.perplexity import exp, nll_parts, non_finite_reason
 from slimsweep.evaluation.quantity import Quantity
 from slimsweep.models.batch_sizes import BATCH_TOKENS, batch_tokens
 from slimsweep.models.batches import IGNORED
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.sources.tokenizer_digest import tokenizer_digest
+from slimsweep.progress import tracked
 
 SPLITS: dict[str, Callable[[Pair], bool]] = {"held_out": lambda pair: pair.is_held_out, "all": lambda pair: True}
 RULES = {"held_out": f"sha256(source)%{HELD_OUT_PART}=0", "all": "all"}
@@ -125,7 +126,7 @@ def mean_target_nll(model: LanguageModel, pairs: Sequence[TokenPair], batch_toke
     Pairs of about equal length go through the model together, so that little of a batch is padding.
     """
     total, count = torch.zeros((), dtype=torch.float64, device=model.compute_device), 0
-    for group in tracked(_groups(pairs, batch_tokens), "pair_perplexity"):
+    for _, group in tracked(_groups(pairs, batch_tokens), "pairs: batch"):
         batch = pair_batch(group, model.config)
         predicted = batch["labels"] != IGNORED
         hidden = model.hidden_states(batch)

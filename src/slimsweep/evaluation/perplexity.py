@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -22,6 +22,7 @@ from slimsweep.models.batch_sizes import BATCH_TOKENS, HEAD_NUMBERS, LOSS_NUMBER
 from slimsweep.models.batches import text_batch
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.sources.tokenizer_digest import tokenizer_digest
+from slimsweep.progress import tracked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,20 +211,11 @@ def mean_nll(model: LanguageModel, windows: Int[Tensor, "window token"], batch_t
     """
     batches = windows.split(max(1, batch_tokens // windows.shape[1]))
     total = torch.zeros((), dtype=torch.float64, device=model.compute_device)
-    for batch in tracked(batches, label):
+    for _, batch in tracked(batches, f"{label}: batch"):
         hidden = model.hidden_states(text_batch(batch))[:, :-1].flatten(0, 1)
         for nll in nll_parts(model, hidden, batch[:, 1:].flatten()):
             total += nll
     return total.item() / (windows.shape[0] * (windows.shape[1] - 1))
-
-
-def tracked(batches: Sequence[Any], label: str) -> Iterable[Any]:
-    """The batches; on a terminal with a bar that goes when they end."""
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    return track(batches, label, console=console, transient=True, disable=not console.is_terminal)
 
 
 def nll_parts(

@@ -6,7 +6,7 @@ import gc
 import logging
 import shutil
 import tempfile
-import traceback
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +14,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from slimsweep.pipeline.experiment import Asked, Experiment
+from slimsweep.progress import watcher
 from slimsweep.records.record import write_json
 from slimsweep.records.store import Store
 
@@ -81,6 +82,8 @@ def complete(experiment: Experiment, store: Store, missing: dict[str, Asked]) ->
     key, folder, before = experiment.key, store.folder(experiment.key), store.model(experiment.key)
     words = ", ".join(dict.fromkeys(asked.name for asked in missing.values()))
     log.info("%s%s%s", position(experiment, store), experiment.label, f": only {words}" if before else "")
+    watcher().job_started(experiment.label)
+    started = time.perf_counter()
     try:
         for one in borrowed(experiment, store, missing):
             store.keep(key, one)
@@ -90,12 +93,18 @@ def complete(experiment: Experiment, store: Store, missing: dict[str, Asked]) ->
             if save_to:
                 shutil.rmtree(save_to, ignore_errors=True)  # left by a job that was killed
             run(experiment, store, missing, save_to)
-        return store.finish(key, experiment.asked)
+        record = store.finish(key, experiment.asked)
     except Exception as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
         # The job's own log keeps the traceback: Hydra shows only the first failure of a multirun.
-        log.error("failed: %s\n%s", experiment.label, traceback.format_exc())
-        store.write_failure(key, f"{type(error).__name__}: {error}".splitlines()[0])
+        log.error("failed: %s: %s (%s)", experiment.label, reason, folder / "job.log", exc_info=True)
+        store.write_failure(key, reason)
+        watcher().job_failed(experiment.label, reason)
         raise
+    seconds = time.perf_counter() - started
+    log.info("recorded: %s in %.1f s", experiment.label, seconds)
+    watcher().job_finished(experiment.label, record, seconds)
+    return record
 
 
 def publish(experiment: Experiment, store: Store, record: dict) -> None:

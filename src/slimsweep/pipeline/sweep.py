@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from slimsweep.errors import ConfigError, FigureError, ModelError, SlimsweepError, StageError, StoreError
 from slimsweep.pipeline.compose import choices_of
 from slimsweep.pipeline.experiment import Experiment
+from slimsweep.progress import watcher
 from slimsweep.records.record import write_json, write_text
 from slimsweep.records.store import Store, SweepJob
 
@@ -112,7 +113,21 @@ class Sweep:
             else:
                 missing.append(job.overrides)
         log.info("%s: %d jobs, %d already recorded", self.name, len(self.jobs), len(self.jobs) - len(missing))
+        labels = [experiment.label for job, experiment in self.launches if job.overrides in missing]
+        watcher().sweep_started(self.name, labels, self._records())
         return missing
+
+    def _records(self) -> list[dict[str, Any]]:
+        """Records of this launch's jobs that are there."""
+        return [record for job in self.jobs if (record := self.store.read(job.key, job.measurements))]
+
+    def interrupted(self) -> str:
+        """What is recorded and what is not, after a launch was ended."""
+        states = [status.state for status in self.store.states(self.jobs)]
+        return (
+            f"{states.count('done')} of {len(states)} jobs of {self.name} are recorded and kept. Of the others, "
+            "finished stages of the job at work are kept too."
+        )
 
     def listed(self) -> tuple[SweepJob, ...]:
         """The jobs of the sweep's list: those of this launch, behind those there before where it amends the sweep."""
@@ -143,6 +158,7 @@ class Sweep:
     def _finish(self, errors: list[Exception]) -> Path:
         from slimsweep.records.table import render
 
+        log.info("%s: drawing the table and the figures", self.name)
         states, listed = self.store.states(self.jobs), self.listed()
         records = [record for job in listed if (record := self.store.read(job.key, job.measurements))]
         table = render(records)

@@ -1,0 +1,65 @@
+"""Log lines for people: one line an event on standard output, those of other libraries only when asked for.
+
+With a live display the lines of slimsweep become its steps, and warnings are printed above it.
+"""
+
+import logging
+import os
+import sys
+
+from slimsweep.progress import watcher
+
+VERBOSE = "SLIMSWEEP_VERBOSE"
+"""Environment variable that `-v` sets, so that processes of other launchers have it too."""
+QUIET = {
+    "TQDM_DISABLE": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DATASETS_VERBOSITY": "error",
+}
+"""Environment by which other libraries write no bars and no remarks; what a user has set stays."""
+OWN = ("slimsweep", "hydra_plugins.slimsweep")
+
+
+def is_verbose() -> bool:
+    """Whether everything is to be shown."""
+    return bool(os.environ.get(VERBOSE))
+
+
+def quiet_other_libraries() -> None:
+    """Switch off bars and remarks of other libraries; to be called before they are imported."""
+    if not is_verbose():
+        for name, value in QUIET.items():
+            os.environ.setdefault(name, value)
+
+
+class Console(logging.Handler):
+    """Writes log lines to standard output. A traceback is shown with -v only: the job's own log has it."""
+
+    live = None
+    """Rich console of the live display, which prints above itself; None where there is no display."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._emit(record)
+        except Exception:  # a closed pipe, say: logging reports it and goes on
+            self.handleError(record)
+
+    def _emit(self, record: logging.LogRecord) -> None:
+        is_own = record.name.startswith(OWN)
+        if not (is_own or is_verbose() or record.levelno >= logging.ERROR):
+            return
+        if self.live is not None and is_own and record.levelno <= logging.INFO:
+            watcher().step(record.getMessage())
+            return
+        text = self.format(record) if is_verbose() else self._line(record)
+        if self.live is not None:
+            self.live.print(text, markup=False, highlight=False)
+        else:
+            print(text, file=sys.stdout, flush=True)
+
+    def _line(self, record: logging.LogRecord) -> str:
+        """The line without a traceback."""
+        shown = logging.makeLogRecord(record.__dict__ | {"exc_info": None, "exc_text": None, "stack_info": None})
+        return self.format(shown)
