@@ -10,7 +10,7 @@ from slimsweep.records.store import Store
 
 
 def measured(answer) -> list[str]:
-    return [line.split(":")[0] for line in answer.out.splitlines() if line.endswith(": measuring")]
+    return [line.split()[1].rstrip(":") for line in answer.out.splitlines() if line.endswith(": measuring")]
 
 
 def test_another_protocol_is_a_second_measurement_of_one_record(slimsweep, tmp_path):

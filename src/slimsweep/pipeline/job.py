@@ -102,7 +102,7 @@ def complete(experiment: Experiment, store: Store, missing: dict[str, Asked]) ->
         watcher().job_failed(experiment.label, reason)
         raise
     seconds = time.perf_counter() - started
-    log.info("recorded: %s in %.1f s", experiment.label, seconds)
+    log.info("%srecorded: %s in %.1f s", position(experiment, store), experiment.label, seconds)
     watcher().job_finished(experiment.label, record, seconds)
     return record
 

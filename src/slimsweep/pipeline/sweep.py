@@ -122,7 +122,7 @@ class Sweep:
         return [record for job in self.jobs if (record := self.store.read(job.key, job.measurements))]
 
     def interrupted(self) -> str:
-        """What is recorded and what is not, after a launch was ended."""
+        """Tell what is recorded after a launch was ended."""
         states = [status.state for status in self.store.states(self.jobs)]
         return (
             f"{states.count('done')} of {len(states)} jobs of {self.name} are recorded and kept. Of the others, "

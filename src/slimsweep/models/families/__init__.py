@@ -36,7 +36,7 @@ class Stack:
     blocks: str
     """ModuleList of the blocks, counted from the top module."""
     attention_inputs: tuple[str, ...]
-    """Of self-attention, as the next five; see Attention."""
+    """Self-attention, as the next five fields; see Attention."""
     attention_output: str
     head_width: str
     head_counts: dict[str, str] = field(default_factory=dict)

@@ -1,0 +1,167 @@
+"""The live display, the log lines where there is none, and Ctrl-C."""
+
+import fcntl
+import io
+import logging
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+
+import pytest
+from conftest import CACHE
+from rich.console import Console as Terminal
+from small_jobs import SMALL
+
+from slimsweep import progress
+from slimsweep.cli import console
+from slimsweep.cli.live import Display
+from slimsweep.evaluation.quantity import Quantity, as_plain
+
+QUALITY = Quantity(field="perplexity_a", label="perplexity", group="quality", heading="perplexity a", format=".2f")
+CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f]")
+
+
+def record(technique: str, value: float) -> dict:
+    return {"model": "m", "technique": technique, "perplexity_a": value, "quantities": as_plain([QUALITY])}
+
+
+def screen(display: Display, width: int = 100) -> str:
+    terminal = Terminal(file=io.StringIO(), width=width, height=30, force_terminal=False)
+    terminal.print(display)
+    return terminal.file.getvalue()
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_the_screen_shows_progress_the_job_at_work_results_and_failures():
+    clock = Clock()
+    display = Display(clock)
+    display.sweep_started("mine", ["m dense", "m wanda 0.3", "m wanda 0.5", "m gptq"], [])
+    display.job_started("m dense")
+    clock.now = 10.0
+    display.job_finished("m dense", record("dense", 20.0), 10.0)
+    display.job_started("m wanda 0.3")
+    display.step("wanda: compressing")
+    display.part("Wanda block", 12, 30)
+    shown = screen(display)
+    assert "1 of 4 jobs, 0 min 10 s, about 0 min 30 s left" in shown
+    assert "m wanda 0.3" in shown and "wanda: compressing" in shown and "12 of 30" in shown
+    clock.now = 34.0
+    display.job_finished("m wanda 0.3", record("wanda", 31.5), 24.0)
+    display.job_started("m wanda 0.5")
+    display.job_failed("m wanda 0.5", "ModelError: inputs are not finite")
+    shown = screen(display)
+    assert re.search(r"m wanda 0\.3 +31\.50 +20\.00 +24\.0", shown)
+    assert "failed (1)" in shown and "m wanda 0.5: ModelError: inputs are not finite" in shown
+    assert max(map(len, shown.splitlines())) <= 100
+    assert max(map(len, screen(display, width=60).splitlines())) <= 60
+
+
+def test_a_job_is_expected_to_take_what_its_technique_took():
+    clock = Clock()
+    display = Display(clock)
+    display.sweep_started("mine", ["m wanda 0.3", "m gptq", "m wanda 0.5 seed=0"], [])
+    assert display.eta() is None
+    for label, seconds in (("m wanda 0.3", 5.0), ("m gptq", 100.0)):
+        display.job_started(label)
+        display.job_finished(label, record("x", 1.0), seconds)
+    assert display.eta() == 5.0
+    display.job_started("m wanda 0.5 seed=0")
+    clock.now += 2.0
+    assert display.eta() == 3.0
+
+
+def test_a_dense_record_of_before_stands_beside_the_results():
+    display = Display()
+    display.sweep_started("mine", ["m wanda 0.3"], [record("dense", 20.0)])
+    display.job_started("m wanda 0.3")
+    display.job_finished("m wanda 0.3", record("wanda", 31.5), 1.0)
+    assert re.search(r"31\.50 +20\.00", screen(display))
+
+
+@pytest.fixture
+def line(capsys, monkeypatch):
+    monkeypatch.delenv(console.VERBOSE, raising=False)
+    handler = console.Console()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+
+    def emitted(name: str, level: int, text: str, error=None) -> str:
+        info = (type(error), error, None) if error else None
+        handler.handle(logging.LogRecord(name, level, __file__, 1, text, (), info))
+        return capsys.readouterr().out
+
+    return emitted
+
+
+def test_lines_are_ours_with_their_time_and_no_traceback(line, monkeypatch):
+    assert re.fullmatch(r"\d\d:\d\d:\d\d wanda: compressing\n", line("slimsweep.x", logging.INFO, "wanda: compressing"))
+    assert line("hydra.launcher", logging.INFO, "#16 : technique=wanda") == ""
+    assert line("lm_eval", logging.WARNING, "pretrained is not a string") == ""
+    assert line("torch", logging.ERROR, "cannot") != ""
+    assert line("slimsweep.x", logging.ERROR, "failed", ValueError("deep")).count("\n") == 1
+    monkeypatch.setenv(console.VERBOSE, "1")
+    assert "#16" in line("hydra.launcher", logging.INFO, "#16 : technique=wanda")
+    assert "ValueError: deep" in line("slimsweep.x", logging.ERROR, "failed", ValueError("deep"))
+
+
+def test_a_stop_that_a_library_swallowed_comes_at_the_next_event():
+    progress.stop(True)
+    with pytest.raises(KeyboardInterrupt):
+        progress.watcher()
+    progress.watcher()  # once
+
+
+def test_tracked_tells_each_part_and_the_end():
+    told = []
+
+    class Told(progress.Watcher):
+        def part(self, title, done, total):
+            told.append((title, done, total))
+
+    with progress.watched_by(Told()):
+        assert list(progress.tracked("ab", "blocks")) == [(0, "a"), (1, "b")]
+    assert told == [("blocks", 0, 2), ("blocks", 1, 2), ("blocks", 2, 2)]
+
+
+def launch(folder, *words: str) -> list[str]:
+    command = [sys.executable, "-m", "slimsweep.cli.app", *words]
+    return [*command, *SMALL, "sweep=mine", f"outputs_dir={folder}/outputs", f"cache_dir={CACHE}"]
+
+
+def test_without_a_terminal_each_event_is_one_line(tmp_path):
+    ran = subprocess.run(launch(tmp_path, "-m", "technique=[],magnitude"), capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert not CONTROL.search(ran.stdout) and ran.stderr == ""
+    events = [one for one in ran.stdout.splitlines() if re.match(r"\d\d:\d\d:\d\d ", one)]
+    words = [one[9:] for one in events]
+    assert words[0] == "mine: 2 jobs, 0 already recorded"
+    assert any(re.fullmatch(r"\[2/2\] recorded: random magnitude 0.5 in \d+\.\d s", one) for one in words)
+    assert not any("#0" in one or "Launching" in one for one in words)
+
+
+def test_on_a_terminal_there_is_one_display_and_the_table_at_the_end(tmp_path):
+    child, ours = pty.openpty()
+    fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 120, 0, 0))
+    words = launch(tmp_path, "-m", "technique=[],magnitude")
+    environment = os.environ | {"TERM": "xterm-256color"}
+    process = subprocess.Popen(words, stdin=ours, stdout=ours, stderr=ours, env=environment, close_fds=True)
+    os.close(ours)
+    parts = []
+    while True:
+        try:
+            parts.append(os.read(child, 65536))
+        except OSError:  # the other end is closed
+            break
+    assert process.wait() == 0
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", b"".join(parts).decode())
+    assert "2 of 2 jobs" in plain and "at work" in plain and "| magnitude |" in plain
+    assert "Tokenizing" not in plain and "it/s" not in plain and "#0 :" not in plain
