@@ -233,3 +233,38 @@ def test_a_broken_figure_of_another_package_takes_no_sweep_with_it(slimsweep, sl
     assert (tmp_path / "outputs" / "sweeps" / "mine" / ".complete").is_file()
     told = slim("figures", "toy_curve")
     assert told.exit_code == 1 and told.stderr.startswith(f"slim: {message}")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("import nothing_like_it\n", "figure theirs.figures.broken cannot be imported: ModuleNotFoundError"),
+        (FIGURE.replace('("mine",)', '"mine"'), "figure theirs.figures.broken does not say which"),
+        (FIGURE.replace("return {", "return nothing or {"), "figure theirs.figures.broken failed: NameError"),
+        (
+            FIGURE.replace("return figure", "figure.savefig = None\n    return figure"),
+            "figure theirs.figures.broken failed: Ty",
+        ),
+    ],
+    ids=["import", "sweeps", "draw", "save"],
+)
+def test_a_broken_figure_leaves_the_others_drawn(slimsweep, slim, theirs, tmp_path, text, message):
+    (theirs / "figures" / "broken.py").write_text(text)
+    assert slimsweep("-m", *WITH_TOY, "technique=[],magnitude", "sweep=mine").status == 0
+    folder = tmp_path / "outputs" / "figures"
+    assert (folder / "toy_curve_toy_score.pdf").is_file()
+    for path in folder.iterdir():
+        path.unlink()
+    told = slim("figures")
+    assert told.exit_code == 1 and told.stderr.startswith(f"slim: {message}")
+    assert "toy_curve_toy_score.pdf" in told.stdout and (folder / "toy_curve_toy_score.png").is_file()
+    assert slim("figures", "toy_curve").exit_code == 0
+    named = slim("figures", "broken", "toy_curve")
+    assert named.exit_code == 1 and message in named.stderr and "toy_curve_toy_score.pdf" in named.stdout
+
+
+def test_a_broken_folder_of_figures_leaves_ours(slim, theirs):
+    (theirs / "figures" / "__init__.py").write_text("import nothing_like_it\n")
+    told = slim("figures", "--sweeps", "--package", "theirs")
+    assert told.exit_code == 1 and "ratio_curve: unstructured\n" in told.stdout
+    assert "figure theirs.figures cannot be imported: ModuleNotFoundError" in told.stderr

@@ -22,9 +22,9 @@ def plan(target: str, folder: Path = PROJECT, outputs: str = "/nowhere/outputs")
     return answer.stdout + answer.stderr
 
 
-@pytest.mark.parametrize("name", known())
+@pytest.mark.parametrize("name", known()[0])
 def test_a_figure_comes_after_the_sweeps_it_declares(name):
-    sweeps = known()[name].SWEEPS
+    sweeps = known()[0][name].SWEEPS
     text = plan(f"/nowhere/outputs/figures/{name}_movie_reviews.pdf")
     assert [line.split("+sweeps=")[1].split()[0] for line in text.splitlines() if "+sweeps=" in line] == list(sweeps)
     assert f"slim figures {name}_movie_reviews\n" in text

@@ -1,5 +1,8 @@
 """The exceptions this package raises. Messages say what was given, what is allowed and what to change."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 
 class SlimsweepError(Exception):
     """Base of every error a user can cause; the command line prints its message without a traceback."""
@@ -60,3 +63,8 @@ class StoreError(SlimsweepError):
 
 class FigureError(StoreError):
     """A figure of another package cannot be found, imported or drawn."""
+
+    def __init__(self, message: str, drawn: Sequence[Path] = ()):
+        super().__init__(message)
+        self.drawn = list(drawn)
+        """Files of the other figures, which were drawn."""

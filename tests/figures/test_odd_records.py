@@ -69,28 +69,28 @@ ODD = {
 
 def rendered(name, records):
     with paper_style():
-        figures = known()[name].draw(records)
+        figures = known()[0][name].draw(records)
         for figure in figures.values():
             figure.draw_without_rendering()
     return figures
 
 
-@pytest.mark.parametrize("name", known())
+@pytest.mark.parametrize("name", known()[0])
 def test_no_records_draw_nothing(name):
     assert rendered(name, []) == {}
 
 
 @pytest.mark.parametrize("odd", ODD)
-@pytest.mark.parametrize("name", known())
+@pytest.mark.parametrize("name", known()[0])
 def test_odd_records_alone_and_in_company_break_no_figure(name, odd):
-    drawn = [known()[name].draw([one]) for one in ODD[odd]]
+    drawn = [known()[0][name].draw([one]) for one in ODD[odd]]
     drawn.append(rendered(name, ODD[odd]))
-    drawn.append(known()[name].draw([*ORDINARY, *ODD[odd]]))  # rendered below, with all others: that takes time
+    drawn.append(known()[0][name].draw([*ORDINARY, *ODD[odd]]))  # rendered below, with all others: that takes time
     assert all(figure.axes for figures in drawn for figure in figures.values())
-    assert len(drawn[-1]) >= len(known()[name].draw(ORDINARY))  # company takes no figure away
+    assert len(drawn[-1]) >= len(known()[0][name].draw(ORDINARY))  # company takes no figure away
 
 
-@pytest.mark.parametrize("name", known())
+@pytest.mark.parametrize("name", known()[0])
 def test_all_odd_records_together_break_no_figure(name):
     together = rendered(name, [*ORDINARY, *(one for records in ODD.values() for one in records)])
-    assert len(together) >= len(known()[name].draw(ORDINARY))
+    assert len(together) >= len(known()[0][name].draw(ORDINARY))

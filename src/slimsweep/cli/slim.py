@@ -11,8 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from slimsweep.checks import choice_faults
-from slimsweep.errors import ConfigError, SlimsweepError, StoreError
+from slimsweep.errors import FigureError, SlimsweepError, StoreError
 from slimsweep.paths import outputs_dir, project_path
 from slimsweep.records.store import JobStatus, Store
 
@@ -39,7 +38,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Read records: status, tables, figures, Weights & Biases; save a record's model.",
+    help="Read records: status, tables, figures, trackers; save a record's model.",
 )
 
 
@@ -147,17 +146,28 @@ def figures(
     outputs: Outputs = None,
 ) -> None:
     """Figures from records, PDF and PNG; prints their paths."""
-    from slimsweep.figures import known, packages_of, render, sweeps_of
+    from slimsweep.figures import known, packages_of, refuse_broken, render, sweeps_of
 
     store = _store(outputs)
     if not sweeps:
-        for path in render(store, names or [], sweep or [], packages=package or []):
-            typer.echo(path)
+        try:
+            drawn = render(store, names or [], sweep or [], packages=package or [])
+        except FigureError as error:
+            _echo_paths(error.drawn)
+            raise
+        _echo_paths(drawn)
         return
     packages = [*(package or []), *packages_of(store.records())]
-    for name in names or known(packages):
+    figures, faults = known(packages)
+    for name in names or figures:
         read = " ".join(sweeps_of(name, packages))
         typer.echo(read if names and len(names) == 1 else f"{name}: {read}")
+    refuse_broken({} if names else faults)
+
+
+def _echo_paths(paths: Sequence[Path]) -> None:
+    for path in paths:
+        typer.echo(path)
 
 
 @app.command()
@@ -183,30 +193,29 @@ def compare(first: Sweep, second: Sweep, format: As = Format.md, outputs: Output
 @app.command()
 def publish(
     sweeps: Sweeps = None,
-    project: Annotated[str, typer.Option(help="W&B project.")] = "slimsweep",
+    tracker: Annotated[str, typer.Option(help="A choice of conf/tracker.")] = "wandb",
+    project: Annotated[str | None, typer.Option(help="W&B project.")] = None,
     entity: Annotated[str | None, typer.Option(help="W&B entity; default: yours.")] = None,
     mode: Annotated[
-        str, typer.Option(help="auto (as W&B is set, else online with a key), online or offline.")
-    ] = "auto",
+        str | None, typer.Option(help="auto (as W&B is set, else online with a key), online or offline.")
+    ] = None,
     outputs: Outputs = None,
 ) -> None:
-    """Send records to Weights & Biases again. Runs of the same key are replaced, never doubled."""
-    from slimsweep.records.tracking.wandb import MODES, Wandb
+    """Send records to a tracker again. With W&B, runs of the same key are replaced, never doubled."""
+    from slimsweep.pipeline.tracker_choice import tracker_of
 
-    if faults := choice_faults("--mode", [mode], MODES):
-        raise ConfigError(faults)
     store = _store(outputs)
+    settings = {"project": project, "entity": entity, "mode": mode}
     records = _records(store, sweeps)
+    packages = [name for one in records for name in (one.get("choices") or {}).get("packages") or []]
+    given = {name: value for name, value in settings.items() if value is not None}
+    mirror = tracker_of(tracker, given, list(dict.fromkeys(packages)))
     if not records:
         raise StoreError(f"{store.outputs_dir} holds no record to publish. Run: slimsweep +sweeps=unstructured")
-    tracker = Wandb(project=project, entity=entity, mode=mode)
-    if tracker.resolved_mode() == "disabled":
-        by = "--mode" if mode != "auto" else "WANDB_MODE or `wandb disabled`"
-        raise ConfigError([f"Weights & Biases is disabled by {by}: give --mode online or --mode offline"])
     owners = _owners(store)
-    sent = sum(tracker.publish(record, owners.get(record["key"], []), store.outputs_dir) for record in records)
+    sent = sum(mirror.publish(record, owners.get(record["key"], []), store.outputs_dir) for record in records)
     for name in sweeps or store.sweep_names():
-        tracker.publish_sweep(name, store.sweep_records(name), _drawn(store, name), store.outputs_dir)
+        mirror.publish_sweep(name, store.sweep_records(name), _drawn(store, name), store.outputs_dir)
     typer.echo(f"{sent} of {len(records)} records published")
     if sent < len(records):
         raise typer.Exit(1)
@@ -304,6 +313,9 @@ def _drawn(store: Store, sweep: str) -> list[Path]:
 
     try:
         return render(store, sweeps=[sweep], folder=store.outputs_dir / "figures" / sweep)
+    except FigureError as error:
+        typer.echo(f"slim: {error}", err=True)
+        return error.drawn
     except StoreError:
         return []
 

@@ -17,59 +17,52 @@ from slimsweep.hints import allowed_names
 from slimsweep.records.store import Store
 
 
-def known(packages: Iterable[str] = ()) -> dict[str, ModuleType]:
-    """Every figure by name: the files of this folder, and those of the folder `figures` of other packages.
+def known(packages: Iterable[str] = ()) -> tuple[dict[str, ModuleType], dict[str, str]]:
+    """Figures by name, and the reasons why others cannot be drawn, by name.
+
+    Figures are the files of this folder, and those of the folder `figures` of other packages. One that is broken takes
+    no other with it.
 
     Raises:
-        FigureError: a package is not installed, its figure cannot be imported, or two figures have one name.
+        FigureError: a package is not installed.
     """
-    found: dict[str, ModuleType] = {}
+    figures: dict[str, ModuleType] = {}
+    faults: dict[str, str] = {}
     for place in dict.fromkeys([__name__, *(f"{package.split('.')[0]}.figures" for package in packages)]):
-        for name, module in _figures_in(place).items():
-            if name in found:
-                raise FigureError(f"two figures are called {name}: {found[name].__file__} and {module.__file__}")
-            found[name] = module
-    return found
+        for path in _modules_in(place, faults):
+            name, module = path.rpartition(".")[2], _imported(path, faults)
+            if not hasattr(module, "draw"):
+                continue
+            if name in figures:
+                faults[name] = f"two figures are called {name}: {figures[name].__file__} and {module.__file__}"
+            elif not isinstance(getattr(module, "SWEEPS", None), tuple):
+                faults[name] = f"figure {path} does not say which sweeps it reads: give it SWEEPS = (NAME, ...)"
+            else:
+                figures[name] = module
+    return figures, faults
 
 
-def _figures_in(place: str) -> dict[str, ModuleType]:
-    """Figures among the modules of a package; none where it has no such folder."""
+def _modules_in(place: str, faults: dict[str, str]) -> list[str]:
+    """Dotted names of the modules of a folder of figures; none where its package has no such folder."""
     owner = place.partition(".")[0]
     if importlib.util.find_spec(owner) is None:
         raise FigureError(
             f"package {owner!r}, which may hold figures, is not installed here: install it, or leave it out"
         )
-    if importlib.util.find_spec(place) is None:
-        return {}
-    folder = importlib.import_module(place)
-    names = [f"{place}.{info.name}" for info in pkgutil.iter_modules(folder.__path__)]
-    modules = {name.rpartition(".")[2]: _imported(name) for name in names}
-    figures = {name: module for name, module in modules.items() if hasattr(module, "draw")}
-    for name, module in figures.items():
-        if not hasattr(module, "SWEEPS"):
-            raise FigureError(f"figure {place}.{name} does not say which sweeps it reads: give it SWEEPS = (NAME, ...)")
-    return figures
+    is_there = _imported(owner, faults) is not None and importlib.util.find_spec(place) is not None
+    folder = _imported(place, faults) if is_there else None
+    return [f"{place}.{info.name}" for info in pkgutil.iter_modules(folder.__path__)] if folder else []
 
 
-def _imported(name: str) -> ModuleType:
+def _imported(path: str, faults: dict[str, str]) -> ModuleType | None:
+    """A module; None where it cannot be imported, which is then among the faults."""
     try:
-        return importlib.import_module(name)
+        return importlib.import_module(path)
     except Exception as error:  # whatever importing somebody's module raises
-        raise FigureError(f"figure {name} cannot be imported: {type(error).__name__}: {error}") from error
-
-
-def _drawn(module: ModuleType, records: list[dict[str, Any]]) -> dict[str, Any]:
-    """Figures of one module by file stem.
-
-    Raises:
-        FigureError: a figure of another package fails; ours are tested, and raise what they raise.
-    """
-    try:
-        return module.draw(records)
-    except Exception as error:
-        if module.__name__.startswith(f"{__name__}."):
+        if path.startswith(f"{__name__}."):
             raise
-        raise FigureError(f"figure {module.__name__} failed: {type(error).__name__}: {error}") from error
+        faults[path.rpartition(".")[2]] = f"figure {path} cannot be imported: {type(error).__name__}: {error}"
+        return None
 
 
 def packages_of(records: Iterable[dict[str, Any]]) -> list[str]:
@@ -84,9 +77,12 @@ def sweeps_of(name: str, packages: Sequence[str] = ()) -> tuple[str, ...]:
 
     Raises:
         StoreError: there is no such figure.
+        FigureError: it is broken.
     """
-    figures = known(packages)
-    return tuple(figures[_owner(name, figures)].SWEEPS)
+    figures, faults = known(packages)
+    owner = _owner(name, [*figures, *faults])
+    refuse_broken({owner: faults[owner]} if owner in faults else {})
+    return figures[owner].SWEEPS
 
 
 def render(
@@ -107,28 +103,54 @@ def render(
 
     Raises:
         StoreError: an unknown name or sweep, or no records for what was asked.
+        FigureError: figures of other packages are broken. The others are drawn before it is raised, and it has their
+            paths.
     """
-    from slimsweep.figures.style import paper_style, save
+    from slimsweep.figures.style import paper_style
 
-    figures = known([*packages, *packages_of(store.records())])
-    chosen = {name: _owner(name, figures) for name in names} or {name: name for name in figures}
+    figures, faults = known([*packages, *packages_of(store.records())])
+    chosen = {name: _owner(name, [*figures, *faults]) for name in names} or {name: name for name in figures}
+    broken = {owner: faults[owner] for owner in chosen.values() if owner in faults} if names else faults
     written: list[Path] = []
     with paper_style():
         for name, owner in chosen.items():
+            if names and owner in broken:
+                continue
             read = sweeps or figures[owner].SWEEPS
-            drawn = _drawn(figures[owner], _records(store, read, required=bool(sweeps)))
-            wanted = {stem: figure for stem, figure in drawn.items() if name in (owner, stem)}
-            if names and not wanted:
-                raise StoreError(_nothing(name, list(drawn), read, store))
-            for stem, figure in wanted.items():
-                written += save(figure, folder or store.outputs_dir / "figures", stem)
+            records = _records(store, read, required=bool(sweeps))
+            try:
+                paths, stems = _written(figures[owner], name, records, folder or store.outputs_dir / "figures")
+            except Exception as error:  # whatever somebody's figure raises; ours are tested, and raise what they raise
+                if figures[owner].__name__ == f"{__name__}.{owner}":
+                    raise
+                broken[owner] = f"figure {figures[owner].__name__} failed: {type(error).__name__}: {error}"
+                continue
+            if names and not paths:
+                raise StoreError(_nothing(name, stems, read, store))
+            written += paths
+    refuse_broken(broken, written)
     if not written:
         read = sweeps or list(dict.fromkeys(sweep for module in figures.values() for sweep in module.SWEEPS))
         raise StoreError(_nothing("any figure", [], read, store))
     return written
 
 
-def _owner(name: str, figures: dict[str, ModuleType]) -> str:
+def refuse_broken(faults: dict[str, str], drawn: Sequence[Path] = ()) -> None:
+    """Raise a FigureError that names every broken figure; nothing where there is none."""
+    if faults:
+        raise FigureError("; ".join(faults.values()), drawn)
+
+
+def _written(module: ModuleType, name: str, records: list[dict], folder: Path) -> tuple[list[Path], list[str]]:
+    """Paths of the files of a figure, or of the one called `name`; and the stems of all that it draws."""
+    from slimsweep.figures.style import save
+
+    drawn: dict[str, Any] = module.draw(records)
+    wanted = {stem: figure for stem, figure in drawn.items() if name in (module.__name__.rpartition(".")[2], stem)}
+    return [path for stem, figure in wanted.items() for path in save(figure, folder, stem)], list(drawn)
+
+
+def _owner(name: str, figures: Sequence[str]) -> str:
     """The figure a name belongs to: its own, or the longest one it begins with."""
     owners = [owner for owner in figures if name == owner or name.startswith(f"{owner}_")]
     if owners:

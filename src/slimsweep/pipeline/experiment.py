@@ -26,6 +26,7 @@ from slimsweep.pipeline.compose import (
     unknown_keys,
 )
 from slimsweep.pipeline.keys import digest_of, identity, metric_identity, model_key, name_of, stem_of
+from slimsweep.records.tracking.base import Tracker
 
 AS_GIVEN = ("seed", "device", "dtype", "offload", "keep_zeros", "save_model", "sweep", "fresh", "amend")
 """Settings that an experiment holds as they are composed."""
@@ -63,7 +64,7 @@ class Experiment:
     stages: tuple[Stage, ...]
     calibration: Any
     metrics: dict[str, Any]
-    tracker: Any
+    tracker: Tracker
     corpora: Any
     seed: int
     device: str

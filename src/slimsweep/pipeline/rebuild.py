@@ -135,7 +135,7 @@ def target_of(group: str, choice: str, packages: Sequence[str] = ()) -> str:
     """
     # A package may name its metrics in profiles instead, and a metric is recorded by the word of its class.
     groups = ("metric", "evaluation") if group == "metric" else (group,)
-    folders = [folder for one in groups for folder in (config_root() / "conf" / one, *_folders(one, packages))]
+    folders = [folder for one in groups for folder in (config_root() / "conf" / one, *group_folders(one, packages))]
     named = next((file for folder in folders if (file := folder / f"{choice}.yaml").is_file()), None)
     every = [file for folder in folders for file in sorted(folder.glob("*.yaml"))]
     for file in ([named] if named else []) + every:
@@ -147,7 +147,7 @@ def target_of(group: str, choice: str, packages: Sequence[str] = ()) -> str:
     raise StoreError(f"{group}={choice} of this record is not among the choices in conf/{group} any more")
 
 
-def _folders(group: str, packages: Sequence[str]) -> list[Path]:
+def group_folders(group: str, packages: Sequence[str]) -> list[Path]:
     """Folders of a config group in packages; one that is not installed any more has none."""
     found = []
     for package in packages:

@@ -213,11 +213,11 @@ class Sweep:
         packages = packages_of([{"choices": experiment.choices} for _, experiment in self.launches])
         folder = self.store.outputs_dir / "figures"
         try:
-            is_read = any(self.name in figure.SWEEPS for figure in known(packages).values())
+            is_read = any(self.name in figure.SWEEPS for figure in known(packages)[0].values())
             return draw(self.store) if is_read else draw(self.store, sweeps=[self.name], folder=folder / self.name)
         except FigureError as error:  # of another package; it takes no finished sweep with it
             log.warning("not all figures were drawn, `slim figures` tries again: %s", error)
-            return []
+            return error.drawn
         except StoreError:  # nothing to draw: no ratio, or no quality measured
             return []
 

@@ -4,11 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slimsweep.records.points import Record
+from slimsweep.records.tracking.base import Tracker
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoTracker:
+class NoTracker(Tracker):
     """Publishes nothing."""
+
+    def off_reason(self) -> str:
+        return "the tracker `none` publishes nothing: give --tracker with another name"
 
     def publish(self, record: Record, sweeps: list[str], outputs_dir: Path) -> bool:
         """Do nothing; False, since nothing was published."""

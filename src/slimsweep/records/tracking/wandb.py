@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from slimsweep.checks import choice_faults, refuse
 from slimsweep.records.points import Record
 from slimsweep.records.quantities import quantities_of
+from slimsweep.records.tracking.base import Tracker
 from slimsweep.records.tracking.published import config_of, curves_over_ratio, point_of, scalar_table, summary_of, words
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ _unreachable = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wandb:
+class Wandb(Tracker):
     """One run per record and one per sweep. `WANDB_*` environment variables win over these fields but `mode`."""
 
     project: str = PROJECT
@@ -51,6 +52,12 @@ class Wandb:
     def __post_init__(self) -> None:
         object.__setattr__(self, "tags", (self.tags,) if isinstance(self.tags, str) else tuple(self.tags))
         refuse(choice_faults("tracker.mode", [self.mode], MODES))
+
+    def off_reason(self) -> str | None:
+        if self.resolved_mode() != "disabled":
+            return None
+        by = "--mode" if self.mode != "auto" else "WANDB_MODE or `wandb disabled`"
+        return f"Weights & Biases is disabled by {by}: give --mode online or --mode offline"
 
     def publish(self, record: Record, sweeps: list[str], outputs_dir: Path) -> bool:
         """Make the run of one record, replacing an older one of the same key. Whether it is there now."""
