@@ -2,7 +2,6 @@
 
 import fcntl
 import io
-import logging
 import os
 import pty
 import re
@@ -11,13 +10,10 @@ import subprocess
 import sys
 import termios
 
-import pytest
 from conftest import CACHE
 from rich.console import Console as Terminal
 from small_jobs import SMALL
 
-from slimsweep import progress
-from slimsweep.cli import console
 from slimsweep.cli.live import Display
 from slimsweep.evaluation.quantity import Quantity, as_plain
 
@@ -86,50 +82,6 @@ def test_a_dense_record_of_before_stands_beside_the_results():
     display.job_started("m wanda 0.3")
     display.job_finished("m wanda 0.3", record("wanda", 31.5), 1.0)
     assert re.search(r"31\.50 +20\.00", screen(display))
-
-
-@pytest.fixture
-def line(capsys, monkeypatch):
-    monkeypatch.delenv(console.VERBOSE, raising=False)
-    handler = console.Console()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-
-    def emitted(name: str, level: int, text: str, error=None) -> str:
-        info = (type(error), error, None) if error else None
-        handler.handle(logging.LogRecord(name, level, __file__, 1, text, (), info))
-        return capsys.readouterr().out
-
-    return emitted
-
-
-def test_lines_are_ours_with_their_time_and_no_traceback(line, monkeypatch):
-    assert re.fullmatch(r"\d\d:\d\d:\d\d wanda: compressing\n", line("slimsweep.x", logging.INFO, "wanda: compressing"))
-    assert line("hydra.launcher", logging.INFO, "#16 : technique=wanda") == ""
-    assert line("lm_eval", logging.WARNING, "pretrained is not a string") == ""
-    assert line("torch", logging.ERROR, "cannot") != ""
-    assert line("slimsweep.x", logging.ERROR, "failed", ValueError("deep")).count("\n") == 1
-    monkeypatch.setenv(console.VERBOSE, "1")
-    assert "#16" in line("hydra.launcher", logging.INFO, "#16 : technique=wanda")
-    assert "ValueError: deep" in line("slimsweep.x", logging.ERROR, "failed", ValueError("deep"))
-
-
-def test_a_stop_that_a_library_swallowed_comes_at_the_next_event():
-    progress.stop(True)
-    with pytest.raises(KeyboardInterrupt):
-        progress.watcher()
-    progress.watcher()  # once
-
-
-def test_tracked_tells_each_part_and_the_end():
-    told = []
-
-    class Told(progress.Watcher):
-        def part(self, title, done, total):
-            told.append((title, done, total))
-
-    with progress.watched_by(Told()):
-        assert list(progress.tracked("ab", "blocks")) == [(0, "a"), (1, "b")]
-    assert told == [("blocks", 0, 2), ("blocks", 1, 2), ("blocks", 2, 2)]
 
 
 def launch(folder, *words: str) -> list[str]:

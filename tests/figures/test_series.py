@@ -1,3 +1,4 @@
+import pytest
 from made_up import PROTOCOL, curve, record
 
 from slimsweep.evaluation.quantity import Quantity, as_plain
@@ -100,10 +101,8 @@ def test_two_ratios_of_one_size_are_two_points_and_never_averaged():
     assert [(point.x, point.y, point.count) for point in line.points] == [(8, 10.0, 1), (8, 1000.0, 1)]
 
 
-def test_a_slice_in_a_protocol_is_one_part_of_its_label():
-    assert protocol_label("reviews:even hashes[:400]:ctx=512:windows=8") == (
-        "reviews even hashes[:400], 8 windows of 512 tokens"
-    )
+def test_a_slice_in_a_protocol_is_one_part_and_left_to_the_footnote():
+    assert protocol_label("reviews:even hashes[:400]:ctx=512:windows=8") == "reviews, 8 windows of 512 tokens"
 
 
 def test_a_knob_that_is_left_out_tells_no_variants_apart_and_stays_in_the_record():
@@ -140,3 +139,14 @@ def test_a_quantity_without_a_protocol_is_shown_where_it_was_measured():
     values = {"quantities": as_plain([BITS]), "identities": {}, "protocols": {}}
     (panel,) = panels([record("wanda", 0.5, bits_a=3.0, **values), record(bits_a=None, **values)], log_quality)
     assert len(panel.records) == 1 and panel.title == "tiny, made up, random weights"
+
+
+@pytest.mark.parametrize(
+    ("protocol", "words"),
+    [
+        ("movie_reviews:even hashes[:400]:join=\\n:ctx=512:windows=8:token", "movie reviews, 8 windows of 512 tokens"),
+        ("wikitext2:test:join=\\n:ctx=2048:windows=16:token", "wikitext2 test, 16 windows of 2048 tokens"),
+    ],
+)
+def test_a_protocol_is_told_in_words(protocol, words):
+    assert protocol_label(protocol) == words

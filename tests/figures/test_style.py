@@ -4,6 +4,7 @@ from matplotlib.figure import Figure
 from slimsweep.figures.style import (
     MARKERS,
     appearances,
+    footnote,
     legend_columns,
     log_axis,
     log_ticks,
@@ -104,3 +105,20 @@ def test_a_users_settings_change_nothing_and_return(tmp_path):
         with paper_style():
             assert matplotlib.rcParams["font.size"] == 7.5
         assert matplotlib.rcParams["font.size"] == 30
+
+
+def test_a_footnote_is_written_below_the_figure_which_keeps_its_size(tmp_path):
+    from matplotlib.image import imread
+
+    sizes = {}
+    for stem, text in (("without", ""), ("with", "wikitext2:test:ctx=512:windows=16 " * 6)):
+        with paper_style():
+            figure = Figure(figsize=(3.4, 2.5), layout="constrained")
+            figure.subplots().plot([0, 1], [0, 1])
+            footnote(figure, text)
+            save(figure, tmp_path, stem)
+        sizes[stem] = imread(tmp_path / f"{stem}.png")
+    without, noted = sizes["without"], sizes["with"]
+    assert noted.shape[1] == without.shape[1] and noted.shape[0] > without.shape[0]
+    assert (noted[: len(without)] == without).all()
+    assert (noted[len(without) :, :, :3] < 0.9).any()

@@ -42,7 +42,7 @@ def _figure(panel: Panel, drawn: Sequence[Line]) -> Figure:
     axes.set_xticks([tick / 10 for tick in range(11)])
     axes.set_xlabel("ratio of weights removed")
     axes.set_ylabel(quantity.axis(*["±1 s.e."] * bool(error_field)))
-    paper_title(axes, panel.title)
+    paper_title(axes, panel)
     place_legend(figure, axes, seeds_note(drawn), is_below=True)
     return figure
 

@@ -49,7 +49,7 @@ def _figure(panel: Panel, drawn: Sequence[Line]) -> Figure:
     _bits_axis(axes, [*places, *(bits for bits, _ in stars)])
     axes.set_xlabel(quantity("bits_per_weight", panel.records).axis())
     axes.set_ylabel(panel.quantity.axis())
-    paper_title(axes, panel.title)
+    paper_title(axes, panel)
     place_legend(figure, axes, seeds_note(drawn), is_below=True)
     return figure
 

@@ -32,6 +32,7 @@ from slimsweep.figures.style import (
     LEGEND_ROW_INCHES,
     PAGE_INCHES,
     Look,
+    footnote,
     legend_columns,
     log_axis,
     new_figure,
@@ -197,6 +198,7 @@ def _figure(chart: Chart) -> Figure:
     low, high = axes.get_ylim()
     axes.set_ylim(low / (high / low) ** 0.06, high)  # room for the number below the lowest bubble
     _legends(figure, chart)
+    footnote(figure, chart.protocol)
     return figure
 
 

@@ -34,7 +34,7 @@ def _figure(panel: Panel) -> Figure:
     every = figure.subplots(len(COSTS), 1)
     for axes, cost in zip(every, COSTS, strict=True):
         _draw(axes, panel, cost)
-    paper_title(every[0], panel.title)
+    paper_title(every[0], panel)
     place_legend(figure, every[-1], None, is_below=True)
     return figure
 

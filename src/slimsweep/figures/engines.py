@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from slimsweep.figures.kinds import stages_of
 from slimsweep.figures.series import Panel, by_device, dense, log_quality, panels
-from slimsweep.figures.style import COLOURS, MARKERS, PAGE_INCHES, log_axis, new_figure, place_legend
+from slimsweep.figures.style import COLOURS, MARKERS, PAGE_INCHES, footnote, log_axis, new_figure, place_legend
 from slimsweep.records.points import Record
 from slimsweep.records.quantities import COMPRESS_SECONDS
 
@@ -96,6 +96,7 @@ def _figure(panel: Panel, values: Values) -> Figure:
                 record[field], color="black", linestyle="--", linewidth=0.8, label=f"{name} ({record[field]:.4g})"
             )
     figure.suptitle(panel.title, x=0.01, ha="left", fontsize=7.5)
+    footnote(figure, panel.protocol)
     place_legend(figure, grid[0][0], None, is_below=True)
     return figure
 

@@ -69,7 +69,7 @@ def _figure(panel: Panel, pairs: list[Pair]) -> Figure:
     lower.set_xlim(ratios[0] - MARGIN, ratios[-1] + MARGIN)
     lower.set_xticks(ratios if len(ratios) <= 10 else [tick / 10 for tick in range(11)])
     lower.set_xlabel("ratio of weights removed")
-    paper_title(upper, panel.title)
+    paper_title(upper, panel)
     note = "solid: prune, then quantize; dashed: quantize, then prune"
     place_legend(figure, upper, "\n".join(filter(None, [note, seeds_note(drawn)])), is_below=True)
     return figure

@@ -30,7 +30,7 @@ def _figure(panel: Panel) -> Figure:
     upper, lower = figure.subplots(2, 1)
     for axes, size in zip((upper, lower), SIZES, strict=True):
         _draw(axes, panel, size)
-    paper_title(upper, panel.title)
+    paper_title(upper, panel)
     place_legend(figure, lower, None, is_below=True)
     return figure
 

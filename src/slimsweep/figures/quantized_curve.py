@@ -64,7 +64,7 @@ def _figure(panel: Panel) -> Figure:
     ratio_axis(axes, panel.records)
     axes.set_xlabel("ratio of weights removed")
     axes.set_ylabel(panel.quantity.axis())
-    paper_title(axes, panel.title)
+    paper_title(axes, panel)
     note = seeds_note(drawn)
     place_legend(figure, axes, f"{NOTE}\n{note}" if note else NOTE, is_below=True)
     return figure

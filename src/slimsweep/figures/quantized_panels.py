@@ -12,7 +12,16 @@ from slimsweep.evaluation.quantity import Quantity
 from slimsweep.figures.quantized_curve import NOTE, compared_panels, draw_over_ratio, looks, placed, ratio_axis
 from slimsweep.figures.ratio_curve import seeds_note
 from slimsweep.figures.series import Line, Panel, by_device, is_speedup, linear_quality, log_quality, panels
-from slimsweep.figures.style import LEGEND_ROW_INCHES, PAGE_INCHES, Look, legend_columns, log_axis, new_figure, scaled
+from slimsweep.figures.style import (
+    LEGEND_ROW_INCHES,
+    PAGE_INCHES,
+    Look,
+    footnote,
+    legend_columns,
+    log_axis,
+    new_figure,
+    scaled,
+)
 from slimsweep.records.points import Record
 from slimsweep.records.quantities import quantity
 
@@ -89,6 +98,7 @@ def _figure(panel: Panel, panes: list[Pane]) -> Figure:
         axes.set_xlabel("ratio of weights removed")
     note = seeds_note(every)
     figure.suptitle("; ".join(panel.title.split("\n")), fontsize=8)
+    footnote(figure, panel.protocol)
     entries = {label: handle for axes in grid for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     columns = legend_columns(list(entries), 4, PAGE_INCHES)
     figure.set_figheight(figure.get_figheight() + LEGEND_ROW_INCHES * (1 + math.ceil(len(entries) / columns)))

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from slimsweep.figures.ratio_curve import draw_levels, seeds_note
 from slimsweep.figures.series import Line, Panel, baselines_of, curves, log_quality
-from slimsweep.figures.style import PAGE_INCHES, new_figure
+from slimsweep.figures.style import PAGE_INCHES, footnote, new_figure
 
 SWEEPS = ("unstructured",)
 
@@ -34,6 +34,7 @@ def _figure(panel: Panel, drawn: Sequence[Line]) -> Figure:
     figure.supylabel(panel.quantity.axis(), fontsize=8)
     title = [*panel.title.split("\n"), *filter(None, [seeds_note(drawn)])]
     figure.suptitle("; ".join(title), fontsize=8)
+    footnote(figure, panel.protocol)
     handles, labels = grid[-1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(labels)))
     return figure

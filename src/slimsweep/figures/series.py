@@ -26,6 +26,9 @@ class Panel:
     suffix: str
     """Appended to the file's stem; empty where all records share one axis."""
     title: str
+    """Model and protocol in words."""
+    protocol: str
+    """Id of the protocol, empty where the metric tells none; a footnote of the figure has it."""
     records: list[Record]
 
     @property
@@ -118,7 +121,7 @@ def _panels_of(records: list[Record], quantity: Quantity, name: str) -> list[Pan
         if len(others) > 1:
             title += f" ({others[protocol]})"
             parts.append(others[protocol])
-        found.append(Panel(quantity, name, "".join(f"_{file_word(part)}" for part in parts), title, members))
+        found.append(Panel(quantity, name, "".join(f"_{file_word(part)}" for part in parts), title, protocol, members))
     return found
 
 
@@ -131,11 +134,14 @@ def model_label(record: Record) -> str:
 
 
 def protocol_label(protocol: str) -> str:
-    """A protocol id in words: `wikitext2 test, 16 windows of 512 tokens`; digests stay in the record."""
+    """A protocol id in words: `wikitext2 test, 16 windows of 512 tokens`.
+
+    Digests, and a split that is more than a word, stay in the footnote and in the record.
+    """
     words = _parts(protocol)
     named = dict(word.split("=", 1) for word in words if "=" in word)
-    head = [word for word in words[:2] if "=" not in word]
-    text = " ".join(head)
+    split = [word for word in words[1:2] if re.fullmatch(r"[\w-]+", word)]
+    text = " ".join([words[0].replace("_", " "), *split])
     if {"ctx", "windows"} <= named.keys():
         return f"{text}, {named['windows']} windows of {named['ctx']} tokens"
     shown = [f"{name} {named[name]}" for name in ("ctx", "windows", "limit") if name in named]

@@ -33,7 +33,7 @@ def _figure(panel: Panel, measured: list[dict[str, Any]]) -> Figure:
     divisor, unit = scaled(size.unit, [record.get(size.field) or 0 for record in measured])
     _draw(lower, measured, size.field, panel.quantity, divisor)
     lower.set_xlabel(f"{size.label} left{unit}")
-    paper_title(upper, panel.title)
+    paper_title(upper, panel)
     place_legend(figure, lower, "dashed: parts removed", is_below=True)
     return figure
 

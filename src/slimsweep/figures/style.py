@@ -14,8 +14,10 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
+from matplotlib.transforms import Bbox
 
 from slimsweep.atomic import whole_file
+from slimsweep.figures.series import Panel
 
 COLUMN_INCHES = 3.4
 """Width of one column of a two-column paper; figures are drawn at their printed size."""
@@ -25,6 +27,8 @@ LEGEND_MARK_INCHES = 0.45
 """Width of the piece of line before a label, with the gaps around it."""
 LETTER_INCHES = 0.055
 """Mean width of a letter of a legend."""
+FOOTNOTE_SIZE, FOOTNOTE_INCHES, FOOTNOTE_LETTERS = 4.5, 0.08, 28
+"""Points of a footnote's letters, height of its lines, and letters in an inch of a line."""
 
 # Okabe & Ito, "Color Universal Design" (2008): told apart with any common colour blindness. Without yellow,
 # which is too pale for lines on white; black is the dense model's.
@@ -164,10 +168,16 @@ def scaled(unit: str, values: Sequence[int | float]) -> tuple[int | float, str]:
     return 1, f" ({unit})" if unit else ""
 
 
-def paper_title(axes: Axes, text: str) -> None:
-    """A left-aligned title, wrapped so that it stays within one column."""
-    rows = [row for line in text.split("\n") for row in textwrap.wrap(line, 42)]
+def paper_title(axes: Axes, panel: Panel) -> None:
+    """A left-aligned title, wrapped so that it stays within one column, and the protocol as a footnote."""
+    rows = [row for line in panel.title.split("\n") for row in textwrap.wrap(line, 42)]
     axes.set_title("\n".join(rows), loc="left")
+    footnote(axes.figure, panel.protocol)
+
+
+def footnote(figure: Figure, text: str) -> None:
+    """Give a figure a footnote: `save` writes it below everything else."""
+    figure.set_label(text)
 
 
 def place_legend(figure: Figure, axes: Axes, note: str | None, is_below: bool = False) -> None:
@@ -205,9 +215,20 @@ def save(figure: Figure, folder: Path, stem: str) -> list[Path]:
     """Write `stem`.pdf and `stem`.png without dates or versions in them; returns both paths."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # placed once, for both files
+    area = _with_footnote(figure)
     paths = []
     for suffix, metadata in (("pdf", {"CreationDate": None}), ("png", {"Software": None})):
         paths.append(folder / f"{stem}.{suffix}")
         with whole_file(paths[-1]) as partial:
-            figure.savefig(partial, format=suffix, metadata=metadata)
+            figure.savefig(partial, format=suffix, metadata=metadata, bbox_inches=area)
     return paths
+
+
+def _with_footnote(figure: Figure) -> Bbox:
+    """Area of a figure in inches, with its footnote in lines of their own below it."""
+    width, height = figure.get_size_inches()
+    rows = textwrap.wrap(figure.get_label(), int(width * FOOTNOTE_LETTERS))
+    for row, text in enumerate(rows, start=1):
+        below = -row * FOOTNOTE_INCHES / height
+        figure.text(0.01, below, text, fontsize=FOOTNOTE_SIZE, color="0.35", va="bottom")
+    return Bbox.from_extents(0, -(len(rows) + 0.5) * FOOTNOTE_INCHES if rows else 0, width, height)

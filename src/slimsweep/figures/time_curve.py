@@ -40,6 +40,6 @@ def _figure(panel: Panel, time: str, records: list[dict[str, Any]]) -> Figure:
     log_axis(axes, [record[time] for record in records], axes.xaxis)
     axes.set_xlabel(f"{seconds.label}, {seconds.unit} (log scale)")
     axes.set_ylabel(panel.quantity.axis())
-    paper_title(axes, panel.title)
+    paper_title(axes, panel)
     place_legend(figure, axes, "hollow: parts removed", is_below=True)
     return figure

@@ -18,6 +18,7 @@ from slimsweep.figures.style import (
     LEGEND_ROW_INCHES,
     PAGE_INCHES,
     Look,
+    footnote,
     legend_columns,
     new_figure,
 )
@@ -123,6 +124,7 @@ def _figure(panel: Panel, compared: dict[str, list[Line]]) -> Figure:
     every = [line for drawn in compared.values() for line in drawn]
     notes = [*panel.title.split("\n"), *filter(None, [seeds_note(every)])]
     figure.suptitle(textwrap.fill("; ".join(notes), 52 if columns == 1 else 110), fontsize=8)
+    footnote(figure, panel.protocol)
     entries = {label: handle for axes in grid for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     beside = legend_columns(list(entries), 3, width)
     figure.legend(entries.values(), entries, loc="outside lower center", ncols=beside)
