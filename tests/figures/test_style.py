@@ -107,18 +107,23 @@ def test_a_users_settings_change_nothing_and_return(tmp_path):
         assert matplotlib.rcParams["font.size"] == 30
 
 
-def test_a_footnote_is_written_below_the_figure_which_keeps_its_size(tmp_path):
+def test_a_footnote_is_written_below_the_axes_and_the_legend_which_keep_their_size(tmp_path):
     from matplotlib.image import imread
 
-    sizes = {}
+    heights, images, legends = {}, {}, {}
     for stem, text in (("without", ""), ("with", "wikitext2:test:ctx=512:windows=16 " * 6)):
         with paper_style():
             figure = Figure(figsize=(3.4, 2.5), layout="constrained")
-            figure.subplots().plot([0, 1], [0, 1])
+            axes = figure.subplots()
+            axes.plot([0, 1], [0, 1], label="a line")
+            legend = figure.legend(loc="outside lower center")
             footnote(figure, text)
             save(figure, tmp_path, stem)
-        sizes[stem] = imread(tmp_path / f"{stem}.png")
-    without, noted = sizes["without"], sizes["with"]
-    assert noted.shape[1] == without.shape[1] and noted.shape[0] > without.shape[0]
-    assert (noted[: len(without)] == without).all()
-    assert (noted[len(without) :, :, :3] < 0.9).any()
+            heights[stem] = axes.get_position().height * figure.get_figheight()
+            legends[stem] = legend.get_window_extent().y0 / figure.dpi
+        images[stem] = imread(tmp_path / f"{stem}.png")
+    assert heights["with"] == pytest.approx(heights["without"], rel=0.01)
+    added = (len(images["with"]) - len(images["without"])) / 300
+    assert legends["with"] == pytest.approx(legends["without"] + added, abs=0.02) and added > 0.2
+    below = images["with"][-int(300 * (added - 0.03)) :]
+    assert (below[:, :, :3] < 0.9).any()  # the footnote, and nothing else reaches so far down

@@ -14,7 +14,6 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
-from matplotlib.transforms import Bbox
 
 from slimsweep.atomic import whole_file
 from slimsweep.figures.series import Panel
@@ -213,22 +212,32 @@ def legend_columns(labels: Sequence[str], most: int, width: float) -> int:
 
 def save(figure: Figure, folder: Path, stem: str) -> list[Path]:
     """Write `stem`.pdf and `stem`.png without dates or versions in them; returns both paths."""
+    share = _write_footnote(figure)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # placed once, for both files
-    area = _with_footnote(figure)
+    for legend in figure.legends:  # they stand at the edge of the figure, whatever the layout's part of it is
+        legend.set_bbox_to_anchor((0, share, 1, 1 - share), transform=figure.transFigure)
     paths = []
     for suffix, metadata in (("pdf", {"CreationDate": None}), ("png", {"Software": None})):
         paths.append(folder / f"{stem}.{suffix}")
         with whole_file(paths[-1]) as partial:
-            figure.savefig(partial, format=suffix, metadata=metadata, bbox_inches=area)
+            figure.savefig(partial, format=suffix, metadata=metadata)
     return paths
 
 
-def _with_footnote(figure: Figure) -> Bbox:
-    """Area of a figure in inches, with its footnote in lines of their own below it."""
+def _write_footnote(figure: Figure) -> float:
+    """Write a figure's footnote in lines of their own below everything; returns their part of the figure's height.
+
+    The figure grows by them.
+    """
     width, height = figure.get_size_inches()
     rows = textwrap.wrap(figure.get_label(), int(width * FOOTNOTE_LETTERS))
-    for row, text in enumerate(rows, start=1):
-        below = -row * FOOTNOTE_INCHES / height
-        figure.text(0.01, below, text, fontsize=FOOTNOTE_SIZE, color="0.35", va="bottom")
-    return Bbox.from_extents(0, -(len(rows) + 0.5) * FOOTNOTE_INCHES if rows else 0, width, height)
+    if not rows:
+        return 0.0
+    added = (len(rows) + 0.5) * FOOTNOTE_INCHES
+    figure.set_figheight(height + added)
+    share = added / (height + added)
+    figure.get_layout_engine().set(rect=(0, share, 1, 1 - share))
+    look = {"fontsize": FOOTNOTE_SIZE, "color": "0.35", "va": "top"}
+    figure.text(0.01, share, "\n".join(rows), **look).set_in_layout(False)
+    return share
