@@ -117,3 +117,28 @@ def test_on_a_terminal_there_is_one_display_and_the_table_at_the_end(tmp_path):
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", b"".join(parts).decode())
     assert "2 of 2 jobs" in plain and "at work" in plain and "| magnitude |" in plain
     assert "Tokenizing" not in plain and "it/s" not in plain and "#0 :" not in plain
+
+
+def test_a_failing_job_is_shown_with_its_reason_and_the_others_go_on(tmp_path):
+    (tmp_path / "conf" / "technique").mkdir(parents=True)
+    (tmp_path / "broken_demo.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from slimsweep.techniques.pruning.magnitude import Magnitude\n\n\n"
+        "@dataclass(frozen=True, kw_only=True)\n"
+        "class BrokenDemo(Magnitude):\n"
+        "    def apply(self, model, context):\n"
+        "        raise RuntimeError('weights are not finite')\n"
+    )
+    (tmp_path / "conf" / "technique" / "broken_demo.yaml").write_text(
+        "# @package technique.broken_demo\n"
+        "defaults: [/pruner@_here_, _self_]\n"
+        "_target_: broken_demo.BrokenDemo\n"
+        "ratio: ${ratio}\n"
+    )
+    words = launch(tmp_path, "--config-dir", f"{tmp_path}/conf", "-m", "technique=broken_demo,magnitude")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    ran = subprocess.run(words, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path})
+    assert ran.returncode == 1
+    assert re.search(r"\d\d failed: random broken_demo 0\.5: \w*Error: .*weights are not finite", ran.stdout)
+    assert "recorded: random magnitude 0.5" in ran.stdout and "Traceback" not in ran.stdout
+    assert "1 of 2 jobs of mine have no record" in ran.stderr and "weights are not finite" in ran.stderr
