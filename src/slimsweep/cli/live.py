@@ -128,7 +128,7 @@ class Display(Watcher):
             return []
         lines = [Text(f"failed ({len(self._failures)})", style="bold red")]
         shown = list(self._failures.items())[-SHOWN:]
-        return lines + [Text(f"  {label}: {reason}", overflow="ellipsis", no_wrap=True) for label, reason in shown]
+        return lines + [Text(f"  {label}: {reason}") for label, reason in shown]
 
     def _note_dense(self, record: dict[str, Any]) -> None:
         if record.get("technique") == DENSE:
