@@ -98,7 +98,10 @@ def test_without_a_terminal_each_event_is_one_line(tmp_path):
     events = [one for one in ran.stdout.splitlines() if re.match(r"\d\d:\d\d:\d\d ", one)]
     words = [one[9:] for one in events]
     assert words[0] == "mine: 2 jobs, 0 already recorded"
-    assert any(re.fullmatch(r"\[2/2\] recorded: random magnitude 0.5 in \d+\.\d s", one) for one in words)
+    recorded = r"\[2/2\] recorded: random magnitude 0.5 in \d+\.\d s: .*/record\.json"
+    assert any(re.fullmatch(recorded, one) for one in words)
+    table = ran.stdout.index("\n| key")
+    assert len(events) == len(ran.stdout[:table].splitlines()), "each line before the table is an event"
     assert not any("#0" in one or "Launching" in one for one in words)
 
 

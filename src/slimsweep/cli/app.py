@@ -18,7 +18,6 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from slimsweep import progress
-from slimsweep.cli import console
 from slimsweep.cli.arguments import advice, from_shell
 from slimsweep.cli.console import VERBOSE, quiet_other_libraries
 from slimsweep.cli.live import shown
@@ -143,7 +142,7 @@ def job(config: DictConfig) -> str | None:
         raise ConfigError([fault])
     with shown():
         path = perform(experiment, store)
-    if console.Console.live is None:
+    if hydra_config.mode is RunMode.RUN:  # a sweep's lines of events name its records
         print(path, flush=True)
     return str(path)
 

@@ -50,8 +50,8 @@ class Console(logging.Handler):
         is_own = record.name.startswith(OWN)
         if not (is_own or is_verbose() or record.levelno >= logging.ERROR):
             return
-        if self.live is not None and is_own and record.levelno <= logging.INFO:
-            watcher().step(record.getMessage())
+        if self.live is not None and is_own and (record.levelno <= logging.INFO or record.exc_info):
+            watcher().step(record.getMessage())  # an error with a traceback is a failed job, which the display lists
             return
         text = self.format(record) if is_verbose() else self._line(record)
         if self.live is not None:

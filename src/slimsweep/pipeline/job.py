@@ -102,7 +102,8 @@ def complete(experiment: Experiment, store: Store, missing: dict[str, Asked]) ->
         watcher().job_failed(experiment.label, reason)
         raise
     seconds = time.perf_counter() - started
-    log.info("%srecorded: %s in %.1f s", position(experiment, store), experiment.label, seconds)
+    place = position(experiment, store)
+    log.info("%srecorded: %s in %.1f s: %s", place, experiment.label, seconds, folder / "record.json")
     watcher().job_finished(experiment.label, record, seconds)
     return record
 
