@@ -23,6 +23,7 @@ from slimsweep.models.language_model import weights_digest
 from slimsweep.models.sources.local import LocalModel
 from slimsweep.models.storage import saved_model
 from slimsweep.models.surgery import remove, remove_blocks
+from slimsweep.models.task import TASKS
 from slimsweep.techniques.pruning.magnitude import Magnitude
 from slimsweep.techniques.pruning.wanda import Wanda
 from slimsweep.techniques.quantization.rtn import RTN
@@ -124,7 +125,7 @@ def test_a_saved_model_comes_back_with_its_masks(technique, tiny, tmp_path):
     before = source.digest()
     (tmp_path / "saved" / MASKS_FILE).unlink()
     assert source.digest() != before
-    again = saved_model.read(tmp_path / "saved", "causal_lm", torch.float32, CPU, False)
+    again = saved_model.read(tmp_path / "saved", TASKS["causal_lm"], torch.float32, CPU, False)
     assert not masked_layers(again)
 
 

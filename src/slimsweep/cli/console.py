@@ -40,6 +40,10 @@ class Console(logging.Handler):
     live = None
     """Rich console of the live display, which prints above itself; None where there is no display."""
 
+    def __init__(self, level: int = logging.NOTSET):
+        super().__init__(level)
+        self._stream = sys.stdout  # as it is now: whoever replaces it later reads no log lines
+
     def emit(self, record: logging.LogRecord) -> None:
         try:
             self._emit(record)
@@ -57,7 +61,7 @@ class Console(logging.Handler):
         if self.live is not None:
             self.live.print(text, markup=False, highlight=False)
         else:
-            print(text, file=sys.stdout, flush=True)
+            print(text, file=self._stream, flush=True)
 
     def _line(self, record: logging.LogRecord) -> str:
         """The line without a traceback."""

@@ -1,5 +1,6 @@
 """Live display of a launch on a terminal: progress and ETA, the job at work, the last results, failures."""
 
+import os
 import statistics
 import sys
 import time
@@ -22,6 +23,8 @@ from slimsweep.records.quantities import in_group
 SHOWN = 8
 """Results, and failures, that are shown at once; the last ones."""
 DENSE = "dense"
+IS_SHOWN = "SLIMSWEEP_IS_SHOWN"
+"""Environment variable while a display is shown, so that processes of other launchers show none over it."""
 
 
 class Display(Watcher):
@@ -59,20 +62,21 @@ class Display(Watcher):
 
     def job_failed(self, label: str, reason: str) -> None:
         self._failures[label], self._label = reason, ""
-        self._seconds[label] = self._clock() - self._job_began
+        self._seconds[label] = 0.0
 
     def eta(self) -> float | None:
         """Seconds until the launch ends, by the jobs that it has run; None before the first has ended.
 
         A job is expected to take what those of its technique took, or else all jobs, by their median.
         """
-        if not self._seconds:
+        measured = {label: seconds for label, seconds in self._seconds.items() if seconds}
+        if not measured:
             return None
         left = [label for label in self._labels if label not in self._seconds]
-        every = statistics.median(self._seconds.values())
+        every = statistics.median(measured.values())
         total = 0.0
         for label in left:
-            alike = [seconds for known, seconds in self._seconds.items() if _kind(known) == _kind(label)]
+            alike = [seconds for known, seconds in measured.items() if _kind(known) == _kind(label)]
             expected = statistics.median(alike) if alike else every
             spent = self._clock() - self._job_began if label == self._label else 0.0
             total += max(expected - spent, 0.0)
@@ -152,7 +156,8 @@ def _clock(seconds: float) -> str:
 
 def is_wanted() -> bool:
     """Whether somebody watches a terminal that can redraw, and did not ask for all lines."""
-    return sys.stdout.isatty() and not Console().is_dumb_terminal and not console.is_verbose()
+    is_shown = console.is_verbose() or os.environ.get(IS_SHOWN)
+    return sys.stdout.isatty() and not Console().is_dumb_terminal and not is_shown
 
 
 @contextmanager
@@ -165,8 +170,10 @@ def shown() -> Iterator[None]:
     terminal = Console()
     with Live(display, console=terminal, refresh_per_second=4, vertical_overflow="crop") as live, watched_by(display):
         console.Console.live = live.console
+        os.environ[IS_SHOWN] = "1"
         try:
             yield
         finally:
             console.Console.live = None
+            del os.environ[IS_SHOWN]
             live.refresh()

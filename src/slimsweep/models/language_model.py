@@ -129,7 +129,7 @@ class LanguageModel:
     def logits(self, hidden: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch vocabulary"]:
         """The head's output for any slice of `hidden_states`, so that a caller can bound its memory."""
         scaled_by = self.family.head_scaled_by
-        if scaled_by and getattr(self.config, scaled_by):
+        if scaled_by and getattr(self.config, scaled_by, False):
             hidden = hidden * self.module.model_dim**-0.5
         logits = self.module.get_submodule(self.family.head)(hidden)
         if self.family.logits_bias:

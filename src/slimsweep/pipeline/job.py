@@ -55,6 +55,7 @@ def perform(experiment: Experiment, store: Store) -> Path:
             record = complete(experiment, store, missing)
         else:
             log.info("%s%s: already recorded", position(experiment, store), experiment.label)
+            watcher().job_finished(experiment.label, record, 0.0)
             if store.read(experiment.key) != record:  # shown until now: other measurements
                 store.finish(experiment.key, experiment.asked)
             if experiment.save_model and not (folder / "model").is_dir():

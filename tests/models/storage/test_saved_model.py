@@ -19,6 +19,7 @@ from slimsweep.models.language_model import parameter_count
 from slimsweep.models.sources.local import LocalModel
 from slimsweep.models.storage import saved_model
 from slimsweep.models.storage.checkpoint import MANIFEST
+from slimsweep.models.task import TASKS
 
 
 @pytest.fixture
@@ -366,7 +367,10 @@ def test_a_damaged_config_is_refused(uneven_folder):
 @pytest.mark.parametrize("change", [{"hidden_act": "none"}, {"num_attention_heads": 5}, {"model_type": "none"}])
 def test_a_config_of_which_no_model_can_be_built_is_refused(uneven_folder, change):
     edit(uneven_folder / "config.json", lambda config: config.update(change))
-    for read in (slimsweep.load, lambda folder: saved_model.read(folder, "causal_lm", torch.float32, CPU, False)):
+    for read in (
+        slimsweep.load,
+        lambda folder: saved_model.read(folder, TASKS["causal_lm"], torch.float32, CPU, False),
+    ):
         with pytest.raises(ModelError, match=r"config\.json cannot be read"):
             read(uneven_folder)
 

@@ -82,7 +82,7 @@ def test_llama_2_7b_has_the_counts_of_the_rounding_rules(level, ratio, parameter
 
 
 def test_the_default_range_is_4_to_29_of_32():
-    assert LLMPruner(ratio=0.25).block_range(meta_model("llama_2_7b")) == range(4, 30)
+    assert LLMPruner(ratio=0.25).block_range(meta_model("llama_2_7b")) == list(range(4, 30))
 
 
 def test_bad_knobs_are_named_together():

@@ -112,7 +112,7 @@ class Family(Stack):
     logits_divisor: str | None = None
     """Config field that divides the head's output; None where the family has none."""
     head_scaled_by: str | None = None
-    """Config flag: the head reads hidden states over the root of the residual width; None where no flag says so."""
+    """Config flag: the head reads hidden states over the root of the residual width. A config without it does not."""
     logits_bias: str | None = None
     """Buffer of the top module that is added to the logits; None where the family has none."""
     pooled: tuple[str, ...] = ()
