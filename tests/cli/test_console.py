@@ -11,10 +11,10 @@ from slimsweep.cli import console
 @pytest.fixture
 def line(capsys, monkeypatch):
     monkeypatch.delenv(console.VERBOSE, raising=False)
-    handler = console.Console()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
 
     def emitted(name: str, level: int, text: str, error=None) -> str:
+        handler = console.Console()  # here, since it writes to the output of the moment
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
         info = (type(error), error, None) if error else None
         handler.handle(logging.LogRecord(name, level, __file__, 1, text, (), info))
         return capsys.readouterr().out
