@@ -102,3 +102,13 @@ def test_a_failure_names_its_block_and_one_that_names_its_layers_stays_as_it_is(
 def test_no_gradients_are_kept_and_the_mode_is_restored(tiny):
     modes = Walk(title="test").run(tiny, lambda _: [torch.is_grad_enabled()])
     assert modes == [False, False] and torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("error", [MemoryError, torch.OutOfMemoryError])
+def test_a_lack_of_memory_stays_what_it_is_and_names_the_block(tiny, error):
+    def treat(_visit):
+        raise error("no room")
+
+    with pytest.raises(error) as raised:
+        Walk(title="test").run(tiny, treat)
+    assert raised.value.__notes__ == [f"at {tiny.block_names[0]}"]

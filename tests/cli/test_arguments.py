@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from conftest import CACHE, PROJECT
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
-from slimsweep.cli.arguments import TEXT
+from slimsweep.cli.arguments import TEXT, readable
 from slimsweep.records.store import Store
 
 SHAPES = ("model=random", "model.weights=meta", "evaluation=cost", "tracker=none")
@@ -217,6 +218,23 @@ def test_an_empty_folder_setting_means_its_default(monkeypatch, tmp_path):
     composed = OmegaConf.create(shown.stdout)
     assert (composed.outputs_dir, composed.data_dir) == ("outputs", None)
     assert composed.cache_dir == str(PROJECT / "outputs" / "cache")
+
+
+def test_the_former_word_of_a_task_is_todays():
+    assert readable("model.auto_class=seq2seq_lm") == "model.task=seq2seq_lm"
+
+
+def test_a_second_ctrl_c_kills_and_brings_the_cursor_back():
+    child, ours = pty.openpty()
+    code = "import os, signal\nfrom slimsweep.cli import app\n"
+    code += "signal.signal(signal.SIGINT, app._interrupt)\n"
+    code += "try:\n    os.kill(os.getpid(), signal.SIGINT)\nexcept KeyboardInterrupt:\n    pass\n"
+    code += "os.kill(os.getpid(), signal.SIGINT)\nprint('still here')"
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=ours, stdout=ours, stderr=ours)
+    os.close(ours)
+    assert process.wait(timeout=120) == -signal.SIGINT
+    said = os.read(child, 4096)
+    assert b"\x1b[?25h" in said and b"still here" not in said
 
 
 def test_ctrl_c_ends_with_one_line_and_keeps_what_is_finished(tmp_path):

@@ -78,6 +78,22 @@ def test_a_job_is_expected_to_take_what_its_technique_took():
     assert display.eta() == 3.0
 
 
+def test_jobs_that_share_a_label_are_counted_one_by_one():
+    display = Display(Clock())
+    display.sweep_started("mine", ["m wanda 0.5"] * 3, [])  # of other calibrations, say, which a label does not tell
+    display.job_started("m wanda 0.5")
+    display.job_finished("m wanda 0.5", record("wanda", 30.0), 8.0)
+    assert display.eta() == 16.0 and "1 of 3 jobs" in screen(display)
+
+
+def test_failed_and_known_jobs_have_ended_and_tell_nothing_of_the_time_left():
+    display = Display(Clock())
+    display.sweep_started("mine", ["m wanda 0.3", "m gptq", "m wanda 0.5"], [])
+    display.job_failed("m gptq", "ModelError: no")
+    display.job_finished("m wanda 0.3", record("wanda", 30.0), 0.0)
+    assert display.eta() is None and "2 of 3 jobs" in screen(display)
+
+
 def test_a_dense_record_of_before_stands_beside_the_results():
     display = Display()
     display.sweep_started("mine", ["m wanda 0.3"], [record("dense", 20.0)])

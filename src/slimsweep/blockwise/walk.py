@@ -117,5 +117,8 @@ def _named(block: str) -> Iterator[None]:
         yield
     except SlimsweepError:  # names its layers itself
         raise
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        error.add_note(f"at {block}")
+        raise
     except Exception as error:
         raise LayerError(f"{block}: {type(error).__name__}: {error}") from error

@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it: 128 + SIGINT."""
 VERBOSE_OPTIONS = ("-v", "--verbose")
+SHOW_CURSOR = b"\x1b[?25h"
+"""Control sequence of terminals."""
 
 OmegaConf.register_new_resolver("slimsweep.path", lambda path: str(project_path(path)), replace=True)
 # Hydra makes the folder of a run before the job begins; a dry run makes none.
@@ -82,9 +84,17 @@ def main() -> None:
 
 def _interrupt(_number: int, _frame: Any) -> None:
     """End the work in order at the first Ctrl-C; a second one kills the process."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, _kill)
     progress.stop(True)  # some libraries catch everything, this too
     raise KeyboardInterrupt
+
+
+def _kill(_number: int, _frame: Any) -> None:
+    """End the process at once, with the cursor that a live display had hidden."""
+    if sys.stdout.isatty():
+        os.write(sys.stdout.fileno(), SHOW_CURSOR)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 def explain(error: Exception) -> str:

@@ -79,8 +79,11 @@ def readable(argument: str) -> str:
 
 
 def _todays_knob(option: str) -> str:
-    """A key with today's word for a knob that had another one, where the technique has today's alone."""
+    """A key with today's word for a knob that had another one, where the technique or model has today's alone."""
     head, _, knob = option.rpartition(".")
+    if head.lstrip("+") == "model" and knob == "auto_class":
+        log.warning("%s is called model.%s now", option.lstrip("+"), FORMER_KNOBS[knob])
+        return f"{head}.{FORMER_KNOBS[knob]}"
     new, stage = FORMER_KNOBS.get(knob), re.fullmatch(r"\+*technique\.(\w+)", head)
     if not (new and stage):
         return option

@@ -4,7 +4,7 @@ import os
 import statistics
 import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -33,15 +33,16 @@ class Display(Watcher):
     def __init__(self, clock: Any = time.monotonic):
         self._clock = clock
         self._began = self._job_began = clock()
-        self._name, self._labels = "", []
+        self._name, self._total = "", 0
+        self._left: Counter[str] = Counter()
         self._label, self._step, self._part = "", "", ("", 0, 0)
-        self._seconds: dict[str, float] = {}
-        self._failures: dict[str, str] = {}
+        self._seconds: list[tuple[str, float]] = []
+        self._failures: list[tuple[str, str]] = []
         self._records: deque[tuple[str, dict[str, Any], float]] = deque(maxlen=SHOWN)
         self._dense: dict[str, dict[str, Any]] = {}
 
     def sweep_started(self, name: str, labels: Sequence[str], records: Sequence[dict[str, Any]]) -> None:
-        self._name, self._labels = name, list(labels)
+        self._name, self._total, self._left = name, len(labels), Counter(labels)
         for record in records:
             self._note_dense(record)
 
@@ -56,35 +57,36 @@ class Display(Watcher):
 
     def job_finished(self, label: str, record: dict[str, Any], seconds: float) -> None:
         self._note_dense(record)
-        self._seconds[label] = seconds
+        self._left -= Counter([label])
+        if seconds:
+            self._seconds.append((label, seconds))
         self._records.append((label, record, seconds))
         self._label = ""
 
     def job_failed(self, label: str, reason: str) -> None:
-        self._failures[label], self._label = reason, ""
-        self._seconds[label] = 0.0
+        self._failures.append((label, reason))
+        self._left -= Counter([label])
+        self._label = ""
 
     def eta(self) -> float | None:
-        """Seconds until the launch ends, by the jobs that it has run; None before the first has ended.
+        """Seconds until the launch ends, by the jobs that it has recorded; None before the first.
 
         A job is expected to take what those of its technique took, or else all jobs, by their median.
         """
-        measured = {label: seconds for label, seconds in self._seconds.items() if seconds}
-        if not measured:
+        if not self._seconds:
             return None
-        left = [label for label in self._labels if label not in self._seconds]
-        every = statistics.median(measured.values())
+        every = statistics.median(seconds for _, seconds in self._seconds)
         total = 0.0
-        for label in left:
-            alike = [seconds for known, seconds in measured.items() if _kind(known) == _kind(label)]
+        for label, count in self._left.items():
+            alike = [seconds for known, seconds in self._seconds if _kind(known) == _kind(label)]
             expected = statistics.median(alike) if alike else every
             spent = self._clock() - self._job_began if label == self._label else 0.0
-            total += max(expected - spent, 0.0)
+            total += count * expected - min(spent, expected)
         return total
 
     def __rich__(self) -> RenderableType:
         parts: list[RenderableType] = []
-        if self._labels:
+        if self._total:
             parts.append(self._header())
         if self._label:
             parts += self._job()
@@ -94,7 +96,7 @@ class Display(Watcher):
         return Group(*parts)
 
     def _header(self) -> Table:
-        ended, total = len(self._seconds), len(self._labels)
+        ended, total = self._total - self._left.total(), self._total
         left = self.eta()
         words = f"{ended} of {total} jobs, {_clock(self._clock() - self._began)}"
         words += f", about {_clock(left)} left" if left is not None and ended < total else ""
@@ -131,8 +133,7 @@ class Display(Watcher):
         if not self._failures:
             return []
         lines = [Text(f"failed ({len(self._failures)})", style="bold red")]
-        shown = list(self._failures.items())[-SHOWN:]
-        return lines + [Text(f"  {label}: {reason}") for label, reason in shown]
+        return lines + [Text(f"  {label}: {reason}") for label, reason in self._failures[-SHOWN:]]
 
     def _note_dense(self, record: dict[str, Any]) -> None:
         if record.get("technique") == DENSE:

@@ -124,7 +124,7 @@ class PairFile:
         return faults
 
     def longest(self, side: str) -> int:
-        """Upper bound of the tokens of a source or target, for plans: its limit, else one token a byte.
+        """Approximate most tokens of a source or target, for plans: its limit, else one token a byte.
 
         0 where the file cannot be read, which `pair_faults` tells.
         """

@@ -49,7 +49,8 @@ class Cost(Metric):
         refuse(faults)
 
     def quantities(self) -> list[Quantity]:
-        return [dataclasses.replace(one, label=f"{one.label} of {self.tokens} tokens") for one in self.declares]
+        lengths = f"{self.tokens} tokens" + (f" and {self.target_tokens} of target" if self.target_tokens else "")
+        return [dataclasses.replace(quantity, label=f"{quantity.label} of {lengths}") for quantity in self.declares]
 
     def measure(self, model: LanguageModel, corpora: Any) -> Measurement:
         is_pair = model.family.encoder is not None

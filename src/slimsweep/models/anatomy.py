@@ -66,7 +66,7 @@ class BlockShape:
     cross_key_value_heads: int | None = None
 
     def as_plain(self) -> dict[str, int]:
-        """Widths by name, without those the block has not."""
+        """Widths by name; a block without cross-attention has none of its heads."""
         return {name: width for name, width in asdict(self).items() if width is not None}
 
 
@@ -97,11 +97,10 @@ def shape_of(model: LanguageModel) -> Shape:
     """The widths a model has now, read off its layers."""
     blocks = []
     for index in range(len(model.blocks)):
-        widths = [len(neurons(model, index))]
-        for units in (units_of(model, kind, index) for kind in head_kinds(model, index)):
-            widths[-1:-1] = [len(units) * units.members, len(units)]
-        heads_of_self, key_value_heads, *cross, count = widths
-        blocks.append(BlockShape(heads_of_self, key_value_heads, count, *cross))
+        own, *cross = (units_of(model, kind, index) for kind in head_kinds(model, index))
+        crossing = [(len(units) * units.members, len(units)) for units in cross]
+        counts = (len(own) * own.members, len(own), len(neurons(model, index)))
+        blocks.append(BlockShape(*counts, *(crossing[0] if crossing else ())))
     return Shape(channel_count(model), tuple(blocks))
 
 

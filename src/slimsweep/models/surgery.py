@@ -185,5 +185,6 @@ def _set_head_counts(model: LanguageModel, units: Units, gone: Int[Tensor, " uni
             owner.config = copy.copy(owner.config)
         setattr(find(block, holder), name, counts[quantity])
     if model.family.position_bias:
-        kept = [unit for unit in range(len(units)) if unit not in gone.tolist()]
+        lost = set(gone.tolist())
+        kept = [unit for unit in range(len(units)) if unit not in lost]
         keep_heads(_attention_module(block, attention), kept, len(units))
