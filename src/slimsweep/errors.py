@@ -57,6 +57,14 @@ class LayerError(SlimsweepError):
     """A layer or block could not be treated for a reason that no other error has; the message names it."""
 
 
+class TrainingError(SlimsweepError):
+    """A training stage cannot go on: its data, its work folder, its disk or its loss; the message says what to do."""
+
+
+class TrainingPaused(SlimsweepError):
+    """A training stage reached its limit of minutes; the same command goes on from its last checkpoint."""
+
+
 class StoreError(SlimsweepError):
     """A record or sweep is unknown, or the output folder cannot be used."""
 

@@ -1,15 +1,19 @@
-"""Everything that a stage is given beside the model: calibration data, chance, statistics of earlier jobs."""
+"""Everything that a stage is given beside the model: data, chance, a teacher, statistics of earlier jobs, a folder."""
 
 import hashlib
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
 
 from slimsweep.blockwise.layer_method import InputStatistic
 from slimsweep.blockwise.shared_inputs import Shared
+from slimsweep.data.training import TrainingSet
 from slimsweep.models.batches import Batch
+from slimsweep.models.language_model import LanguageModel
 
 
 @runtime_checkable
@@ -35,6 +39,12 @@ class StageContext:
     """Seed of everything that the stage draws."""
     statistics: KeptStatistics | None = None
     """Sums over dense inputs of layers, kept between jobs; None keeps nothing."""
+    data: TrainingSet | None = None
+    """Examples to train on; None where no technique of the chain trains."""
+    teacher: Callable[[], LanguageModel] | None = None
+    """Makes the frozen teacher that the technique requires; None where it requires none."""
+    work_dir: Path | None = None
+    """Folder of an unfinished stage, for checkpoints; None keeps none."""
 
     def generator(self, name: str) -> torch.Generator:
         """Chance of one layer or part, whichever come before it and wherever it lies."""

@@ -83,7 +83,7 @@ def read_pairs(path: str, columns: tuple[str, str], target_path: str | None = No
     Raises:
         CorpusError: no such file, unequal numbers of lines, or a row without source or target.
     """
-    files = [_existing(given) for given in (path, target_path) if given]
+    files = [existing_file(given) for given in (path, target_path) if given]
     key = (columns, *((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files))
     if key not in _pairs:
         rows = _table(files[0], columns, where) if target_path is None else _lines(*files, where)
@@ -151,7 +151,7 @@ def _padded(
     return ids, mask
 
 
-def _existing(given: str) -> Path:
+def existing_file(given: str) -> Path:
     path = Path(given).expanduser()
     path = path.absolute() if path.is_file() else project_path(path)
     if not path.is_file():

@@ -96,18 +96,34 @@ def load_memory_bytes(module: nn.Module) -> int:
 def _rise(model: LanguageModel, batch: Batch) -> int:
     """Bytes by which memory rises during a forward above what was held before it."""
     _forward(model, batch)  # makes what a first forward makes once: kernels, workspaces, pages of mapped weights
+    before = reset_peak(model.compute_device)
+    _forward(model, batch)
+    return max(0, peak(model.compute_device) - before)
+
+
+def reset_peak(device: torch.device) -> int:
+    """Begin to look for the peak of memory anew; returns the bytes that are held now.
+
+    Raises:
+        OSError: this system has no such counter.
+    """
     gc.collect()
-    if model.compute_device.type == "cuda":
+    if device.type == "cuda":
         torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(model.compute_device)
-        before = torch.cuda.memory_allocated(model.compute_device)
-        _forward(model, batch)
-        return torch.cuda.max_memory_allocated(model.compute_device) - before
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device)
     _return_free_heap()
     CLEAR_REFS.write_text(RESET_PEAK)
-    before = _resident_bytes("VmRSS")
-    _forward(model, batch)
-    return max(0, _resident_bytes("VmHWM") - before)
+    return _resident_bytes("VmRSS")
+
+
+def peak(device: torch.device) -> int:
+    """Most bytes held since `reset_peak`.
+
+    Raises:
+        OSError: this system has no such counter.
+    """
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _resident_bytes("VmHWM")
 
 
 def _forward(model: LanguageModel, batch: Batch) -> None:

@@ -2,9 +2,11 @@
 
 import contextlib
 import logging
+import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -59,9 +61,9 @@ def compress(experiment: Experiment) -> Compressed:
     that it draws the same whether those before it were computed or not.
     """
     cache = cache_of(experiment)
-    keys = stage_keys(experiment) if cache else []
+    keys = stage_keys(experiment) if cache or experiment.needs_data else []
     done = _longest(experiment, keys, cache) if cache else None
-    batches, unkept = None, 0.0
+    batches, examples, unkept = None, None, 0.0
     for position in range(len(done.stages) if done else 0, len(experiment.stages)):
         with cache.claim(keys[position]) if cache else contextlib.nullcontext():
             # Another process may have computed it while this one waited.
@@ -72,14 +74,44 @@ def compress(experiment: Experiment) -> Compressed:
             stage, upstream = experiment.stages[position], done.weights_digest
             if batches is None and stage.technique.requirements.calibration:
                 batches = calibrate(experiment, done.model)
-            statistics = StatisticsCache(cache, keys[position]) if cache else None
-            apply(experiment, stage, StageContext(batches, experiment.seed, statistics), done)
+            if examples is None and stage.technique.requirements.data:
+                examples = experiment.data.examples(experiment.model, experiment.corpora)
+            context = StageContext(
+                batches,
+                experiment.seed,
+                statistics=StatisticsCache(cache, keys[position]) if cache else None,
+                data=examples,
+                teacher=teacher_of(experiment, stage, done.model),
+                work_dir=work_dir(experiment, keys[position]) if stage.technique.requirements.data else None,
+            )
+            apply(experiment, stage, context, done)
+            if context.work_dir:
+                shutil.rmtree(context.work_dir, ignore_errors=True)
             unkept += done.stages[-1]["seconds"]
             if cache and _keep(cache, keys[position], done, unkept, upstream):
                 unkept = 0.0
     done = done or load(experiment)
     torch.manual_seed(experiment.seed)
     return done
+
+
+def teacher_of(experiment: Experiment, stage: Stage, model: LanguageModel) -> Callable[[], LanguageModel] | None:
+    """What makes the frozen teacher of a stage; None where it has none."""
+    asked = stage.technique.requirements.teacher
+    if asked is None:
+        return None
+    if asked == "chain":
+        return model.copy
+    if asked == "base":
+        return lambda: compress(experiment.base).model
+    source = experiment.teachers[stage.name]
+    dtype, device = getattr(torch, experiment.resolved_dtype), torch.device(experiment.resolved_device)
+    return lambda: source.load(dtype=dtype, device=device, offload=False)
+
+
+def work_dir(experiment: Experiment, key: StageKey) -> Path:
+    """Folder of the checkpoints of an unfinished stage; the stage removes it at its end."""
+    return experiment.cache_dir / "unfinished" / key.digest[:16]
 
 
 def load(experiment: Experiment) -> Compressed:

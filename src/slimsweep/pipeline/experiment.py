@@ -1,5 +1,6 @@
 """The typed form of conf/config.yaml: one experiment, checked for every fault before weights load."""
 
+import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -63,6 +64,8 @@ class Experiment:
     model: Any
     stages: tuple[Stage, ...]
     calibration: Any
+    data: Any
+    """Examples that stages which train are given."""
     metrics: dict[str, Any]
     tracker: Tracker
     corpora: Any
@@ -167,10 +170,14 @@ class Experiment:
                 raise StageError.of(stage.name, error) from error
         if self.memory_budget and not faults:
             faults += memory_plan.faults(self)
+        faults += [
+            f"technique.{name}.teacher_path: {fault}" for name, one in self.teachers.items() for fault in one.faults()
+        ]
         faults += [fault for name, metric in self.metrics.items() for fault in _quantity_faults(name, metric)]
         if self.model.weights == "meta":
             return faults
         checks = [("calibration", self.calibration)] if self.needs_calibration else []
+        checks += [("data", self.data)] if self.needs_data else []
         for name, part in [*checks, *((f"evaluation.metrics.{name}", part) for name, part in self.metrics.items())]:
             faults += [f"{name}: {fault}" for fault in part.faults(self.model, self.corpora)]
         return faults
@@ -179,6 +186,35 @@ class Experiment:
     def needs_calibration(self) -> bool:
         """Whether any stage looks at calibration text."""
         return any(stage.technique.requirements.calibration for stage in self.stages)
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether any stage trains on examples."""
+        return any(stage.technique.requirements.data for stage in self.stages)
+
+    @property
+    def base(self) -> "Experiment":
+        """The experiment that this one is compared with: the dense model after the leading stages that make a base."""
+        makes = [stage.technique.makes_base for stage in self.stages]
+        leading = makes.index(False) if False in makes else len(makes)
+        return dataclasses.replace(self, stages=self.stages[:leading])
+
+    @property
+    def before_training(self) -> "Experiment | None":
+        """The experiment whose chain ends before the last stage that trains; None where none does after the base."""
+        trains = [place for place, stage in enumerate(self.stages) if stage.technique.requirements.data]
+        return dataclasses.replace(self, stages=self.stages[: trains[-1]]) if trains else None
+
+    @cached_property
+    def teachers(self) -> dict[str, Any]:
+        """Model sources of the teachers that are other models, by the name of the stage."""
+        from slimsweep.models.sources.local import LocalModel
+
+        return {
+            stage.name: LocalModel(path=teacher, task=self.model.task, cache_dir=str(self.cache_dir))
+            for stage in self.stages
+            if (teacher := stage.technique.requirements.teacher) not in (None, "base", "chain")
+        }
 
     @property
     def uses_seed(self) -> bool:
@@ -274,7 +310,7 @@ def _parts(plain: dict[str, Any], faults: list[str]) -> dict[str, Any]:
             Stage(name, build(f"technique.{name}", fields, faults))
             for name, fields in (plain.get("technique") or {}).items()
         ),
-        **{name: build(name, plain[name], faults) for name in ("model", "calibration", "tracker")},
+        **{name: build(name, plain[name], faults) for name in ("model", "calibration", "data", "tracker")},
         "metrics": {
             name: build(f"evaluation.metrics.{name}", fields, faults)
             for name, fields in (plain["evaluation"].get("metrics") or {}).items()
@@ -302,7 +338,7 @@ def _quantity_faults(name: str, metric: Any) -> list[str]:
 def _words(parts: dict[str, Any], choices: dict[str, Any]) -> dict[str, Any]:
     """Words by which the parts were chosen: Hydra's, else the stems of the parts' files."""
     return {
-        **{name: choices.get(name) or stem_of(type(parts[name])) for name in ("model", "calibration")},
+        **{name: choices.get(name) or stem_of(type(parts[name])) for name in ("model", "calibration", "data")},
         "technique": {stage.name: stage.label for stage in parts["stages"]},
         "metric": {name: name_of(type(metric)) for name, metric in parts["metrics"].items()},
         "packages": list(choices.get("packages") or []),

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+from slimsweep.models.sources.tokenizer_digest import tokenizer_digest
+
 
 @runtime_checkable
 class Keyed(Protocol):
@@ -19,10 +21,13 @@ class Keyed(Protocol):
     stages: tuple[Any, ...]
     calibration: Any
     corpora: Any
+    teachers: dict[str, Any]
     seed: int
     keep_zeros: bool
     label: str
+    data: Any
     needs_calibration: bool
+    needs_data: bool
     uses_seed: bool
     resolved_dtype: str
     resolved_device: str
@@ -58,6 +63,10 @@ def model_key(experiment: Keyed, versions: Sequence[int] | None = None) -> str:
     }
     if experiment.needs_calibration and has_weights:
         content["calibration"] = _calibration(experiment)
+    if experiment.needs_data and has_weights:
+        content["data"] = _data(experiment)
+    if teachers := [source.digest() for source in experiment.teachers.values()]:
+        content["teachers"] = teachers
     if experiment.uses_seed and has_weights:
         content["seed"] = experiment.seed
     return _digest(content)
@@ -85,6 +94,10 @@ def stage_keys(experiment: Keyed) -> list[StageKey]:
         needs = stage.technique.requirements
         if needs.calibration:
             part["calibration"] = _calibration(experiment)
+        if needs.data:
+            part["data"] = _data(experiment)
+        if stage.name in experiment.teachers:
+            part["teacher"] = experiment.teachers[stage.name].digest()
         if needs.calibration or needs.seed:
             part["seed"] = experiment.seed
         parts.append(part)
@@ -114,11 +127,11 @@ def identity(part: Any, version: int | None = None) -> dict[str, Any]:
 
     Paths and columns are left out: the digest of what they hold stands in the key instead.
     """
-    fields = {}
+    fields, unkeyed = {}, getattr(part, "unkeyed", ())
     for field in dataclasses.fields(part):
         value = getattr(part, field.name)
         default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
-        if value != default and not _is_place(field.name):
+        if value != default and not _is_place(field.name) and field.name not in unkeyed:
             fields[field.name] = _pathless(value)
     package = type(part).__module__.partition(".")[0]
     version = getattr(part, "version", 1) if version is None else version
@@ -148,6 +161,13 @@ def _loaded(experiment: Keyed) -> dict[str, Any]:
 
 def _calibration(experiment: Keyed) -> dict[str, Any]:
     return identity(experiment.calibration) | {"digest": experiment.calibration.digest(experiment.corpora)}
+
+
+def _data(experiment: Keyed) -> dict[str, Any]:
+    return identity(experiment.data) | {
+        "digest": experiment.data.digest(experiment.corpora),
+        "tokenizer": tokenizer_digest(experiment.model.tokenizer()),
+    }
 
 
 def _digest(content: Any) -> str:

@@ -179,7 +179,7 @@ def describe(experiment: Experiment, done: Compressed) -> dict[str, Any]:
     model, ratios = done.model, experiment.ratios
     values = {
         "key": experiment.key,
-        "base_key": dataclasses.replace(experiment, stages=()).key,
+        "base_key": experiment.base.key,
         "model": experiment.model.name,
         "model_revision": experiment.model.resolved_revision,
         "baseline": experiment.model.described_baseline or None,

@@ -26,6 +26,10 @@ class Requirements:
     """Whether it looks at calibration text."""
     seed: bool = False
     """Whether it draws anything itself."""
+    data: bool = False
+    """Whether it trains on the examples of the group `data`."""
+    teacher: str | None = None
+    """Model that it learns from: `base`, `chain` (the model before this stage) or another's folder."""
     gradients: bool = False
     """Whether it runs backward through the model, whose weights must then stay in one place."""
     whole_model: bool = True
@@ -40,6 +44,10 @@ class Technique(ABC):
 
     version: ClassVar[int] = 1
     """Raised by hand when results change; part of an experiment's key."""
+    unkeyed: ClassVar[frozenset[str]] = frozenset()
+    """Knobs that decide no result, such as a limit of minutes; left out of keys."""
+    makes_base: ClassVar[bool] = False
+    """Whether stages of this kind at the beginning of a chain make the model that later stages are compared with."""
 
     @property
     def requirements(self) -> Requirements:

@@ -1,0 +1,173 @@
+"""Instructions and conversations to train language models on: only the assistant's turns are predicted."""
+
+import functools
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from slimsweep.checks import refuse, whole_number_faults
+from slimsweep.data.corpora import Corpora
+from slimsweep.data.pairs import existing_file
+from slimsweep.data.rows import KINDS, kind_of, read_file
+from slimsweep.data.training import (
+    TrainingData,
+    TrainingSet,
+    length_faults,
+    padded_batch,
+    padding_id,
+    split_by_content,
+    task_faults,
+    token_bytes,
+)
+from slimsweep.errors import CorpusError
+from slimsweep.models.batches import IGNORED
+
+Turns = tuple[tuple[str, str], ...]
+"""Turns of a conversation: role (system, user or assistant) and text."""
+ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant"}
+"""Other words for roles, as ShareGPT and SlimOrca have them."""
+LAYOUTS = (
+    ("instruction", "output"),
+    ("prompt", "response"),
+    ("question", "answer"),
+    ("messages",),
+    ("conversations",),
+)
+"""Columns of Alpaca, Dolly, GSM8K, chat and ShareGPT files."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instructions(TrainingData):
+    """Rows of instructions with answers, or conversations; longer ones than `tokens` are left out."""
+
+    path: str | None
+    """File with the columns of one of the LAYOUTS."""
+    tokens: int
+    """Longest conversation in tokens."""
+
+    def __post_init__(self) -> None:
+        refuse([*self.bad_values(), *whole_number_faults("data.tokens", self.tokens, least=2)])
+
+    def faults(self, source: Any, corpora: Corpora) -> list[str]:
+        if faults := task_faults(source, "causal_lm", "instructions", "set data=pairs or data=rows"):
+            return faults
+        if not self.path:
+            return [f"data=instructions reads a file of yours: add data.path=FILE (.{', .'.join(KINDS[1:])})"]
+        if faults := length_faults(source, "data.tokens", self.tokens):
+            return faults
+        try:
+            conversations = read_conversations(self.path)
+            self._kept(conversations, source.tokenizer())
+        except CorpusError as error:
+            return [str(error)]
+        return []
+
+    def digest(self, corpora: Corpora) -> str:
+        content = json.dumps(read_conversations(self.path))
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def texts(self, corpora: Corpora) -> Iterable[str]:
+        return (text for turns in read_conversations(self.path) for _, text in turns)
+
+    def examples(self, source: Any, corpora: Corpora) -> TrainingSet:
+        tokenizer = source.tokenizer()
+        kept = self._kept(read_conversations(self.path), tokenizer)
+        training, validation = split_by_content(kept, lambda one: token_bytes(one["input_ids"]), self.validation)
+        collate = functools.partial(padded_batch, padding=padding_id(tokenizer))
+        return TrainingSet(training, validation, collate, str(self.path))
+
+    def _kept(self, conversations: Sequence[Turns], tokenizer: Any) -> list[dict[str, list[int]]]:
+        every = [labelled_tokens(turns, tokenizer) for turns in conversations]
+        kept = [one for one in every if len(one["input_ids"]) <= self.tokens]
+        if len(kept) < 2:
+            shortest = min(len(one["input_ids"]) for one in every)
+            raise CorpusError(
+                f"{self.path}: {len(kept)} of {len(every)} conversations have at most data.tokens={self.tokens} "
+                f"tokens, and two are needed, one to validate on (the shortest has {shortest}): set a larger data.tokens"
+            )
+        return kept
+
+
+@functools.lru_cache(maxsize=4)
+def _conversations(path: str, stamp: tuple[int, int]) -> tuple[Turns, ...]:
+    file = existing_file(path)
+    if kind_of(file) not in KINDS[1:]:
+        raise CorpusError(f"{path} ends in none of .{', .'.join(KINDS[1:])}, so it has no columns of instructions")
+    rows = read_file(file)
+    if not rows:
+        raise CorpusError(f"{path} holds no row")
+    return tuple(_turns(row, number, path) for number, row in enumerate(rows, 1))
+
+
+def read_conversations(path: str) -> tuple[Turns, ...]:
+    """Conversations of a file in order, read once per process.
+
+    Raises:
+        CorpusError: no such file, no known columns, a row without an answer, an unknown role.
+    """
+    stat = existing_file(path).stat()
+    return _conversations(path, (stat.st_size, stat.st_mtime_ns))
+
+
+def _turns(row: dict[str, Any], number: int, path: str) -> Turns:
+    layout = next((layout for layout in LAYOUTS if set(layout) <= row.keys()), None)
+    if layout is None:
+        raise CorpusError(
+            f"{path}: row {number} has the columns {', '.join(map(str, row))}; needed are "
+            f"{' or '.join(' and '.join(layout) for layout in LAYOUTS)}"
+        )
+    if len(layout) == 1:
+        given = row[layout[0]]
+        given = given if isinstance(given, list) else []
+        turns = tuple((_role(one), _text(one)) for one in given if isinstance(one, dict))
+    else:
+        asked = "\n\n".join(text for text in (row[layout[0]], row.get("input")) if isinstance(text, str) and text)
+        turns = (("user", asked), ("assistant", row[layout[1]] if isinstance(row[layout[1]], str) else ""))
+    if not any(role == "assistant" and text for role, text in turns):
+        raise CorpusError(f"{path}: row {number} has no answer to learn, in its column {layout[-1]!r}: remove the row")
+    if unknown := [role for role, _ in turns if role not in ("system", "user", "assistant")]:
+        raise CorpusError(f"{path}: row {number} has a turn of the role {unknown[0]!r}: use system, user or assistant")
+    return turns
+
+
+def _role(turn: dict[str, Any]) -> str:
+    role = str(turn.get("role", turn.get("from", "")))
+    return ROLES.get(role, role)
+
+
+def _text(turn: dict[str, Any]) -> str:
+    return str(turn.get("content", turn.get("value", "")))
+
+
+def labelled_tokens(turns: Turns, tokenizer: Any) -> dict[str, list[int]]:
+    """Token ids of a conversation, and labels that are IGNORED outside the assistant's turns.
+
+    The assistant's turns are found by the length of the text before them, written by the same template. A tokenizer
+    without a chat template gets a plain one.
+    """
+    ids, labels = [], []
+    for place, (role, _) in enumerate(turns):
+        if role != "assistant":
+            continue
+        before = _tokens(turns[:place], tokenizer, opens_answer=True)
+        until = _tokens(turns[: place + 1], tokenizer, opens_answer=False)
+        known = len(ids)
+        ids = until
+        labels += [IGNORED] * (len(before) - known) + until[max(len(before), known) :]
+        labels = labels[: len(ids)]
+    return {"input_ids": ids, "labels": labels}
+
+
+def _tokens(turns: Turns, tokenizer: Any, opens_answer: bool) -> list[int]:
+    if tokenizer.chat_template:
+        messages = [{"role": role, "content": text} for role, text in turns]
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=opens_answer)
+        return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    text = "".join(f"### {role.capitalize()}:\n{text}\n\n" for role, text in turns)
+    text += "### Assistant:\n" if opens_answer else ""
+    ids = tokenizer(text, verbose=False)["input_ids"]
+    if tokenizer.eos_token_id is not None and not opens_answer:
+        ids = [*ids, tokenizer.eos_token_id]
+    return ids

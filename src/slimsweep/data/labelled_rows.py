@@ -1,0 +1,124 @@
+"""Rows of a text and its label to train classifiers on."""
+
+import functools
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from slimsweep.checks import refuse, whole_number_faults
+from slimsweep.data.corpora import Corpora
+from slimsweep.data.pairs import existing_file
+from slimsweep.data.rows import KINDS, kind_of, read_file
+from slimsweep.data.training import (
+    TrainingData,
+    TrainingSet,
+    length_faults,
+    padded_batch,
+    padding_id,
+    split_by_content,
+    task_faults,
+)
+from slimsweep.errors import CorpusError
+from slimsweep.models.batches import Batch
+
+
+@dataclass(frozen=True)
+class Row:
+    """A text and its label as the file spells it."""
+
+    number: int
+    text: str
+    label: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledRows(TrainingData):
+    """Texts with labels; a longer text than `tokens` is cut. A label is a number or a name of the model's config."""
+
+    path: str | None
+    """File with a column of texts and one of labels."""
+    tokens: int
+    """Longest text in tokens."""
+    text_column: str = "text"
+    label_column: str = "label"
+
+    def __post_init__(self) -> None:
+        refuse([*self.bad_values(), *whole_number_faults("data.tokens", self.tokens)])
+
+    def faults(self, source: Any, corpora: Corpora) -> list[str]:
+        if faults := task_faults(source, "sequence_classification", "rows", "set data=text or data=pairs"):
+            return faults
+        if not self.path:
+            return [f"data=rows reads a file of yours: add data.path=FILE (.{', .'.join(KINDS[1:])})"]
+        if faults := length_faults(source, "data.tokens", self.tokens):
+            return faults
+        try:
+            rows = self._rows()
+            for row in rows:
+                label_id(row, source.config(), self.path)
+        except CorpusError as error:
+            return [str(error)]
+        return [] if len(rows) > 1 else [f"{self.path} has one row, and two are needed, one to validate on"]
+
+    def digest(self, corpora: Corpora) -> str:
+        content = json.dumps([(row.text, row.label) for row in self._rows()])
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def texts(self, corpora: Corpora) -> Iterable[str]:
+        return (row.text for row in self._rows())
+
+    def examples(self, source: Any, corpora: Corpora) -> TrainingSet:
+        tokenizer, config, rows = source.tokenizer(), source.config(), self._rows()
+        ids = tokenizer([row.text for row in rows], truncation=True, max_length=self.tokens, verbose=False)["input_ids"]
+        labelled = [(row, tokens, label_id(row, config, self.path)) for row, tokens in zip(rows, ids, strict=True)]
+        training, validation = split_by_content(labelled, lambda one: one[0].text.encode(), self.validation)
+        collate = functools.partial(_batch, padding=padding_id(tokenizer))
+        return TrainingSet(training, validation, collate, str(self.path))
+
+    def _rows(self) -> tuple[Row, ...]:
+        stat = existing_file(self.path).stat()
+        return _read(self.path, self.text_column, self.label_column, (stat.st_size, stat.st_mtime_ns))
+
+
+@functools.lru_cache(maxsize=4)
+def _read(path: str, text_column: str, label_column: str, stamp: tuple[int, int]) -> tuple[Row, ...]:
+    file = existing_file(path)
+    if kind_of(file) not in KINDS[1:]:
+        raise CorpusError(f"{path} ends in none of .{', .'.join(KINDS[1:])}, so it has no column of labels")
+    rows = []
+    for number, row in enumerate(read_file(file), 1):
+        if not isinstance(row.get(text_column), str) or row.get(label_column) is None:
+            raise CorpusError(
+                f"{path}: row {number} has no text in {text_column!r} or no label in {label_column!r}; columns there: "
+                f"{', '.join(map(str, row))}. Name them: data.text_column=NAME data.label_column=NAME"
+            )
+        rows.append(Row(number, row[text_column], str(row[label_column])))
+    if not rows:
+        raise CorpusError(f"{path} holds no row")
+    return tuple(rows)
+
+
+def label_id(row: Row, config: Any, path: str | None) -> int:
+    """Number of a row's label.
+
+    Raises:
+        CorpusError: a label that the model's config does not have.
+    """
+    named = {str(name): number for name, number in (config.label2id or {}).items()}
+    if row.label in named:
+        return int(named[row.label])
+    if row.label.isdigit() and int(row.label) < config.num_labels:
+        return int(row.label)
+    raise CorpusError(
+        f"{path}: row {row.number} has the label {row.label!r}; this model has {config.num_labels} labels: 0 to "
+        f"{config.num_labels - 1}, or {', '.join(named)}"
+    )
+
+
+def _batch(examples: Sequence[tuple[Row, list[int], int]], padding: int) -> Batch:
+    batch = padded_batch([{"input_ids": tokens, "labels": tokens} for _, tokens, _ in examples], padding)
+    return batch | {"labels": torch.tensor([label for _, _, label in examples])}

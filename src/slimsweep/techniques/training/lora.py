@@ -1,0 +1,26 @@
+"""Train low-rank adapters beside frozen weights, and merge or keep them."""
+
+from dataclasses import dataclass
+
+from slimsweep.blockwise.stage_context import StageContext
+from slimsweep.checks import whole_number_faults
+from slimsweep.models.language_model import LanguageModel
+from slimsweep.techniques.training.base import Training
+from slimsweep.techniques.training.objective import Objective, TaskLoss
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoRA(Training):
+    """Low-rank adaptation on the labels of the data. Source: arXiv:2106.09685.
+
+    Departure: where a pruning stage removed weights, the product of the factors is masked, in training and merge
+    alike, so that the merged weights are those that were trained and keep their zeros.
+    """
+
+    rank: int | None = 8
+
+    def _bad_values(self) -> list[str]:
+        return super()._bad_values() + whole_number_faults("rank", self.rank)
+
+    def objective(self, model: LanguageModel, context: StageContext) -> Objective:
+        return TaskLoss()

@@ -1,0 +1,31 @@
+"""Objective of training: the loss that the loop lowers."""
+
+from abc import ABC, abstractmethod
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from slimsweep.models.batches import Batch
+from slimsweep.models.language_model import LanguageModel
+
+
+class Objective(ABC):
+    """A loss of a model on a batch."""
+
+    modules: nn.Module | None = None
+    """Further modules to train, such as projections; they are no part of the model."""
+
+    @abstractmethod
+    def loss(self, model: LanguageModel, batch: Batch) -> Float[Tensor, ""]:
+        """Mean over everything that the batch predicts, in nats; padding predicts nothing."""
+
+    def sampled(self, model: LanguageModel, batch: Batch) -> Batch:
+        """The batch that a training step sees in place of one of the data; the validation loss keeps the data's."""
+        return batch
+
+
+class TaskLoss(Objective):
+    """Cross-entropy of the model's task with the labels of the data."""
+
+    def loss(self, model: LanguageModel, batch: Batch) -> Float[Tensor, ""]:
+        return model.task.loss(model.module, batch)
