@@ -25,6 +25,10 @@ TEXT = (
     *(
         "calibration.corpus",
         "calibration.path",
+        "data.corpus",
+        "data.path",
+        "data.target_path",
+        "data.*column",
         "calibration.target_path",
         "calibration.*column",
         "evaluation.corpora",

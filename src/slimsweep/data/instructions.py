@@ -85,7 +85,8 @@ class Instructions(TrainingData):
             shortest = min(len(one["input_ids"]) for one in every)
             raise CorpusError(
                 f"{self.path}: {len(kept)} of {len(every)} conversations have at most data.tokens={self.tokens} "
-                f"tokens, and two are needed, one to validate on (the shortest has {shortest}): set a larger data.tokens"
+                f"tokens, and two are needed, one to validate on (the shortest has {shortest}): set a larger "
+                "data.tokens"
             )
         return kept
 

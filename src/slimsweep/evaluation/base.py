@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -54,6 +55,10 @@ class Metric(ABC):
     def digests(self, corpora: Any) -> dict[str, str]:
         """Digests of the texts that decide the result, by name; they stand in the measurement's identity."""
         return {}
+
+    def texts(self, corpora: Any) -> Iterable[str]:
+        """Texts that are measured on, to be compared with those that a stage trains on."""
+        return ()
 
     @abstractmethod
     def quantities(self) -> list[Quantity]:

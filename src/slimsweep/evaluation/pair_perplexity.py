@@ -1,7 +1,7 @@
 """Perplexity of targets given their sources, for encoder-decoders."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -77,6 +77,9 @@ class PairPerplexity(PairFile, Metric):
 
     def digests(self, corpora: Corpora) -> dict[str, str]:
         return {"pairs": self.read().digest}
+
+    def texts(self, corpora: Corpora) -> Iterable[str]:
+        return (pair.source for pair in self.read().pairs if SPLITS[self.split](pair))
 
     def faults(self, source: Any, corpora: Corpora) -> list[str]:
         faults = self.pair_faults(source, SPLITS[self.split])

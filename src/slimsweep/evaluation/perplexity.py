@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -82,6 +82,9 @@ class Perplexity(Metric):
 
     def digests(self, corpora: Corpora) -> dict[str, str]:
         return {corpus_name(corpus): corpora.text(corpus).digest for corpus in self.corpora}
+
+    def texts(self, corpora: Corpora) -> Iterable[str]:
+        return (text for corpus in self.corpora for text in corpora.text(corpus).documents)
 
     def faults(self, source: Any, corpora: Corpora) -> list[str]:
         names = self._names()

@@ -78,6 +78,13 @@ class Quantity:
         names = {text: getattr(self, text) for text in ("field", "heading", "name", "error", "seconds")}
         return dataclasses.replace(self, **{text: f"{name}[{label}]" for text, name in names.items() if name})
 
+    def before(self, ending: str) -> "Quantity":
+        """The same quantity of the model before a stage, for the record of the model after it: shown, not compared."""
+        given = {text: getattr(self, text) for text in ("field", "name", "error", "seconds")}
+        names = {text: name + ending for text, name in given.items() if name}
+        heading = f"{self.title} before"
+        return dataclasses.replace(self, **names, heading=heading, label=f"{self.label} before", group="cost", place=0)
+
     def _texts(self) -> dict[str, str]:
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {name: value for name, value in values.items() if isinstance(value, str)}

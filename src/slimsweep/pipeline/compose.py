@@ -22,9 +22,9 @@ log = logging.getLogger(__name__)
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 KEYS = frozenset(
-    ("model", "technique", "ratio", "seed", "calibration", "data", "evaluation", "tracker", "device", "dtype", "offload")
+    ("model", "technique", "ratio", "seed", "calibration", "data", "evaluation", "tracker", "device", "dtype")
     + ("on_error", "dry_run", "save_model", "outputs_dir", "data_dir", "cache", "cache_limit_gb", "cache_dir", "sweep")
-    + ("memory_budget", "keep_zeros", "fresh", "amend")
+    + ("memory_budget", "offload", "keep_zeros", "fresh", "amend")
 )
 """The keys of conf/config.yaml."""
 DROPPED = frozenset(

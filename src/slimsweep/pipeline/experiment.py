@@ -1,6 +1,8 @@
 """The typed form of conf/config.yaml: one experiment, checked for every fault before weights load."""
 
 import dataclasses
+import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +33,12 @@ from slimsweep.records.tracking.base import Tracker
 
 AS_GIVEN = ("seed", "device", "dtype", "offload", "keep_zeros", "save_model", "sweep", "fresh", "amend")
 """Settings that an experiment holds as they are composed."""
+
+
+LARGEST_OVERLAP = 0.01
+"""Share of the measured texts that may be in the training data too: public corpora hold a few texts twice."""
+SHORT_TEXT = 100
+"""Texts with fewer characters, such as headings, may be equal by chance."""
 
 
 @dataclass(frozen=True)
@@ -180,6 +188,22 @@ class Experiment:
         checks += [("data", self.data)] if self.needs_data else []
         for name, part in [*checks, *((f"evaluation.metrics.{name}", part) for name, part in self.metrics.items())]:
             faults += [f"{name}: {fault}" for fault in part.faults(self.model, self.corpora)]
+        return faults or self._overlap_faults()
+
+    def _overlap_faults(self) -> list[str]:
+        """Metrics that would measure on text that a stage trains on."""
+        if not self.needs_data:
+            return []
+        trained = long_digests(self.data.texts(self.corpora))
+        faults = []
+        for name, metric in self.metrics.items():
+            measured = long_digests(metric.texts(self.corpora))
+            shared = len(measured & trained)
+            if measured and shared > LARGEST_OVERLAP * len(measured):
+                faults.append(
+                    f"evaluation.metrics.{name}: {shared} of the {len(measured)} texts that it measures on are in the "
+                    "training data too, so that a score would be of text learned by heart: train or measure on another"
+                )
         return faults
 
     @property
@@ -197,13 +221,28 @@ class Experiment:
         """The experiment that this one is compared with: the dense model after the leading stages that make a base."""
         makes = [stage.technique.makes_base for stage in self.stages]
         leading = makes.index(False) if False in makes else len(makes)
-        return dataclasses.replace(self, stages=self.stages[:leading])
+        return self.until(leading)
 
     @property
     def before_training(self) -> "Experiment | None":
-        """The experiment whose chain ends before the last stage that trains; None where none does after the base."""
+        """The experiment whose chain ends before the last stage that trains; None where no stage does."""
         trains = [place for place, stage in enumerate(self.stages) if stage.technique.requirements.data]
-        return dataclasses.replace(self, stages=self.stages[: trains[-1]]) if trains else None
+        return self.until(trains[-1]) if trains else None
+
+    def until(self, position: int) -> "Experiment":
+        """The experiment whose chain has only the first stages of this one, on its own."""
+        kept = self.stages[:position]
+        names = [stage.name for stage in kept]
+        dropped = tuple(f"technique.{stage.name}." for stage in self.stages[position:])
+        return dataclasses.replace(
+            self,
+            stages=kept,
+            sweep=None,
+            save_model=False,
+            choices=self.choices | {"technique": {name: self.choices["technique"][name] for name in names}},
+            overrides=[word for word in self.overrides if not word.lstrip("+~").startswith((*dropped, "technique="))],
+            config=self.config | {"technique": {name: self.config["technique"][name] for name in names}},
+        )
 
     @cached_property
     def teachers(self) -> dict[str, Any]:
@@ -291,6 +330,12 @@ class Experiment:
     def measures(self, metric: Any) -> bool:
         """Whether a metric can be measured on this model; shapes alone have no quality and no speed."""
         return self.model.weights != "meta" or not metric.needs_weights
+
+
+def long_digests(texts: Iterable[str]) -> set[bytes]:
+    """Digests of the texts that are long enough to be equal for no other reason than that they are one text."""
+    stripped = (text.strip() for text in texts)
+    return {hashlib.sha256(text.encode()).digest() for text in stripped if len(text) >= SHORT_TEXT}
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:

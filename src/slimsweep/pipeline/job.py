@@ -86,6 +86,7 @@ def complete(experiment: Experiment, store: Store, missing: dict[str, Asked]) ->
     watcher().job_started(experiment.label)
     started = time.perf_counter()
     try:
+        measure_before(experiment, store)
         for one in borrowed(experiment, store, missing):
             store.keep(key, one)
             del missing[one["identity"]]
@@ -107,6 +108,29 @@ def complete(experiment: Experiment, store: Store, missing: dict[str, Asked]) ->
     log.info("%srecorded: %s in %.1f s: %s", place, experiment.label, seconds, folder / "record.json")
     watcher().job_finished(experiment.label, record, seconds)
     return record
+
+
+def measure_before(experiment: Experiment, store: Store) -> None:
+    """Measure the qualities of the model before its last training stage, where its record lacks them."""
+    from slimsweep.pipeline.run import run
+
+    earlier = experiment.before_training
+    if earlier is None or experiment.model.weights == "meta":
+        return
+    with store.claim(earlier.key):
+        known = store.measured(earlier.key)
+        missing = {
+            identity: asked
+            for identity, asked in earlier.asked.items()
+            if identity not in known and any(one.group == "quality" for one in asked.metric.quantities())
+        }
+        if not missing:
+            return
+        log.info("measuring %s first, to tell what training gains", earlier.label)
+        run(earlier, store, dict(missing))
+        if store.read(earlier.key) is None:
+            measured = store.measured(earlier.key)
+            store.finish(earlier.key, [identity for identity in earlier.asked if identity in measured])
 
 
 def publish(experiment: Experiment, store: Store, record: dict) -> None:

@@ -71,6 +71,10 @@ def save(store: Store, record: dict[str, Any], folder: Path, data_dir: Path | No
     return saved_model.save(model, folder)
 
 
+NO_DATA = {"corpus": "movie_reviews_calibration", "tokens": 256}
+"""Training data of a record of before there was any; none of its stages reads it."""
+
+
 def experiment_of(store: Store, record: dict[str, Any], data_dir: Path | None) -> Experiment:
     """The checked experiment of a record, composed anew from its choices and settings.
 
@@ -110,7 +114,8 @@ def composed(record: dict[str, Any], own: dict[str, Any]) -> Experiment:
     settings |= {"on_error": "stop", "memory_budget": None, "keep_zeros": config.get("keep_zeros", False)}
     settings |= dict.fromkeys(("dry_run", "save_model", "fresh", "amend"), False)
     settings["tracker"] = {"_target_": "slimsweep.records.tracking.none.NoTracker"}
-    for group in ("model", "calibration"):
+    config, choices = {"data": NO_DATA, **config}, {"data": "quick", **choices}
+    for group in ("model", "calibration", "data"):
         settings[group] = config[group] | {"_target_": target_of(group, choices[group], packages)}
     settings["model"] |= {"cache_dir": own["cache_dir"]}
     settings["technique"] = {

@@ -1,6 +1,5 @@
 """One job: the order of its steps, and nothing else."""
 
-import dataclasses
 import logging
 import time
 from collections.abc import Iterator
@@ -180,6 +179,7 @@ def describe(experiment: Experiment, done: Compressed) -> dict[str, Any]:
     values = {
         "key": experiment.key,
         "base_key": experiment.base.key,
+        "before_key": experiment.before_training.key if experiment.before_training else None,
         "model": experiment.model.name,
         "model_revision": experiment.model.resolved_revision,
         "baseline": experiment.model.described_baseline or None,
@@ -207,6 +207,7 @@ def describe(experiment: Experiment, done: Compressed) -> dict[str, Any]:
     }
     reasons = {
         "ratio": f"stages have different ratios: {ratios}" if ratios else "no stage has a ratio",
+        "before_key": "no stage trains",
         "seed": "nothing in this experiment is drawn by chance",
         "pattern": "no stage has a pattern",
         "baseline": "the weights as published",

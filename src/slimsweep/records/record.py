@@ -15,6 +15,7 @@ FIELDS = (
     *(
         "key",
         "base_key",
+        "before_key",
         "model",
         "model_revision",
         "baseline",
@@ -45,6 +46,9 @@ FIELDS = (
     *("config",),
 )
 
+BEFORE = "_before"
+"""End of the field of a quality as it was before the last stage that trains."""
+
 RESULT_FIELDS_THAT_MAY_DIFFER = frozenset(
     # Times of the job and provenance; quantities that vary (speed, memory) say so themselves.
     (
@@ -68,7 +72,9 @@ def results(record: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def assembled(model: dict[str, Any], measured: list[dict[str, Any]]) -> dict[str, Any]:
+def assembled(
+    model: dict[str, Any], measured: list[dict[str, Any]], before: list[dict[str, Any]] | None = None
+) -> dict[str, Any]:
     """A record: what is known of a model, and the flat fields of some of its measurements.
 
     Where two of them have one field, both appear, under names that say in which setting of the metric they differ:
@@ -77,6 +83,7 @@ def assembled(model: dict[str, Any], measured: list[dict[str, Any]]) -> dict[str
     Args:
         model: The fields that are no measurement, as `ordered` gives them.
         measured: Measurements as `measurement` gives them, in the order they were asked for.
+        before: The same of the model before its last training stage; qualities appear as `<field>_before`.
     """
     holders: dict[str, list[dict[str, Any]]] = {}
     for one in measured:
@@ -101,8 +108,31 @@ def assembled(model: dict[str, Any], measured: list[dict[str, Any]]) -> dict[str
                 quantities[field] = one_of_several.plain()
     own = [one["seconds"] for one in measured if not one["source"]]
     values |= {"evaluate_seconds": sum(own), "protocols": protocols, "identities": identities, "sources": sources}
+    if before:
+        _add_before(before, values, reasons, protocols, quantities)
     values["quantities"] = quantities
     return ordered(values, reasons)
+
+
+def _add_before(
+    before: list[dict[str, Any]],
+    values: dict[str, Any],
+    reasons: dict[str, str],
+    protocols: dict[str, str],
+    quantities: dict[str, dict[str, Any]],
+) -> None:
+    """Add the qualities of an earlier model under names with `_before`."""
+    earlier = assembled({"reasons": {}}, before)
+    for name, plain in earlier["quantities"].items():
+        if plain.get("group") != "quality":
+            continue
+        field = f"{name}{BEFORE}"
+        values[field] = earlier[name]
+        if name in earlier["reasons"]:
+            reasons[field] = earlier["reasons"][name]
+        if name in earlier["protocols"]:
+            protocols[field] = earlier["protocols"][name]
+        quantities[field] = Quantity.of(plain).before(BEFORE).plain()
 
 
 def measurement(

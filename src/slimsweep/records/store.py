@@ -132,7 +132,7 @@ class Store:
         model, measured = self.read_json(self.folder(key) / "model.json", needs="key"), self.measured(key)
         if model is None or any(identity not in measured for identity in asked):
             return None
-        return assembled(model, [measured[identity] for identity in asked])
+        return assembled(model, [measured[identity] for identity in asked], self._before(model, asked))
 
     def measured(self, key: str) -> dict[str, dict[str, Any]]:
         """Everything ever measured of a key's model, by identity."""
@@ -153,10 +153,17 @@ class Store:
 
     def finish(self, key: str, asked: Iterable[str]) -> dict[str, Any]:
         """Write the record of a model, with the measurements asked for; returns it."""
-        kept = self.measured(key)
-        record = assembled(self.model(key), [kept[identity] for identity in asked])
+        kept, model, asked = self.measured(key), self.model(key), list(asked)
+        record = assembled(model, [kept[identity] for identity in asked], self._before(model, asked))
         self._show(record)
         return record
+
+    def _before(self, model: dict[str, Any], asked: list[str]) -> list[dict[str, Any]]:
+        """The same measurements of the model before its last training stage, as far as they are there."""
+        if not model.get("before_key"):
+            return []
+        known = self.measured(model["before_key"])
+        return [known[identity] for identity in asked if identity in known]
 
     def model(self, key: str) -> dict[str, Any] | None:
         """The fields of a record that are no measurement."""

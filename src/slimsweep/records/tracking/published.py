@@ -40,6 +40,18 @@ def point_of(record: Record) -> dict[str, float]:
     return numbers | {"ratio": record.get("ratio") or 0.0}
 
 
+def training_curves(record: Record) -> dict[str, list[dict[str, float]]]:
+    """Points of the loss curve of each stage that trained, by the name of the stage."""
+    curves = {}
+    for stage in record.get("stages") or []:
+        training = (stage.get("notes") or {}).get("training") or {}
+        if points := training.get("curve"):
+            curves[stage["name"]] = [
+                {name: value for name, value in point.items() if value is not None} for point in points
+            ]
+    return curves
+
+
 def words(record: Record) -> list[str]:
     """Model, technique and level, as they name and tag a run: `smollm2_135m llm_pruner channel ratio=0.2 seed=0`."""
     level = [stage["fields"]["level"] for stage in record.get("stages") or [] if "level" in stage.get("fields", {})]

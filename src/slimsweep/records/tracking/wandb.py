@@ -17,7 +17,15 @@ from slimsweep.checks import choice_faults, refuse
 from slimsweep.records.points import Record
 from slimsweep.records.quantities import quantities_of
 from slimsweep.records.tracking.base import Tracker
-from slimsweep.records.tracking.published import config_of, curves_over_ratio, point_of, scalar_table, summary_of, words
+from slimsweep.records.tracking.published import (
+    config_of,
+    curves_over_ratio,
+    point_of,
+    scalar_table,
+    summary_of,
+    training_curves,
+    words,
+)
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +80,10 @@ class Wandb(Tracker):
 
         def fill(run: Any, wandb: Any) -> None:
             run.define_metric("*", step_metric="ratio")  # the dashboard then draws every number over the ratio
+            for stage, points in training_curves(record).items():
+                run.define_metric(f"{stage}/*", step_metric=f"{stage}/step")
+                for point in points:
+                    run.log({f"{stage}/{name}": value for name, value in point.items()})
             run.log(point_of(record))
             run.summary.update(summary_of(record))
 

@@ -95,9 +95,9 @@ def train(
             f"batch_sequences={schedule.batch_sequences} of one step: set batch_sequences={len(context.data.training)} "
             "or give more data"
         )
-    with _work_folder(context, {"steps": steps, "parameters": [list(one.shape) for one in trained]}) as folder:
-        with _trainable(model, trained, objective):
-            report = _run(model, objective, schedule, context, steps, folder, title)
+    settings = {"steps": steps, "parameters": [list(one.shape) for one in trained]}
+    with _work_folder(context, settings) as folder, _trainable(model, trained, objective):
+        report = _run(model, objective, schedule, context, steps, folder, title)
     log.info(
         "%s: %d of %d steps, validation loss %.4f before, %.4f best, %.4f at the end%s",
         *(title, report.steps, steps, report.loss_start, report.loss_best, report.loss_end),

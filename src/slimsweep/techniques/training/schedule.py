@@ -105,6 +105,7 @@ class Schedule:
             data_seed=seed % 2**31,
             bf16=is_bf16,
             use_cpu=device_type == "cpu",
+            eval_on_start=True,
             eval_strategy="steps",
             save_strategy="steps",
             eval_steps=max(1, math.ceil(steps / self.evaluations)),
