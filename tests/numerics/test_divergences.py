@@ -369,6 +369,17 @@ def test_a_teacher_attains_the_bound():
     assert float(error) == pytest.approx(bound, abs=1e-10)
 
 
+@pytest.mark.parametrize("count", [7, 10, 23, 101])
+def test_the_bound_is_finite_where_all_tokens_tie(count):
+    # Each token of the rest has the k-th probability, so that rounding leaves mass for more tokens than there are.
+    student, teacher = logits(1, count, dtype=torch.float32), torch.zeros(1, count)
+    counted = torch.tensor([True])
+    for k in range(1, count):
+        top = top_log_probs(teacher, k)
+        error = forward_kl(student, teacher, counted) - top_k_forward_kl(student, top, counted)
+        assert float(top_k_error_bound(student, top, counted)) == pytest.approx(float(error), abs=1e-5)
+
+
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 def test_the_gradient_is_off_by_at_most_twice_the_mass_of_the_rest(temperature):
     for seed in range(20):

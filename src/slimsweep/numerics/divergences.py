@@ -246,7 +246,7 @@ def top_k_error_bound(
     highest = top.log_probs[..., -1:].to(log_q.dtype).exp()
     before = highest * torch.arange(log_q.shape[-1], device=log_q.device)
     worst = (log_rest.exp()[..., None] - before).clamp(min=0).minimum(highest)
-    worst = worst.masked_fill(rising == math.inf, 0)  # rounding may leave a little
+    worst = worst.masked_fill(rising == math.inf, 0)  # rounding may leave some mass for them
     within = kl_per_place(worst.log(), rising)
     lumped = kl_per_place(log_rest[..., None], _log_rest(log_q, top.indices)[..., None])
     # Where R has no mass, both are 0. Rounding may take the difference below 0.
@@ -255,9 +255,7 @@ def top_k_error_bound(
 
 def _log_rest(values: Float[Tensor, "*place vocabulary"], indices: Int[Tensor, "*place k"]) -> Float[Tensor, "*place"]:
     """Log of the mass outside of some tokens, summed over the others: 1 - sum would lose a small rest in rounding."""
-    rest = values.scatter(-1, indices.long(), -math.inf)
-    empty = (rest == -math.inf).all(dim=-1)  # the gradient of logsumexp would be NaN there
-    return rest.masked_fill(empty[..., None], 0).logsumexp(dim=-1).masked_fill(empty, -math.inf)
+    return values.scatter(-1, indices.long(), -math.inf).logsumexp(dim=-1)
 
 
 def _mean_divergence(
