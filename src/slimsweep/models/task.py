@@ -40,8 +40,19 @@ class Task(ABC):
         return any(architecture in (name if isinstance(name, tuple) else (name,)) for name in names)
 
     @abstractmethod
+    def aligned(
+        self, logits: Float[Tensor, "sequence *place vocabulary"], batch: Batch
+    ) -> tuple[Float[Tensor, "sequence *prediction vocabulary"], Int[Tensor, " sequence *prediction"]]:
+        """Logits that predict something, and what is to be predicted; IGNORED where a place predicts nothing."""
+
+    def forward(self, module: nn.Module, batch: Batch, **wanted: Any) -> Any:
+        """Output of a forward on a batch; `wanted` are further arguments, such as `output_hidden_states`."""
+        return module(**inputs_of(batch), use_cache=False, **wanted)
+
     def loss(self, module: nn.Module, batch: Batch) -> Float[Tensor, ""]:
         """Mean cross-entropy in nats over everything that the batch predicts; padding predicts nothing."""
+        logits, labels = self.aligned(self.forward(module, batch).logits, batch)
+        return cross_entropy(logits.float().flatten(0, -2), labels.flatten(), ignore_index=IGNORED)
 
     @abstractmethod
     def predictions(self, batch: Batch) -> int:
@@ -63,9 +74,8 @@ class Task(ABC):
 class CausalLM(Task):
     """Predict each token of a text from those before it."""
 
-    def loss(self, module: nn.Module, batch: Batch) -> Float[Tensor, ""]:
-        logits = module(**inputs_of(batch), use_cache=False).logits[:, :-1].float()
-        return cross_entropy(logits.flatten(0, 1), _next_tokens(batch).flatten(), ignore_index=IGNORED)
+    def aligned(self, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        return logits[:, :-1], _next_tokens(batch)
 
     def predictions(self, batch: Batch) -> int:
         return int((_next_tokens(batch) != IGNORED).sum())
@@ -74,9 +84,8 @@ class CausalLM(Task):
 class Seq2SeqLM(Task):
     """Predict each token of a target from a source text and the target's tokens before it."""
 
-    def loss(self, module: nn.Module, batch: Batch) -> Float[Tensor, ""]:
-        logits = module(**inputs_of(batch), use_cache=False).logits.float()
-        return cross_entropy(logits.flatten(0, 1), batch["labels"].flatten(), ignore_index=IGNORED)
+    def aligned(self, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        return logits, batch["labels"]
 
     def predictions(self, batch: Batch) -> int:
         return int((batch["labels"] != IGNORED).sum())
@@ -99,10 +108,11 @@ class Seq2SeqLM(Task):
 class SequenceClassification(Task):
     """Predict one label of a text. Without labels, it is the label that the model finds most likely itself."""
 
-    def loss(self, module: nn.Module, batch: Batch) -> Float[Tensor, ""]:
-        logits = module(**inputs_of(batch)).logits.float()
-        labels = batch["labels"] if "labels" in batch else logits.detach().argmax(dim=-1)
-        return cross_entropy(logits, labels, ignore_index=IGNORED)
+    def aligned(self, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        return logits, batch["labels"] if "labels" in batch else logits.detach().argmax(dim=-1)
+
+    def forward(self, module: nn.Module, batch: Batch, **wanted: Any) -> Any:
+        return module(**inputs_of(batch), **wanted)
 
     def predictions(self, batch: Batch) -> int:
         return int((batch["labels"] != IGNORED).sum()) if "labels" in batch else sequence_count(batch)

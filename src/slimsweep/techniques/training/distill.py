@@ -1,0 +1,140 @@
+"""Train a student to predict what a teacher predicts."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from slimsweep.blockwise.stage_context import StageContext
+from slimsweep.checks import choice_faults, flag_faults, is_number, is_whole_number, number_faults
+from slimsweep.linear.base import PackedLinear, compute_dtype, layer_shape, linear_forms
+from slimsweep.linear.mask import removed, set_removed
+from slimsweep.models.language_model import LanguageModel
+from slimsweep.models.skeleton import Skeleton
+from slimsweep.models.surgery import remove_blocks
+from slimsweep.techniques.base import Requirements, StageReport
+from slimsweep.techniques.training.base import Training, set_layer
+from slimsweep.techniques.training.distillation import HIDDEN, LOSSES, Distillation, Losses
+from slimsweep.techniques.training.objective import Objective
+
+TEACHERS = ("base", "chain", "source")
+STUDENTS = ("every_second", "first_half")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distill(Training):
+    """Distil a frozen teacher into the model of the chain, or into some of its blocks.
+
+    The teacher is the base of the experiment (the dense model after the leading fine-tuning stages), the model of the
+    chain before this stage, or another model. The mean is over predictions, padding left out.
+    """
+
+    teacher: str = "base"
+    """`base`, `chain`, or `source`: the model in `teacher_path`."""
+    teacher_path: str | None = None
+    """Folder or GGUF file of a teacher that is another model, with the same tokenizer."""
+    losses: Mapping[str, float] = field(default_factory=lambda: {"hard": 0.5, "soft": 0.5})
+    """Weights of the losses: `hard` (labels of the data), `soft` (forward KL), `reverse_kl`, `skew`, `skew_reverse`,
+    `jensen_shannon`, `hidden`, `attention`."""
+    temperature: float = 2.0
+    """Logits are divided by it; divergences are multiplied by its square."""
+    skew: float = 0.1
+    """Share of the first distribution in the mixture of `skew` and `skew_reverse`."""
+    beta: float = 0.5
+    """Place of `jensen_shannon` between forward (near 0) and reverse KL (near 1)."""
+    hidden: str = "cosine"
+    """Distance of hidden states: `cosine` or `mse`."""
+    blocks: str | Sequence[int] | None = None
+    """Blocks that the student keeps: `every_second`, `first_half` or their numbers from 0; null keeps all."""
+    unpack: bool = False
+    """Whether packed layers of the student become dense ones, which are trained."""
+
+    def _bad_values(self) -> list[str]:
+        faults = super()._bad_values() + choice_faults("teacher", [self.teacher], TEACHERS)
+        if (self.teacher == "source") != bool(self.teacher_path):
+            faults.append(
+                f"teacher={self.teacher} with teacher_path={self.teacher_path}: a path belongs to teacher=source"
+            )
+        faults += self._loss_faults()
+        faults += number_faults("temperature", self.temperature, "(0, inf)")
+        faults += number_faults("skew", self.skew, "[0, 1)") + number_faults("beta", self.beta, "(0, 1)")
+        faults += choice_faults("hidden", [self.hidden], HIDDEN) + flag_faults("unpack", self.unpack)
+        if self.blocks is not None and not _is_block_list(self.blocks):
+            faults += choice_faults("blocks", [self.blocks], STUDENTS)
+        return faults
+
+    def _loss_faults(self) -> list[str]:
+        if not isinstance(self.losses, Mapping) or not self.losses:
+            return [f"losses={self.losses!r}: give weights by name, such as {{hard: 0.5, soft: 0.5}}"]
+        faults = choice_faults("losses", list(self.losses), LOSSES)
+        bad = {name: weight for name, weight in self.losses.items() if not is_number(weight) or weight < 0}
+        faults += [f"losses.{name}={weight!r}: give a weight of at least 0" for name, weight in bad.items()]
+        if not faults and not any(self.losses.values()):
+            faults.append(f"losses={dict(self.losses)}: at least one weight must be above 0")
+        return faults
+
+    @property
+    def requirements(self) -> Requirements:
+        teacher = self.teacher_path if self.teacher == "source" else self.teacher
+        return Requirements(data=True, gradients=True, seed=True, teacher=teacher)
+
+    def faults(self, skeleton: LanguageModel) -> list[str]:
+        faults = super().faults(skeleton)
+        if _is_block_list(self.blocks) and not all(0 <= one < len(skeleton.blocks) for one in self.blocks):
+            faults.append(f"blocks={list(self.blocks)}: this model has the blocks 0 to {len(skeleton.blocks) - 1}")
+        if self.blocks is not None and skeleton.family.encoder is not None:
+            faults.append(
+                "blocks chooses blocks of one stack, and this model has an encoder and a decoder: set blocks=null"
+            )
+        return faults
+
+    def plan(self, skeleton: Skeleton) -> StageReport:
+        self._shape(skeleton)
+        return super().plan(skeleton)
+
+    def walk(self, model: LanguageModel, context: StageContext) -> StageReport:
+        teacher = context.teacher()  # a copy, made before the student loses blocks
+        self._shape(model)
+        return super().walk(model, dataclasses.replace(context, teacher=lambda: teacher))
+
+    def objective(self, model: LanguageModel, context: StageContext) -> Objective:
+        losses = Losses(self.losses, self.temperature, self.skew, self.beta, self.hidden)
+        return Distillation(losses, model, context.teacher())
+
+    def _shape(self, model: LanguageModel) -> None:
+        """Give the student its blocks, and dense layers where it is to be unpacked."""
+        if self.blocks is not None:
+            kept = kept_blocks(self.blocks, len(model.blocks))
+            remove_blocks(model, [index for index in range(len(model.blocks)) if index not in kept])
+        if self.unpack:
+            for name, layer in linear_forms(model.module).items():
+                if isinstance(layer, PackedLinear):
+                    set_layer(model.module, name, dense_layer(layer))
+
+
+def kept_blocks(blocks: str | Sequence[int], count: int) -> list[int]:
+    """Numbers of the blocks that a student keeps; the last of a pair, so that the last block stays."""
+    if blocks == "every_second":
+        return list(range(count - 1, -1, -2))[::-1]
+    if blocks == "first_half":
+        return list(range((count + 1) // 2))
+    return sorted(set(blocks))
+
+
+def dense_layer(layer: PackedLinear) -> nn.Linear:
+    """A plain layer with the weight, bias and mask of a packed one."""
+    rows, columns = layer_shape(layer)
+    dense = nn.Linear(columns, rows, bias=layer.bias is not None, device="meta", dtype=compute_dtype(layer))
+    is_meta = next(layer.parameters()).is_meta
+    weight = torch.empty(rows, columns, device="meta", dtype=compute_dtype(layer)) if is_meta else layer.weight
+    dense.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
+    dense.bias = layer.bias
+    set_removed(dense, removed(layer))
+    return dense
+
+
+def _is_block_list(blocks: Any) -> bool:
+    return isinstance(blocks, Sequence) and not isinstance(blocks, str) and all(map(is_whole_number, blocks))
