@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import meta_model
 from contexts import text_context
 from family_shapes import random_model
 from hard_layers import HARD, hard_layer
@@ -272,6 +273,16 @@ def test_parameters_and_gmacs_are_a_count_by_hand_with_weights_or_without(dtype,
         layer.name: layer.weights for layer in reports[1].layers
     }
     assert reports[0].notes["rank"]["model.layers.0.mlp.up_proj"] == 15
+
+
+def test_llama_2_7b_is_counted_by_hand():
+    model = meta_model("llama_2_7b")
+    SVD(ratio=0.2).plan(model)
+    block = 4 * 1638 * (4096 + 4096) + 3 * 2388 * (4096 + 11008)  # ranks 1638.4 and 2388.17, rounded down
+    head, norms, tokens = 32000 * 4096, 65 * 4096, 64
+    assert Size().measure(model, None).values["parameters"] == 32 * block + 2 * head + norms == 5_442_539_520
+    macs = tokens * (32 * block + head) + 32 * 2 * tokens**2 * 4096
+    assert round(Cost(tokens=tokens).measure(model, None).values["gmacs"] * 1e9) == macs
 
 
 @pytest.mark.parametrize("inputs", ["compressed", "dense", "sequential"])
