@@ -20,6 +20,7 @@ from slimsweep.evaluation.size import Size
 from slimsweep.models.language_model import LanguageModel, parameter_count
 from slimsweep.models.sources.random import RandomModel
 from slimsweep.models.storage import saved_model
+from slimsweep.pipeline import memory_plan
 from slimsweep.techniques.factorization.tensor_train import TensorTrain
 from slimsweep.techniques.pruning.magnitude import Magnitude
 from slimsweep.techniques.quantization.half import Half
@@ -71,6 +72,10 @@ def test_parameters_and_bytes_are_those_of_the_cores(model, is_tied):
     assert values["weight_bytes"] == 4 * values["parameters"]
     is_form = [type(model.module.get_submodule(name)).__name__ for name in (NAME, "lm_head")]
     assert is_form == ["TensorTrainEmbedding", "TensorTrainHead" if is_tied else "Linear"]
+
+
+def test_a_plan_of_memory_counts_shared_cores_once(tiny):
+    assert memory_plan._form_bytes(applied(tiny, TensorTrain(ratio=0.5)).module, 2) == 2 * HALF
 
 
 def test_gmacs_are_the_closed_form_and_torchs_count(model, is_tied):
