@@ -90,7 +90,7 @@ class BlockInputs:
 
 
 def block_inputs(model: LanguageModel, activations: Activations, index: int, is_copied: bool = False) -> BlockInputs:
-    """What enters a block now.
+    """Inputs of a block as they are now.
 
     Args:
         is_copied: whether the hidden states are copied, so that the activations may go on to the next block.
