@@ -43,6 +43,8 @@ class StageContext:
     """Examples to train on; None where no technique of the chain trains."""
     teacher: Callable[[], LanguageModel] | None = None
     """Makes the frozen teacher that the technique requires; None where it requires none."""
+    predicted_bytes: int | None = None
+    """Predicted memory at the fullest moment of training; None where nothing was predicted."""
     work_dir: Path | None = None
     """Folder of an unfinished stage, for checkpoints; None keeps none."""
 

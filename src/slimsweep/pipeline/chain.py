@@ -82,6 +82,7 @@ def compress(experiment: Experiment) -> Compressed:
                 statistics=StatisticsCache(cache, keys[position]) if cache else None,
                 data=examples,
                 teacher=teacher_of(experiment, stage, done.model),
+                predicted_bytes=experiment.training_bytes.get(stage.name),
                 work_dir=work_dir(experiment, keys[position]) if stage.technique.requirements.data else None,
             )
             apply(experiment, stage, context, done)

@@ -188,7 +188,7 @@ class Experiment:
         checks += [("data", self.data)] if self.needs_data else []
         for name, part in [*checks, *((f"evaluation.metrics.{name}", part) for name, part in self.metrics.items())]:
             faults += [f"{name}: {fault}" for fault in part.faults(self.model, self.corpora)]
-        return faults or self._overlap_faults()
+        return faults or [*self._overlap_faults(), *self._training_faults()]
 
     def _overlap_faults(self) -> list[str]:
         """Metrics that would measure on text that a stage trains on."""
@@ -254,6 +254,36 @@ class Experiment:
             for stage in self.stages
             if (teacher := stage.technique.requirements.teacher) not in (None, "base", "chain")
         }
+
+    @cached_property
+    def training_bytes(self) -> dict[str, int]:
+        """Predicted memory of the stages that train, by name, from shapes; empty where the data cannot be read."""
+        if not self.needs_data or self.model.weights == "meta" or self.data.faults(self.model, self.corpora):
+            return {}
+        examples = self.data.examples(self.model, self.corpora)
+        skeleton, found = self.model.skeleton().copy(), {}
+        for stage in self.stages:
+            if stage.technique.requirements.data:
+                count = stage.technique.micro_sequences or stage.technique.batch_sequences
+                batch = examples.collate(examples.training[:count])
+                found[stage.name] = stage.technique.training_bytes(skeleton, batch)
+            stage.technique.plan(skeleton)
+        return found
+
+    def _training_faults(self) -> list[str]:
+        """Stages whose training would not fit into memory."""
+        import torch
+
+        from slimsweep.models.placement.loading import free_bytes
+
+        free = free_bytes(torch.device(self.resolved_device))
+        return [
+            f"technique.{name}: training takes about {needed / 2**30:.1f} GiB, and {self.resolved_device} has "
+            f"{free / 2**30:.1f} GiB free: set technique.{name}.micro_sequences=1, shorter data.tokens, "
+            f"technique.{name}.checkpoint_blocks=true, or a technique.{name}.rank"
+            for name, needed in self.training_bytes.items()
+            if needed > free
+        ]
 
     @property
     def uses_seed(self) -> bool:

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from slimsweep.blockwise.layerwise import LayerReport
 from slimsweep.blockwise.stage_context import StageContext
+from slimsweep.models.batches import Batch
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.skeleton import Skeleton
 
@@ -69,6 +70,15 @@ class Technique(ABC):
     @abstractmethod
     def apply(self, model: LanguageModel, context: StageContext) -> StageReport:
         """Change the model in place."""
+
+    def training_bytes(self, skeleton: Skeleton, batch: Batch) -> int:
+        """Predicted bytes at the fullest moment of training on such batches, weights included; 0 where none is.
+
+        Args:
+            skeleton: the model before this stage, on shapes alone.
+            batch: a batch of the shape of one forward.
+        """
+        return 0
 
     def working_bytes(self, shapes: list[tuple[int, int]]) -> int:
         """Approximate bytes that compressing a block takes beside its weights, in plans of memory.

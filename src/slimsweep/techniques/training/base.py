@@ -1,5 +1,6 @@
 """Base of techniques that train: all weights, or adapters that are merged or kept."""
 
+import dataclasses
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,10 +17,13 @@ from slimsweep.linear.base import (
     dense_parameters,
     install,
     layer_shape,
+    linear_forms,
     weight_count,
     zero_count,
 )
 from slimsweep.linear.mask import removed
+from slimsweep.models.activation_bytes import activation_bytes
+from slimsweep.models.batches import Batch
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.skeleton import Skeleton
 from slimsweep.techniques.base import Requirements, StageReport, Technique
@@ -28,6 +32,12 @@ from slimsweep.techniques.layerwise import LayerTargets, planned_layers, report_
 from slimsweep.techniques.training.loop import TrainingReport, train
 from slimsweep.techniques.training.objective import Objective
 from slimsweep.techniques.training.schedule import Schedule
+
+FP32 = 4
+ADAM_BYTES = 8
+"""Bytes of AdamW's averages of a trained number."""
+MOMENTARY_LOGITS = 2
+"""Copies of the logits that a backward pass holds for a moment beside what it kept: gradients of the loss."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +119,22 @@ class Training(Schedule, LayerTargets, Technique):
                 skeleton.zeros.pop(name, None)
         return StageReport(planned_layers(skeleton, self.targets(skeleton)))
 
+    def training_bytes(self, skeleton: Skeleton, batch: Batch) -> int:
+        """Weights, gradients, AdamW's two averages, activations, and what a backward pass adds for a moment."""
+        model = skeleton.copy()
+        if self.rank is None:
+            trained = [one for one in dense_parameters(model.module).values() if one.is_floating_point()]
+        else:
+            dataclasses.replace(self, merge=False, preserve_sparsity=False).plan(model)
+            forms = [form for form in linear_forms(model.module).values() if isinstance(form, AdapterLinear)]
+            trained = [factor for form in forms for factor in (form.down, form.up)]
+        kept = activation_bytes(model, batch, trained)
+        if self.checkpoint_blocks:
+            kept //= len(model.blocks)
+        moment = kept // len(model.blocks) + MOMENTARY_LOGITS * logits_bytes(model, batch)
+        weights = sum(one.nbytes for one in model.module.parameters())
+        return weights + (FP32 + ADAM_BYTES) * sum(one.numel() for one in trained) + kept + moment
+
     def walk(self, model: LanguageModel, context: StageContext) -> StageReport:
         """Train, and report the layers as they are now."""
         if self.rank is None:
@@ -160,6 +186,15 @@ class Training(Schedule, LayerTargets, Technique):
         if self.preserve_sparsity and mask is not None:
             weight = weight.masked_fill(mask, 0)
         return replace_weight(model, name, weight)
+
+
+def logits_bytes(model: LanguageModel, batch: Batch) -> int:
+    """Bytes of the logits of a batch in fp32."""
+    config = model.config.get_text_config()
+    if not model.task.generates:
+        return FP32 * len(batch["input_ids"]) * getattr(config, "num_labels", 2)
+    places = batch.get("decoder_input_ids", batch["input_ids"]).numel()
+    return FP32 * places * config.vocab_size
 
 
 def set_layer(module: nn.Module, name: str, layer: nn.Module) -> None:

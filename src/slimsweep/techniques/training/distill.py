@@ -12,16 +12,19 @@ from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.checks import choice_faults, flag_faults, is_number, is_whole_number, number_faults
 from slimsweep.linear.base import PackedLinear, compute_dtype, layer_shape, linear_forms
 from slimsweep.linear.mask import removed, set_removed
+from slimsweep.models.batches import Batch
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.skeleton import Skeleton
 from slimsweep.models.surgery import remove_blocks
 from slimsweep.techniques.base import Requirements, StageReport
-from slimsweep.techniques.training.base import Training, set_layer
+from slimsweep.techniques.training.base import Training, logits_bytes, set_layer
 from slimsweep.techniques.training.distillation import HIDDEN, LOSSES, Distillation, Losses
 from slimsweep.techniques.training.objective import Objective
 
 TEACHERS = ("base", "chain", "source")
 DEFAULT_LOSSES = {"hard": 0.5, "soft": 0.5}
+LOSS_LOGITS = 4
+"""Copies of the logits that a divergence keeps beside those of the student: the teacher's, and both as log-softmax."""
 STUDENTS = ("every_second", "first_half")
 
 
@@ -116,6 +119,13 @@ class Distill(Training):
     def objective(self, model: LanguageModel, context: StageContext) -> Objective:
         losses = Losses(self.weights, self.temperature, self.skew, self.beta, self.hidden)
         return Distillation(losses, model, context.teacher())
+
+    def training_bytes(self, skeleton: Skeleton, batch: Batch) -> int:
+        """Those of training the student, with the teacher's weights and the losses between two sets of logits."""
+        student = skeleton.copy()
+        self._shape(student)
+        teacher = sum(one.nbytes for one in skeleton.module.parameters())
+        return super().training_bytes(student, batch) + teacher + LOSS_LOGITS * logits_bytes(skeleton, batch)
 
     def _shape(self, model: LanguageModel) -> None:
         """Give the student its blocks, and dense layers where it is to be unpacked."""

@@ -48,6 +48,8 @@ class TrainingReport:
     trained_parameters: int
     peak_memory_bytes: int | None
     """Weights, gradients, optimizer and activations at their fullest; null where the system has no such counter."""
+    predicted_peak_bytes: int | None
+    """The same as predicted from shapes before the weights were loaded."""
     stopped: str | None
     """Reason why training ended before its budget."""
     curve: list[dict[str, Any]] = field(default_factory=list)
@@ -152,6 +154,7 @@ def _run(
         step_best=best["step"],
         trained_parameters=sum(tensor.numel() for tensor in trainer.trained().values()),
         peak_memory_bytes=None if rise is None else load_memory_bytes(model.module) + rise,
+        predicted_peak_bytes=context.predicted_bytes,
         stopped=trainer.stopped,
         curve=trainer.curve,
     )

@@ -1,0 +1,32 @@
+import pytest
+import torch
+from family_shapes import random_model
+from tiny_training import text_batch_of
+
+from slimsweep.models.activation_bytes import activation_bytes
+
+
+def skeleton(name, folder):
+    return random_model(name, str(folder)).skeleton().copy()
+
+
+def batch(sequences, tokens):
+    return text_batch_of([torch.zeros(tokens, dtype=torch.long)] * sequences)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma3_text", "bloom"])
+def test_bytes_grow_with_sequences_and_not_with_the_square_of_tokens(name, tmp_path):
+    model = skeleton(name, tmp_path)
+    trained = list(model.module.parameters())
+    one, two, long = (activation_bytes(model, batch(*shape), trained) for shape in ((1, 16), (2, 16), (1, 32)))
+    assert one > 0 and two == pytest.approx(2 * one, rel=0.05) and long == pytest.approx(2 * one, rel=0.25)
+    assert not any(parameter.requires_grad for parameter in trained)
+
+
+def test_a_linear_layer_keeps_its_input(tmp_path):
+    model = skeleton("llama", tmp_path)
+    head = activation_bytes(model, batch(1, 16), [model.module.lm_head.weight])
+    # Its input, and of the loss: log-probabilities in fp32, with what cross-entropy keeps of the labels.
+    width, vocabulary = model.config.hidden_size, model.config.vocab_size
+    assert head >= 16 * 4 * width + 15 * 4 * vocabulary
+    assert head < 16 * 4 * width + 4 * 15 * 4 * vocabulary
