@@ -23,7 +23,7 @@ def write(
     new_tokens: int,
     *,
     ends_at_blank_line: bool = False,
-    temperature: float = 0.0,
+    temperature: int | float = 0.0,
     seed: int = 0,
     title: str = "writing",
 ) -> list[str]:
@@ -44,9 +44,7 @@ def write(
         for start in range(0, len(order), ROWS):
             watcher().part(title, start, len(order))
             places = order[start : start + ROWS]
-            found = _continued(
-                model, [prompts[place] for place in places], new_tokens, ends_at_blank_line, temperature
-            )
+            found = _continued(model, [prompts[place] for place in places], new_tokens, ends_at_blank_line, temperature)
             for place, text in zip(places, found, strict=True):
                 texts[place] = text.partition(BLANK_LINE)[0] if ends_at_blank_line else text
     watcher().part(title, len(order), len(order))
@@ -58,7 +56,7 @@ def _continued(
     prompts: Sequence[Sequence[int]],
     new_tokens: int,
     ends_at_blank_line: bool,
-    temperature: float,
+    temperature: int | float,
 ) -> list[str]:
     """Continuations of some prompts at once; shorter prompts are padded on the left."""
     from transformers import GenerationConfig, StoppingCriteriaList

@@ -67,13 +67,13 @@ class DistillReasoning(Training):
     shots: int = 4
     """Worked examples before each prompt of the teacher, taken from the training problems. 0: a teacher that was
     trained on single problems."""
-    rationale_weight: float = 1.0
+    rationale_weight: int | float = 1.0
     """Weight of the steps beside the answer, for `step_by_step`; 0 trains on answers only."""
-    least_kept: float = 0.2
+    least_kept: int | float = 0.2
     """Smallest share of the prompts that the teacher must solve."""
     new_tokens: int = 128
     """Longest solution that is written, in tokens."""
-    temperature: float = 0.0
+    temperature: int | float = 0.0
     """Of the teacher's writing: 0 takes the likeliest token, above it tokens are drawn."""
     blocks: str | Sequence[int] | None = None
     """Blocks that the student keeps: `every_second`, `first_half` or their numbers from 0; null keeps all."""
@@ -246,10 +246,10 @@ class DistillReasoning(Training):
     ) -> str:
         return (
             f"the teacher solved {kept} of {len(prompts)} prompts and {held_out} of {checked} held-out ones, and "
-            f"least_kept={self.least_kept:g} of the prompts and one held-out problem are needed. To {prompts[0].prompt!r}"
-            f" it wrote {written[0]!r}. Take a teacher that was trained on such problems (technique=finetune with this "
-            f"data makes one; set shots=0 for it), change shots={self.shots} or new_tokens={self.new_tokens}, choose "
-            "easier problems, or lower least_kept"
+            f"least_kept={self.least_kept:g} of the prompts and one held-out problem are needed. To "
+            f"{prompts[0].prompt!r} it wrote {written[0]!r}. Take a teacher that was trained on such problems "
+            "(technique=finetune with this data makes one; set shots=0 for it), change "
+            f"shots={self.shots} or new_tokens={self.new_tokens}, choose easier problems, or lower least_kept"
         )
 
     def _accuracies(self, model: LanguageModel, problems: Sequence[Problem], when: str) -> dict[str, float]:

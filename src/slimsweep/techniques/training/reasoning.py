@@ -106,7 +106,7 @@ def task_losses(
 class TwoTasks(Objective):
     """Answer loss + weight x rationale loss. Source: arXiv:2305.02301, sec. 3.2."""
 
-    def __init__(self, rationale_weight: float):
+    def __init__(self, rationale_weight: int | float):
         self.rationale_weight = rationale_weight
 
     def loss(self, model: LanguageModel, batch: Batch) -> Float[Tensor, ""]:
