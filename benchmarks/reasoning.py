@@ -80,7 +80,7 @@ def accuracy(model: LanguageModel, problems: Sequence[Problem], new_tokens: int 
 
 
 def steps_table(seeds: Sequence[int], teacher_steps: int, student_steps: int) -> None:
-    """A student of one block taught steps and answers, beside answers only."""
+    """A narrower student taught steps and answers, beside answers only."""
     arithmetic = Arithmetic(terms=3, digits=1, modulus=10, problem_count=1000, validation=64)
     data = arithmetic.examples(source(2, 64, 0), Corpora(None, Path("outputs/cache")))
     teacher, began = drawn(2, 64, 0), time.time()
@@ -94,9 +94,9 @@ def steps_table(seeds: Sequence[int], teacher_steps: int, student_steps: int) ->
     print("| student learns | seed | kept | answers before | answers after | at the end of written steps |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
     after: dict[float, list[float]] = {}
-    for weight in (0.0, 1.0):
-        for seed in seeds:
-            student = drawn(1, 64, 100 + seed)
+    for seed in seeds:
+        for weight in (0.0, 1.0):
+            student = drawn(2, 48, 100 + seed)
             technique = DistillReasoning(
                 **schedule(data, student_steps, 32), shots=0, rationale_weight=weight, new_tokens=NEW_TOKENS
             )
@@ -180,15 +180,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", default=["steps", "context"], help="steps, context")
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--teacher-steps", type=int, default=700)
-    parser.add_argument("--student-steps", type=int, default=400)
+    parser.add_argument("--teacher-steps", type=int, default=800)
+    parser.add_argument("--student-steps", type=int, default=700)
     given = parser.parse_args()
     torch.set_num_threads(1)
     seeds = [int(one) for one in given.seeds.split(",")]
     if "steps" in given.parts:
         steps_table(seeds, given.teacher_steps, given.student_steps)
     if "context" in given.parts:
-        context_table(seeds, given.teacher_steps, given.student_steps // 2)
+        context_table(seeds, given.teacher_steps, 150)
 
 
 if __name__ == "__main__":

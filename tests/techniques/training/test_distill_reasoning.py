@@ -65,9 +65,12 @@ def test_examples_are_none_of_the_prompts(tiny_source, tiny, monkeypatch):
 
 
 def test_a_student_learns_what_the_teacher_predicts_with_examples(tiny_source, tiny, monkeypatch):
+    with torch.no_grad():
+        for parameter in tiny.module.parameters():
+            parameter.mul_(5 if parameter.ndim == 2 else 1)  # examples then change what the teacher predicts
     teacher = tiny.copy()
     oracle(monkeypatch, teacher)
-    told = stage(tiny_source, tiny, teacher, mode="in_context", shots=2, learning_rate=1e-4).notes["reasoning"]
+    told = stage(tiny_source, tiny, teacher, mode="in_context", shots=2, learning_rate=1e-3).notes["reasoning"]
     assert 0 < told["kl_after"] < told["kl_before"]
     assert {"answer_accuracy_before", "answer_accuracy_after"} <= told.keys()
 

@@ -74,7 +74,7 @@ class DistillReasoning(Training):
     new_tokens: int = 128
     """Longest solution that is written, in tokens."""
     temperature: int | float = 0.0
-    """Of the teacher's writing: 0 takes the likeliest token, above it tokens are drawn."""
+    """Temperature of the teacher's writing: 0 takes the likeliest token, above it tokens are drawn."""
     blocks: str | Sequence[int] | None = None
     """Blocks that the student keeps: `every_second`, `first_half` or their numbers from 0; null keeps all."""
 
