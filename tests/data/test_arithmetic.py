@@ -23,6 +23,11 @@ def test_problems_are_distinct_and_their_seed_draws_them():
     assert data.digest(NO_CORPORA) != Arithmetic(**{**vars(data), "problem_seed": 1}).digest(NO_CORPORA)
 
 
+def test_numbers_are_below_the_modulus():
+    prompts = [one.prompt for one in Arithmetic(terms=2, digits=1, modulus=3, problem_count=9).problems()]
+    assert sorted(prompts) == [f"Q: {first}+{second}=\n" for first in range(3) for second in range(3)]
+
+
 def test_the_split_is_disjoint_and_depends_on_content_only(tiny_source):
     few, many = (
         Arithmetic(terms=2, digits=2, problem_count=count).examples(tiny_source, NO_CORPORA) for count in (300, 900)

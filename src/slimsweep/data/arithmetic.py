@@ -20,7 +20,7 @@ class Arithmetic(ProblemData):
     digits: int = 2
     """Most digits of a number."""
     modulus: int | None = None
-    """Each sum is taken modulo this; null takes the whole sum."""
+    """Each sum is taken modulo this, and numbers are below it; null takes whole sums."""
     problem_count: int = 2000
     """Distinct problems, the held-out ones included."""
     problem_seed: int = 0
@@ -34,28 +34,32 @@ class Arithmetic(ProblemData):
         faults += whole_number_faults("data.problem_seed", self.problem_seed, least=0)
         if not faults and self.problem_count > self.possible:
             faults.append(
-                f"data.problem_count={self.problem_count}: there are {self.possible} sums of {self.terms} numbers of "
-                f"{self.digits} digits: give at most {self.possible}, or more terms or digits"
+                f"data.problem_count={self.problem_count}: there are {self.possible} sums of {self.terms} numbers "
+                f"below {self._limit}: give at most {self.possible}, or more terms or digits"
             )
         refuse(faults)
 
     @property
     def possible(self) -> int:
         """Number of different problems."""
-        return 10 ** (self.terms * self.digits)
+        return self._limit**self.terms
+
+    @property
+    def _limit(self) -> int:
+        """Numbers are below this."""
+        return min(10**self.digits, self.modulus or 10**self.digits)
 
     @property
     def origin(self) -> str:
-        return f"generated sums of {self.terms} numbers of {self.digits} digits"
+        return f"generated sums of {self.terms} numbers below {self._limit}"
 
     def problems(self, tokenizer: Any = None) -> list[Problem]:
         drawn = random.Random(self.problem_seed).sample(range(self.possible), self.problem_count)
         return [worked_sum(self._numbers(one), self.modulus) for one in drawn]
 
     def _numbers(self, code: int) -> list[int]:
-        """Numbers of a problem, cut out of the digits of one."""
-        text = f"{code:0{self.terms * self.digits}d}"
-        return [int(text[start : start + self.digits]) for start in range(0, len(text), self.digits)]
+        """Numbers of a problem: the digits of its code in a base of the limit."""
+        return [code // self._limit**place % self._limit for place in reversed(range(self.terms))]
 
 
 def worked_sum(numbers: Sequence[int], modulus: int | None = None) -> Problem:
