@@ -2,10 +2,10 @@
 
     .venv/bin/python benchmarks/reasoning.py [steps] [context] [--seeds 0,1,2]
 
-`steps`: a teacher learns sums of four numbers modulo 5 with worked steps. A smaller student learns its steps and
+`steps`: a teacher learns sums of three digits modulo 10 with worked steps. A smaller student learns its steps and
 answers, or answers only, in equal numbers of steps with equal problems in each.
 
-`context`: a teacher learns sums and differences whose sign the prompt hides, `Q: 3?1?4?2=`; examples before the prompt
+`context`: a teacher learns sums and differences modulo 5 whose sign the prompt hides, `Q: 3?1?4?2=`; examples before the prompt
 show the sign. The student is a copy that sees no examples and learns to predict what the teacher predicts with them.
 
 All models have random weights at first. Held-out problems are unseen by teacher and student. One core, some minutes.
@@ -49,7 +49,10 @@ SHAPE = {
 NEW_TOKENS = 32
 EXAMPLES = 1
 SIGNS = ("+", "-")
-SUMS = Arithmetic(terms=4, digits=1, modulus=5, problem_count=625, validation=64)
+SUMS = Arithmetic(terms=3, digits=1, modulus=10, problem_count=1000, validation=64)
+TEACHER_STEPS, STUDENT_STEPS = 1000, 800
+SHORT_STEPS, LONG_STEPS, COPY_STEPS = 600, 400, 150
+"""Steps of the teacher of `context` on single problems, and on problems behind an example; steps of its student."""
 
 
 def drawn(blocks: int, width: int, seed: int) -> LanguageModel:
@@ -81,14 +84,14 @@ def accuracy(model: LanguageModel, problems: Sequence[Problem], new_tokens: int 
     return answer_accuracy(write(model, prompts, new_tokens), problems)
 
 
-def steps_table(seeds: Sequence[int], teacher_steps: int, student_steps: int) -> None:
+def steps_table(seeds: Sequence[int]) -> None:
     """A narrower student taught steps and answers, beside answers only."""
     data = SUMS.examples(source(2, 64, 0), Corpora(None, Path("outputs/cache")))
     teacher, began = drawn(2, 64, 0), time.time()
-    Finetune(**schedule(data, teacher_steps, 32)).apply(teacher, StageContext(data=data))
+    Finetune(**schedule(data, TEACHER_STEPS, 32)).apply(teacher, StageContext(data=data))
     taught = accuracy(teacher, data.validation)
     print(
-        f"Teacher: {parameter_count(teacher.module):,} parameters, {teacher_steps} steps, {time.time() - began:.0f} s, "
+        f"Teacher: {parameter_count(teacher.module):,} parameters, {TEACHER_STEPS} steps, {time.time() - began:.0f} s, "
         f"accuracy with worked steps {taught:.3f} on {len(data.validation)} held-out problems\n",
         flush=True,
     )
@@ -99,7 +102,7 @@ def steps_table(seeds: Sequence[int], teacher_steps: int, student_steps: int) ->
         for weight in (0.0, 1.0):
             student = drawn(2, 48, 100 + seed)
             technique = DistillReasoning(
-                **schedule(data, student_steps, 32), shots=0, rationale_weight=weight, new_tokens=NEW_TOKENS
+                **schedule(data, STUDENT_STEPS, 32), shots=0, rationale_weight=weight, new_tokens=NEW_TOKENS
             )
             report = technique.apply(student, StageContext(data=data, seed=seed, teacher=teacher.copy))
             told = report.notes["reasoning"]
@@ -112,7 +115,7 @@ def steps_table(seeds: Sequence[int], teacher_steps: int, student_steps: int) ->
                 flush=True,
             )
     print(
-        f"\nStudent: {parameter_count(student.module):,} parameters, {student_steps} steps of 32 problems. Mean answer "
+        f"\nStudent: {parameter_count(student.module):,} parameters, {STUDENT_STEPS} steps of 32 problems. Mean answer "
         f"accuracy: answers only {statistics.mean(after[0.0]):.3f}, steps and answers {statistics.mean(after[1.0]):.3f}"
     )
 
@@ -140,15 +143,15 @@ def rows_of_examples(rows: Sequence[Sequence[Problem]], tokenizer: Any) -> Batch
     return padded_batch(made, padding_id(tokenizer))
 
 
-def context_table(seeds: Sequence[int], teacher_steps: int, student_steps: int) -> None:
+def context_table(seeds: Sequence[int]) -> None:
     """A student without examples that learns from the teacher with examples."""
     numbers = list(itertools.product(range(5), repeat=4))
     training, held_out = split_by_content(numbers, lambda one: str(one).encode(), 64)
     teacher, chance, began = drawn(2, 64, 0), random.Random(0), time.time()
     collate = functools.partial(rows_of_examples, tokenizer=teacher.tokenizer)
     for examples, batch, steps in (
-        (0, 32, teacher_steps),
-        (EXAMPLES, 16, 2 * teacher_steps // 3),
+        (0, 32, TEACHER_STEPS),
+        (EXAMPLES, 16, 2 * TEACHER_STEPS // 3),
     ):  # short rows are cheap
         rows = [
             [hidden_sign(sign, one) for one in (*chance.sample(training, examples), first)]
@@ -158,7 +161,7 @@ def context_table(seeds: Sequence[int], teacher_steps: int, student_steps: int) 
         data = TrainingSet(rows[64:], rows[:64], collate, "rows of problems with one sign")
         Finetune(**schedule(data, steps, batch)).apply(teacher, StageContext(data=data))
     print(
-        f"\nTeacher: {teacher_steps + steps} steps, {time.time() - began:.0f} s; examples it sees: {EXAMPLES}\n",
+        f"\nTeacher: {SHORT_STEPS + LONG_STEPS} steps, {time.time() - began:.0f} s; examples it sees: {EXAMPLES}\n",
         flush=True,
     )
     print(
@@ -171,12 +174,12 @@ def context_table(seeds: Sequence[int], teacher_steps: int, student_steps: int) 
         problems = TrainingSet(
             [hidden_sign(sign, one) for one in training], [hidden_sign(sign, one) for one in held_out], collate, "sums"
         )
-        knobs = schedule(problems, student_steps, 16) | {"learning_rate": 1e-3}
+        knobs = schedule(problems, COPY_STEPS, 16) | {"learning_rate": 1e-3}
         technique = DistillReasoning(**knobs, mode="in_context", shots=EXAMPLES, new_tokens=NEW_TOKENS)
         context = StageContext(data=problems, seed=seed, teacher=teacher.copy)
         told = technique.apply(teacher.copy(), context).notes["reasoning"]
         print(
-            f"| {sign} | {seed} | {told['kl_before']:.4f} | {told['kl_after']:.4f} | "
+            f"| {sign} | {seed} | {told['kl_before']:.1e} | {told['kl_after']:.1e} | "
             f"{told['answer_accuracy_before']:.3f} | {told['answer_accuracy_after']:.3f} | "
             f"{told['teacher_accuracy']:.3f} |",
             flush=True,
@@ -187,15 +190,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", default=["steps", "context"], help="steps, context")
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--teacher-steps", type=int, default=600)
-    parser.add_argument("--student-steps", type=int, default=500)
     given = parser.parse_args()
     torch.set_num_threads(1)
     seeds = [int(one) for one in given.seeds.split(",")]
     if "steps" in given.parts:
-        steps_table(seeds, given.teacher_steps, given.student_steps)
+        steps_table(seeds)
     if "context" in given.parts:
-        context_table(seeds, given.teacher_steps, 150)
+        context_table(seeds)
 
 
 if __name__ == "__main__":
