@@ -5,8 +5,8 @@
 `steps`: a teacher learns sums of three digits modulo 10 with worked steps. A smaller student learns its steps and
 answers, or answers only, in equal numbers of steps with equal problems in each.
 
-`context`: a teacher learns sums and differences modulo 5 whose sign the prompt hides, `Q: 3?1?4?2=`; examples before the prompt
-show the sign. The student is a copy that sees no examples and learns to predict what the teacher predicts with them.
+`context`: a teacher learns sums and differences modulo 5 whose sign the prompt hides, `Q: 3?1?4?2=`; an example before
+the prompt shows the sign. The student is a copy that sees no examples and learns to predict what the teacher predicts with them.
 
 All models have random weights at first. Held-out problems are unseen by teacher and student. One core, some minutes.
 """
@@ -150,8 +150,8 @@ def context_table(seeds: Sequence[int]) -> None:
     teacher, chance, began = drawn(2, 64, 0), random.Random(0), time.time()
     collate = functools.partial(rows_of_examples, tokenizer=teacher.tokenizer)
     for examples, batch, steps in (
-        (0, 32, TEACHER_STEPS),
-        (EXAMPLES, 16, 2 * TEACHER_STEPS // 3),
+        (0, 32, SHORT_STEPS),
+        (EXAMPLES, 16, LONG_STEPS),
     ):  # short rows are cheap
         rows = [
             [hidden_sign(sign, one) for one in (*chance.sample(training, examples), first)]
