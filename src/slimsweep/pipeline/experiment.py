@@ -188,6 +188,12 @@ class Experiment:
         checks += [("data", self.data)] if self.needs_data else []
         for name, part in [*checks, *((f"evaluation.metrics.{name}", part) for name, part in self.metrics.items())]:
             faults += [f"{name}: {fault}" for fault in part.faults(self.model, self.corpora)]
+        faults = faults or [
+            f"technique.{stage.name}: {fault}"
+            for stage in self.stages
+            if stage.technique.requirements.data
+            for fault in stage.technique.data_faults(self.data, self.model, self.teachers.get(stage.name))
+        ]
         return faults or [*self._overlap_faults(), *self._training_faults()]
 
     def _overlap_faults(self) -> list[str]:

@@ -63,6 +63,16 @@ class Technique(ABC):
     def faults(self, skeleton: LanguageModel) -> list[str]:
         """Everything that cannot work on a model of this shape; found before weights are read."""
 
+    def data_faults(self, data: Any, source: Any, teacher: Any = None) -> list[str]:
+        """Faults of the training data and of a teacher for this stage; found before weights are read.
+
+        Args:
+            data: the group `data` of the job.
+            source: source of the model.
+            teacher: source of a teacher that is another model; None where it is `base` or `chain`.
+        """
+        return []
+
     @abstractmethod
     def plan(self, skeleton: Skeleton) -> StageReport:
         """Give a skeleton the shapes, zeros and packed layers that `apply` would leave; runs without weights."""
