@@ -2,6 +2,7 @@ import pytest
 import torch
 from family_shapes import random_model
 from planning import apply_or_plan
+from tiny_training import CPU, FAST, counting_windows, text_batch_of
 
 from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.data.corpora import Corpora
@@ -22,9 +23,7 @@ from slimsweep.techniques.training.lora import LoRA
 from slimsweep.techniques.training.qat import QAT, pack
 from slimsweep.techniques.training.trainer import StageTrainer
 
-CPU = torch.device("cpu")
-FAST = {"tokens": 16 * 4 * 12, "batch_sequences": 4, "evaluations": 3, "learning_rate": 1e-2, "group_size": 8}
-"""Twelve steps of four windows."""
+SHORT = FAST | {"group_size": 8}
 
 
 def tiny_model(folder, family="llama", dtype=torch.float32):
@@ -32,17 +31,10 @@ def tiny_model(folder, family="llama", dtype=torch.float32):
 
 
 def counting(seed=0, teacher=None, work_dir=None) -> StageContext:
-    """Windows in which each token is the one before plus a step: learnable, and not at once."""
-    chance = torch.Generator().manual_seed(7)
-    starts, steps = (torch.randint(low, high, (48, 1), generator=chance) for low, high in ((0, 32), (1, 4)))
-    windows = list((starts + steps * torch.arange(16)) % 32)
-    data = TrainingSet(windows[:-8], windows[-8:], batch_of, "counting")
+    """Learnable windows of tokens that every family here has."""
+    windows = counting_windows(32, 48)
+    data = TrainingSet(windows[:-8], windows[-8:], text_batch_of, "counting")
     return StageContext(data=data, seed=seed, teacher=teacher, work_dir=work_dir)
-
-
-def batch_of(windows):
-    ids = torch.stack(list(windows))
-    return {"input_ids": ids, "labels": ids}
 
 
 def validation_loss(model, context) -> float:
@@ -79,7 +71,7 @@ def test_logits_before_and_after_packing_are_equal(tmp_path, bits, grid):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_best_validation_loss_is_that_of_the_packed_model(tmp_path, family, dtype):
     model, context = tiny_model(tmp_path, family, dtype), counting()
-    report = QAT(**FAST, bits=3).apply(model, context)
+    report = QAT(**SHORT, bits=3).apply(model, context)
     training = training_of(report)
     assert training["loss_best"] < training["loss_start"] - 0.1
     # In 16 bits training computes by autocast, which rounds elsewhere than a model in 16 bits.
@@ -95,7 +87,7 @@ def test_it_begins_as_rtn_and_without_steps_of_any_length_ends_there(tmp_path):
     rounded, context = tiny_model(tmp_path), counting()
     RTN(bits=3, group_size=8).apply(rounded, context)
     model = tiny_model(tmp_path)
-    training = training_of(QAT(**FAST | {"learning_rate": 1e-30}, bits=3).apply(model, context))
+    training = training_of(QAT(**SHORT | {"learning_rate": 1e-30}, bits=3).apply(model, context))
     assert training["loss_start"] == pytest.approx(validation_loss(rounded, context), abs=1e-5)
     assert weights_digest(model) == weights_digest(rounded)
 
@@ -103,19 +95,19 @@ def test_it_begins_as_rtn_and_without_steps_of_any_length_ends_there(tmp_path):
 def test_a_kind_of_layer_that_is_left_out_is_trained_but_not_rounded(tmp_path):
     model = tiny_model(tmp_path)
     before = weight_2d(model.targets()["model.layers.0.mlp.up_proj"]).clone()
-    QAT(**FAST, include=["*.self_attn.*"]).apply(model, counting())
+    QAT(**SHORT, include=["*.self_attn.*"]).apply(model, counting())
     assert all("self_attn" in name for name in packed_layers(model.module))
     assert not torch.equal(weight_2d(model.targets()["model.layers.0.mlp.up_proj"]), before)
 
 
 def test_it_learns_the_predictions_of_the_base(tmp_path):
     base, model = tiny_model(tmp_path), tiny_model(tmp_path)
-    technique = QAT(**FAST, bits=3, teacher="base")
+    technique = QAT(**SHORT, bits=3, teacher="base")
     assert technique.requirements.teacher == "base"
     training = training_of(technique.apply(model, counting(teacher=lambda: base)))
     assert 0 < training["loss_best"] < training["loss_start"]  # a divergence, which is 0 where both agree
     same = tiny_model(tmp_path)
-    technique = QAT(**FAST, include=["model.layers.0.mlp.up_proj"], bits=8, teacher="base")
+    technique = QAT(**SHORT, include=["model.layers.0.mlp.up_proj"], bits=8, teacher="base")
     assert training_of(technique.apply(same, counting(teacher=lambda: base)))["loss_start"] < 1e-4
 
 
@@ -124,7 +116,7 @@ def test_removed_weights_stay_zero(tmp_path, grid):
     model = tiny_model(tmp_path)
     Magnitude(ratio=0.5).apply(model, counting())
     masks = {name: removed(layer) for name, layer in model.targets().items()}
-    report = QAT(**FAST | {"weight_decay": 0.1}, bits=4, grid=grid).apply(model, counting())
+    report = QAT(**SHORT | {"weight_decay": 0.1}, bits=4, grid=grid).apply(model, counting())
     for name, layer in model.targets().items():
         assert bool((layer.weight[masks[name]] == 0).all())
         assert torch.equal(removed(layer), masks[name])
@@ -135,7 +127,7 @@ def test_removed_weights_come_back_where_they_are_ordinary_ones(tmp_path):
     model = tiny_model(tmp_path)
     Magnitude(ratio=0.5).apply(model, counting())
     zeros = sum(zero_count(layer) for layer in model.targets().values())
-    QAT(**FAST, bits=8, preserve_sparsity=False).apply(model, counting())
+    QAT(**SHORT, bits=8, preserve_sparsity=False).apply(model, counting())
     assert sum(zero_count(layer) for layer in model.targets().values()) < zeros / 2
     assert all(removed(layer) is None or bool((layer.weight[removed(layer)] == 0).all()) for layer in targets(model))
 
@@ -167,12 +159,12 @@ def test_the_plan_has_the_shapes_and_bytes_of_what_it_leaves(tmp_path, family, g
 
 def test_a_limit_of_minutes_pauses_and_the_same_stage_ends_at_the_same_bits(tmp_path):
     whole = tiny_model(tmp_path)
-    wanted = training_of(QAT(**FAST, bits=3).apply(whole, counting()))
+    wanted = training_of(QAT(**SHORT, bits=3).apply(whole, counting()))
     pauses, report = 0, None
     while report is None:
         model = tiny_model(tmp_path)
         try:
-            report = QAT(**FAST, bits=3, max_minutes=1e-6).apply(model, counting(work_dir=tmp_path / "work"))
+            report = QAT(**SHORT, bits=3, max_minutes=1e-6).apply(model, counting(work_dir=tmp_path / "work"))
         except TrainingPaused:
             pauses += 1
             assert not linear_forms(model.module)
@@ -192,7 +184,7 @@ def test_a_loss_that_is_no_number_ends_training_at_the_best_weights(tmp_path, mo
         return plain(self, *given)
 
     monkeypatch.setattr(StageTrainer, "training_step", poisoned)
-    training = training_of(QAT(**FAST, bits=3).apply(model, context))
+    training = training_of(QAT(**SHORT, bits=3).apply(model, context))
     assert training["stopped"] == "the loss is not finite at step 6, first in model.layers.1.mlp.down_proj"
     assert training["step_best"] == 4
     assert validation_loss(model, context) == pytest.approx(training["loss_best"], abs=1e-5)
@@ -201,7 +193,7 @@ def test_a_loss_that_is_no_number_ends_training_at_the_best_weights(tmp_path, mo
 def test_what_is_packed_already_is_unpacked_trained_and_packed_anew(tmp_path):
     model = tiny_model(tmp_path)
     NF4(block_size=8).apply(model, counting())
-    training = training_of(QAT(**FAST, bits=4).apply(model, counting()))
+    training = training_of(QAT(**SHORT, bits=4).apply(model, counting()))
     assert training["loss_best"] < training["loss_start"]
     assert {layer.kind for layer in targets(model)} == {IntegerLinear.kind}
 
@@ -211,7 +203,7 @@ def test_chains_of_pruning_and_qat_are_planned_as_they_are_stored(tmp_path):
     skeleton, model = source.skeleton().copy(), source.load(torch.float32, CPU)
     for one in (skeleton, model):
         apply_or_plan(Magnitude(ratio=0.5), one)
-    planned, real = QAT(**FAST).plan(skeleton), QAT(**FAST).apply(model, counting())
+    planned, real = QAT(**SHORT).plan(skeleton), QAT(**SHORT).apply(model, counting())
     assert [layer.name for layer in planned.layers] == [layer.name for layer in real.layers]
     assert all(one.zeros <= other.zeros for one, other in zip(planned.layers, real.layers, strict=True))
 

@@ -58,7 +58,7 @@ class Training(TrainedLayers, Technique):
 
     rank: int | None = None
     """Rank of the adapters; null trains all parameters that are not packed."""
-    alpha: float | None = None
+    alpha: int | float | None = None
     """The product of an adapter's factors is scaled by alpha / rank; null: 2 x rank."""
     merge: bool = True
     """Whether adapters are added to the weights at the end (packed ones are packed again), else kept beside them."""

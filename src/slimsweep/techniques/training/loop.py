@@ -157,8 +157,8 @@ def _run(
     )
 
 
-def _lengths(context: StageContext) -> list[int]:
-    """Tokens of each training example."""
+def _lengths(context: StageContext) -> list[float]:
+    """Mean tokens of the training examples, in portions."""
     from slimsweep.techniques.training.trainer import token_count
 
     examples, lengths = context.data.training, []
