@@ -76,6 +76,4 @@ class QAT(UniformGrid, TrainedLayers, Technique):
 @torch.no_grad()
 def pack(model: LanguageModel, layers: dict[str, FakeQuantizedLinear]) -> list[LayerReport]:
     """Store what fake-quantized layers compute with, in the places of the layers of these names."""
-    return [
-        replace_weight(model, name, layer.packed(), wanted=layer.weight.detach()) for name, layer in layers.items()
-    ]
+    return [replace_weight(model, name, layer.packed(), wanted=layer.weight.detach()) for name, layer in layers.items()]
