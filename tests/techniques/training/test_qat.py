@@ -101,7 +101,7 @@ def test_a_kind_of_layer_that_is_left_out_is_trained_but_not_rounded(tmp_path):
 def test_it_learns_the_predictions_of_the_base(tmp_path):
     base = tiny_model(tmp_path)
     base.module.lm_head.weight.data *= 30  # predictions of random weights are nearly uniform
-    technique = QAT(**SHORT | {"learning_rate": 1e-3}, bits=2, teacher="base")
+    technique = QAT(**SHORT | {"learning_rate": 1e-4}, bits=2, teacher="base")
     assert technique.requirements.teacher == "base"
     model, context = base.copy(), counting(teacher=lambda: base)
     training = training_of(technique.apply(model, context))
@@ -237,19 +237,19 @@ def perplexity_of(model, windows) -> float:
     return float(torch.nn.functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten()).exp())
 
 
-@pytest.mark.parametrize(("bits", "seeds", "factor"), [(3, (0, 1, 2), 0.75), (2, (0,), 0.3)])
-def test_it_beats_rtn_on_a_trained_model(stories260k_source, shared, tmp_path, bits, seeds, factor):
+@pytest.mark.parametrize(
+    ("bits", "seed"),
+    [(3, 0), *(pytest.param(bits, seed, marks=pytest.mark.slow) for bits, seed in ((3, 1), (3, 2), (2, 0)))],
+)
+def test_it_beats_rtn_on_a_trained_model(stories260k_source, shared, tmp_path, bits, seed):
     text = (shared / "data" / "tinystories" / "tinystories.part1.txt").read_text()
-    (tmp_path / "train.txt").write_text(text[20_000:200_000])
-    source = stories260k_source
+    (tmp_path / "train.txt").write_text(text[20_000:100_000])
     data = TrainingText(corpus="text", path=str(tmp_path / "train.txt"), tokens=64, validation=8)
-    examples = data.examples(source, Corpora(None, tmp_path))
-    model = source.load(torch.float32, CPU)
-    windows = torch.tensor(model.tokenizer(text[:20_000])["input_ids"][: 16 * 128]).view(16, 128)
-    RTN(bits=bits, group_size=None).apply(model, StageContext())
-    rounded = perplexity_of(model, windows)
-    for seed in seeds:
-        model = source.load(torch.float32, CPU)
-        technique = QAT(bits=bits, group_size=None, tokens=15_000, learning_rate=1e-3, evaluations=2)
-        technique.apply(model, StageContext(data=examples, seed=seed))
-        assert perplexity_of(model, windows) < factor * rounded
+    examples = data.examples(stories260k_source, Corpora(None, tmp_path))
+    models = [stories260k_source.load(torch.float32, CPU) for _ in range(2)]
+    RTN(bits=bits, group_size=None).apply(models[0], StageContext())
+    technique = QAT(bits=bits, group_size=None, tokens=10_000, learning_rate=1e-3, evaluations=2)
+    technique.apply(models[1], StageContext(data=examples, seed=seed))
+    windows = torch.tensor(models[0].tokenizer(text[:20_000])["input_ids"][: 16 * 128]).view(16, 128)
+    rounded, trained = (perplexity_of(model, windows) for model in models)
+    assert trained < (0.75 if bits == 3 else 0.3) * rounded
