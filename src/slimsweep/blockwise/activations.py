@@ -48,8 +48,8 @@ class Part:
     given: tuple[Any, ...] = ()
     """Arguments of the block that runs."""
 
-    def run(self, block: nn.Module, place: int) -> Output:
-        """Output of the block at a place of the stack."""
+    def run(self, block: Callable[..., Output], place: int) -> Output:
+        """Output of the block at a place of the stack, or of a function that stands for it."""
         args, kwargs = self.calls[place].filled(self.tail, self.repeats)
         self.given = (*args, *kwargs.values())
         return block(self.hidden, *args, **kwargs)

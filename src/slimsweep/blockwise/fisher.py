@@ -52,12 +52,19 @@ def fisher_diagonal(model: LanguageModel, names: list[str], batch: Batch) -> dic
 @contextmanager
 def dense_weights(model: LanguageModel) -> Iterator[None]:
     """Dense layers in the place of all packed ones, so that gradients pass through them and reach their weights."""
+    with dense_layers(model.module):
+        yield
+
+
+@contextmanager
+def dense_layers(module: nn.Module) -> Iterator[None]:
+    """Dense layers in the place of the packed ones of a module, such as a block."""
     dense: dict[str, nn.Module] = {}
-    for name, layer in packed_layers(model.module).items():
+    for name, layer in packed_layers(module).items():
         dense[name] = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
         dense[name].weight = nn.Parameter(layer.dequantized(), requires_grad=False)
         dense[name].bias = layer.bias
-    with replaced(model.module, dense):
+    with replaced(module, dense):
         yield
 
 

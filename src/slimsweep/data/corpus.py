@@ -116,6 +116,9 @@ _ALL = (
         join="\n\n",
         rows=Rows(embedded="calibration_reviews"),
     ),
+    # Python code that needs neither: two disjoint parts of the interpreter's own standard library.
+    Corpus(name="python_code", split="one file in five", rows=Rows(embedded="held_out_code"), join="\n\n"),
+    Corpus(name="python_code_train", split="four files in five", rows=Rows(embedded="code"), join="\n\n"),
     # 300 documents of C4, not its validation split: never comparable with c4.
     Corpus(name="c4_demo", split="slice of 300", rows=Rows(files=("c4/c4_demo.jsonl",)), join=" "),
 )

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from slimsweep.data import reviews
+from slimsweep.data import reviews, standard_library
 from slimsweep.errors import CorpusError
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class Rows:
     hub: dict[str, Any] = field(default_factory=dict)
     """Arguments of `datasets.load_dataset`, `split` among them; empty where the hub has no such text."""
     embedded: str = ""
-    """A part of the embedded reviews, which needs neither folder nor network."""
+    """A part of the embedded reviews or of the standard library, which need neither folder nor network."""
     one_document: bool = False
     """A plain text file is one row instead of one row per line."""
 
@@ -54,7 +54,8 @@ class Rows:
             CorpusError: neither local nor reachable (both ways to get it are named), or damaged.
         """
         if self.embedded:
-            return list(reviews.rows(self.embedded)), reviews.origin()
+            source = standard_library if self.embedded in standard_library.PARTS else reviews
+            return list(source.rows(self.embedded)), source.origin()
         if path := self.local_path(data_dir):
             rows = read_file(path, column)
             if self.one_document and kind_of(path) == "txt":

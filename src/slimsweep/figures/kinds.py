@@ -40,3 +40,13 @@ def is_quantized(record: Record) -> bool:
 def is_pruned(record: Record) -> bool:
     """Whether some stage of a record took weights away."""
     return any(prunes(stage) for stage in stages_of(record))
+
+
+def training_of(stage: Stage) -> dict[str, Any] | None:
+    """Account of a stage that trained; None of any other stage."""
+    return (stage.get("notes") or {}).get("training")
+
+
+def is_trained(record: Record) -> bool:
+    """Whether some stage of a record trained."""
+    return any(training_of(stage) for stage in stages_of(record))

@@ -143,6 +143,11 @@ def fit(
     centre = (low + high) / 2 if kind == "minimum" else torch.zeros_like(low)  # of the other grids 0 stays a level
     if not isinstance(clip, float) or clip != 1:
         low, high = centre + (low - centre) * clip, centre + (high - centre) * clip
+    return spanning(low, high, kind, bits)
+
+
+def spanning(low: Float[Tensor, "out group"], high: Float[Tensor, "out group"], kind: str, bits: int) -> Grid:
+    """The grid of groups whose values lie from `low` to `high`."""
     steps, dtype = 2**bits - 1, SCALE_DTYPES[kind]
     if kind == "symmetric":
         reach = torch.maximum(low.abs(), high.abs())

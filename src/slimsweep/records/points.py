@@ -22,6 +22,9 @@ def settings_of(record: Record) -> dict[str, Any]:
         for name, value in stage.get("fields", {}).items():
             if name not in ("ratio", "pattern"):
                 settings[f"{stage['name']}.{name}"] = value
+    trains = any((stage.get("notes") or {}).get("training") for stage in record.get("stages") or [])
+    for name, value in (record.get("config", {}).get("data") or {}).items() if trains else ():
+        settings[f"data.{name}"] = value
     if record.get("seed") is not None:  # without chance no calibration text was looked at
         for name, value in (record.get("config", {}).get("calibration") or {}).items():
             settings[f"calibration.{name}"] = value

@@ -53,6 +53,11 @@ class Distill(Training):
     unpack: bool = False
     """Whether packed layers of the student become dense ones, which are trained."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.losses == DEFAULT_LOSSES:  # one value has one key
+            object.__setattr__(self, "losses", None)
+
     @property
     def weights(self) -> Mapping[str, int | float]:
         """Weights of the losses."""

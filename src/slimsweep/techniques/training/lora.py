@@ -17,6 +17,7 @@ class LoRA(Training):
     alike, so that the merged weights are those that were trained and keep their zeros.
     """
 
+    learning_rate: int | float = 5e-4
     rank: int | None = 8
 
     def _bad_values(self) -> list[str]:
