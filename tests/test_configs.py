@@ -16,6 +16,7 @@ from slimsweep.techniques.layerwise import LayerTargets
 from slimsweep.techniques.pruning.base import PruningCounts
 from slimsweep.techniques.quantization.base import PreservedSparsity, UniformGrid
 from slimsweep.techniques.training.base import Training
+from slimsweep.techniques.training.schedule import Schedule
 
 assert slimsweep.cli.app
 
@@ -112,6 +113,7 @@ SHARED_KNOBS = {
     "pruner": PruningCounts,
     "quantizer": PreservedSparsity,
     "uniform_quantizer": UniformGrid,
+    "schedule": Schedule,
     "training": Training,
 }
 """Files beside config.yaml that YAMLs of techniques include, and the class that has their knobs."""

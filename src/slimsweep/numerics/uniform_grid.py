@@ -93,12 +93,20 @@ class Grid:
         steps = self._steps(weight).sub_(self.offset[:, :, None]).mul_(self.scale[:, :, None])
         return (steps if self.minimum is None else steps.add_(self.minimum[:, :, None])).flatten(1)
 
+    def clipped(self, weight: Float[Tensor, "out in"]) -> Bool[Tensor, "out in"]:
+        """True where a weight lies so far beyond the outermost levels that one more level would be nearer."""
+        steps = self._unclipped(weight)
+        return ((steps < self.lowest) | (steps > self.highest)).flatten(1)
+
     def _steps(self, weight: Float[Tensor, "out in"]) -> Float[Tensor, "out group in_group"]:
         """Codes as fp32, by groups."""
+        return self._unclipped(weight).clamp_(self.lowest, self.highest)
+
+    def _unclipped(self, weight: Float[Tensor, "out in"]) -> Float[Tensor, "out group in_group"]:
+        """Codes as if there were levels without end, as fp32, by groups."""
         groups = _groups(weight, self.scale.shape[1])
         shifted = groups if self.minimum is None else groups - self.minimum[:, :, None]
-        steps = (shifted / self.scale[:, :, None]).round_().add_(self.offset[:, :, None])
-        return steps.clamp_(self.lowest, self.highest)
+        return (shifted / self.scale[:, :, None]).round_().add_(self.offset[:, :, None])
 
     def with_zero(self, zeros: Bool[Tensor, "out in"] | None) -> "Grid":
         """A grid that has 0 among its levels wherever a group holds zeros; only `minimum` ever has not.

@@ -41,7 +41,24 @@ MOMENTARY_LOGITS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training(Schedule, LayerTargets, Technique):
+class TrainedLayers(Schedule, LayerTargets):
+    """Mix-in of a stage that lowers an objective by the shared loop. Stands before Technique among the bases."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse(self.schedule_faults())
+
+    @property
+    def requirements(self) -> Requirements:
+        return Requirements(data=True, gradients=True, seed=True)
+
+    @abstractmethod
+    def objective(self, model: LanguageModel, context: StageContext) -> Objective:
+        """The loss that training lowers; it may load a teacher."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training(TrainedLayers, Technique):
     """A stage that trains. With a `rank` it trains adapters of the chosen layers, else all parameters.
 
     Parameters that packed layers store do not change; what is not packed around them does.
@@ -56,10 +73,6 @@ class Training(Schedule, LayerTargets, Technique):
     preserve_sparsity: bool = True
     """Whether weights that a pruning stage removed stay zero through the merge."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        refuse(self.schedule_faults())
-
     def _bad_values(self) -> list[str]:
         faults = super()._bad_values() + flag_faults("merge", self.merge)
         faults += flag_faults("preserve_sparsity", self.preserve_sparsity)
@@ -69,17 +82,9 @@ class Training(Schedule, LayerTargets, Technique):
         return faults
 
     @property
-    def requirements(self) -> Requirements:
-        return Requirements(data=True, gradients=True, seed=True)
-
-    @property
     def scale(self) -> float:
         """Factor of an adapter's product."""
         return 2.0 if self.alpha is None else self.alpha / self.rank
-
-    @abstractmethod
-    def objective(self, model: LanguageModel, context: StageContext) -> Objective:
-        """The loss that training lowers; it may load a teacher."""
 
     def faults(self, skeleton: LanguageModel) -> list[str]:
         if self.rank is None:
@@ -123,7 +128,7 @@ class Training(Schedule, LayerTargets, Technique):
         """Weights, gradients, AdamW's two averages, activations, and what a backward pass adds for a moment."""
         model = skeleton.copy()
         if self.rank is None:
-            trained = [one for one in dense_parameters(model.module).values() if one.is_floating_point()]
+            trained = free_parameters(model)
         else:
             dataclasses.replace(self, merge=False, preserve_sparsity=False).plan(model)
             forms = [form for form in linear_forms(model.module).values() if isinstance(form, AdapterLinear)]
@@ -138,8 +143,7 @@ class Training(Schedule, LayerTargets, Technique):
     def walk(self, model: LanguageModel, context: StageContext) -> StageReport:
         """Train, and report the layers as they are now."""
         if self.rank is None:
-            parameters = [one for one in dense_parameters(model.module).values() if one.is_floating_point()]
-            training = train(model, parameters, self.objective(model, context), self, context)
+            training = train(model, free_parameters(model), self.objective(model, context), self, context)
             report = report_of([_as_it_is(name, layer) for name, layer in self.targets(model).items()])
         else:
             training, report = self._with_adapters(model, context)
@@ -195,6 +199,11 @@ def logits_bytes(model: LanguageModel, batch: Batch) -> int:
         return FP32 * len(batch["input_ids"]) * getattr(config, "num_labels", 2)
     places = batch.get("decoder_input_ids", batch["input_ids"]).numel()
     return FP32 * places * config.vocab_size
+
+
+def free_parameters(model: LanguageModel) -> list[nn.Parameter]:
+    """All parameters of a model that are not packed."""
+    return [one for one in dense_parameters(model.module).values() if one.is_floating_point()]
 
 
 def set_layer(module: nn.Module, name: str, layer: nn.Module) -> None:
