@@ -26,7 +26,7 @@ from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.skeleton import Skeleton
 from slimsweep.techniques.base import Requirements, StageReport, Technique
 from slimsweep.techniques.layer_names import format_layer_names
-from slimsweep.techniques.layerwise import LayerTargets, planned_layers, report_of
+from slimsweep.techniques.layerwise import LayerTargets, planned_layers, rank_faults, report_of
 from slimsweep.techniques.training.loop import TrainingReport, train
 from slimsweep.techniques.training.objective import Objective
 from slimsweep.techniques.training.schedule import Schedule
@@ -78,7 +78,7 @@ class Training(Schedule, LayerTargets, Technique):
             return []
         faults = super().faults(skeleton)
         if faults or self.merge:
-            return faults or self._rank_faults(skeleton)
+            return faults or rank_faults(self.targets(skeleton), self.rank)
         zeros = getattr(skeleton, "zeros", {})
         masked = {name: layer for name, layer in self.targets(skeleton).items() if zeros.get(name)}
         if self.preserve_sparsity and masked:
@@ -86,20 +86,7 @@ class Training(Schedule, LayerTargets, Technique):
                 f"merge=false keeps adapters beside pruned weights, and their product has no zeros, in "
                 f"{format_layer_names(masked)}: set merge=true, or preserve_sparsity=false"
             ]
-        return self._rank_faults(skeleton)
-
-    def _rank_faults(self, skeleton: LanguageModel) -> list[str]:
-        small = {
-            name: min(layer_shape(layer))
-            for name, layer in self.targets(skeleton).items()
-            if self.rank > min(layer_shape(layer))
-        }
-        if not small:
-            return []
-        return [
-            f"rank={self.rank} is more than the smaller width of {format_layer_names(small)}: give at most "
-            f"{min(small.values())}, or exclude these layers"
-        ]
+        return rank_faults(self.targets(skeleton), self.rank)
 
     def plan(self, skeleton: Skeleton) -> StageReport:
         """Shapes stay, unless adapters are kept beside the weights."""
