@@ -157,7 +157,7 @@ def _run(
     )
 
 
-def _lengths(context: StageContext) -> list[int]:
+def _lengths(context: StageContext) -> list[float]:
     """Tokens of each training example."""
     from slimsweep.techniques.training.trainer import token_count
 
