@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from slimsweep.techniques.training.distillation import HIDDEN, LOSSES, Distillat
 from slimsweep.techniques.training.objective import Objective
 
 TEACHERS = ("base", "chain", "source")
+DEFAULT_LOSSES = {"hard": 0.5, "soft": 0.5}
 STUDENTS = ("every_second", "first_half")
 
 
@@ -36,14 +37,14 @@ class Distill(Training):
     """`base`, `chain`, or `source`: the model in `teacher_path`."""
     teacher_path: str | None = None
     """Folder or GGUF file of a teacher that is another model, with the same tokenizer."""
-    losses: Mapping[str, float] = field(default_factory=lambda: {"hard": 0.5, "soft": 0.5})
-    """Weights of the losses: `hard` (labels of the data), `soft` (forward KL), `reverse_kl`, `skew`, `skew_reverse`,
-    `jensen_shannon`, `hidden`, `attention`."""
-    temperature: float = 2.0
+    losses: Mapping[str, int | float] | None = None
+    """Weights of the losses; null: `{hard: 0.5, soft: 0.5}`. `hard` is of the labels of the data, `soft` the forward
+    KL; the others are `reverse_kl`, `skew`, `skew_reverse`, `jensen_shannon`, `hidden` and `attention`."""
+    temperature: int | float = 2.0
     """Logits are divided by it; divergences are multiplied by its square."""
-    skew: float = 0.1
+    skew: int | float = 0.1
     """Share of the first distribution in the mixture of `skew` and `skew_reverse`."""
-    beta: float = 0.5
+    beta: int | float = 0.5
     """Place of `jensen_shannon` between forward (near 0) and reverse KL (near 1)."""
     hidden: str = "cosine"
     """Distance of hidden states: `cosine` or `mse`."""
@@ -51,6 +52,11 @@ class Distill(Training):
     """Blocks that the student keeps: `every_second`, `first_half` or their numbers from 0; null keeps all."""
     unpack: bool = False
     """Whether packed layers of the student become dense ones, which are trained."""
+
+    @property
+    def weights(self) -> Mapping[str, int | float]:
+        """Weights of the losses."""
+        return DEFAULT_LOSSES if self.losses is None else self.losses
 
     def _bad_values(self) -> list[str]:
         faults = super()._bad_values() + choice_faults("teacher", [self.teacher], TEACHERS)
@@ -67,6 +73,8 @@ class Distill(Training):
         return faults
 
     def _loss_faults(self) -> list[str]:
+        if self.losses is None:
+            return []
         if not isinstance(self.losses, Mapping) or not self.losses:
             return [f"losses={self.losses!r}: give weights by name, such as {{hard: 0.5, soft: 0.5}}"]
         faults = choice_faults("losses", list(self.losses), LOSSES)
@@ -101,7 +109,7 @@ class Distill(Training):
         return super().walk(model, dataclasses.replace(context, teacher=lambda: teacher))
 
     def objective(self, model: LanguageModel, context: StageContext) -> Objective:
-        losses = Losses(self.losses, self.temperature, self.skew, self.beta, self.hidden)
+        losses = Losses(self.weights, self.temperature, self.skew, self.beta, self.hidden)
         return Distillation(losses, model, context.teacher())
 
     def _shape(self, model: LanguageModel) -> None:
