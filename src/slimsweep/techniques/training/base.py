@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from slimsweep.blockwise.layerwise import LayerReport, replace_weight
 from slimsweep.blockwise.stage_context import StageContext
@@ -28,6 +28,9 @@ from slimsweep.techniques.layerwise import LayerTargets, planned_layers, rank_fa
 from slimsweep.techniques.training.loop import TrainingReport, train
 from slimsweep.techniques.training.objective import Objective
 from slimsweep.techniques.training.schedule import Schedule
+
+Pair = tuple[Tensor, Tensor]
+"""Factors of an adapter: A [rank in] and B [out rank]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,13 +121,20 @@ class Training(Schedule, LayerTargets, Technique):
         return training, report_of([self._merged(model, name, before[name], form) for name, form in adapters.items()])
 
     @contextmanager
-    def _adapted(self, model: LanguageModel, context: StageContext) -> Iterator[dict[str, AdapterLinear]]:
-        """Adapters in the places of the targeted layers; the layers come back where adapters are to be merged."""
+    def _adapted(
+        self, model: LanguageModel, context: StageContext, pairs: dict[str, Pair] | None = None
+    ) -> Iterator[dict[str, AdapterLinear]]:
+        """Adapters in the places of the targeted layers; the layers come back where adapters are to be merged.
+
+        Args:
+            pairs: factors that they begin with; None: those of `factors`.
+        """
         layers = self.targets(model)
         adapters = {}
         try:
             for name, layer in layers.items():
-                form = AdapterLinear.beside(layer, *self.factors(model, name, layer, context), self.scale)
+                pair = pairs[name] if pairs else self.factors(model, name, layer, context)
+                form = AdapterLinear.beside(layer, *pair, self.scale)
                 if self.preserve_sparsity:
                     form.hold_zeros(layer)
                 install(model.module, name, form)
@@ -135,7 +145,7 @@ class Training(Schedule, LayerTargets, Technique):
                 for name, layer in layers.items():
                     set_layer(model.module, name, layer)
 
-    def factors(self, model: LanguageModel, name: str, layer: nn.Module, context: StageContext):
+    def factors(self, model: LanguageModel, name: str, layer: nn.Module, context: StageContext) -> Pair:
         """Factors that an adapter begins with."""
         return drawn_factors(layer, self.rank, context.generator(name))
 
