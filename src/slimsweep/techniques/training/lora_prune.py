@@ -44,7 +44,7 @@ class LoRAPrune(Training):
     gone is 1 - (1 - t / n)^3. The same pair of factors is trained throughout, cut where its layer is cut, and added to
     the weights at the end.
 
-    Source: arXiv:2305.18403, eq. 8-11. Departures: the paper masks units at each of many steps; here they go for good
+    Source: arXiv:2305.18403, sec. 3. Departures: the paper masks units at each of many steps; here they go for good
         between phases of the training loop, which is the same function of the inputs. The importance is measured
         between phases too, on batches of the training data. Optimizer and learning rate begin anew in each phase. The
         scale of the product is one factor of all scores and is left out of the gradient.
@@ -192,12 +192,12 @@ def estimated_gradient(
     down_gradient: Float[Tensor, "rank in"],
     up_gradient: Float[Tensor, "out rank"],
 ) -> Float[Tensor, "out in"]:
-    """Change of B A in a step of plain gradient descent: dB A + B dA - dB dA. Source: arXiv:2305.18403, eq. 8."""
+    """Change of B A in a step of plain gradient descent: dB A + B dA - dB dA. Source: arXiv:2305.18403, sec. 3."""
     return up_gradient @ down + up @ down_gradient - up_gradient @ down_gradient
 
 
 def weight_scores(weight: Float[Tensor, "out in"], gradient: Float[Tensor, "out in"]) -> Float[Tensor, "out in"]:
-    """Importance of each weight, adapter included: (gradient x weight)^2. Source: arXiv:2305.18403, eq. 9."""
+    """Importance of each weight, adapter included: (gradient x weight)^2. Source: arXiv:2305.18403, sec. 3."""
     return (gradient * weight).square()
 
 
