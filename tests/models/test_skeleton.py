@@ -4,6 +4,7 @@ import torch
 
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.skeleton import Skeleton
+from slimsweep.techniques.structured.llm_pruner import LLMPruner
 
 UP, DOWN = "model.layers.1.mlp.up_proj", "model.layers.10.mlp.down_proj"
 
@@ -37,3 +38,11 @@ def test_zeros_follow_their_blocks_and_go_with_them(tiny_source):
     skeleton.zeros = {UP: 1, DOWN: 2, "model.layers.2.mlp.up_proj": 3}
     skeleton.move_zeros({"model.layers.1": "model.layers.0", "model.layers.10": "model.layers.1"})
     assert skeleton.zeros == {"model.layers.0.mlp.up_proj": 1, "model.layers.1.mlp.down_proj": 2}
+
+
+def test_the_shapes_that_were_loaded_outlast_plans(tiny_source):
+    first = tiny_source.skeleton().copy()
+    shapes = dict(first.loaded_shapes)
+    assert shapes["model.layers.1.mlp.up_proj"] == (48, 32) and len(shapes) == 14
+    LLMPruner(ratio=0.5, blocks=[0, 1]).plan(first)
+    assert first.copy().loaded_shapes == first.loaded_shapes == shapes

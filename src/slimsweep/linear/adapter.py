@@ -1,5 +1,6 @@
 """Adapters: a product of two small factors beside a linear layer's own weight, plain or packed (LoRA)."""
 
+import copy
 import math
 from typing import Any
 
@@ -50,8 +51,8 @@ class AdapterLinear(LinearForm):
     def beside(
         cls, layer: nn.Module, down: Float[Tensor, "rank in"], up: Float[Tensor, "out rank"], scale: float = 1.0
     ):
-        """An adapter beside a plain or packed layer, whose weight it shares."""
-        base = layer if isinstance(layer, PackedLinear) else _without_bias(layer)
+        """An adapter beside a plain or packed layer, whose weight it shares; the bias is the adapter's."""
+        base = _packed_without_bias(layer) if isinstance(layer, PackedLinear) else _without_bias(layer)
         settings = adapter_settings(layer, len(down), scale)
         return cls(layer_shape(layer), settings, base, {"down": down, "up": up})
 
@@ -98,8 +99,16 @@ def drawn_factors(
     return down.to(device), torch.zeros(rows, rank, device=device)
 
 
+def _packed_without_bias(layer: PackedLinear) -> PackedLinear:
+    """A packed layer that shares the tensors and the mask of another one."""
+    base = copy.copy(layer)
+    base._parameters = {name: parameter for name, parameter in layer._parameters.items() if name != "bias"}
+    base.bias = None
+    return base
+
+
 def _without_bias(layer: nn.Module) -> nn.Linear:
-    """A linear layer with the weight and the mask of a plain one; the bias is the adapter's."""
+    """A linear layer with the weight and the mask of a plain one."""
     rows, columns = layer_shape(layer)
     base = nn.Linear(columns, rows, bias=False, device="meta", dtype=compute_dtype(layer))
     weight = weight_2d(layer)

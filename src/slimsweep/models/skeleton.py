@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from slimsweep.linear.base import layer_shape
 from slimsweep.models.language_model import LanguageModel
 
 
@@ -11,11 +12,21 @@ class Skeleton(LanguageModel):
 
     zeros: dict[str, int] = field(default_factory=dict)
     """Planned zeros by full name of the linear layer."""
+    loaded: dict[str, tuple[int, int]] | None = None
+    """See `loaded_shapes`; None where nothing was planned yet."""
 
     def copy(self) -> "Skeleton":
         copied = super().copy()
         copied.zeros = dict(self.zeros)
+        copied.loaded = self.loaded_shapes
         return copied
+
+    @property
+    def loaded_shapes(self) -> dict[str, tuple[int, int]]:
+        """(out, in) of each linear layer of the model that was loaded, before any stage."""
+        if self.loaded is not None:
+            return self.loaded
+        return {name: layer_shape(layer) for name, layer in self.targets().items()}
 
     def resize_zeros(self, name: str, kept: int, before: int) -> None:
         """Keep the planned zeros of `kept` rows or columns out of `before`; zeros are taken as evenly spread."""

@@ -160,6 +160,17 @@ class LayerWalk(LayerTargets):
         return sums + sum(sorted(self.layer_bytes(shape) for shape in shapes)[-at_once:])
 
 
+def rank_faults(layers: dict[str, nn.Module], rank: int) -> list[str]:
+    """One line where factors of some layers would be wider than the layers."""
+    small = {name: min(layer_shape(layer)) for name, layer in layers.items() if rank > min(layer_shape(layer))}
+    if not small:
+        return []
+    return [
+        f"rank={rank} is more than the smaller width of {format_layer_names(small)}: give at most "
+        f"{min(small.values())}, or exclude these layers"
+    ]
+
+
 def planned_layers(skeleton: Skeleton, targets: dict[str, nn.Module]) -> list[LayerReport]:
     """Layers of a skeleton with their planned zeros."""
     return [LayerReport(name, weight_count(layer), skeleton.zeros.get(name, 0)) for name, layer in targets.items()]

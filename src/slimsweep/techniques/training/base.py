@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from slimsweep.blockwise.layerwise import LayerReport, replace_weight
 from slimsweep.blockwise.stage_context import StageContext
@@ -28,7 +28,7 @@ from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.skeleton import Skeleton
 from slimsweep.techniques.base import Requirements, StageReport, Technique
 from slimsweep.techniques.layer_names import format_layer_names
-from slimsweep.techniques.layerwise import LayerTargets, planned_layers, report_of
+from slimsweep.techniques.layerwise import LayerTargets, planned_layers, rank_faults, report_of
 from slimsweep.techniques.training.loop import TrainingReport, train
 from slimsweep.techniques.training.objective import Objective
 from slimsweep.techniques.training.schedule import Schedule
@@ -38,6 +38,8 @@ ADAM_BYTES = 8
 """Bytes of AdamW's averages of a trained number."""
 MOMENTARY_LOGITS = 2
 """Copies of the logits that a backward pass holds for a moment beside what it kept: gradients of the loss."""
+Pair = tuple[Tensor, Tensor]
+"""Factors of an adapter: A [rank in] and B [out rank]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +93,7 @@ class Training(TrainedLayers, Technique):
             return []
         faults = super().faults(skeleton)
         if faults or self.merge:
-            return faults or self._rank_faults(skeleton)
+            return faults or rank_faults(self.targets(skeleton), self.rank)
         zeros = getattr(skeleton, "zeros", {})
         masked = {name: layer for name, layer in self.targets(skeleton).items() if zeros.get(name)}
         if self.preserve_sparsity and masked:
@@ -99,20 +101,7 @@ class Training(TrainedLayers, Technique):
                 f"merge=false keeps adapters beside pruned weights, and their product has no zeros, in "
                 f"{format_layer_names(masked)}: set merge=true, or preserve_sparsity=false"
             ]
-        return self._rank_faults(skeleton)
-
-    def _rank_faults(self, skeleton: LanguageModel) -> list[str]:
-        small = {
-            name: min(layer_shape(layer))
-            for name, layer in self.targets(skeleton).items()
-            if self.rank > min(layer_shape(layer))
-        }
-        if not small:
-            return []
-        return [
-            f"rank={self.rank} is more than the smaller width of {format_layer_names(small)}: give at most "
-            f"{min(small.values())}, or exclude these layers"
-        ]
+        return rank_faults(self.targets(skeleton), self.rank)
 
     def plan(self, skeleton: Skeleton) -> StageReport:
         """Shapes stay, unless adapters are kept beside the weights."""
@@ -161,13 +150,20 @@ class Training(TrainedLayers, Technique):
         return training, report_of([self._merged(model, name, before[name], form) for name, form in adapters.items()])
 
     @contextmanager
-    def _adapted(self, model: LanguageModel, context: StageContext) -> Iterator[dict[str, AdapterLinear]]:
-        """Adapters in the places of the targeted layers; the layers come back where adapters are to be merged."""
+    def _adapted(
+        self, model: LanguageModel, context: StageContext, pairs: dict[str, Pair] | None = None
+    ) -> Iterator[dict[str, AdapterLinear]]:
+        """Adapters in the places of the targeted layers; the layers come back where adapters are to be merged.
+
+        Args:
+            pairs: factors that they begin with; None: those of `factors`.
+        """
         layers = self.targets(model)
         adapters = {}
         try:
             for name, layer in layers.items():
-                form = AdapterLinear.beside(layer, *self.factors(model, name, layer, context), self.scale)
+                pair = pairs[name] if pairs else self.factors(model, name, layer, context)
+                form = AdapterLinear.beside(layer, *pair, self.scale)
                 if self.preserve_sparsity:
                     form.hold_zeros(layer)
                 install(model.module, name, form)
@@ -178,7 +174,7 @@ class Training(TrainedLayers, Technique):
                 for name, layer in layers.items():
                     set_layer(model.module, name, layer)
 
-    def factors(self, model: LanguageModel, name: str, layer: nn.Module, context: StageContext):
+    def factors(self, model: LanguageModel, name: str, layer: nn.Module, context: StageContext) -> Pair:
         """Factors that an adapter begins with."""
         return drawn_factors(layer, self.rank, context.generator(name))
 
