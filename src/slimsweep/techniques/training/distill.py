@@ -19,23 +19,19 @@ from slimsweep.techniques.base import Requirements, StageReport
 from slimsweep.techniques.training.base import Training, set_layer
 from slimsweep.techniques.training.distillation import HIDDEN, LOSSES, Distillation, Losses
 from slimsweep.techniques.training.objective import Objective
+from slimsweep.techniques.training.teachers import Teachers
 
-TEACHERS = ("base", "chain", "source")
 STUDENTS = ("every_second", "first_half")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Distill(Training):
+class Distill(Teachers, Training):
     """Distil a frozen teacher into the model of the chain, or into some of its blocks.
 
     The teacher is the base of the experiment (the dense model after the leading fine-tuning stages), the model of the
     chain before this stage, or another model. The mean is over predictions, padding left out.
     """
 
-    teacher: str = "base"
-    """`base`, `chain`, or `source`: the model in `teacher_path`."""
-    teacher_path: str | None = None
-    """Folder or GGUF file of a teacher that is another model, with the same tokenizer."""
     losses: Mapping[str, float] = field(default_factory=lambda: {"hard": 0.5, "soft": 0.5})
     """Weights of the losses: `hard` (labels of the data), `soft` (forward KL), `reverse_kl`, `skew`, `skew_reverse`,
     `jensen_shannon`, `hidden`, `attention`."""
@@ -53,12 +49,7 @@ class Distill(Training):
     """Whether packed layers of the student become dense ones, which are trained."""
 
     def _bad_values(self) -> list[str]:
-        faults = super()._bad_values() + choice_faults("teacher", [self.teacher], TEACHERS)
-        if (self.teacher == "source") != bool(self.teacher_path):
-            faults.append(
-                f"teacher={self.teacher} with teacher_path={self.teacher_path}: a path belongs to teacher=source"
-            )
-        faults += self._loss_faults()
+        faults = super()._bad_values() + self.teacher_faults() + self._loss_faults()
         faults += number_faults("temperature", self.temperature, "(0, inf)")
         faults += number_faults("skew", self.skew, "[0, 1)") + number_faults("beta", self.beta, "(0, 1)")
         faults += choice_faults("hidden", [self.hidden], HIDDEN) + flag_faults("unpack", self.unpack)
@@ -78,8 +69,7 @@ class Distill(Training):
 
     @property
     def requirements(self) -> Requirements:
-        teacher = self.teacher_path if self.teacher == "source" else self.teacher
-        return Requirements(data=True, gradients=True, seed=True, teacher=teacher)
+        return Requirements(data=True, gradients=True, seed=True, teacher=self.asked_teacher)
 
     def faults(self, skeleton: LanguageModel) -> list[str]:
         faults = super().faults(skeleton)
