@@ -157,8 +157,8 @@ def _run(
     )
 
 
-def _lengths(context: StageContext) -> list[int]:
-    """Tokens of each training example."""
+def _lengths(context: StageContext) -> list[float]:
+    """Tokens of each training example, about: their mean among those of one batch."""
     from slimsweep.techniques.training.trainer import token_count
 
     examples, lengths = context.data.training, []

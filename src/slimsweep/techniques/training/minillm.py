@@ -129,19 +129,22 @@ class OnPolicy(Objective):
         student, teacher = log_probs(student), log_probs(teacher)
         ids = sampled["input_ids"][:, 1:, None]
         sampler = mixture_log_probs(student.detach(), teacher, self.settings.teacher_share)
-        surrogate = minillm_loss(
-            SampledSequences(
-                student=student.gather(-1, ids)[..., 0],
-                teacher=teacher.gather(-1, ids)[..., 0],
-                counted=counted,
-                sampler=sampler.gather(-1, ids)[..., 0],
-                student_vocabulary=student,
-                teacher_vocabulary=teacher,
-            ),
-            single_step=self.settings.single_step,
-            importance=self.settings.importance,
-            length_normalisation=self.settings.length_normalisation,
-        ).sum() / counted.sum()
+        surrogate = (
+            minillm_loss(
+                SampledSequences(
+                    student=student.gather(-1, ids)[..., 0],
+                    teacher=teacher.gather(-1, ids)[..., 0],
+                    counted=counted,
+                    sampler=sampler.gather(-1, ids)[..., 0],
+                    student_vocabulary=student,
+                    teacher_vocabulary=teacher,
+                ),
+                single_step=self.settings.single_step,
+                importance=self.settings.importance,
+                length_normalisation=self.settings.length_normalisation,
+            ).sum()
+            / counted.sum()
+        )
         return surrogate - surrogate.detach() + reverse_kl(student.detach(), teacher, counted)
 
 

@@ -70,7 +70,7 @@ class Schedule:
             faults += number_faults("max_minutes", self.max_minutes, "(0, inf)")
         return faults
 
-    def steps(self, lengths: Sequence[int]) -> int:
+    def steps(self, lengths: Sequence[float]) -> int:
         """Number of optimizer steps of the budget.
 
         Args:

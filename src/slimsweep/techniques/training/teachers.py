@@ -58,7 +58,9 @@ def vocabulary_fault(student: LanguageModel, teacher: LanguageModel) -> str | No
         differ = sum(theirs.get(text) != token_id for text, token_id in mine.items())
         if not differ and len(mine) == len(theirs):
             return None
-        found = f"{differ} of the student's {len(mine)} tokens have another id or none among the teacher's {len(theirs)}"
+        found = (
+            f"{differ} of the student's {len(mine)} tokens have another id or none among the teacher's {len(theirs)}"
+        )
     else:
         mine, theirs = (one.config.get_text_config().vocab_size for one in (student, teacher))
         if mine == theirs:
