@@ -19,13 +19,14 @@ from slimsweep.techniques.base import Requirements, StageReport
 from slimsweep.techniques.training.base import Training, set_layer
 from slimsweep.techniques.training.distillation import HIDDEN, LOSSES, Distillation, Losses
 from slimsweep.techniques.training.objective import Objective
-from slimsweep.techniques.training.teachers import Teachers
+from slimsweep.techniques.training.teachers import Teachers, frozen_teacher
+from slimsweep.techniques.training.written import Writing, written_set
 
 STUDENTS = ("every_second", "first_half")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Distill(Teachers, Training):
+class Distill(Teachers, Writing, Training):
     """Distil a frozen teacher into the model of the chain, or into some of its blocks.
 
     The teacher is the base of the experiment (the dense model after the leading fine-tuning stages), the model of the
@@ -49,7 +50,7 @@ class Distill(Teachers, Training):
     """Whether packed layers of the student become dense ones, which are trained."""
 
     def _bad_values(self) -> list[str]:
-        faults = super()._bad_values() + self.teacher_faults() + self._loss_faults()
+        faults = super()._bad_values() + self.teacher_faults() + self.writing_faults() + self._loss_faults()
         faults += number_faults("temperature", self.temperature, "(0, inf)")
         faults += number_faults("skew", self.skew, "[0, 1)") + number_faults("beta", self.beta, "(0, 1)")
         faults += choice_faults("hidden", [self.hidden], HIDDEN) + flag_faults("unpack", self.unpack)
@@ -72,7 +73,7 @@ class Distill(Teachers, Training):
         return Requirements(data=True, gradients=True, seed=True, teacher=self.asked_teacher)
 
     def faults(self, skeleton: LanguageModel) -> list[str]:
-        faults = super().faults(skeleton)
+        faults = super().faults(skeleton) + self.task_faults(skeleton)
         if _is_block_list(self.blocks) and not all(0 <= one < len(skeleton.blocks) for one in self.blocks):
             faults.append(f"blocks={list(self.blocks)}: this model has the blocks 0 to {len(skeleton.blocks) - 1}")
         if self.blocks is not None and skeleton.family.encoder is not None:
@@ -86,9 +87,15 @@ class Distill(Teachers, Training):
         return super().plan(skeleton)
 
     def walk(self, model: LanguageModel, context: StageContext) -> StageReport:
-        teacher = context.teacher()  # a copy, made before the student loses blocks
+        teacher = frozen_teacher(context, model)  # a copy, made before the student loses blocks
+        context, notes = dataclasses.replace(context, teacher=lambda: teacher), {}
+        if self.texts == "teacher":
+            data, notes["written"] = written_set(teacher, context.data, self, context.generator("written"))
+            context = dataclasses.replace(context, data=data)
         self._shape(model)
-        return super().walk(model, dataclasses.replace(context, teacher=lambda: teacher))
+        report = super().walk(model, context)
+        report.notes.update(notes)
+        return report
 
     def objective(self, model: LanguageModel, context: StageContext) -> Objective:
         losses = Losses(self.losses, self.temperature, self.skew, self.beta, self.hidden)
