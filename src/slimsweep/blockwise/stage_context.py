@@ -45,6 +45,8 @@ class StageContext:
     """Makes the frozen teacher that the technique requires; None where it requires none."""
     work_dir: Path | None = None
     """Folder of an unfinished stage, for checkpoints; None keeps none."""
+    teacher_dir: Path | None = None
+    """Folder for what this teacher says, which jobs share; None keeps nothing between jobs."""
 
     def generator(self, name: str) -> torch.Generator:
         """Chance of one layer or part, whichever come before it and wherever it lies."""
