@@ -15,10 +15,11 @@ from slimsweep.pipeline.experiment import Experiment
 from slimsweep.techniques.layerwise import LayerTargets
 from slimsweep.techniques.pruning.base import PruningCounts
 from slimsweep.techniques.quantization.base import PreservedSparsity, UniformGrid
+from slimsweep.techniques.training.base import Training
 
 assert slimsweep.cli.app
 
-GROUPS = ("model", "technique", "calibration", "evaluation", "tracker")
+GROUPS = ("model", "technique", "calibration", "data", "evaluation", "tracker")
 SWEEPS = sorted(path.stem for path in (PROJECT / "sweeps").glob("*.yaml"))
 
 
@@ -97,7 +98,8 @@ def test_every_metric_declares_what_an_instance_measures():
 
 
 SHARED = {"__init__", "base", "hessian_method", "importance", "layer_names", "layerwise", "oneshot", "rescaling"}
-SHARED |= {"sparseml_run"}
+SHARED |= {"sparseml_run", "distillation", "loop", "objective", "schedule", "trainer"}
+SHARED |= {"generation", "kept_logits", "teachers", "written"}
 """Files of techniques/ that hold what several techniques share."""
 
 
@@ -111,6 +113,7 @@ SHARED_KNOBS = {
     "pruner": PruningCounts,
     "quantizer": PreservedSparsity,
     "uniform_quantizer": UniformGrid,
+    "training": Training,
 }
 """Files beside config.yaml that YAMLs of techniques include, and the class that has their knobs."""
 
@@ -139,7 +142,7 @@ def test_a_knob_of_one_file_is_repeated_by_none_that_includes_it():
 
 def test_shared_knobs_are_no_choices():
     groups = {path.name for path in (PROJECT / "conf").iterdir() if path.is_dir()}
-    assert groups == {"calibration", "evaluation", "hydra", "metric", "model", "technique", "tracker"}
+    assert groups == {"calibration", "data", "evaluation", "hydra", "metric", "model", "technique", "tracker"}
     assert not [path for path in (PROJECT / "conf" / "technique").iterdir() if path.is_dir()]
 
 

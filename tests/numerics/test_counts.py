@@ -9,6 +9,7 @@ from slimsweep.numerics.counts import (
     drop_counts,
     drop_total,
     expansion_width,
+    factor_rank,
     group_drop_count,
     kept_count,
     pattern_drop_count,
@@ -104,3 +105,10 @@ def test_an_inner_width_follows_from_the_residual_width():
 def test_steps_share_a_total_about_equally(total, steps):
     shares = [share_of_step(total, step, steps) for step in range(1, steps + 1)]
     assert sum(shares) == total and set(shares) <= {total // steps, total // steps + 1}
+
+
+@pytest.mark.parametrize(
+    ("ratio", "shape", "rank"), [(0.2, (3, 6), 1), (0.29, (200, 200), 71), (0.0, (4, 4), 2), (0.99, (7, 13), 1)]
+)
+def test_ranks_round_down_and_are_at_least_one(ratio, shape, rank):
+    assert factor_rank(ratio, *shape) == rank

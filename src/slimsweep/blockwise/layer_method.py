@@ -34,8 +34,11 @@ class LayerMethod(Protocol):
         prepared: Any,
         generator: torch.Generator | None,
         removed: Bool[Tensor, "out in"] | None,
-    ) -> Pruned | LinearForm:
-        """The pruned weight, or the form that stores it, from an fp32 weight that must not be written to."""
+    ) -> Pruned | LinearForm | Float[Tensor, "out in"]:
+        """The pruned weight, or the form that stores it, from an fp32 weight that must not be written to.
+
+        The weight itself leaves the layer as it is.
+        """
 
     def notes(self, prepared: Any) -> dict[str, Any]:
         """Notes on a layer for the report."""
@@ -47,6 +50,11 @@ class InputStatistic(ABC):
     statistic_name: ClassVar[str] = ""
     """Name of what `statistic` computes; equal names mean equal values, which may be shared. Empty: not shared."""
 
+    @property
+    def looks(self) -> bool:
+        """Whether it looks at inputs with the knobs it has; else it is treated like a method without the mix-in."""
+        return True
+
     @abstractmethod
     def statistic(self, inputs: Float[Tensor, "token in"]) -> Tensor:
         """Statistic of a layer's inputs; additive, the walk sums it over sequences."""
@@ -54,6 +62,11 @@ class InputStatistic(ABC):
     def prepare(self, summed: Tensor) -> Any:
         """Prepare the summed statistic once for all layers that share an input; `compress_layer` is given it."""
         return summed
+
+
+def looks_at_inputs(method: Any) -> bool:
+    """Whether a method asks the walk for statistics of calibration inputs."""
+    return isinstance(method, InputStatistic) and method.looks
 
 
 @runtime_checkable

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from slimsweep.blockwise.activations import InputSum
-from slimsweep.blockwise.layer_method import InputStatistic, LayerMethod, Pruned
+from slimsweep.blockwise.layer_method import LayerMethod, Pruned, looks_at_inputs
 from slimsweep.blockwise.shared_inputs import Prepared, Shared
 from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.blockwise.walk import Visit, Walk
@@ -59,7 +59,7 @@ def compress_blocks(
 ) -> list[LayerReport]:
     """Compress the targeted layers in place, block by block, in forward order.
 
-    A method that is no InputStatistic walks without any forward.
+    A method that looks at no inputs walks without any forward.
 
     Raises:
         ModelError: inputs of a layer that are not finite, or that no calibration token reached.
@@ -68,7 +68,7 @@ def compress_blocks(
     blocks = targets_by_block(model, targets)
     stop = max((index for index, layers in enumerate(blocks) if layers), default=-1) + 1
     with _shared(context, method, targets) as shared:
-        looks = isinstance(method, InputStatistic) and not shared.is_known
+        looks = looks_at_inputs(method) and not shared.is_known
 
         def treat(visit: Visit) -> list[LayerReport]:
             layers = blocks[visit.index]
@@ -127,7 +127,7 @@ def _shared(
 
     Of compressed inputs jobs would share those of the first block alone, one of thirty in SmolLM2: not worth keeping.
     """
-    is_shared = isinstance(method, InputStatistic) and method.statistic_name and method.inputs == "dense"
+    is_shared = looks_at_inputs(method) and method.statistic_name and method.inputs == "dense"
     if context.statistics is None or not is_shared:
         return contextlib.nullcontext(Shared(method))
     return context.statistics.of(method, {name: layer_shape(layer)[1] for name, layer in targets.items()})

@@ -145,30 +145,42 @@ def _text(turn: dict[str, Any]) -> str:
 def labelled_tokens(turns: Turns, tokenizer: Any) -> dict[str, list[int]]:
     """Token ids of a conversation, and labels that are IGNORED outside the assistant's turns.
 
-    The assistant's turns are found by the length of the text before them, written by the same template. A tokenizer
-    without a chat template gets a plain one.
+    A tokenizer without a chat template gets a plain one.
     """
-    ids, labels = [], []
-    for place, (role, _) in enumerate(turns):
-        if role != "assistant":
-            continue
-        before = _tokens(turns[:place], tokenizer, opens_answer=True)
-        until = _tokens(turns[: place + 1], tokenizer, opens_answer=False)
-        known = len(ids)
-        ids = until
-        labels += [IGNORED] * (len(before) - known) + until[max(len(before), known) :]
-        labels = labels[: len(ids)]
+    return _templated(turns, tokenizer) if tokenizer.chat_template else _plain(turns, tokenizer)
+
+
+def _templated(turns: Turns, tokenizer: Any) -> dict[str, list[int]]:
+    """Tokens as the chat template writes them.
+
+    An answer begins where the template, given only the turns before it, would let the assistant begin. A template that
+    writes earlier turns otherwise once others follow, as some drop earlier reasoning, leaves only the last answer.
+    """
+
+    def tokens(count: int, opens_answer: bool) -> list[int]:
+        messages = [{"role": role, "content": text} for role, text in turns[:count]]
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=opens_answer)
+        return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+
+    answers = [place for place, (role, _) in enumerate(turns) if role == "assistant"]
+    ids = tokens(answers[-1] + 1, opens_answer=False)
+    labels = [IGNORED] * len(ids)
+    for place in answers:
+        before, until = tokens(place, opens_answer=True), tokens(place + 1, opens_answer=False)
+        if ids[: len(until)] == until:
+            labels[len(before) : len(until)] = until[len(before) :]
     return {"input_ids": ids, "labels": labels}
 
 
-def _tokens(turns: Turns, tokenizer: Any, opens_answer: bool) -> list[int]:
-    if tokenizer.chat_template:
-        messages = [{"role": role, "content": text} for role, text in turns]
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=opens_answer)
-        return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    text = "".join(f"### {role.capitalize()}:\n{text}\n\n" for role, text in turns)
-    text += "### Assistant:\n" if opens_answer else ""
-    ids = tokenizer(text, verbose=False)["input_ids"]
-    if tokenizer.eos_token_id is not None and not opens_answer:
-        ids = [*ids, tokenizer.eos_token_id]
-    return ids
+def _plain(turns: Turns, tokenizer: Any) -> dict[str, list[int]]:
+    """Tokens of each turn behind a line with its role; an answer ends with the end token, if there is one."""
+    ids: list[int] = []
+    labels: list[int] = []
+    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    for role, text in turns:
+        opening = tokenizer(f"### {role.capitalize()}:\n", add_special_tokens=not ids, verbose=False)["input_ids"]
+        content = tokenizer(f"{text}\n\n", add_special_tokens=False, verbose=False)["input_ids"]
+        content = content + end if role == "assistant" else content
+        ids += opening + content
+        labels += [IGNORED] * len(opening) + (content if role == "assistant" else [IGNORED] * len(content))
+    return {"input_ids": ids, "labels": labels}

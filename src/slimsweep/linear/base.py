@@ -130,6 +130,9 @@ class LinearForm(nn.Module):
         """The scheme, with its `format`, by which compressed-tensors reads these tensors; None where it has none."""
         return None
 
+    def take_over(self, layer: nn.Module, module: nn.Module) -> None:
+        """Take what the form needs beside bias, dtype and mask, from the layer it replaces or from all of `module`."""
+
     def forward(self, inputs: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
         return functional.linear(inputs, self.weight, self.bias)
 
@@ -261,7 +264,7 @@ def dense_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def install(module: nn.Module, name: str, form: LinearForm) -> None:
-    """Put a form in the place of the linear layer of that name, whose bias and dtype it takes over.
+    """Put a form in the place of the linear layer or embedding of that name, whose bias and dtype it takes over.
 
     It takes over the mask too, where it has single weights.
     """
@@ -271,7 +274,8 @@ def install(module: nn.Module, name: str, form: LinearForm) -> None:
         if tensor.is_floating_point():
             tensor.data = tensor.data.to(dtype)
     set_dtype(form, dtype)
-    form.bias = layer.bias
+    form.bias = getattr(layer, "bias", None)  # an embedding has none
+    form.take_over(layer, module)
     if form.has_single_weights:
         hand_over(layer, form)
     holder, _, last = name.rpartition(".")

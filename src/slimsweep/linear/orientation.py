@@ -10,7 +10,9 @@ def is_transposed(layer: nn.Module) -> bool:
 
 
 def layer_shape(layer: nn.Module) -> tuple[int, int]:
-    """(out, in) of a linear layer, whatever form its weight is stored in."""
+    """(out, in) of a linear layer, whatever form its weight is stored in; of an embedding (vocabulary, width)."""
+    if isinstance(layer, nn.Embedding):
+        return layer.num_embeddings, layer.embedding_dim
     return (layer.nf, layer.nx) if is_transposed(layer) else (layer.out_features, layer.in_features)
 
 

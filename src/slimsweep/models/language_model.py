@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from slimsweep.linear.base import dense_parameters, linear_layers, packed_layers
+from slimsweep.linear.base import compute_dtype, dense_parameters, linear_layers, packed_layers
 from slimsweep.models.batches import Batch, to_device
 from slimsweep.models.families import Family, Stack
 from slimsweep.models.placement.offload import Offload
@@ -58,12 +58,12 @@ class LanguageModel:
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.module.get_submodule(self.family.embeddings).weight.dtype
+        return compute_dtype(self.module.get_submodule(self.family.embeddings))
 
     @property
     def is_meta(self) -> bool:
         """True when there are shapes but no weights."""
-        return self.module.get_submodule(self.family.embeddings).weight.is_meta
+        return next(self.module.get_submodule(self.family.embeddings).parameters()).is_meta
 
     @property
     def has_alibi(self) -> bool:

@@ -13,6 +13,7 @@ The rules:
 | width - floor(width * (1 - ratio)), then whole units | channels a block's units span | llm_pruner, qap, glu |
 | floor(expansion_ratio * residual width) | neurons that stay | glu |
 | size / m * (m - n) | weights of a layer under a pattern n:m | pruners |
+| floor((1 - ratio) * out * in / (out + in)), at least 1 | rank of the two factors of a layer | svd |
 """
 
 import functools
@@ -93,6 +94,14 @@ def group_drop_count(ratio: float | int, heads: int, group_heads: int) -> int:
 def expansion_width(expansion_ratio: float | int, residual: int) -> int:
     """floor(expansion_ratio * residual): inner width of an MLP, in neurons, for a residual width."""
     return math.floor(as_written(expansion_ratio) * residual)
+
+
+def factor_rank(ratio: float | int, rows: int, columns: int) -> int:
+    """floor((1 - ratio) * rows * columns / (rows + columns)), at least 1: rank of two factors of a matrix.
+
+    The factors hold rank * (rows + columns) numbers. Source: arXiv:2403.07378, which counts the same way.
+    """
+    return max(math.floor((1 - as_written(ratio)) * rows * columns / (rows + columns)), 1)
 
 
 def spread(count: int, sizes: list[int]) -> list[int]:

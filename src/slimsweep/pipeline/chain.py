@@ -97,7 +97,7 @@ def compress(experiment: Experiment) -> Compressed:
 
 
 def teacher_of(experiment: Experiment, stage: Stage, model: LanguageModel) -> Callable[[], LanguageModel] | None:
-    """What makes the frozen teacher of a stage; None where it has none."""
+    """Loader of the frozen teacher of a stage; None where it has none."""
     asked = stage.technique.requirements.teacher
     if asked is None:
         return None

@@ -399,5 +399,7 @@ def _knobs(technique: Any) -> list[str]:
 def _typed(value: Any) -> str:
     if value is None:
         return "null"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{name}:{_typed(item)}' for name, item in value.items())}}}"
     text = f"[{','.join(map(str, value))}]" if isinstance(value, tuple | list) else str(value)
     return text.lower() if isinstance(value, bool) else text

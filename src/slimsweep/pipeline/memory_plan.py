@@ -94,8 +94,9 @@ def _form_bytes(module: Any, itemsize: int) -> int:
     from slimsweep.linear.base import codes, linear_forms
 
     coded = {id(tensor) for tensor in codes(module).values()}
-    tensors = [tensor for layer in linear_forms(module).values() for tensor in layer.storage.values()]
-    return sum(tensor.nbytes if id(tensor) in coded else tensor.numel() * itemsize for tensor in tensors)
+    # By id, since forms of tied layers share their tensors.
+    tensors = {id(tensor): tensor for layer in linear_forms(module).values() for tensor in layer.storage.values()}
+    return sum(part.nbytes if place in coded else part.numel() * itemsize for place, part in tensors.items())
 
 
 def _calibration_parts(experiment: Planned, hidden_bytes: int, token_bytes: int) -> list[Part]:

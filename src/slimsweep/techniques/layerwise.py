@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from slimsweep.blockwise.layer_method import InputStatistic, Pruned
+from slimsweep.blockwise.layer_method import Pruned, looks_at_inputs
 from slimsweep.blockwise.layerwise import LayerReport, compress_blocks, install_empty
 from slimsweep.blockwise.shared_inputs import statistic_bytes
 from slimsweep.blockwise.stage_context import StageContext
@@ -119,8 +119,8 @@ class LayerWalk(LayerTargets):
 
     @property
     def requirements(self) -> Requirements:
-        """Calibration text for an InputStatistic; the weights of one block at a time."""
-        is_looking = isinstance(self, InputStatistic)
+        """Calibration text for one that looks at inputs; the weights of one block at a time."""
+        is_looking = looks_at_inputs(self)
         # Halted forwards are alive all at once.
         return Requirements(
             calibration=is_looking, whole_model=False, whole_text=is_looking and self.inputs == "sequential"
@@ -133,8 +133,10 @@ class LayerWalk(LayerTargets):
         prepared: Any,
         generator: torch.Generator | None = None,
         removed: Bool[Tensor, "out in"] | None = None,
-    ) -> Pruned | LinearForm:
+    ) -> Pruned | LinearForm | Float[Tensor, "out in"]:
         """The pruned weight with its mask, or the form that stores it; the fp32 weight is not written to.
+
+        A layer that is to stay as it is gets its weight back.
 
         `removed` is True where an earlier stage removed the weight; None where none did.
         """
@@ -152,7 +154,7 @@ class LayerWalk(LayerTargets):
 
     def working_bytes(self, shapes: list[tuple[int, int]]) -> int:
         """Statistics of a block's inputs, plus the memory of the largest layers that are compressed in parallel."""
-        is_looking = isinstance(self, InputStatistic)
+        is_looking = looks_at_inputs(self)
         sums = statistic_bytes(self.statistic, (inputs for _, inputs in shapes)) if is_looking else 0
         at_once = min(torch.get_num_threads(), len(shapes))
         return sums + sum(sorted(self.layer_bytes(shape) for shape in shapes)[-at_once:])

@@ -1,12 +1,12 @@
 """Teacher's predictions on disk: the same as asked anew, asked once, with an error that is stated."""
 
 import functools
-from types import SimpleNamespace
 
 import pytest
 import torch
 from family_shapes import ENCODERS
 from small_pairs import pair_table, seq2seq, words
+from stages import experiment
 
 from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.data.corpora import Corpora
@@ -17,6 +17,7 @@ from slimsweep.errors import TrainingError
 from slimsweep.models.batches import IGNORED, text_batch
 from slimsweep.models.sources.random import RandomModel
 from slimsweep.numerics.divergences import forward_kl, top_log_probs
+from slimsweep.pipeline.chain import compress, teacher_dir
 from slimsweep.techniques.structured.llm_pruner import LLMPruner
 from slimsweep.techniques.training.distill import Distill
 from slimsweep.techniques.training.kept_logits import KeptDistillation, KeptLogits, digests_of
@@ -90,10 +91,10 @@ def test_the_loss_is_the_soft_loss_less_what_the_bound_states(tiny, tmp_path):
     )
     exact = float(forward_kl(student, theirs, labels != IGNORED, temperature=2.0))
     for k in (1, 8, WORDS):
-        technique = Distill(losses={"soft": 1.0}, keep_top_k=k, tokens=None, epochs=0.1, batch_sequences=2)
+        technique = Distill(losses={"soft": 1.0}, keep_top_k=k)
         kept = KeptLogits(tmp_path, k, 2.0, WORDS)
         kept.fill(data, lambda: teacher)
-        missing.append(exact - float(KeptDistillation(technique.losses, kept).loss(tiny, batch)))
+        missing.append(exact - float(KeptDistillation(technique.weights, kept).loss(tiny, batch)))
     assert missing[0] > missing[1] > missing[2] == pytest.approx(0, abs=1e-4)
 
 
@@ -163,18 +164,35 @@ def test_settings_that_need_more_of_the_teacher_are_refused(tiny_source, tmp_pat
     assert "predicts labels" in Distill(keep_top_k=2).faults(classifier.skeleton())[0]
 
 
-def test_a_folder_is_named_by_the_teacher(tmp_path):
-    from slimsweep.pipeline.chain import teacher_dir
+JOB = ("technique=[magnitude,distill]", "technique.distill.keep_top_k=4", "technique.distill.tokens=2000")
+JOB += ("data=text", "data.tokens=16", "data.validation=4", "technique.distill.evaluations=1", "dtype=float32")
+TEXT = "Twenty foxes jump over the lazy dogs of a farm. "
 
-    def folder(teacher, position=1, **changes):
-        stage = SimpleNamespace(name="distill", technique=Distill(teacher=teacher))
-        given = {"cache_dir": tmp_path, "stages": [None, stage], "base": SimpleNamespace(key="b" * 64)}
-        given["until"] = lambda position: SimpleNamespace(key=str(position) * 64)
-        return teacher_dir(SimpleNamespace(**given | changes), position)
 
-    base, chain = folder("base"), folder("chain")
-    assert base.parent == chain.parent == tmp_path / "teachers" and base != chain
-    assert folder("base", base=SimpleNamespace(key="c" * 64)) != base
+@pytest.fixture
+def job(tmp_path):
+    (tmp_path / "text.txt").write_text(TEXT * 40)
+    return (*JOB, f"data.path={tmp_path}/text.txt")
+
+
+def test_jobs_share_the_folder_of_one_teacher(tmp_path, job):
+    def folder(*overrides):
+        return teacher_dir(experiment(tmp_path, *job, *overrides), 1)
+
+    base = folder("ratio=0.5")
+    assert base.parent == tmp_path / "teachers"
+    assert base == folder("ratio=0.7") == folder("ratio=0.5", "technique.distill.learning_rate=0.01")
+    chains = [folder(f"ratio={ratio}", "technique.distill.teacher=chain") for ratio in (0.5, 0.7)]
+    assert len({base, folder("ratio=0.5", "model.seed=1"), *chains}) == 4
+    assert teacher_dir(experiment(tmp_path, *job, "ratio=0.5"), 0) is None
+
+
+def test_two_jobs_of_a_sweep_ask_the_teacher_once(tmp_path, job):
+    asked = []
+    for ratio in (0.5, 0.7):
+        done = compress(experiment(tmp_path, *job, f"ratio={ratio}"))
+        asked.append(done.stages[-1]["notes"]["kept_logits"]["asked_examples"])
+    assert asked[0] > 4 and asked[1] == 0
 
 
 def test_it_changes_the_result_by_less_than_a_seed_does(stories260k_source, shared, tmp_path):

@@ -107,9 +107,17 @@ def untie(module: nn.Module, filed: Collection[str]) -> None:
 def tie_absent(module: nn.Module, filed: Collection[str]) -> None:
     """Tie weights that no file had to those they are tied with, as from_pretrained does.
 
-    Tied weights that a file has twice stay apart where they differ, and are tied where they are equal.
+    Tied weights that a file has twice stay apart where they differ, and are tied where they are equal. Forms in the
+    place of tied layers share their tensors already, and have no weight that could be tied.
     """
-    module.tie_weights(missing_keys=set(module.state_dict()) - set(filed))
+    absent = set(module.state_dict()) - set(filed)
+    pairs = module.get_expanded_tied_weights_keys(all_submodels=True)
+    plain = {tied: source for tied, source in pairs.items() if {tied, source} <= module.state_dict().keys()}
+    if plain == pairs:
+        module.tie_weights(missing_keys=absent)
+    else:
+        module.all_tied_weights_keys = plain
+        module.tie_weights(missing_keys=absent, recompute_mapping=False)
 
 
 def tied_names(module: nn.Module) -> set[str]:

@@ -13,10 +13,8 @@ from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.checks import flag_faults, number_faults, refuse, whole_number_faults
 from slimsweep.linear.adapter import AdapterLinear, adapter_settings, drawn_factors
 from slimsweep.linear.base import (
-    PackedLinear,
     dense_parameters,
     install,
-    is_plain,
     layer_shape,
     weight_count,
     zero_count,
@@ -41,7 +39,7 @@ class Training(Schedule, LayerTargets, Technique):
 
     rank: int | None = None
     """Rank of the adapters; null trains all parameters that are not packed."""
-    alpha: float | None = None
+    alpha: int | float | None = None
     """The product of an adapter's factors is scaled by alpha / rank; null: 2 x rank."""
     merge: bool = True
     """Whether adapters are added to the weights at the end (packed ones are packed again), else kept beside them."""
@@ -172,8 +170,3 @@ def set_layer(module: nn.Module, name: str, layer: nn.Module) -> None:
 
 def _as_it_is(name: str, layer: nn.Module) -> LayerReport:
     return LayerReport(name, weight_count(layer), zero_count(layer))
-
-
-def is_unpacked(layer: nn.Module) -> bool:
-    """Whether the weight of a layer itself can be trained."""
-    return is_plain(layer) and not isinstance(layer, PackedLinear)

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -32,6 +32,7 @@ from slimsweep.techniques.training.objective import Objective
 from slimsweep.techniques.training.teachers import Teachers, frozen_teacher
 from slimsweep.techniques.training.written import Writing, written_set
 
+DEFAULT_LOSSES = {"hard": 0.5, "soft": 0.5}
 STUDENTS = ("every_second", "first_half")
 
 
@@ -43,14 +44,14 @@ class Distill(Teachers, Writing, Training):
     chain before this stage, or another model. The mean is over predictions, padding left out.
     """
 
-    losses: Mapping[str, float] = field(default_factory=lambda: {"hard": 0.5, "soft": 0.5})
-    """Weights of the losses: `hard` (labels of the data), `soft` (forward KL), `reverse_kl`, `skew`, `skew_reverse`,
-    `jensen_shannon`, `hidden`, `attention`."""
-    temperature: float = 2.0
+    losses: Mapping[str, int | float] | None = None
+    """Weights of the losses; null: `{hard: 0.5, soft: 0.5}`. `hard` is of the labels of the data, `soft` the forward
+    KL; the others are `reverse_kl`, `skew`, `skew_reverse`, `jensen_shannon`, `hidden` and `attention`."""
+    temperature: int | float = 2.0
     """Logits are divided by it; divergences are multiplied by its square."""
-    skew: float = 0.1
+    skew: int | float = 0.1
     """Share of the first distribution in the mixture of `skew` and `skew_reverse`."""
-    beta: float = 0.5
+    beta: int | float = 0.5
     """Place of `jensen_shannon` between forward (near 0) and reverse KL (near 1)."""
     hidden: str = "cosine"
     """Distance of hidden states: `cosine` or `mse`."""
@@ -60,6 +61,11 @@ class Distill(Teachers, Writing, Training):
     """Whether packed layers of the student become dense ones, which are trained."""
     keep_top_k: int | None = None
     """Most likely tokens of each place that are kept of the teacher, so that jobs ask it once; null keeps nothing."""
+
+    @property
+    def weights(self) -> Mapping[str, int | float]:
+        """Weights of the losses."""
+        return DEFAULT_LOSSES if self.losses is None else self.losses
 
     def _bad_values(self) -> list[str]:
         faults = super()._bad_values() + self.teacher_faults() + self.writing_faults() + self._loss_faults()
@@ -72,9 +78,9 @@ class Distill(Teachers, Writing, Training):
 
     def _kept_faults(self) -> list[str]:
         faults = whole_number_faults("keep_top_k", self.keep_top_k, is_optional=True)
-        if self.keep_top_k is None or faults or not isinstance(self.losses, Mapping):
+        if self.keep_top_k is None or faults or not isinstance(self.weights, Mapping):
             return faults
-        if others := [name for name, weight in self.losses.items() if weight and name not in KEPT_LOSSES]:
+        if others := [name for name, weight in self.weights.items() if weight and name not in KEPT_LOSSES]:
             faults.append(
                 f"keep_top_k={self.keep_top_k} keeps what the losses {' and '.join(KEPT_LOSSES)} need, and losses has "
                 f"{', '.join(others)} too: set keep_top_k=null, or leave them out"
@@ -82,6 +88,8 @@ class Distill(Teachers, Writing, Training):
         return faults
 
     def _loss_faults(self) -> list[str]:
+        if self.losses is None:
+            return []
         if not isinstance(self.losses, Mapping) or not self.losses:
             return [f"losses={self.losses!r}: give weights by name, such as {{hard: 0.5, soft: 0.5}}"]
         faults = choice_faults("losses", list(self.losses), LOSSES)
@@ -138,8 +146,8 @@ class Distill(Teachers, Writing, Training):
 
     def objective(self, model: LanguageModel, context: StageContext) -> Objective:
         if self.keep_top_k is not None:
-            return KeptDistillation(self.losses, self._kept(model, context))
-        losses = Losses(self.losses, self.temperature, self.skew, self.beta, self.hidden)
+            return KeptDistillation(self.weights, self._kept(model, context))
+        losses = Losses(self.weights, self.temperature, self.skew, self.beta, self.hidden)
         return Distillation(losses, model, context.teacher())
 
     def _kept(self, model: LanguageModel, context: StageContext) -> KeptLogits:

@@ -34,10 +34,10 @@ HIDDEN = ("cosine", "mse")
 class Losses:
     """Weights and settings of the losses."""
 
-    weights: Mapping[str, float]
-    temperature: float
-    skew: float
-    beta: float
+    weights: Mapping[str, int | float]
+    temperature: int | float
+    skew: int | float
+    beta: int | float
     hidden: str
 
     def of_logits(self, name: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:

@@ -57,7 +57,7 @@ class Places:
 class KeptLogits:
     """Top-k log-probabilities of a teacher, by example."""
 
-    def __init__(self, folder: Path, k: int, temperature: float, vocabulary: int):
+    def __init__(self, folder: Path, k: int, temperature: int | float, vocabulary: int):
         """Open what is kept.
 
         Args:
@@ -65,7 +65,7 @@ class KeptLogits:
             vocabulary: tokens of the student; the teacher's further ones, which pad its table, are left out.
         """
         self.folder = folder / f"top{k}_t{temperature:g}_v{vocabulary}"
-        self.k, self.temperature, self.vocabulary = k, temperature, vocabulary
+        self.k, self.temperature, self.vocabulary = k, float(temperature), vocabulary
         self.asked = 0
         """Examples that the teacher was asked for since this was opened."""
         self._files: dict[Path, Any] = {}
@@ -156,7 +156,7 @@ class KeptLogits:
 class KeptDistillation(Objective):
     """Weighted sum of the losses `hard` and `soft` of a student, whose teacher has answered before."""
 
-    def __init__(self, weights: Mapping[str, float], kept: KeptLogits):
+    def __init__(self, weights: Mapping[str, int | float], kept: KeptLogits):
         self.weights, self.kept = weights, kept
 
     def loss(self, model: LanguageModel, batch: Batch) -> Float[Tensor, ""]:

@@ -158,7 +158,7 @@ def _run(
 
 
 def _lengths(context: StageContext) -> list[float]:
-    """Tokens of each training example, about: their mean among those of one batch."""
+    """Mean tokens of the training examples, in portions."""
     from slimsweep.techniques.training.trainer import token_count
 
     examples, lengths = context.data.training, []

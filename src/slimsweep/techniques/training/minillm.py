@@ -39,7 +39,7 @@ class MiniLLM(Teachers, Training):
     """Tokens of a prompt at most, of plain text; of instructions, the prompt is all before the first answer."""
     response_tokens: int = 48
     """Tokens that are written after a prompt at most; a token that ends the text ends it earlier."""
-    teacher_share: float = 0.2
+    teacher_share: int | float = 0.2
     """Teacher's share of the mixture that writes (the paper's alpha): 0 is on-policy, 1 is the teacher alone."""
     single_step: bool = True
     """Whether a token's own reward is taken over the whole vocabulary, which lowers the variance."""
@@ -47,7 +47,7 @@ class MiniLLM(Teachers, Training):
     """Correction of texts that the student alone did not write: `none`, `token` (the paper's) or `sequence` (exact)."""
     length_normalisation: bool = True
     """Whether rewards of later tokens are averaged instead of summed, so that short texts are not favoured."""
-    language_weight: float = 1.0
+    language_weight: int | float = 1.0
     """Weight of the cross-entropy on the data."""
 
     def _bad_values(self) -> list[str]:
@@ -112,7 +112,7 @@ class OnPolicy(Objective):
 
     def _draw(self, predicted: list[Float[Tensor, "sequence vocabulary"]]) -> Int[Tensor, " sequence"]:
         # The trainer keeps the state of torch's global generator in its checkpoints.
-        return torch.multinomial(mixture_log_probs(*predicted, self.settings.teacher_share).exp(), 1)[:, 0]
+        return torch.multinomial(mixture_log_probs(*predicted, float(self.settings.teacher_share)).exp(), 1)[:, 0]
 
     def _logits(self, model: LanguageModel, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Logits of student and teacher over their common vocabulary, and the places that are predicted."""
@@ -128,7 +128,7 @@ class OnPolicy(Objective):
         student, teacher, counted = self._logits(model, sampled)
         student, teacher = log_probs(student), log_probs(teacher)
         ids = sampled["input_ids"][:, 1:, None]
-        sampler = mixture_log_probs(student.detach(), teacher, self.settings.teacher_share)
+        sampler = mixture_log_probs(student.detach(), teacher, float(self.settings.teacher_share))
         surrogate = (
             minillm_loss(
                 SampledSequences(

@@ -19,20 +19,20 @@ class Schedule:
 
     tokens: int | None = 500_000
     """Budget: tokens to train on, padding left out; null where `epochs` is given."""
-    epochs: float | None = None
+    epochs: int | float | None = None
     """Budget: passes over the training examples; null where `tokens` is given."""
     batch_sequences: int = 8
     """Sequences of one step."""
     micro_sequences: int | None = None
     """Sequences of one forward; gradients of a step are summed over several forwards. Null: those of a step."""
-    learning_rate: float = 1e-4
+    learning_rate: int | float = 1e-4
     """Highest learning rate of AdamW."""
-    warmup_fraction: float = 0.05
+    warmup_fraction: int | float = 0.05
     """Part of the steps in which the learning rate rises from 0."""
     decay: str = "cosine"
     """Fall of the learning rate after that: `cosine` or `linear` to 0, or `constant`."""
-    weight_decay: float = 0.0
-    max_gradient_norm: float = 1.0
+    weight_decay: int | float = 0.0
+    max_gradient_norm: int | float = 1.0
     """Longer gradients are scaled down to this norm."""
     checkpoint_blocks: bool = False
     """Whether activations of blocks are computed again in the backward pass, which takes less memory and more time."""
@@ -40,7 +40,7 @@ class Schedule:
     """Number of times that the validation loss is measured and a checkpoint written, the end included."""
     patience: int = 3
     """Training ends after so many evaluations in a row that did not improve the best."""
-    max_minutes: float | None = None
+    max_minutes: int | float | None = None
     """Pause after so many minutes, with a checkpoint; the same command goes on from there. Null: never."""
 
     def schedule_faults(self) -> list[str]:
@@ -70,7 +70,7 @@ class Schedule:
             faults += number_faults("max_minutes", self.max_minutes, "(0, inf)")
         return faults
 
-    def steps(self, lengths: Sequence[float]) -> int:
+    def steps(self, lengths: Sequence[int | float]) -> int:
         """Number of optimizer steps of the budget.
 
         Args:

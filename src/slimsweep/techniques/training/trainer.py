@@ -28,7 +28,13 @@ class StageTrainer(Trainer):
     """Trainer of one stage. It trains the tensors that ask for gradients, and writes no others to a checkpoint."""
 
     def __init__(
-        self, model: LanguageModel, objective: Objective, title: str, patience: int, minutes: float | None, **rest: Any
+        self,
+        model: LanguageModel,
+        objective: Objective,
+        title: str,
+        patience: int,
+        minutes: int | float | None,
+        **rest: Any,
     ):
         super().__init__(model=model.module, **rest)
         self.model_accepts_loss_kwargs = True  # losses are weighted by their predictions here, see compute_loss
