@@ -47,6 +47,8 @@ class StageContext:
     """Predicted memory at the fullest moment of training; None where nothing was predicted."""
     work_dir: Path | None = None
     """Folder of an unfinished stage, for checkpoints; None keeps none."""
+    teacher_dir: Path | None = None
+    """Folder for what this teacher says, which jobs share; None keeps nothing between jobs."""
 
     def generator(self, name: str) -> torch.Generator:
         """Chance of one layer or part, whichever come before it and wherever it lies."""

@@ -20,7 +20,7 @@ from slimsweep.models.language_model import LanguageModel, weights_digest
 from slimsweep.models.skeleton import Skeleton
 from slimsweep.pipeline import memory_plan
 from slimsweep.pipeline.experiment import Experiment, Stage
-from slimsweep.pipeline.keys import StageKey, stage_keys
+from slimsweep.pipeline.keys import StageKey, digest_of, stage_keys
 from slimsweep.pipeline.stage_cache.cache import StageCache
 from slimsweep.pipeline.stage_cache.entry import written_digest
 from slimsweep.pipeline.stage_cache.statistics import StatisticsCache
@@ -84,6 +84,7 @@ def compress(experiment: Experiment) -> Compressed:
                 teacher=teacher_of(experiment, stage, done.model),
                 predicted_bytes=experiment.training_bytes.get(stage.name),
                 work_dir=work_dir(experiment, keys[position]) if stage.technique.requirements.data else None,
+                teacher_dir=teacher_dir(experiment, position) if cache else None,
             )
             apply(experiment, stage, context, done)
             if context.work_dir:
@@ -108,6 +109,22 @@ def teacher_of(experiment: Experiment, stage: Stage, model: LanguageModel) -> Ca
     source = experiment.teachers[stage.name]
     dtype, device = getattr(torch, experiment.resolved_dtype), torch.device(experiment.resolved_device)
     return lambda: source.load(dtype=dtype, device=device, offload=False)
+
+
+def teacher_dir(experiment: Experiment, position: int) -> Path | None:
+    """Folder for what the teacher of a stage says, named by the teacher's identity; None where it has none."""
+    stage = experiment.stages[position]
+    asked = stage.technique.requirements.teacher
+    if asked is None:
+        return None
+    if asked == "chain":
+        identity = experiment.until(position).key
+    elif asked == "base":
+        identity = experiment.base.key
+    else:
+        parts = [experiment.teachers[stage.name].digest(), experiment.resolved_dtype, experiment.resolved_device]
+        identity = digest_of(parts)
+    return experiment.cache_dir / "teachers" / identity[:16]
 
 
 def work_dir(experiment: Experiment, key: StageKey) -> Path:

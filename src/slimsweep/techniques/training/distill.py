@@ -1,6 +1,7 @@
 """Train a student to predict what a teacher predicts."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,14 @@ import torch
 from torch import nn
 
 from slimsweep.blockwise.stage_context import StageContext
-from slimsweep.checks import choice_faults, flag_faults, is_number, is_whole_number, number_faults
+from slimsweep.checks import (
+    choice_faults,
+    flag_faults,
+    is_number,
+    is_whole_number,
+    number_faults,
+    whole_number_faults,
+)
 from slimsweep.linear.base import PackedLinear, compute_dtype, layer_shape, linear_forms
 from slimsweep.linear.mask import removed, set_removed
 from slimsweep.models.batches import Batch
@@ -19,9 +27,12 @@ from slimsweep.models.surgery import remove_blocks
 from slimsweep.techniques.base import Requirements, StageReport
 from slimsweep.techniques.training.base import Training, logits_bytes, set_layer
 from slimsweep.techniques.training.distillation import HIDDEN, LOSSES, Distillation, Losses
+from slimsweep.techniques.training.kept_logits import LOSSES as KEPT_LOSSES
+from slimsweep.techniques.training.kept_logits import KeptDistillation, KeptLogits, notes_of, teacher_folder
 from slimsweep.techniques.training.objective import Objective
+from slimsweep.techniques.training.teachers import Teachers, frozen_teacher
+from slimsweep.techniques.training.written import Writing, written_set
 
-TEACHERS = ("base", "chain", "source")
 DEFAULT_LOSSES = {"hard": 0.5, "soft": 0.5}
 LOSS_LOGITS = 4
 """Copies of the logits that a divergence keeps beside those of the student: the teacher's, and both as log-softmax."""
@@ -29,17 +40,13 @@ STUDENTS = ("every_second", "first_half")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Distill(Training):
+class Distill(Teachers, Writing, Training):
     """Distil a frozen teacher into the model of the chain, or into some of its blocks.
 
     The teacher is the base of the experiment (the dense model after the leading fine-tuning stages), the model of the
     chain before this stage, or another model. The mean is over predictions, padding left out.
     """
 
-    teacher: str = "base"
-    """`base`, `chain`, or `source`: the model in `teacher_path`."""
-    teacher_path: str | None = None
-    """Folder or GGUF file of a teacher that is another model, with the same tokenizer."""
     losses: Mapping[str, int | float] | None = None
     """Weights of the losses; null: `{hard: 0.5, soft: 0.5}`. `hard` is of the labels of the data, `soft` the forward
     KL; the others are `reverse_kl`, `skew`, `skew_reverse`, `jensen_shannon`, `hidden` and `attention`."""
@@ -55,6 +62,8 @@ class Distill(Training):
     """Blocks that the student keeps: `every_second`, `first_half` or their numbers from 0; null keeps all."""
     unpack: bool = False
     """Whether packed layers of the student become dense ones, which are trained."""
+    keep_top_k: int | None = None
+    """Most likely tokens of each place that are kept of the teacher, so that jobs ask it once; null keeps nothing."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -67,17 +76,23 @@ class Distill(Training):
         return DEFAULT_LOSSES if self.losses is None else self.losses
 
     def _bad_values(self) -> list[str]:
-        faults = super()._bad_values() + choice_faults("teacher", [self.teacher], TEACHERS)
-        if (self.teacher == "source") != bool(self.teacher_path):
-            faults.append(
-                f"teacher={self.teacher} with teacher_path={self.teacher_path}: a path belongs to teacher=source"
-            )
-        faults += self._loss_faults()
+        faults = super()._bad_values() + self.teacher_faults() + self.writing_faults() + self._loss_faults()
         faults += number_faults("temperature", self.temperature, "(0, inf)")
         faults += number_faults("skew", self.skew, "[0, 1)") + number_faults("beta", self.beta, "(0, 1)")
         faults += choice_faults("hidden", [self.hidden], HIDDEN) + flag_faults("unpack", self.unpack)
         if self.blocks is not None and not _is_block_list(self.blocks):
             faults += choice_faults("blocks", [self.blocks], STUDENTS)
+        return faults + self._kept_faults()
+
+    def _kept_faults(self) -> list[str]:
+        faults = whole_number_faults("keep_top_k", self.keep_top_k, is_optional=True)
+        if self.keep_top_k is None or faults or not isinstance(self.weights, Mapping):
+            return faults
+        if others := [name for name, weight in self.weights.items() if weight and name not in KEPT_LOSSES]:
+            faults.append(
+                f"keep_top_k={self.keep_top_k} keeps what the losses {' and '.join(KEPT_LOSSES)} need, and losses has "
+                f"{', '.join(others)} too: set keep_top_k=null, or leave them out"
+            )
         return faults
 
     def _loss_faults(self) -> list[str]:
@@ -94,13 +109,17 @@ class Distill(Training):
 
     @property
     def requirements(self) -> Requirements:
-        teacher = self.teacher_path if self.teacher == "source" else self.teacher
-        return Requirements(data=True, gradients=True, seed=True, teacher=teacher)
+        return Requirements(data=True, gradients=True, seed=True, teacher=self.asked_teacher)
 
     def faults(self, skeleton: LanguageModel) -> list[str]:
-        faults = super().faults(skeleton)
+        faults = super().faults(skeleton) + self.task_faults(skeleton)
         if _is_block_list(self.blocks) and not all(0 <= one < len(skeleton.blocks) for one in self.blocks):
             faults.append(f"blocks={list(self.blocks)}: this model has the blocks 0 to {len(skeleton.blocks) - 1}")
+        words = skeleton.config.get_text_config().vocab_size
+        if self.keep_top_k is not None and not skeleton.task.generates:
+            faults.append("keep_top_k keeps likely tokens, and this model predicts labels: set keep_top_k=null")
+        elif self.keep_top_k is not None and self.keep_top_k > words:
+            faults.append(f"keep_top_k={self.keep_top_k}: this model has {words} tokens, give fewer")
         if self.blocks is not None and skeleton.family.encoder is not None:
             faults.append(
                 "blocks chooses blocks of one stack, and this model has an encoder and a decoder: set blocks=null"
@@ -112,11 +131,30 @@ class Distill(Training):
         return super().plan(skeleton)
 
     def walk(self, model: LanguageModel, context: StageContext) -> StageReport:
-        teacher = context.teacher()  # a copy, made before the student loses blocks
-        self._shape(model)
-        return super().walk(model, dataclasses.replace(context, teacher=lambda: teacher))
+        teacher, notes = functools.partial(frozen_teacher, context, model), {}
+        if self.texts == "teacher" or self.keep_top_k is None:
+            # May be a copy of the model, so it is made before the student loses blocks.
+            teacher = functools.cache(teacher)
+            teacher()
+        context = dataclasses.replace(context, teacher=teacher)
+        if self.texts == "teacher":
+            data, notes["written"] = written_set(teacher(), context.data, self, context.generator("written"))
+            context = dataclasses.replace(context, data=data)
+        with teacher_folder(context) as folder:
+            context = dataclasses.replace(context, teacher_dir=folder)
+            if self.keep_top_k is not None:
+                kept = self._kept(model, context)
+                kept.fill(context.data, teacher)
+            self._shape(model)
+            report = super().walk(model, context)
+            if self.keep_top_k is not None:
+                notes["kept_logits"] = notes_of(kept, model, context.data)
+        report.notes.update(notes)
+        return report
 
     def objective(self, model: LanguageModel, context: StageContext) -> Objective:
+        if self.keep_top_k is not None:
+            return KeptDistillation(self.weights, self._kept(model, context))
         losses = Losses(self.weights, self.temperature, self.skew, self.beta, self.hidden)
         return Distillation(losses, model, context.teacher())
 
@@ -126,6 +164,10 @@ class Distill(Training):
         self._shape(student)
         teacher = sum(one.nbytes for one in skeleton.module.parameters())
         return super().training_bytes(student, batch) + teacher + LOSS_LOGITS * logits_bytes(skeleton, batch)
+
+    def _kept(self, model: LanguageModel, context: StageContext) -> KeptLogits:
+        words = model.module.get_input_embeddings().weight.shape[0]
+        return KeptLogits(context.teacher_dir, self.keep_top_k, self.temperature, words)
 
     def _shape(self, model: LanguageModel) -> None:
         """Give the student its blocks, and dense layers where it is to be unpacked."""

@@ -1,0 +1,73 @@
+"""Mix-in of stages that learn from a frozen teacher."""
+
+from dataclasses import dataclass
+
+from slimsweep.blockwise.stage_context import StageContext
+from slimsweep.checks import choice_faults
+from slimsweep.errors import TrainingError
+from slimsweep.models.language_model import LanguageModel
+
+TEACHERS = ("base", "chain", "source")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Teachers:
+    """Knobs that choose the teacher: the base of the experiment (the dense model after the leading fine-tuning
+    stages), the model of the chain before this stage, or another model."""
+
+    teacher: str = "base"
+    """`base`, `chain`, or `source`: the model in `teacher_path`."""
+    teacher_path: str | None = None
+    """Folder or GGUF file of a teacher that is another model, with the same tokenizer."""
+
+    def teacher_faults(self) -> list[str]:
+        """Faults of the two knobs."""
+        faults = choice_faults("teacher", [self.teacher], TEACHERS)
+        if (self.teacher == "source") != bool(self.teacher_path):
+            faults.append(
+                f"teacher={self.teacher} with teacher_path={self.teacher_path}: a path belongs to teacher=source"
+            )
+        return faults
+
+    @property
+    def asked_teacher(self) -> str | None:
+        """The teacher as a stage's requirements name it."""
+        return self.teacher_path if self.teacher == "source" else self.teacher
+
+
+def frozen_teacher(context: StageContext, student: LanguageModel) -> LanguageModel:
+    """The teacher of a stage, in eval mode and without gradients.
+
+    Raises:
+        TrainingError: its vocabulary is another than the student's.
+    """
+    teacher = context.teacher()
+    if fault := vocabulary_fault(student, teacher):
+        raise TrainingError(fault)
+    teacher.module.requires_grad_(False).eval()
+    return teacher
+
+
+def vocabulary_fault(student: LanguageModel, teacher: LanguageModel) -> str | None:
+    """Fault of models whose token ids mean different texts; None where they agree.
+
+    Without both tokenizers, equal numbers of tokens count as agreement.
+    """
+    if student.tokenizer is not None and teacher.tokenizer is not None:
+        mine, theirs = student.tokenizer.get_vocab(), teacher.tokenizer.get_vocab()
+        differ = sum(theirs.get(text) != token_id for text, token_id in mine.items())
+        if not differ and len(mine) == len(theirs):
+            return None
+        found = (
+            f"{differ} of the student's {len(mine)} tokens have another id or none among the teacher's {len(theirs)}"
+        )
+    else:
+        mine, theirs = (one.config.get_text_config().vocab_size for one in (student, teacher))
+        if mine == theirs:
+            return None
+        found = f"the student has {mine} tokens, the teacher {theirs}"
+    return (
+        f"teacher and student have different vocabularies ({found}), so that their predictions cannot be compared "
+        "token by token: choose a teacher with the student's tokenizer, or train on text that the teacher wrote "
+        "(technique=finetune with data.path=FILE)"
+    )

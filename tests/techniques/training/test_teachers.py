@@ -1,0 +1,39 @@
+import pytest
+from conftest import TINY_SHAPE
+
+from slimsweep.blockwise.stage_context import StageContext
+from slimsweep.errors import TrainingError
+from slimsweep.models.sources.random import RandomModel
+from slimsweep.techniques.training.teachers import Teachers, frozen_teacher, vocabulary_fault
+
+
+def test_a_path_belongs_to_a_teacher_of_another_source():
+    assert not Teachers().teacher_faults()
+    assert not Teachers(teacher="source", teacher_path="folder").teacher_faults()
+    assert "belongs to teacher=source" in Teachers(teacher_path="folder").teacher_faults()[0]
+    assert "belongs to teacher=source" in Teachers(teacher="source").teacher_faults()[0]
+    assert "give base, chain or source" in Teachers(teacher="other").teacher_faults()[0]
+
+
+def test_requirements_name_the_choice_or_the_path():
+    assert Teachers(teacher="chain").asked_teacher == "chain"
+    assert Teachers(teacher="source", teacher_path="folder").asked_teacher == "folder"
+
+
+def test_a_teacher_is_frozen(tiny):
+    tiny.module.train()
+    teacher = frozen_teacher(StageContext(teacher=tiny.copy), tiny)
+    assert not teacher.module.training and not any(one.requires_grad for one in teacher.module.parameters())
+
+
+def test_another_vocabulary_is_refused(tiny, tmp_path):
+    import torch
+
+    higher = RandomModel(name="higher", shape=TINY_SHAPE | {"vocab_size": 300}, cache_dir=str(tmp_path))
+    higher = higher.load(torch.float32, torch.device("cpu"))
+    assert vocabulary_fault(tiny, higher) is None  # a table with unused rows, and one tokenizer
+    higher.tokenizer.add_tokens(["more"])
+    with pytest.raises(TrainingError, match="different vocabularies .0 of the student's 258 tokens"):
+        frozen_teacher(StageContext(teacher=lambda: higher), tiny)
+    higher.tokenizer = None
+    assert "the student has 258 tokens, the teacher 300" in vocabulary_fault(tiny, higher)
