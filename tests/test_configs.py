@@ -98,7 +98,7 @@ def test_every_metric_declares_what_an_instance_measures():
 
 
 SHARED = {"__init__", "base", "hessian_method", "importance", "layer_names", "layerwise", "oneshot", "rescaling"}
-SHARED |= {"sparseml_run", "distillation", "loop", "objective", "schedule", "trainer"}
+SHARED |= {"sparseml_run", "distillation", "loop", "objective", "reasoning", "schedule", "trainer"}
 """Files of techniques/ that hold what several techniques share."""
 
 
