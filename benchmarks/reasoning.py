@@ -6,7 +6,8 @@
 answers, or answers only, in equal numbers of steps with equal problems in each.
 
 `context`: a teacher learns sums and differences modulo 5 whose sign the prompt hides, `Q: 3?1?4?2=`; an example before
-the prompt shows the sign. The student is a copy that sees no examples and learns to predict what the teacher predicts with them.
+the prompt shows the sign. The student is a copy that sees no example and learns to predict what the teacher predicts
+with it.
 
 All models have random weights at first. Held-out problems are unseen by teacher and student. One core, some minutes.
 """

@@ -99,8 +99,8 @@ def test_every_metric_declares_what_an_instance_measures():
 
 
 SHARED = {"__init__", "base", "hessian_method", "importance", "layer_names", "layerwise", "oneshot", "rescaling"}
-SHARED |= {"sparseml_run", "distillation", "loop", "objective", "schedule", "trainer"}
-SHARED |= {"generation", "kept_logits", "teachers", "written"}
+SHARED |= {"sparseml_run", "distillation", "generation", "kept_logits", "loop", "objective", "reasoning", "schedule"}
+SHARED |= {"teachers", "trainer", "written"}
 """Files of techniques/ that hold what several techniques share."""
 
 

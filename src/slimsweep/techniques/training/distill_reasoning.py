@@ -28,9 +28,10 @@ from slimsweep.models.skeleton import Skeleton
 from slimsweep.models.surgery import remove_blocks
 from slimsweep.techniques.base import Requirements, StageReport
 from slimsweep.techniques.training.base import Training
-from slimsweep.techniques.training.distill import STUDENTS, TEACHERS, kept_blocks
+from slimsweep.techniques.training.distill import STUDENTS, kept_blocks
 from slimsweep.techniques.training.objective import Objective
 from slimsweep.techniques.training.reasoning import (
+from slimsweep.techniques.training.teachers import TEACHERS
     ANSWER,
     RATIONALE,
     InContext,
