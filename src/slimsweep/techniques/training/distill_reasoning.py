@@ -31,7 +31,6 @@ from slimsweep.techniques.training.base import Training
 from slimsweep.techniques.training.distill import STUDENTS, kept_blocks
 from slimsweep.techniques.training.objective import Objective
 from slimsweep.techniques.training.reasoning import (
-from slimsweep.techniques.training.teachers import TEACHERS
     ANSWER,
     RATIONALE,
     InContext,
@@ -41,6 +40,7 @@ from slimsweep.techniques.training.teachers import TEACHERS
     right_solutions,
     shots_ids,
 )
+from slimsweep.techniques.training.teachers import TEACHERS
 
 log = logging.getLogger(__name__)
 
