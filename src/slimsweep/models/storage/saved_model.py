@@ -21,6 +21,7 @@ from slimsweep.models.families import family_of
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.placement import loading
 from slimsweep.models.storage.checkpoint import INDEX, MANIFEST, PACKED_FILE, WEIGHTS_FILE, weight_files
+from slimsweep.models.storage.peft_adapter import write_adapters
 from slimsweep.models.storage.plain import plain_config
 from slimsweep.models.storage.quantization_config import quantization_config
 from slimsweep.models.task import Task, task_of
@@ -49,6 +50,7 @@ def save(model: LanguageModel, folder: Path) -> bool:
             if quantization is not None:
                 config.quantization_config = quantization
             save_with_manifest(model, partial, config if quantization else None)
+            write_adapters(model.module, partial)
         if model.tokenizer is not None:
             model.tokenizer.save_pretrained(partial)
     return is_plain(folder)
