@@ -30,3 +30,11 @@ def test_a_linear_layer_keeps_its_input(tmp_path):
     width, vocabulary = model.config.hidden_size, model.config.vocab_size
     assert head >= 16 * 4 * width + 15 * 4 * vocabulary
     assert head < 16 * 4 * width + 4 * 15 * 4 * vocabulary
+
+
+def test_embeddings_as_a_tensor_train_are_counted_too(tmp_path):
+    from slimsweep.techniques.factorization.tensor_train import TensorTrain
+
+    model = skeleton("llama", tmp_path)
+    TensorTrain(ratio=0.3).plan(model)
+    assert activation_bytes(model, batch(1, 16), list(model.module.parameters())) > 0

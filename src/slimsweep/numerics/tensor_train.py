@@ -144,7 +144,11 @@ def look_up(cores: Sequence[Float[Tensor, "_ _ _ _"]], index: Int[Tensor, " toke
         before, _, column, after = core.shape
         width = found.shape[1] * column
         extended = found.new_empty(len(index), width, after)
-        for value in digit.unique():
+        values = range(1) if index.is_meta else digit.unique()  # shapes alone: which rows are read is not known
+        for value in values:
+            if index.is_meta:
+                extended = (found @ core[:, value].reshape(before, column * after)).view(len(index), width, after)
+                continue
             tokens = (digit == value).nonzero().flatten()
             part = found[tokens] @ core[:, value].reshape(before, column * after)
             extended[tokens] = part.view(len(tokens), width, after)

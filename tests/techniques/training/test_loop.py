@@ -158,6 +158,13 @@ def test_a_loss_that_is_no_number_ends_training_at_the_best_weights(tmp_path, mo
     json.dumps(training, allow_nan=False)
 
 
+def test_a_model_that_is_broken_already_is_told_with_its_layer(tmp_path):
+    model = tiny_llama(tmp_path)
+    model.blocks[0].mlp.up_proj.weight.data[0, 0] = torch.nan
+    with pytest.raises(TrainingError, match="before the first step, first in model.layers.0.mlp.up_proj: the stages"):
+        Finetune(**FAST).apply(model, training_context(model))
+
+
 def test_a_rising_loss_ends_training_early(tmp_path):
     model = tiny_llama(tmp_path)
     harmful = FAST | {"learning_rate": 3.0, "evaluations": 12, "patience": 2, "decay": "constant"}
@@ -181,3 +188,13 @@ def test_removed_weights_stay_zero_and_zeros_by_value_do_not(tmp_path):
         if mask is not None:
             assert bool((layer.weight[mask] == 0).all()) and bool((layer.weight[~mask] != 0).any())
     assert bool((dense.weight[0] != 0).any())
+
+
+def test_without_preserve_sparsity_removed_weights_come_back_and_leave_the_mask(tmp_path):
+    model = tiny_llama(tmp_path)
+    Magnitude(ratio=0.5).apply(model, training_context(model))
+    Finetune(**FAST, preserve_sparsity=False).apply(model, training_context(model))
+    for layer in model.targets().values():
+        mask = removed(layer)
+        assert int((layer.weight == 0).sum()) < 0.1 * layer.weight.numel()
+        assert mask is None or bool((layer.weight[mask] == 0).all())

@@ -37,3 +37,18 @@ def test_another_vocabulary_is_refused(tiny, tmp_path):
         frozen_teacher(StageContext(teacher=lambda: higher), tiny)
     higher.tokenizer = None
     assert "the student has 258 tokens, the teacher 300" in vocabulary_fault(tiny, higher)
+
+
+def test_a_source_with_other_tokens_is_found_before_weights_load(tmp_path):
+    from types import SimpleNamespace
+
+    from slimsweep.techniques.training.distill import Distill
+
+    def source(**tokens):
+        return SimpleNamespace(tokenizer=lambda: SimpleNamespace(get_vocab=lambda: tokens))
+
+    technique = Distill(teacher="source", teacher_path="folder")
+    assert technique.data_faults(None, source(a=0, b=1), source(a=0, b=1)) == []
+    assert technique.data_faults(None, source(a=0, b=1)) == []
+    (fault,) = technique.data_faults(None, source(a=0, b=1), source(a=0, b=2, c=3))
+    assert "1 of the student's 2 tokens have another id or none among the teacher's 3" in fault

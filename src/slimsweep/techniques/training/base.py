@@ -21,7 +21,8 @@ from slimsweep.linear.base import (
     weight_count,
     zero_count,
 )
-from slimsweep.linear.mask import removed
+from slimsweep.linear.mask import removed, set_removed
+from slimsweep.linear.orientation import weight_2d
 from slimsweep.models.activation_bytes import activation_bytes
 from slimsweep.models.batches import Batch
 from slimsweep.models.language_model import LanguageModel
@@ -133,6 +134,9 @@ class Training(TrainedLayers, Technique):
         """Train, and report the layers as they are now."""
         if self.rank is None:
             training = train(model, free_parameters(model), self.objective(model, context), self, context)
+            if not self.preserve_sparsity:
+                for layer in self.targets(model).values():
+                    forget_filled_zeros(layer)
             report = report_of([_as_it_is(name, layer) for name, layer in self.targets(model).items()])
         else:
             training, report = self._with_adapters(model, context)
@@ -200,6 +204,13 @@ def logits_bytes(model: LanguageModel, batch: Batch) -> int:
 def free_parameters(model: LanguageModel) -> list[nn.Parameter]:
     """All parameters of a model that are not packed."""
     return [one for one in dense_parameters(model.module).values() if one.is_floating_point()]
+
+
+def forget_filled_zeros(layer: nn.Module) -> None:
+    """Take weights that are no zeros any more out of a layer's mask."""
+    mask = removed(layer)
+    if mask is not None:
+        set_removed(layer, mask & (weight_2d(layer) == 0))
 
 
 def set_layer(module: nn.Module, name: str, layer: nn.Module) -> None:

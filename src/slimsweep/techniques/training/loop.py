@@ -82,7 +82,7 @@ def train(
 ) -> TrainingReport:
     """Train some parameters of a model in place; it ends with the weights of the lowest validation loss.
 
-    Weights that a pruning stage removed stay zero. Parameters in 16 bits are trained in fp32 and given back in their
+    Weights that a pruning stage removed stay zero, unless the schedule has `preserve_sparsity=False`. Parameters in 16 bits are trained in fp32 and given back in their
     dtype. A killed run goes on from the last checkpoint in `context.work_dir`.
 
     Raises:
@@ -97,8 +97,9 @@ def train(
             f"batch_sequences={schedule.batch_sequences} of one step: set batch_sequences={len(context.data.training)} "
             "or give more data"
         )
+    keeps_zeros = getattr(schedule, "preserve_sparsity", True)
     settings = {"steps": steps, "parameters": [list(one.shape) for one in trained]}
-    with _work_folder(context, settings) as folder, _trainable(model, trained, objective):
+    with _work_folder(context, settings) as folder, _trainable(model, trained, objective, keeps_zeros):
         report = _run(model, objective, schedule, context, steps, folder, title)
     log.info(
         "%s: %d of %d steps, validation loss %.4f before, %.4f best, %.4f at the end%s",
@@ -201,10 +202,12 @@ def _work_folder(context: StageContext, run: dict[str, Any]) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _trainable(model: LanguageModel, trained: Sequence[nn.Parameter], objective: Objective) -> Iterator[None]:
-    """Let parameters ask for gradients, in fp32, where the mask of their layer lets weights change."""
+def _trainable(
+    model: LanguageModel, trained: Sequence[nn.Parameter], objective: Objective, keeps_zeros: bool
+) -> Iterator[None]:
+    """Let parameters ask for gradients, in fp32; with `keeps_zeros` not where the mask of their layer forbids it."""
     dtypes = [parameter.dtype for parameter in trained]
-    masks = _masks(model, trained)
+    masks = _masks(model, trained) if keeps_zeros else {}
     handles = []
     for parameter in trained:
         parameter.data = parameter.data.float()

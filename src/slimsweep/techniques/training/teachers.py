@@ -1,6 +1,7 @@
 """Mix-in of stages that learn from a frozen teacher."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.checks import choice_faults
@@ -8,6 +9,11 @@ from slimsweep.errors import TrainingError
 from slimsweep.models.language_model import LanguageModel
 
 TEACHERS = ("base", "chain", "source")
+VOCABULARIES = (
+    "teacher and student have different vocabularies ({}), so that their predictions cannot be compared token by "
+    "token: choose a teacher with the student's tokenizer, or train on text that the teacher wrote "
+    "(technique=finetune with data.path=FILE)"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +34,14 @@ class Teachers:
                 f"teacher={self.teacher} with teacher_path={self.teacher_path}: a path belongs to teacher=source"
             )
         return faults
+
+    def data_faults(self, data: Any, source: Any, teacher: Any = None) -> list[str]:
+        """A teacher whose tokens are others than the student's, found before weights are read."""
+        tokenizers = [one.tokenizer() for one in (source, teacher) if one is not None]
+        if len(tokenizers) < 2 or None in tokenizers:
+            return []
+        found = _token_difference(*(one.get_vocab() for one in tokenizers))
+        return [VOCABULARIES.format(found)] if found else []
 
     @property
     def asked_teacher(self) -> str | None:
@@ -54,20 +68,16 @@ def vocabulary_fault(student: LanguageModel, teacher: LanguageModel) -> str | No
     Without both tokenizers, equal numbers of tokens count as agreement.
     """
     if student.tokenizer is not None and teacher.tokenizer is not None:
-        mine, theirs = student.tokenizer.get_vocab(), teacher.tokenizer.get_vocab()
-        differ = sum(theirs.get(text) != token_id for text, token_id in mine.items())
-        if not differ and len(mine) == len(theirs):
-            return None
-        found = (
-            f"{differ} of the student's {len(mine)} tokens have another id or none among the teacher's {len(theirs)}"
-        )
+        found = _token_difference(student.tokenizer.get_vocab(), teacher.tokenizer.get_vocab())
     else:
         mine, theirs = (one.config.get_text_config().vocab_size for one in (student, teacher))
-        if mine == theirs:
-            return None
-        found = f"the student has {mine} tokens, the teacher {theirs}"
-    return (
-        f"teacher and student have different vocabularies ({found}), so that their predictions cannot be compared "
-        "token by token: choose a teacher with the student's tokenizer, or train on text that the teacher wrote "
-        "(technique=finetune with data.path=FILE)"
-    )
+        found = "" if mine == theirs else f"the student has {mine} tokens, the teacher {theirs}"
+    return VOCABULARIES.format(found) if found else None
+
+
+def _token_difference(mine: dict[str, int], theirs: dict[str, int]) -> str:
+    """Words on the tokens in which two vocabularies differ; empty where they agree."""
+    differ = sum(theirs.get(text) != token_id for text, token_id in mine.items())
+    if not differ and len(mine) == len(theirs):
+        return ""
+    return f"{differ} of the student's {len(mine)} tokens have another id or none among the teacher's {len(theirs)}"

@@ -117,6 +117,12 @@ class StageTrainer(Trainer):
         if self.curve and self.curve[-1]["step"] == self.state.global_step:
             return {"eval_loss": self.curve[-1]["validation_loss"]}  # after an interruption
         value = self.validation_loss()
+        if not self.curve and not math.isfinite(value):
+            batch = to_device(next(iter(self.get_eval_dataloader())), self.args.device)
+            raise TrainingError(
+                f"the validation loss is not finite before the first step{first_non_finite(self.stage, batch)}: the "
+                "stages before this one broke the model; compress less, or look at their report with slim show"
+            )
         # Losses of the forwards of a step add up to the step's.
         forwards = self.args.gradient_accumulation_steps
         training = sum(self._recent) * forwards / len(self._recent) if self._recent else None
