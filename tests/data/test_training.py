@@ -1,9 +1,11 @@
 from itertools import pairwise
 from types import SimpleNamespace
 
+import pytest
 import torch
 
 from slimsweep.data import training
+from slimsweep.errors import CorpusError
 from slimsweep.models.batches import IGNORED
 
 
@@ -23,7 +25,8 @@ def test_equal_examples_stay_on_one_side():
 
 def test_something_is_held_out_of_very_little():
     assert training.split_by_content(["a", "b"], str.encode, 5) == (["a"], ["b"])
-    assert training.split_by_content(["a"], str.encode, 5)[1] == []
+    with pytest.raises(CorpusError, match="of 3 examples none is left to train on"):
+        training.split_by_content(["a"] * 3, str.encode, 5)
 
 
 def test_the_limit_of_validation_leaves_the_others_out_of_both():

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from slimsweep.checks import refuse, whole_number_faults
 from slimsweep.data.corpora import Corpora
 from slimsweep.data.pairs import existing_file
@@ -21,6 +23,7 @@ from slimsweep.data.training import (
     task_faults,
     token_bytes,
 )
+from slimsweep.data.unknown_tokens import ids_fault
 from slimsweep.errors import CorpusError
 from slimsweep.models.batches import IGNORED
 
@@ -58,11 +61,13 @@ class Instructions(TrainingData):
         if faults := length_faults(source, "data.tokens", self.tokens):
             return faults
         try:
-            conversations = read_conversations(self.path)
-            self._kept(conversations, source.tokenizer())
+            kept = self._kept(read_conversations(self.path), source.tokenizer())
         except CorpusError as error:
             return [str(error)]
-        return []
+        ids = torch.tensor([token for one in kept for token in one["input_ids"]])
+        vocabulary = source.config().get_text_config().vocab_size
+        fault = ids_fault(f"training data {self.path}", ids, source.tokenizer(), vocabulary)
+        return [fault] if fault else []
 
     def digest(self, corpora: Corpora) -> str:
         content = json.dumps(read_conversations(self.path))
@@ -80,7 +85,7 @@ class Instructions(TrainingData):
 
     def _kept(self, conversations: Sequence[Turns], tokenizer: Any) -> list[dict[str, list[int]]]:
         every = [labelled_tokens(turns, tokenizer) for turns in conversations]
-        kept = [one for one in every if len(one["input_ids"]) <= self.tokens]
+        kept = [one for one in every if len(one["input_ids"]) <= self.tokens and any(_predicted(one))]
         if len(kept) < 2:
             shortest = min(len(one["input_ids"]) for one in every)
             raise CorpusError(
@@ -167,9 +172,17 @@ def _templated(turns: Turns, tokenizer: Any) -> dict[str, list[int]]:
     labels = [IGNORED] * len(ids)
     for place in answers:
         before, until = tokens(place, opens_answer=True), tokens(place + 1, opens_answer=False)
+        # What opens an answer may hold more than an answer that is there begins with, such as an empty thought.
+        start = next(
+            (at for at, pair in enumerate(zip(before, until, strict=False)) if pair[0] != pair[1]), len(before)
+        )
         if ids[: len(until)] == until:
-            labels[len(before) : len(until)] = until[len(before) :]
+            labels[start : len(until)] = until[start:]
     return {"input_ids": ids, "labels": labels}
+
+
+def _predicted(example: dict[str, list[int]]) -> list[bool]:
+    return [label != IGNORED for label in example["labels"]]
 
 
 def _plain(turns: Turns, tokenizer: Any) -> dict[str, list[int]]:

@@ -22,6 +22,7 @@ from slimsweep.data.training import (
     split_by_content,
     task_faults,
 )
+from slimsweep.data.unknown_tokens import texts_fault
 from slimsweep.errors import CorpusError
 from slimsweep.models.batches import Batch
 
@@ -62,7 +63,11 @@ class LabelledRows(TrainingData):
                 label_id(row, source.config(), self.path)
         except CorpusError as error:
             return [str(error)]
-        return [] if len(rows) > 1 else [f"{self.path} has one row, and two are needed, one to validate on"]
+        if len(rows) < 2:
+            return [f"{self.path} has one row, and two are needed, one to validate on"]
+        texts = [row.text for row in rows]
+        fault = texts_fault(f"training data {self.path}", texts, source.tokenizer(), source.config().vocab_size)
+        return [fault] if fault else []
 
     def digest(self, corpora: Corpora) -> str:
         content = json.dumps([(row.text, row.label) for row in self._rows()])

@@ -11,11 +11,15 @@ from torch.nn.utils.rnn import pad_sequence
 
 from slimsweep.checks import whole_number_faults
 from slimsweep.data.corpora import Corpora
+from slimsweep.errors import CorpusError
 from slimsweep.models.batch_sizes import longest_context
 from slimsweep.models.batches import IGNORED, Batch
 
 VALIDATION_PART = 20
 """One example in so many is held out for validation, by the digest of its content."""
+
+MEASURED_EXAMPLES = 2000
+"""Examples that are looked at for the longest ones."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,11 @@ class TrainingSet:
     """Makes one padded batch of some examples."""
     origin: str
     """Place that the examples were read from."""
+
+    def longest(self, count: int) -> list[Any]:
+        """So many training examples that take the most memory, of the first MEASURED_EXAMPLES."""
+        some = self.training[:MEASURED_EXAMPLES]
+        return sorted(some, key=lambda one: -self.collate([one])["input_ids"].shape[1])[:count]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +78,9 @@ def split_by_content(
 
     Where no digest chooses an example for validation, the last one is taken.
 
+    Raises:
+        CorpusError: nothing would be left to train on.
+
     Args:
         content: of an example, as bytes.
         most: validation examples; further ones are left out of both sides.
@@ -77,6 +89,10 @@ def split_by_content(
     if not any(held_out) and len(examples) > 1:
         last = content(examples[-1])
         held_out = [content(example) == last for example in examples]
+    if all(held_out):  # all equal, or one alone
+        raise CorpusError(
+            f"of {len(examples)} examples none is left to train on: give at least two that differ, one to validate on"
+        )
     training = [example for example, is_out in zip(examples, held_out, strict=True) if not is_out]
     return training, [example for example, is_out in zip(examples, held_out, strict=True) if is_out][:most]
 

@@ -87,11 +87,11 @@ def compress(experiment: Experiment) -> Compressed:
                 teacher_dir=teacher_dir(experiment, position) if cache else None,
             )
             apply(experiment, stage, context, done)
-            if context.work_dir:
-                shutil.rmtree(context.work_dir, ignore_errors=True)
             unkept += done.stages[-1]["seconds"]
             if cache and _keep(cache, keys[position], done, unkept, upstream):
                 unkept = 0.0
+            if context.work_dir:
+                shutil.rmtree(context.work_dir, ignore_errors=True)
     done = done or load(experiment)
     torch.manual_seed(experiment.seed)
     return done

@@ -231,15 +231,18 @@ class Experiment:
 
     @property
     def before_training(self) -> "Experiment | None":
-        """The experiment whose chain ends before the last stage that trains; None where no stage does."""
+        """The experiment whose chain is this one without its last stage that trains; None where no stage does."""
         trains = [place for place, stage in enumerate(self.stages) if stage.technique.requirements.data]
-        return self.until(trains[-1]) if trains else None
+        return self._with((*self.stages[: trains[-1]], *self.stages[trains[-1] + 1 :])) if trains else None
 
     def until(self, position: int) -> "Experiment":
         """The experiment whose chain has only the first stages of this one, on its own."""
-        kept = self.stages[:position]
+        return self._with(self.stages[:position])
+
+    def _with(self, kept: tuple[Stage, ...]) -> "Experiment":
+        """The experiment whose chain has only some of the stages of this one, on its own."""
         names = [stage.name for stage in kept]
-        dropped = tuple(f"technique.{stage.name}." for stage in self.stages[position:])
+        dropped = tuple(f"technique.{stage.name}." for stage in self.stages if stage.name not in names)
         return dataclasses.replace(
             self,
             stages=kept,
@@ -271,10 +274,22 @@ class Experiment:
         for stage in self.stages:
             if stage.technique.requirements.data:
                 count = stage.technique.micro_sequences or stage.technique.batch_sequences
-                batch = examples.collate(examples.training[:count])
+                batch = examples.collate(examples.longest(count))
                 found[stage.name] = stage.technique.training_bytes(skeleton, batch)
             stage.technique.plan(skeleton)
         return found
+
+    def _too_few_examples(self) -> list[str]:
+        """Stages that take more examples in one step than there are."""
+        if not self.needs_data:
+            return []
+        found = len(self.data.examples(self.model, self.corpora).training)
+        return [
+            f"technique.{stage.name}.batch_sequences={stage.technique.batch_sequences} is more than the {found} "
+            f"training examples: set it to {found} or less, or give more data"
+            for stage in self.stages
+            if stage.technique.requirements.data and stage.technique.batch_sequences > found
+        ]
 
     def _training_faults(self) -> list[str]:
         """Stages whose training would not fit into memory."""
@@ -282,6 +297,8 @@ class Experiment:
 
         from slimsweep.models.placement.loading import free_bytes
 
+        if few := self._too_few_examples():
+            return few
         free = free_bytes(torch.device(self.resolved_device))
         return [
             f"technique.{name}: training takes about {needed / 2**30:.1f} GiB, and {self.resolved_device} has "

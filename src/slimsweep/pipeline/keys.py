@@ -164,9 +164,11 @@ def _calibration(experiment: Keyed) -> dict[str, Any]:
 
 
 def _data(experiment: Keyed) -> dict[str, Any]:
+    tokenizer = experiment.model.tokenizer()
     return identity(experiment.data) | {
         "digest": experiment.data.digest(experiment.corpora),
-        "tokenizer": tokenizer_digest(experiment.model.tokenizer()),
+        "tokenizer": tokenizer_digest(tokenizer),
+        "template": tokenizer and [tokenizer.chat_template, tokenizer.bos_token_id, tokenizer.eos_token_id],
     }
 
 

@@ -65,6 +65,10 @@ class LayerTargets(ABC):
         }
 
     def faults(self, skeleton: LanguageModel) -> list[str]:
+        """Globs that match nothing, a choice of no layer, or layers without single weights."""
+        return self.glob_faults(skeleton) or self._form_faults(skeleton)
+
+    def glob_faults(self, skeleton: LanguageModel) -> list[str]:
         """Globs that match nothing, or a choice of no layer."""
         names = list(skeleton.targets())
         faults = [
@@ -75,7 +79,7 @@ class LayerTargets(ABC):
         ]
         if not faults and not self.targets(skeleton):
             faults = [f"include={list(self.include)} and exclude={list(self.exclude)} leave no layer to change"]
-        return faults or self._form_faults(skeleton)
+        return faults
 
     def _form_faults(self, skeleton: LanguageModel) -> list[str]:
         """Targeted layers in which no single weight can be removed or rounded."""

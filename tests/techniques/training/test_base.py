@@ -1,8 +1,18 @@
+import pytest
 import torch
-from tiny_training import tiny_llama
+from family_shapes import random_model
+from tiny_training import text_batch_of, tiny_llama
 
+from slimsweep.models.language_model import parameter_count
 from slimsweep.techniques.training.base import set_layer
+from slimsweep.techniques.training.distill import Distill
+from slimsweep.techniques.training.distill_reasoning import DistillReasoning
+from slimsweep.techniques.training.finetune import Finetune
 from slimsweep.techniques.training.lora import LoRA
+from slimsweep.techniques.training.lora_prune import LoRAPrune
+from slimsweep.techniques.training.minillm import MiniLLM
+from slimsweep.techniques.training.qat import QAT
+from slimsweep.techniques.training.qlora import QLoRA
 
 
 def test_the_scale_is_alpha_over_rank_or_two():
@@ -14,3 +24,37 @@ def test_a_layer_takes_the_place_of_another(tmp_path):
     layer = torch.nn.Linear(2, 2)
     set_layer(model.module, "model.layers.0.mlp.up_proj", layer)
     assert model.blocks[0].mlp.up_proj is layer
+
+
+def test_globs_choose_the_layers_whose_weights_are_trained(tmp_path):
+    model = tiny_llama(tmp_path)
+    chosen = Finetune(include=["*mlp*"]).trained_parameters(model)
+    assert {id(one) for one in chosen} == {id(layer.weight) for name, layer in model.targets().items() if "mlp" in name}
+    assert len(Finetune().trained_parameters(model)) == len(list(model.module.parameters()))
+    assert "matches none" in Finetune(include=["*nothing*"]).faults(model)[0]
+
+
+@pytest.mark.parametrize(
+    "technique",
+    [
+        Finetune(),
+        Finetune(include=["*mlp*"]),
+        LoRA(rank=2),
+        LoRA(rank=2, merge=False),
+        QLoRA(rank=2),
+        LoRAPrune(ratio=0.5, rank=2),
+        Distill(),
+        Distill(rank=2, blocks="every_second"),
+        MiniLLM(),
+        DistillReasoning(),
+        QAT(bits=4, group_size=None),
+    ],
+    ids=repr,
+)
+def test_the_memory_of_each_is_predicted_from_shapes(tmp_path, technique):
+    skeleton = random_model("llama", str(tmp_path)).skeleton().copy()
+    before = parameter_count(skeleton.module)
+    batch = text_batch_of([torch.zeros(16, dtype=torch.long)] * 2)
+    weights = sum(one.nbytes for one in skeleton.module.parameters())
+    assert technique.training_bytes(skeleton, batch) > 0.5 * weights
+    assert parameter_count(skeleton.module) == before

@@ -87,7 +87,8 @@ def test_an_encoder_decoder_has_every_loss(tmp_path, name):
 
 def test_blocks_are_matched_at_equal_depth():
     assert matched_blocks(3, 6) == [(0, 1), (1, 3), (2, 5)]
-    assert matched_blocks(2, 5) == [(0, 1), (1, 4)]
+    assert matched_blocks(2, 5) == [(0, 2), (1, 4)]
+    assert matched_blocks(4, 2) == [(0, 0), (1, 0), (2, 1), (3, 1)]
     assert matched_blocks(4, 4) == [(0, 0), (1, 1), (2, 2), (3, 3)]
     assert matched_blocks(5, 5)[-1] == (4, 4) and matched_blocks(1, 30) == [(0, 29)]
 
@@ -118,3 +119,11 @@ def test_the_teacher_gets_no_gradient(student, teacher):
     loss(student, teacher, soft=1, hidden=1).backward()
     assert all(one.grad is None for one in teacher.module.parameters())
     assert student.module.lm_head.weight.grad is not None
+
+
+def test_stacks_are_matched_each_by_itself(tmp_path):
+    source = seq2seq("bart", tmp_path)
+    student, teacher = (source.load(torch.float32, CPU) for _ in range(2))
+    remove_blocks(student, [0])
+    pairs = distillation.matched_stacks(student, teacher)
+    assert pairs == [(0, 1, False), (1, 2, True), (2, 3, True), (3, 4, True)]

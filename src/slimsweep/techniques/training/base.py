@@ -1,6 +1,5 @@
 """Base of techniques that train: all weights, or adapters that are merged or kept."""
 
-import dataclasses
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,6 @@ from slimsweep.linear.base import (
     dense_parameters,
     install,
     layer_shape,
-    linear_forms,
     weight_count,
     zero_count,
 )
@@ -82,6 +80,8 @@ class Training(TrainedLayers, Technique):
         faults += whole_number_faults("rank", self.rank, is_optional=True)
         if self.alpha is not None:
             faults += number_faults("alpha", self.alpha, "(0, inf)")
+        if self.rank is None and (self.alpha is not None or self.merge is False):
+            faults.append("alpha and merge are of adapters: give a rank, or leave them out")
         return faults
 
     @property
@@ -91,7 +91,7 @@ class Training(TrainedLayers, Technique):
 
     def faults(self, skeleton: LanguageModel) -> list[str]:
         if self.rank is None:
-            return []
+            return self.glob_faults(skeleton)
         faults = super().faults(skeleton)
         if faults or self.merge:
             return faults or rank_faults(self.targets(skeleton), self.rank)
@@ -106,34 +106,39 @@ class Training(TrainedLayers, Technique):
 
     def plan(self, skeleton: Skeleton) -> StageReport:
         """Shapes stay, unless adapters are kept beside the weights."""
-        targets = self.targets(skeleton)
         if self.rank is not None and not self.merge:
-            for name, layer in targets.items():
-                settings = adapter_settings(layer, self.rank, self.scale)
-                install(skeleton.module, name, AdapterLinear.empty(layer_shape(layer), settings))
-                skeleton.zeros.pop(name, None)
+            self._put_empty_adapters(skeleton)
         return StageReport(planned_layers(skeleton, self.targets(skeleton)))
+
+    def _put_empty_adapters(self, skeleton: Skeleton) -> list[AdapterLinear]:
+        """Put empty adapters beside the targeted layers of a skeleton."""
+        forms = []
+        for name, layer in self.targets(skeleton).items():
+            settings = adapter_settings(layer, self.rank, self.scale)
+            forms.append(AdapterLinear.empty(layer_shape(layer), settings))
+            install(skeleton.module, name, forms[-1])
+            skeleton.zeros.pop(name, None)
+        return forms
 
     def training_bytes(self, skeleton: Skeleton, batch: Batch) -> int:
         """Weights, gradients, AdamW's two averages, activations, and what a backward pass adds for a moment."""
         model = skeleton.copy()
         if self.rank is None:
-            trained = free_parameters(model)
-        else:
-            dataclasses.replace(self, merge=False, preserve_sparsity=False).plan(model)
-            forms = [form for form in linear_forms(model.module).values() if isinstance(form, AdapterLinear)]
-            trained = [factor for form in forms for factor in (form.down, form.up)]
-        kept = activation_bytes(model, batch, trained)
-        if self.checkpoint_blocks:
-            kept //= len(model.blocks)
-        moment = kept // len(model.blocks) + MOMENTARY_LOGITS * logits_bytes(model, batch)
-        weights = sum(one.nbytes for one in model.module.parameters())
-        return weights + (FP32 + ADAM_BYTES) * sum(one.numel() for one in trained) + kept + moment
+            return peak_bytes(model, self.trained_parameters(model), batch, self.checkpoint_blocks)
+        forms = self._put_empty_adapters(model)
+        factors = [factor for form in forms for factor in (form.down, form.up)]
+        return peak_bytes(model, factors, batch, self.checkpoint_blocks)
+
+    def trained_parameters(self, model: LanguageModel) -> list[nn.Parameter]:
+        """Parameters that are trained without adapters: all, or those of the layers that the globs choose."""
+        if self.include == ("*",) and not self.exclude:
+            return free_parameters(model)
+        return [one for layer in self.targets(model).values() for one in free_parameters_of(layer)]
 
     def walk(self, model: LanguageModel, context: StageContext) -> StageReport:
         """Train, and report the layers as they are now."""
         if self.rank is None:
-            training = train(model, free_parameters(model), self.objective(model, context), self, context)
+            training = train(model, self.trained_parameters(model), self.objective(model, context), self, context)
             if not self.preserve_sparsity:
                 for layer in self.targets(model).values():
                     forget_filled_zeros(layer)
@@ -192,6 +197,16 @@ class Training(TrainedLayers, Technique):
         return replace_weight(model, name, weight)
 
 
+def peak_bytes(skeleton: Skeleton, trained: list[nn.Parameter], batch: Batch, is_checkpointed: bool) -> int:
+    """Predicted bytes at the fullest moment of training some parameters; see `training_bytes`."""
+    kept = activation_bytes(skeleton, batch, trained)
+    if is_checkpointed:
+        kept //= len(skeleton.blocks)
+    moment = kept // len(skeleton.blocks) + MOMENTARY_LOGITS * logits_bytes(skeleton, batch)
+    weights = sum(one.nbytes for one in skeleton.module.parameters())
+    return weights + (FP32 + ADAM_BYTES) * sum(one.numel() for one in trained) + kept + moment
+
+
 def logits_bytes(model: LanguageModel, batch: Batch) -> int:
     """Bytes of the logits of a batch in fp32."""
     config = model.config.get_text_config()
@@ -203,7 +218,12 @@ def logits_bytes(model: LanguageModel, batch: Batch) -> int:
 
 def free_parameters(model: LanguageModel) -> list[nn.Parameter]:
     """All parameters of a model that are not packed."""
-    return [one for one in dense_parameters(model.module).values() if one.is_floating_point()]
+    return free_parameters_of(model.module)
+
+
+def free_parameters_of(module: nn.Module) -> list[nn.Parameter]:
+    """The same of one module."""
+    return [one for one in dense_parameters(module).values() if one.is_floating_point()]
 
 
 def forget_filled_zeros(layer: nn.Module) -> None:

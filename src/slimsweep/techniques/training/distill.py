@@ -132,6 +132,7 @@ class Distill(Teachers, Writing, Training):
 
     def walk(self, model: LanguageModel, context: StageContext) -> StageReport:
         teacher, notes = functools.partial(frozen_teacher, context, model), {}
+        attention = model.config._attn_implementation  # maps are only kept by another one
         if self.texts == "teacher" or self.keep_top_k is None:
             # May be a copy of the model, so it is made before the student loses blocks.
             teacher = functools.cache(teacher)
@@ -149,6 +150,8 @@ class Distill(Teachers, Writing, Training):
             report = super().walk(model, context)
             if self.keep_top_k is not None:
                 notes["kept_logits"] = notes_of(kept, model, context.data)
+        if self.weights.get("attention"):
+            model.module.set_attn_implementation(attention)
         report.notes.update(notes)
         return report
 

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from slimsweep.models.batches import IGNORED, Batch
+from slimsweep.models.batches import IGNORED, Batch, token_mask
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.numerics import divergences
 from slimsweep.techniques.training.objective import Objective
@@ -61,7 +61,7 @@ class Distillation(Objective):
         if "attention" in self._inner:  # kernels that are faster keep no attention maps
             for model in (student, teacher):
                 model.module.set_attn_implementation("eager")
-        self._pairs = matched_blocks(len(student.blocks), len(teacher.blocks)) if teacher is not None else []
+        self._pairs = matched_stacks(student, teacher) if teacher is not None else []
         widths = [one.module.get_input_embeddings().weight.shape[1] for one in (student, teacher) if one is not None]
         self.modules = None
         if "hidden" in self._inner and widths[0] != widths[1]:
@@ -100,10 +100,10 @@ class Distillation(Objective):
     def _hidden_loss(self, student: list[Tensor], teacher: list[Tensor], batch: Batch) -> Tensor:
         """Mean over matched blocks and over tokens without padding."""
         losses = []
-        for place, (mine, theirs) in enumerate(self._pairs):
+        for place, (mine, theirs, is_target) in enumerate(self._pairs):
             ours, wanted = student[mine], teacher[theirs]
             ours = ours if self.modules is None else self.modules[place](ours.float())
-            keep = token_places(ours, batch)
+            keep = token_places(ours, batch, is_target)
             ours, wanted = ours[keep].float(), wanted[keep].float()
             if self.losses.hidden == "cosine":
                 losses.append((1 - functional.cosine_similarity(ours, wanted, dim=-1)).mean())
@@ -114,16 +114,25 @@ class Distillation(Objective):
     def _attention_loss(self, student: list[Tensor], teacher: list[Tensor], batch: Batch) -> Tensor:
         """Mean squared difference of the maps, averaged over heads: models may differ in their number."""
         losses = []
-        for mine, theirs in self._pairs:
+        for mine, theirs, is_target in self._pairs:
             ours, wanted = student[mine].float().mean(dim=1), teacher[theirs].float().mean(dim=1)
-            keep = token_places(ours, batch)
+            keep = token_places(ours, batch, is_target)
             losses.append((ours[keep] - wanted[keep]).square().sum(dim=-1).mean())
         return torch.stack(losses).mean()
 
 
 def matched_blocks(student: int, teacher: int) -> list[tuple[int, int]]:
     """Pairs of blocks at equal depth: the last of the student learns from the last of the teacher."""
-    return [(place, round((place + 1) * teacher / student) - 1) for place in range(student)]
+    return [(place, -(-(place + 1) * teacher // student) - 1) for place in range(student)]
+
+
+def matched_stacks(student: LanguageModel, teacher: LanguageModel) -> list[tuple[int, int, bool]]:
+    """Pairs of blocks, each within its stack, and whether they are of a decoder that reads an encoder."""
+    found = []
+    for place, (mine, theirs) in enumerate(zip(student.stack_ranges, teacher.stack_ranges, strict=True)):
+        pairs = matched_blocks(len(mine), len(theirs))
+        found += [(mine[one], theirs[other], place > 0) for one, other in pairs]
+    return found
 
 
 def projection(student: int, teacher: int) -> nn.Linear:
@@ -150,10 +159,13 @@ def maps_of(output: Any) -> list[Tensor]:
     return list(output.attentions)
 
 
-def token_places(states: Float[Tensor, "sequence token _"], batch: Batch) -> Bool[Tensor, "sequence token"]:
-    """True where the states are of a token and not of padding; of source or target, as their length says."""
-    names = {"attention_mask": "input_ids", "decoder_attention_mask": "decoder_input_ids"}
-    for mask, ids in names.items():
-        if mask in batch and batch[ids].shape[1] == states.shape[1]:
-            return batch[mask].bool()
-    return torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
+def token_places(
+    states: Float[Tensor, "sequence token _"], batch: Batch, is_target: bool
+) -> Bool[Tensor, "sequence token"]:
+    """True where the states are of a token and not of padding.
+
+    Args:
+        is_target: whether the states are of a decoder that reads an encoder.
+    """
+    mask = token_mask(batch, is_target)
+    return torch.ones(states.shape[:2], dtype=torch.bool, device=states.device) if mask is None else mask

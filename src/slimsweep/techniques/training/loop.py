@@ -82,8 +82,9 @@ def train(
 ) -> TrainingReport:
     """Train some parameters of a model in place; it ends with the weights of the lowest validation loss.
 
-    Weights that a pruning stage removed stay zero, unless the schedule has `preserve_sparsity=False`. Parameters in 16 bits are trained in fp32 and given back in their
-    dtype. A killed run goes on from the last checkpoint in `context.work_dir`.
+    Weights that a pruning stage removed stay zero, unless the schedule has `preserve_sparsity=False`. Parameters in 16
+    bits are trained in fp32 and given back in their dtype. A killed run goes on from the last checkpoint in
+    `context.work_dir`.
 
     Raises:
         TrainingError: too little data, a work folder of another run, or no disk for a checkpoint.
@@ -122,18 +123,19 @@ def _run(
     from slimsweep.techniques.training.trainer import StageTrainer, last_checkpoint
 
     device, data = model.compute_device, context.data
+    checkpoint = last_checkpoint(folder)
+    is_bf16 = model.dtype == torch.bfloat16
     trainer = StageTrainer(
         model,
         objective,
         title,
         schedule.patience,
         schedule.max_minutes,
-        args=schedule.arguments(steps, folder, context.seed, device.type, model.dtype == torch.bfloat16),
+        args=schedule.arguments(steps, folder, context.seed, device.type, is_bf16, checkpoint is not None),
         data_collator=data.collate,
         train_dataset=Examples(data.training),
         eval_dataset=Examples(data.validation),
     )
-    checkpoint = last_checkpoint(folder)
     if checkpoint:
         log.info("%s: going on from %s", title, checkpoint.name)
     before = _counter(reset_peak, device)

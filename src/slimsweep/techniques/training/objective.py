@@ -19,10 +19,6 @@ class Objective(ABC):
     def loss(self, model: LanguageModel, batch: Batch) -> Float[Tensor, ""]:
         """Mean over everything that the batch predicts, in nats; padding predicts nothing."""
 
-    def sampled(self, model: LanguageModel, batch: Batch) -> Batch:
-        """The batch that a training step sees in place of one of the data; the validation loss keeps the data's."""
-        return batch
-
 
 class TaskLoss(Objective):
     """Cross-entropy of the model's task with the labels of the data."""

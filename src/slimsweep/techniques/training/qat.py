@@ -9,11 +9,13 @@ import torch
 from slimsweep.blockwise.layerwise import LayerReport, replace_weight
 from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.linear.fake_quantized import FakeQuantizedLinear
+from slimsweep.models.batches import Batch
 from slimsweep.models.language_model import LanguageModel
+from slimsweep.models.skeleton import Skeleton
 from slimsweep.techniques.base import Requirements, StageReport, Technique
 from slimsweep.techniques.layerwise import report_of
 from slimsweep.techniques.quantization.base import UniformGrid
-from slimsweep.techniques.training.base import TrainedLayers, free_parameters, set_layer
+from slimsweep.techniques.training.base import TrainedLayers, free_parameters, peak_bytes, set_layer
 from slimsweep.techniques.training.distillation import Distillation, Losses
 from slimsweep.techniques.training.loop import train
 from slimsweep.techniques.training.objective import Objective, TaskLoss
@@ -47,6 +49,13 @@ class QAT(UniformGrid, TrainedLayers, Technique):
 
     def objective(self, model: LanguageModel, context: StageContext) -> Objective:
         return TaskLoss() if self.teacher is None else Distillation(TO_TEACHER, model, context.teacher())
+
+    def training_bytes(self, skeleton: Skeleton, batch: Batch) -> int:
+        """That of training all parameters, with a rounded copy of each weight and, with a teacher, its weights."""
+        model = skeleton.copy()
+        weights = sum(one.nbytes for one in model.module.parameters())
+        needed = peak_bytes(model, free_parameters(model), batch, self.checkpoint_blocks) + weights
+        return needed if self.teacher is None else needed + weights
 
     def walk(self, model: LanguageModel, context: StageContext) -> StageReport:
         objective = self.objective(model, context)

@@ -14,7 +14,7 @@ DECAYS = ("cosine", "linear", "constant")
 class Schedule:
     """Mix-in of the knobs that every training stage has."""
 
-    unkeyed: ClassVar[frozenset[str]] = frozenset(("max_minutes", "micro_sequences"))
+    unkeyed: ClassVar[frozenset[str]] = frozenset(("max_minutes",))
     """Knobs that decide no result."""
 
     tokens: int | None = 500_000
@@ -77,7 +77,7 @@ class Schedule:
             lengths: tokens of each training example.
         """
         if self.epochs is not None:
-            return max(1, math.ceil(self.epochs * len(lengths) / self.batch_sequences))
+            return max(1, round(self.epochs * len(lengths) / self.batch_sequences))
         return max(1, round(self.tokens * len(lengths) / (sum(lengths) * self.batch_sequences)))
 
     @property
@@ -85,7 +85,7 @@ class Schedule:
         """Forwards of a step."""
         return self.batch_sequences // (self.micro_sequences or self.batch_sequences)
 
-    def arguments(self, steps: int, work_dir: Any, seed: int, device_type: str, is_bf16: bool) -> Any:
+    def arguments(self, steps: int, work_dir: Any, seed: int, device_type: str, is_bf16: bool, is_resumed: bool) -> Any:
         """These settings as transformers' trainer reads them."""
         from transformers import TrainingArguments
 
@@ -105,7 +105,7 @@ class Schedule:
             data_seed=seed % 2**31,
             bf16=is_bf16,
             use_cpu=device_type == "cpu",
-            eval_on_start=True,
+            eval_on_start=not is_resumed,
             eval_strategy="steps",
             save_strategy="steps",
             eval_steps=max(1, math.ceil(steps / self.evaluations)),
@@ -114,6 +114,7 @@ class Schedule:
             logging_strategy="no",
             logging_nan_inf_filter=False,
             remove_unused_columns=False,
+            dataloader_drop_last=True,
             dataloader_num_workers=0,
             dataloader_pin_memory=False,
             report_to=[],

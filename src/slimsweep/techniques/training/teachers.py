@@ -46,7 +46,9 @@ class Teachers:
     @property
     def asked_teacher(self) -> str | None:
         """The teacher as a stage's requirements name it."""
-        return self.teacher_path if self.teacher == "source" else self.teacher
+        if self.teacher != "source":
+            return self.teacher
+        return f"./{self.teacher_path}" if self.teacher_path in TEACHERS else self.teacher_path
 
 
 def frozen_teacher(context: StageContext, student: LanguageModel) -> LanguageModel:

@@ -1,9 +1,11 @@
 """transformers' trainer, told what a stage is: its objective, its trained tensors, its progress and its checkpoints."""
 
+import contextlib
 import json
 import math
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from slimsweep.errors import TrainingError, TrainingPaused
+from slimsweep.linear.base import is_linear
 from slimsweep.models.batches import Batch, to_device
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.progress import watcher
@@ -79,12 +82,11 @@ class StageTrainer(Trainer):
         self, model: nn.Module, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
         """Mean loss of a batch, times its share of the predictions of a whole step."""
-        if num_items_in_batch is not None:
-            inputs = self.objective.sampled(self.stage, inputs)
+        predictions = self.stage.task.predictions(inputs)
+        if num_items_in_batch is not None and not predictions:
+            return sum(one.sum() for one in self.trained().values()) * 0.0  # a mean of nothing is no number
         loss = self.objective.loss(self.stage, inputs)
-        if num_items_in_batch is None:
-            return loss
-        return loss * (self.stage.task.predictions(inputs) / max(1, int(num_items_in_batch)))
+        return loss if num_items_in_batch is None else loss * (predictions / int(num_items_in_batch))
 
     def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> int:
         return sum(self.stage.task.predictions(batch) for batch in batch_samples)
@@ -96,10 +98,20 @@ class StageTrainer(Trainer):
             self._recent.append(float(loss))
         elif self.stopped is None:
             step = self.state.global_step + 1
-            where = first_non_finite(self.stage, to_device(inputs, self.args.device))
+            where = self.broken_layer(inputs)
             self.stopped = f"the loss is not finite at step {step}{where}"
             self.control.should_training_stop = True
         return loss
+
+    def broken_layer(self, batch: Batch) -> str:
+        """Words that name the first layer whose output is not finite; empty where none can be named."""
+        with self.compute_loss_context_manager(), contextlib.suppress(RuntimeError):
+            return first_non_finite(self.stage, to_device(batch, self.args.device))
+        return ""
+
+    def _clip_grad_norm(self, model: nn.Module) -> Tensor:
+        """Clip over the model and the objective's modules together."""
+        return nn.utils.clip_grad_norm_(list(self.trained().values()), self.args.max_grad_norm)
 
     def floating_point_ops(self, inputs: Batch) -> int:
         """Not counted here."""
@@ -118,10 +130,10 @@ class StageTrainer(Trainer):
             return {"eval_loss": self.curve[-1]["validation_loss"]}  # after an interruption
         value = self.validation_loss()
         if not self.curve and not math.isfinite(value):
-            batch = to_device(next(iter(self.get_eval_dataloader())), self.args.device)
+            where = self.broken_layer(next(self.validation_batches()))
             raise TrainingError(
-                f"the validation loss is not finite before the first step{first_non_finite(self.stage, batch)}: the "
-                "stages before this one broke the model; compress less, or look at their report with slim show"
+                f"the validation loss is not finite before the first step{where}: the stages before this one broke the "
+                "model; compress less, or look at their report with slim show"
             )
         # Losses of the forwards of a step add up to the step's.
         forwards = self.args.gradient_accumulation_steps
@@ -145,14 +157,20 @@ class StageTrainer(Trainer):
         self.control.should_training_stop |= self.stopped is not None
         return {"eval_loss": value}
 
+    def validation_batches(self) -> Iterator[Batch]:
+        """Validation examples in their order, as many at once as a forward of training has."""
+        examples, size = self.eval_dataset, self.args.per_device_train_batch_size
+        for start in range(0, len(examples), size):
+            part = [examples[place] for place in range(start, min(start + size, len(examples)))]
+            yield to_device(self.data_collator(part), self.args.device)
+
     @torch.no_grad()
     def validation_loss(self) -> float:
         """Mean over all predictions of the validation examples."""
         was_training = self.model.training
         self.model.eval()
         losses, counts = [], []
-        for batch in self.get_eval_dataloader():
-            batch = to_device(batch, self.args.device)
+        for batch in self.validation_batches():
             with self.compute_loss_context_manager():
                 losses.append(float(self.objective.loss(self.stage, batch)))
             counts.append(self.stage.task.predictions(batch))
@@ -167,6 +185,7 @@ class StageTrainer(Trainer):
                 "tokens": self.tokens,
                 "seconds": self.seconds,
                 "since": self._since,
+                "recent": self._recent,
                 "stopped": self.stopped,
                 "run": json.loads((self._folder / "run.json").read_text()),
             }
@@ -192,7 +211,7 @@ class StageTrainer(Trainer):
         self.put(load_file(folder / TRAINED))
         state = json.loads((folder / STATE).read_text())
         self.curve, self.tokens, self.seconds_before = state["curve"], state["tokens"], state["seconds"]
-        self._since, self.stopped = state["since"], state["stopped"]
+        self._since, self._recent, self.stopped = state["since"], state["recent"], state["stopped"]
 
     @torch.no_grad()
     def put(self, tensors: dict[str, Tensor]) -> None:
@@ -219,6 +238,12 @@ class Watch(TrainerCallback):
         best = self.trainer.best
         watcher().part(f"{self.trainer.title}, best loss {best:.4f}: step", state.global_step, state.max_steps)
         control.should_save |= self.trainer.is_late
+        if self.trainer.objective.modules is not None:  # transformers clears the gradients of the model alone
+            self.trainer.objective.modules.zero_grad()
+        return control
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> Any:
+        control.should_training_stop |= self.trainer.stopped is not None  # before an interruption
         return control
 
 
@@ -255,7 +280,11 @@ def first_non_finite(model: LanguageModel, batch: Batch) -> str:
 
         return hook
 
-    layers = {name: module for name, module in model.module.named_modules() if name and not list(module.children())}
+    layers = {
+        name: module
+        for name, module in model.module.named_modules()
+        if name and (is_linear(module) or not list(module.children()))
+    }
     handles = [module.register_forward_hook(look(name)) for name, module in layers.items()]
     try:
         model.module(**{name: values for name, values in batch.items() if name != "labels"})
