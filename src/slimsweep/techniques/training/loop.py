@@ -139,7 +139,8 @@ def _run(
     if checkpoint:
         log.info("%s: going on from %s", title, checkpoint.name)
     before = _counter(reset_peak, device)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if checkpoint is None or not trainer.resume_ended(checkpoint):
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.evaluate()
     end = _counter(peak, device)
     trainer.put_best()

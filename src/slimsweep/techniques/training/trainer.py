@@ -213,6 +213,15 @@ class StageTrainer(Trainer):
         self.curve, self.tokens, self.seconds_before = state["curve"], state["tokens"], state["seconds"]
         self._since, self._recent, self.stopped = state["since"], state["recent"], state["stopped"]
 
+    def resume_ended(self, checkpoint: Path) -> bool:
+        """Take over a checkpoint of a run that had ended early; whether it is one."""
+        state = json.loads((checkpoint / STATE).read_text())
+        if state["stopped"] is None:
+            return False
+        self._load_from_checkpoint(str(checkpoint))
+        self.state.global_step = self.curve[-1]["step"]
+        return True
+
     @torch.no_grad()
     def put(self, tensors: dict[str, Tensor]) -> None:
         """Give the trained tensors other values."""
@@ -240,10 +249,6 @@ class Watch(TrainerCallback):
         control.should_save |= self.trainer.is_late
         if self.trainer.objective.modules is not None:  # transformers clears the gradients of the model alone
             self.trainer.objective.modules.zero_grad()
-        return control
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> Any:
-        control.should_training_stop |= self.trainer.stopped is not None  # before an interruption
         return control
 
 
