@@ -19,6 +19,13 @@ JOBS = {
     "selective": 6,
     "eight_categories": 18,
     "engines": 25,
+    "recovery": 33,
+    "distillation": 27,
+    "reasoning": 5,
+    "domain": 4,
+    "workflow": 9,
+    "low_rank": 43,
+    "learned_bits": 16,
     "seeds": 5,  # of 13: chance decides nothing on shapes alone, so three seeds are one experiment
 }
 

@@ -1,6 +1,7 @@
 """Every technique of conf/ through the contract of `techniques/base.py`, so that none escapes."""
 
 import ast
+import dataclasses
 
 import pytest
 import torch
@@ -8,8 +9,10 @@ from conftest import CACHE, PROJECT, TINY_SHAPE
 from contexts import text_context
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from tiny_training import counting_data
 
 import slimsweep.cli.app  # registers the resolvers of conf/config.yaml
+from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.evaluation.cost import Cost
 from slimsweep.evaluation.size import Size
 from slimsweep.models import anatomy
@@ -20,14 +23,16 @@ from slimsweep.techniques.pruning.base import PruningCounts
 assert slimsweep.cli.app
 
 NAMES = sorted(path.stem for path in (PROJECT / "conf" / "technique").glob("*.yaml"))
-OTHERS = {"llmcompressor", "llmcompressor_quantizer", "sparseml"}
-"""Techniques that need another package to be applied."""
+OTHERS = {"llmcompressor", "llmcompressor_quantizer", "sparseml", "distill_reasoning"}
+"""Techniques that need another package, or problems to solve, to be applied."""
 DEEP = RandomModel(name="deep", shape=TINY_SHAPE | {"num_hidden_layers": 8}, cache_dir=str(CACHE))
 
 
 def made(name: str, *overrides: str) -> Technique:
     with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
         config = compose("config", [f"technique={name}", "ratio=0.5", *overrides]).technique[name]
+    if "tokens" in config and "batch_sequences" in config:  # a few steps of training
+        config.tokens = 300
     if config.get("group_size") and name != "sparsegpt":  # which has groups with bits only
         config.group_size = 16  # divides the widths of the tiny model
     return instantiate(config, _convert_="all")
@@ -36,6 +41,14 @@ def made(name: str, *overrides: str) -> Technique:
 def depth(kind: type) -> int:
     """Levels of inheritance below Technique; mix-ins are none."""
     return 0 if kind is Technique else 1 + max(depth(base) for base in kind.__bases__ if issubclass(base, Technique))
+
+
+def context_of(technique: Technique, model) -> StageContext:
+    """Calibration text, and what a technique requires beside it."""
+    context, needs = text_context(torch.arange(64).view(2, 32)), technique.requirements
+    if needs.data:
+        context = dataclasses.replace(context, data=counting_data(model))
+    return dataclasses.replace(context, teacher=model.copy) if needs.teacher else context
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -50,7 +63,7 @@ def test_a_plan_leaves_the_shapes_zeros_and_bits_that_applying_leaves(name):
     attributes = set(vars(model))
     assert technique.faults(skeleton) == []
     planned = technique.plan(skeleton)
-    report = technique.apply(model, text_context(torch.arange(64).view(2, 32)))
+    report = technique.apply(model, context_of(technique, model))
     sizes, found = (Size().measure(one, None).values for one in (skeleton, model))
     stored = ("parameters", "weight_bytes", "bits_per_weight", "compression_factor", "checkpoint_bytes")
     assert {field: sizes[field] for field in stored} == {field: found[field] for field in stored}

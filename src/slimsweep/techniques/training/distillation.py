@@ -42,11 +42,11 @@ class Losses:
 
     def of_logits(self, name: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
         """A loss between logits, as a function of student, teacher and the places that count."""
-        settings: dict[str, float] = {"temperature": self.temperature}
+        settings = {"temperature": float(self.temperature)}
         if name in ("skew", "skew_reverse"):
-            settings["skew"] = self.skew
+            settings["skew"] = float(self.skew)
         if name == "jensen_shannon":
-            settings["beta"] = self.beta
+            settings["beta"] = float(self.beta)
         return functools.partial(LOGITS[name], **settings)
 
 
