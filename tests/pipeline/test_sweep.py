@@ -23,7 +23,7 @@ JOBS = {
     "distillation": 27,
     "reasoning": 5,
     "domain": 4,
-    "workflow": 9,
+    "workflow": 8,
     "low_rank": 43,
     "learned_bits": 16,
     "seeds": 5,  # of 13: chance decides nothing on shapes alone, so three seeds are one experiment

@@ -31,6 +31,8 @@ DEEP = RandomModel(name="deep", shape=TINY_SHAPE | {"num_hidden_layers": 8}, cac
 def made(name: str, *overrides: str) -> Technique:
     with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
         config = compose("config", [f"technique={name}", "ratio=0.5", *overrides]).technique[name]
+    if name == "eora":
+        config.rank = 4
     if "tokens" in config and "batch_sequences" in config:  # a few steps of training
         config.tokens = 300
     if config.get("group_size") and name != "sparsegpt":  # which has groups with bits only
