@@ -25,7 +25,7 @@ def test_before_is_drawn_once_and_after_for_each_technique():
     lines = {line.get_label(): line for line in figure.axes[0].get_lines()}
     assert list(lines["llm_pruner+lora"].get_ydata()) == pytest.approx([14, 18])
     assert list(lines["llm_pruner+distill"].get_ydata()) == pytest.approx([13, 16])
-    (before,) = [line for label, line in lines.items() if label.startswith("before")]
+    (before,) = [line for label, line in lines.items() if label.startswith("before training")]
     assert list(before.get_ydata()) == pytest.approx([16, 22]) and before.get_linestyle() == ":"
     assert "dense (10)" in lines
 

@@ -33,7 +33,11 @@ def before_of(trained: list[dict[str, Any]], field: str) -> list[Line]:
     for line in lines(trained, "ratio", f"{field}{BEFORE}"):
         if line.points:
             found.setdefault(tuple((point.x, point.y) for point in line.points), line)
-    return [Line(f"before: {line.label}", line.points, line.unmeasured) for line in found.values()]
+    several = len(found) > 1
+    return [
+        Line(" ".join(["before training", *[f"({place})"] * several]), line.points, line.unmeasured)
+        for place, line in enumerate(found.values(), 1)
+    ]
 
 
 def _figure(panel: Panel, after: list[Line], before: list[Line]) -> Figure:

@@ -52,7 +52,7 @@ def _settings(record: Record) -> list[str]:
 
 
 def _figure(panel: Panel, steps: list[Record], others: list[Record]) -> Figure:
-    figure = new_figure(width=PAGE_INCHES, height=3.6)
+    figure = new_figure(width=PAGE_INCHES, height=4.4)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     labels = [DENSE, *(f"+ {stages_of(record)[-1]['name']}" for record in steps[1:])]
     labels += ["\n".join(["instead:", *(stage["name"] for stage in stages_of(record))]) for record in others]

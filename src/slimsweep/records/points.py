@@ -38,13 +38,22 @@ def distinctions(records: Iterable[Record]) -> list[str]:
     for record in records:
         groups.setdefault(_kind(record), []).append(settings_of(record))
     differing = {
-        kind: sorted(key for key in set().union(*members) if len({repr(one.get(key)) for one in members}) > 1)
+        # A setting that some records do not have, such as calibration text, is no difference by itself.
+        kind: sorted(key for key in set().union(*members) if len({repr(one[key]) for one in members if key in one}) > 1)
         for kind, members in groups.items()
     }
     return [
-        ", ".join(f"{key.rsplit('.', 1)[-1]} {settings_of(record).get(key)}" for key in differing[_kind(record)])
+        ", ".join(
+            f"{key.rsplit('.', 1)[-1]} {_text(settings[key])}" for key in differing[_kind(record)] if key in settings
+        )
         for record in records
+        for settings in [settings_of(record)]
     ]
+
+
+def _text(value: Any) -> str:
+    """A setting in a label; weights by name without brackets and quotes: `hard 0.5 soft 0.5`."""
+    return " ".join(f"{name} {item}" for name, item in value.items()) if isinstance(value, dict) else str(value)
 
 
 def _kind(record: Record) -> tuple:
