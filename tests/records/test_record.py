@@ -4,7 +4,7 @@ import math
 import pytest
 
 from slimsweep.errors import StoreError
-from slimsweep.records.record import FIELDS, ordered, results, write_json
+from slimsweep.records.record import FIELDS, assembled, ordered, results, write_json
 
 
 def test_every_field_is_there_and_every_null_has_a_reason():
@@ -62,3 +62,26 @@ def test_two_runs_of_a_key_may_differ_in_times_and_in_what_was_restored():
     assert results(one) == results(other)
     assert results(one) != results(other | {"sparsity": 0.4})
     assert results(one) != results(other | {"stages": [other["stages"][0] | {"zeros": 5}]})
+
+
+def test_qualities_before_training_stand_beside_those_after_it():
+    def one(field, value, group):
+        declared = {"field": field, "label": field, "group": group, "scale": "log"}
+        return {
+            "identity": field,
+            "metric": {"fields": {}, "package": "p", "name": "n", "version": 1, "digests": {}},
+            "values": {field: value},
+            "reasons": {},
+            "protocols": {field: "text"},
+            "quantities": {field: declared},
+            "seconds": 1.0,
+            "source": None,
+        }
+
+    after = [one("perplexity_x", 8.0, "quality"), one("parameters", 5, "cost")]
+    before = [one("perplexity_x", 12.0, "quality"), one("parameters", 9, "cost")]
+    record = assembled({"reasons": {}}, after, before)
+    assert (record["perplexity_x"], record["perplexity_x_before"]) == (8.0, 12.0)
+    assert "parameters_before" not in record and record["protocols"]["perplexity_x_before"] == "text"
+    assert record["quantities"]["perplexity_x_before"]["group"] == "cost"
+    assert "perplexity_x_before" not in assembled({"reasons": {}}, after)

@@ -52,3 +52,14 @@ def test_scalar_table_leaves_out_nested_fields():
     columns, rows = scalar_table([record(), record("wanda", 0.5)])
     assert "protocols" not in columns and "stages" not in columns and "perplexity_wikitext2" in columns
     assert rows[1][columns.index("ratio")] == 0.5 and rows[0][columns.index("ratio")] is None
+
+
+def test_loss_curves_are_told_by_stage_and_without_what_is_missing():
+    from slimsweep.records.tracking.published import training_curves
+
+    curve = [{"step": 0, "loss": None, "validation_loss": 4.0}, {"step": 8, "loss": 3.5, "validation_loss": 3.0}]
+    stages = [{"name": "wanda", "notes": {}}, {"name": "lora", "notes": {"training": {"curve": curve}}}]
+    assert training_curves({"stages": stages}) == {
+        "lora": [{"step": 0, "validation_loss": 4.0}, {"step": 8, "loss": 3.5, "validation_loss": 3.0}]
+    }
+    assert training_curves({"stages": None}) == {}

@@ -40,7 +40,7 @@ def point_of(record: Record) -> dict[str, float]:
     return numbers | {"ratio": record.get("ratio") or 0.0}
 
 
-def training_curves(record: Record) -> dict[str, list[dict[str, float]]]:
+def training_curves(record: Record) -> dict[str, list[dict[str, int | float]]]:
     """Points of the loss curve of each stage that trained, by the name of the stage."""
     curves = {}
     for stage in record.get("stages") or []:
