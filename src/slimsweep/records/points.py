@@ -31,6 +31,10 @@ def settings_of(record: Record) -> dict[str, Any]:
     return settings
 
 
+TEXTS = ("calibration.", "data.")
+"""Beginnings of settings that only records with a stage that looks at text have."""
+
+
 def distinctions(records: Iterable[Record]) -> list[str]:
     """For each record, the settings by which records of its technique and pattern differ: `level channel`."""
     records = list(records)
@@ -38,17 +42,23 @@ def distinctions(records: Iterable[Record]) -> list[str]:
     for record in records:
         groups.setdefault(_kind(record), []).append(settings_of(record))
     differing = {
-        # A setting that some records do not have, such as calibration text, is no difference by itself.
-        kind: sorted(key for key in set().union(*members) if len({repr(one[key]) for one in members if key in one}) > 1)
+        kind: sorted(key for key in set().union(*members) if len({repr(value) for value in _values(key, members)}) > 1)
         for kind, members in groups.items()
     }
     return [
         ", ".join(
-            f"{key.rsplit('.', 1)[-1]} {_text(settings[key])}" for key in differing[_kind(record)] if key in settings
+            f"{key.rsplit('.', 1)[-1]} {_text(settings.get(key))}"
+            for key in differing[_kind(record)]
+            if key in settings or not key.startswith(TEXTS)
         )
         for record in records
         for settings in [settings_of(record)]
     ]
+
+
+def _values(key: str, members: list[dict[str, Any]]) -> list[Any]:
+    """Values of a setting. A record without a knob has its default; one without a text looks at none."""
+    return [one.get(key) for one in members if key in one or not key.startswith(TEXTS)]
 
 
 def _text(value: Any) -> str:
