@@ -30,8 +30,8 @@ from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.data.arithmetic import Arithmetic
 from slimsweep.data.corpora import Corpora
 from slimsweep.data.problems import Problem, answer_accuracy, opening, text_ids
-from slimsweep.data.training import TrainingSet, padded_batch, padding_id, split_by_content
-from slimsweep.models.batches import IGNORED, Batch
+from slimsweep.data.training import TrainingSet, padded_batch, split_by_content
+from slimsweep.models.batches import IGNORED, Batch, padding_id
 from slimsweep.models.generation import write
 from slimsweep.models.language_model import LanguageModel, parameter_count
 from slimsweep.models.sources.random import RandomModel

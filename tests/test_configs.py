@@ -100,7 +100,7 @@ def test_every_metric_declares_what_an_instance_measures():
 
 SHARED = {"__init__", "base", "hessian_method", "importance", "layer_names", "layerwise", "oneshot", "rescaling"}
 SHARED |= {"sparseml_run", "distillation", "generation", "kept_logits", "loop", "objective", "reasoning", "schedule"}
-SHARED |= {"teachers", "trainer", "written"}
+SHARED |= {"students", "teachers", "trainer", "written"}
 """Files of techniques/ that hold what several techniques share."""
 
 

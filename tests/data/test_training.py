@@ -6,7 +6,7 @@ import torch
 
 from slimsweep.data import training
 from slimsweep.errors import CorpusError
-from slimsweep.models.batches import IGNORED
+from slimsweep.models.batches import IGNORED, padding_id
 
 
 def test_the_split_follows_the_content_and_not_the_order():
@@ -52,7 +52,7 @@ def test_token_bytes_tell_sequences_apart():
 
 def test_the_padding_is_the_tokenizers_or_the_end_or_zero():
     given = [(3, 2), (None, 2), (None, None)]
-    made = [training.padding_id(SimpleNamespace(pad_token_id=pad, eos_token_id=end)) for pad, end in given]
+    made = [padding_id(SimpleNamespace(pad_token_id=pad, eos_token_id=end)) for pad, end in given]
     assert made == [3, 2, 0]
 
 

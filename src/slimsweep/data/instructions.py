@@ -18,14 +18,13 @@ from slimsweep.data.training import (
     TrainingSet,
     length_faults,
     padded_batch,
-    padding_id,
     split_by_content,
     task_faults,
     token_bytes,
 )
 from slimsweep.data.unknown_tokens import ids_fault
 from slimsweep.errors import CorpusError
-from slimsweep.models.batches import IGNORED
+from slimsweep.models.batches import IGNORED, padding_id
 
 Turns = tuple[tuple[str, str], ...]
 """Turns of a conversation: role (system, user or assistant) and text."""

@@ -18,13 +18,12 @@ from slimsweep.data.training import (
     TrainingSet,
     length_faults,
     padded_batch,
-    padding_id,
     split_by_content,
     task_faults,
 )
 from slimsweep.data.unknown_tokens import texts_fault
 from slimsweep.errors import CorpusError
-from slimsweep.models.batches import Batch
+from slimsweep.models.batches import Batch, padding_id
 
 
 @dataclass(frozen=True)

@@ -11,18 +11,11 @@ from decimal import Decimal, InvalidOperation
 from typing import Any, ClassVar
 
 from slimsweep.data.corpora import Corpora
-from slimsweep.data.training import (
-    TrainingData,
-    TrainingSet,
-    padded_batch,
-    padding_id,
-    split_by_content,
-    task_faults,
-)
+from slimsweep.data.training import TrainingData, TrainingSet, padded_batch, split_by_content, task_faults
 from slimsweep.data.unknown_tokens import texts_fault
 from slimsweep.errors import CorpusError
 from slimsweep.models.batch_sizes import longest_context
-from slimsweep.models.batches import IGNORED, Batch
+from slimsweep.models.batches import IGNORED, Batch, padding_id
 
 MARK = "####"
 """Mark before the final answer of a solution, as GSM8K has it."""

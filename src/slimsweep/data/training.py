@@ -142,9 +142,3 @@ def padded_batch(examples: Sequence[dict[str, Sequence[int]]], padding: int) -> 
     if len(set(lengths.tolist())) > 1:
         batch["attention_mask"] = (torch.arange(int(lengths.max())) < lengths[:, None]).long()
     return batch
-
-
-def padding_id(tokenizer: Any) -> int:
-    """Token id of padded places, which masks leave out: the tokenizer's, else that of the end, else 0."""
-    given = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    return given or 0

@@ -1,6 +1,7 @@
 """Batches: named tensors of some sequences, as a model's forward takes them."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
@@ -47,3 +48,9 @@ def token_mask(batch: Batch, is_target: bool = False) -> Bool[Tensor, "sequence 
     """
     name = "decoder_attention_mask" if is_target else "attention_mask"
     return batch[name].bool() if name in batch else None
+
+
+def padding_id(tokenizer: Any) -> int:
+    """Token id of padded places, which masks leave out: the tokenizer's, else that of the end, else 0."""
+    given = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    return given or 0

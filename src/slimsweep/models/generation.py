@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from slimsweep.models.batches import padding_id
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.progress import watcher
 
@@ -29,7 +30,8 @@ def write(
 ) -> list[str]:
     """Continuations of prompts, in their order, without special tokens.
 
-    A continuation ends with the tokenizer's end token, at a blank line where that is asked for, or at `new_tokens`.
+    A continuation ends with an end token of the model or its tokenizer, or at `new_tokens`; where that is asked for, at
+    a blank line too.
 
     Args:
         prompts: token ids of each prompt.
@@ -62,8 +64,8 @@ def _continued(
     from transformers import GenerationConfig, StoppingCriteriaList
 
     tokenizer, width = model.tokenizer, max(map(len, prompts))
-    padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    ids = torch.full((len(prompts), width), padding or 0)
+    padding = padding_id(tokenizer)
+    ids = torch.full((len(prompts), width), padding)
     mask = torch.zeros(len(prompts), width, dtype=torch.long)
     for row, prompt in enumerate(prompts):
         ids[row, width - len(prompt) :] = torch.tensor(list(prompt))
@@ -71,8 +73,8 @@ def _continued(
     draws = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}
     settings = GenerationConfig(
         max_new_tokens=new_tokens,
-        pad_token_id=padding or 0,
-        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=padding,
+        eos_token_id=end_ids(model) or None,
         use_cache=True,
         **({"do_sample": False} | draws),
     )
@@ -100,3 +102,12 @@ def _after_blank_line(tokenizer: Any, width: int) -> Any:
             return torch.tensor([BLANK_LINE in text for text in last], device=input_ids.device)
 
     return AfterBlankLine()
+
+
+def end_ids(model: LanguageModel) -> list[int]:
+    """Tokens that end a sequence, by the model's config and its tokenizer."""
+    given: list[Any] = []
+    for holder in (model.config.get_text_config(), getattr(model.module, "generation_config", None), model.tokenizer):
+        value = getattr(holder, "eos_token_id", None)
+        given += value if isinstance(value, list | tuple) else [value]
+    return sorted({int(one) for one in given if one is not None})

@@ -63,7 +63,7 @@ def compress(experiment: Experiment) -> Compressed:
     cache = cache_of(experiment)
     keys = stage_keys(experiment) if cache or experiment.needs_data else []
     done = _longest(experiment, keys, cache) if cache else None
-    batches, examples, unkept = None, None, 0.0
+    batches, unkept = None, 0.0
     for position in range(len(done.stages) if done else 0, len(experiment.stages)):
         with cache.claim(keys[position]) if cache else contextlib.nullcontext():
             # Another process may have computed it while this one waited.
@@ -74,13 +74,11 @@ def compress(experiment: Experiment) -> Compressed:
             stage, upstream = experiment.stages[position], done.weights_digest
             if batches is None and stage.technique.requirements.calibration:
                 batches = calibrate(experiment, done.model)
-            if examples is None and stage.technique.requirements.data:
-                examples = experiment.data.examples(experiment.model, experiment.corpora)
             context = StageContext(
                 batches,
                 experiment.seed,
                 statistics=StatisticsCache(cache, keys[position]) if cache else None,
-                data=examples,
+                data=experiment.training_set if stage.technique.requirements.data else None,
                 teacher=teacher_of(experiment, stage, done.model),
                 predicted_bytes=experiment.training_bytes.get(stage.name),
                 work_dir=work_dir(experiment, keys[position]) if stage.technique.requirements.data else None,

@@ -1,8 +1,6 @@
 """The typed form of conf/config.yaml: one experiment, checked for every fault before weights load."""
 
 import dataclasses
-import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from slimsweep.errors import ConfigError, StageError
 from slimsweep.evaluation.base import Metric
 from slimsweep.paths import project_path
-from slimsweep.pipeline import memory_plan
+from slimsweep.pipeline import memory_plan, training_checks
 from slimsweep.pipeline.compose import (
     SWITCH,
     as_text,
@@ -33,12 +31,6 @@ from slimsweep.records.tracking.base import Tracker
 
 AS_GIVEN = ("seed", "device", "dtype", "offload", "keep_zeros", "save_model", "sweep", "fresh", "amend")
 """Settings that an experiment holds as they are composed."""
-
-
-LARGEST_OVERLAP = 0.01
-"""Share of the measured texts that may be in the training data too: public corpora hold a few texts twice."""
-SHORT_TEXT = 100
-"""Texts with fewer characters, such as headings, may be equal by chance."""
 
 
 @dataclass(frozen=True)
@@ -188,29 +180,7 @@ class Experiment:
         checks += [("data", self.data)] if self.needs_data else []
         for name, part in [*checks, *((f"evaluation.metrics.{name}", part) for name, part in self.metrics.items())]:
             faults += [f"{name}: {fault}" for fault in part.faults(self.model, self.corpora)]
-        faults = faults or [
-            f"technique.{stage.name}: {fault}"
-            for stage in self.stages
-            if stage.technique.requirements.data
-            for fault in stage.technique.data_faults(self.data, self.model, self.teachers.get(stage.name))
-        ]
-        return faults or [*self._overlap_faults(), *self._training_faults()]
-
-    def _overlap_faults(self) -> list[str]:
-        """Metrics that would measure on text that a stage trains on."""
-        if not self.needs_data:
-            return []
-        trained = long_digests(self.data.texts(self.corpora))
-        faults = []
-        for name, metric in self.metrics.items():
-            measured = long_digests(metric.texts(self.corpora))
-            shared = len(measured & trained)
-            if measured and shared > LARGEST_OVERLAP * len(measured):
-                faults.append(
-                    f"evaluation.metrics.{name}: {shared} of the {len(measured)} texts that it measures on are in the "
-                    "training data too, so that a score would be of text learned by heart: train or measure on another"
-                )
-        return faults
+        return faults or training_checks.faults(self)
 
     @property
     def needs_calibration(self) -> bool:
@@ -265,48 +235,14 @@ class Experiment:
         }
 
     @cached_property
+    def training_set(self) -> Any:
+        """Examples of the stages that train, read and tokenized once."""
+        return self.data.examples(self.model, self.corpora)
+
+    @cached_property
     def training_bytes(self) -> dict[str, int]:
-        """Predicted memory of the stages that train, by name, from shapes; empty where the data cannot be read."""
-        if not self.needs_data or self.model.weights == "meta" or self.data.faults(self.model, self.corpora):
-            return {}
-        examples = self.data.examples(self.model, self.corpora)
-        skeleton, found = self.model.skeleton().copy(), {}
-        for stage in self.stages:
-            if stage.technique.requirements.data:
-                count = stage.technique.micro_sequences or stage.technique.batch_sequences
-                batch = examples.collate(examples.longest(count))
-                found[stage.name] = stage.technique.training_bytes(skeleton, batch)
-            stage.technique.plan(skeleton)
-        return found
-
-    def _too_few_examples(self) -> list[str]:
-        """Stages that take more examples in one step than there are."""
-        if not self.needs_data:
-            return []
-        found = len(self.data.examples(self.model, self.corpora).training)
-        return [
-            f"technique.{stage.name}.batch_sequences={stage.technique.batch_sequences} is more than the {found} "
-            f"training examples: set it to {found} or less, or give more data"
-            for stage in self.stages
-            if stage.technique.requirements.data and stage.technique.batch_sequences > found
-        ]
-
-    def _training_faults(self) -> list[str]:
-        """Stages whose training would not fit into memory."""
-        import torch
-
-        from slimsweep.models.placement.loading import free_bytes
-
-        if few := self._too_few_examples():
-            return few
-        free = free_bytes(torch.device(self.resolved_device))
-        return [
-            f"technique.{name}: training takes about {needed / 2**30:.1f} GiB, and {self.resolved_device} has "
-            f"{free / 2**30:.1f} GiB free: set technique.{name}.micro_sequences=1, shorter data.tokens, "
-            f"technique.{name}.checkpoint_blocks=true, or a technique.{name}.rank"
-            for name, needed in self.training_bytes.items()
-            if needed > free
-        ]
+        """Predicted memory of the stages that train, by name."""
+        return training_checks.predicted_bytes(self)
 
     @property
     def uses_seed(self) -> bool:
@@ -383,12 +319,6 @@ class Experiment:
     def measures(self, metric: Any) -> bool:
         """Whether a metric can be measured on this model; shapes alone have no quality and no speed."""
         return self.model.weights != "meta" or not metric.needs_weights
-
-
-def long_digests(texts: Iterable[str]) -> set[bytes]:
-    """Digests of the texts that are long enough to be equal for no other reason than that they are one text."""
-    stripped = (text.strip() for text in texts)
-    return {hashlib.sha256(text.encode()).digest() for text in stripped if len(text) >= SHORT_TEXT}
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:

@@ -33,6 +33,18 @@ PACKAGES = (
 NO_ROOM = "memory has no room for the dense model beside this one"
 SAME_SHAPE = "every layer has its original shape and storage, so dense kernels take the same time"
 META = "depends on data or weights, and only shapes were loaded (model.weights=meta)"
+REASONS = {
+    "ratio": "no stage has a ratio",
+    "before_key": "no stage trains",
+    "seed": "nothing in this experiment is drawn by chance",
+    "pattern": "no stage has a pattern",
+    "baseline": "the weights as published",
+    "model_revision": "this source has no revision",
+    "weights_digest": META,
+    "git_commit": "not run from a git checkout",
+    "sweep": "run on its own",
+}
+"""Reasons why a field that is no measurement is null."""
 
 
 def run(experiment: Experiment, store: Store, missing: dict[str, Asked], save_to: Path | None = None) -> None:
@@ -205,17 +217,7 @@ def describe(experiment: Experiment, done: Compressed) -> dict[str, Any]:
         "overrides": experiment.overrides,
         "config": experiment.config,
     }
-    reasons = {
-        "ratio": f"stages have different ratios: {ratios}" if ratios else "no stage has a ratio",
-        "before_key": "no stage trains",
-        "seed": "nothing in this experiment is drawn by chance",
-        "pattern": "no stage has a pattern",
-        "baseline": "the weights as published",
-        "model_revision": "this source has no revision",
-        "weights_digest": META,
-        "git_commit": "not run from a git checkout",
-        "sweep": "run on its own",
-    }
+    reasons = REASONS | ({"ratio": f"stages have different ratios: {ratios}"} if ratios else {})
     for metric in experiment.metrics.values():
         if not experiment.measures(metric):
             names = [one.field for one in metric.quantities()]

@@ -8,7 +8,7 @@ from slimsweep.linear.mask import removed
 from slimsweep.models.language_model import parameter_count
 from slimsweep.techniques.pruning.magnitude import Magnitude
 from slimsweep.techniques.quantization.rtn import RTN
-from slimsweep.techniques.training.distill import DEFAULT_LOSSES, Distill, kept_blocks
+from slimsweep.techniques.training.distill import DEFAULT_LOSSES, Distill
 from slimsweep.techniques.training.finetune import Finetune
 
 
@@ -64,13 +64,6 @@ def test_plans_have_the_shapes_of_the_result(tmp_path, trained):
     student = trained.copy()
     taught(student, trained, blocks="first_half")
     assert parameter_count(student.module) == parameter_count(skeleton.module)
-
-
-def test_kept_blocks_end_with_the_last_of_each_pair():
-    assert kept_blocks("every_second", 6) == [1, 3, 5]
-    assert kept_blocks("every_second", 5) == [0, 2, 4]
-    assert kept_blocks("first_half", 5) == [0, 1, 2]
-    assert kept_blocks((4, 1, 4), 6) == [1, 4]
 
 
 def test_what_is_required_names_the_teacher():

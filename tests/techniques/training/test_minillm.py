@@ -14,7 +14,7 @@ from slimsweep.errors import TrainingError
 from slimsweep.models.batches import IGNORED, text_batch
 from slimsweep.numerics.divergences import reverse_kl
 from slimsweep.techniques.structured.llm_pruner import LLMPruner
-from slimsweep.techniques.training.generation import continuations, drawn
+from slimsweep.techniques.training.generation import continuations
 from slimsweep.techniques.training.minillm import MiniLLM, OnPolicy, longest_prompt
 
 SMALL = {"tokens": None, "epochs": 3.0, "batch_sequences": 4, "evaluations": 3, "learning_rate": 1e-3}
@@ -33,6 +33,11 @@ SWITCHES = {
 }
 
 
+def draw(predicted):
+    """A token of each sequence, drawn from the first model."""
+    return torch.multinomial(predicted[0].exp(), 1)[:, 0]
+
+
 @pytest.fixture(scope="module")
 def teacher(tiny_source):
     """A model with random weights that are large enough for some tokens to be likely."""
@@ -49,7 +54,7 @@ def windows(teacher):
     """Ten texts that the teacher wrote."""
     teacher.module.generation_config.eos_token_id = None
     torch.manual_seed(0)
-    ids = continuations([teacher], [[token] for token in range(40, 50)], drawn, tokens=11)["input_ids"]
+    ids = continuations([teacher], [[token] for token in range(40, 50)], draw, tokens=11)["input_ids"]
     return TrainingSet(list(ids[2:]), list(ids[:2]), stacked, "windows")
 
 

@@ -13,11 +13,11 @@ from slimsweep.data.corpora import Corpora
 from slimsweep.data.training import TrainingSet, padded_batch
 from slimsweep.data.training_pairs import TrainingPairs
 from slimsweep.models.batches import IGNORED
+from slimsweep.models.generation import end_ids
 from slimsweep.models.sources.local import LocalModel
 from slimsweep.models.sources.random import RandomModel
 from slimsweep.progress import Watcher, watched_by
 from slimsweep.techniques.training.distill import Distill
-from slimsweep.techniques.training.generation import end_ids
 from slimsweep.techniques.training.written import Writing, written_set
 
 CPU = torch.device("cpu")

@@ -121,7 +121,7 @@ class Training(TrainedLayers, Technique):
         return forms
 
     def training_bytes(self, skeleton: Skeleton, batch: Batch) -> int:
-        """Weights, gradients, AdamW's two averages, activations, and what a backward pass adds for a moment."""
+        """Weights, AdamW's two averages, and activations or gradients, with what a backward pass adds for a moment."""
         model = skeleton.copy()
         if self.rank is None:
             return peak_bytes(model, self.trained_parameters(model), batch, self.checkpoint_blocks)
@@ -198,13 +198,18 @@ class Training(TrainedLayers, Technique):
 
 
 def peak_bytes(skeleton: Skeleton, trained: list[nn.Parameter], batch: Batch, is_checkpointed: bool) -> int:
-    """Predicted bytes at the fullest moment of training some parameters; see `training_bytes`."""
+    """Predicted bytes at the fullest moment of training some parameters; see `training_bytes`.
+
+    Trained parameters are held in fp32, with AdamW's averages, all the time. Activations are fullest when a backward
+    pass begins, and gradients when it ends, so that only the larger of the two counts.
+    """
     kept = activation_bytes(skeleton, batch, trained)
     if is_checkpointed:
         kept //= len(skeleton.blocks)
     moment = kept // len(skeleton.blocks) + MOMENTARY_LOGITS * logits_bytes(skeleton, batch)
-    weights = sum(one.nbytes for one in skeleton.module.parameters())
-    return weights + (FP32 + ADAM_BYTES) * sum(one.numel() for one in trained) + kept + moment
+    numbers = sum(one.numel() for one in trained)
+    weights = sum(one.nbytes for one in skeleton.module.parameters()) - sum(one.nbytes for one in trained)
+    return weights + (FP32 + ADAM_BYTES) * numbers + max(kept + moment, FP32 * numbers)
 
 
 def logits_bytes(model: LanguageModel, batch: Batch) -> int:

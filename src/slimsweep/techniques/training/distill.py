@@ -2,9 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
@@ -14,7 +13,6 @@ from slimsweep.checks import (
     choice_faults,
     flag_faults,
     is_number,
-    is_whole_number,
     number_faults,
     whole_number_faults,
 )
@@ -23,24 +21,21 @@ from slimsweep.linear.mask import removed, set_removed
 from slimsweep.models.batches import Batch
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.skeleton import Skeleton
-from slimsweep.models.surgery import remove_blocks
 from slimsweep.techniques.base import Requirements, StageReport
-from slimsweep.techniques.training.base import Training, logits_bytes, set_layer
+from slimsweep.techniques.training.base import Training, set_layer
 from slimsweep.techniques.training.distillation import HIDDEN, LOSSES, Distillation, Losses
 from slimsweep.techniques.training.kept_logits import LOSSES as KEPT_LOSSES
 from slimsweep.techniques.training.kept_logits import KeptDistillation, KeptLogits, notes_of, teacher_folder
 from slimsweep.techniques.training.objective import Objective
-from slimsweep.techniques.training.teachers import Teachers, frozen_teacher
+from slimsweep.techniques.training.students import StudentBlocks
+from slimsweep.techniques.training.teachers import Teachers, frozen_teacher, teacher_bytes
 from slimsweep.techniques.training.written import Writing, written_set
 
 DEFAULT_LOSSES = {"hard": 0.5, "soft": 0.5}
-LOSS_LOGITS = 4
-"""Copies of the logits that a divergence keeps beside those of the student: the teacher's, and both as log-softmax."""
-STUDENTS = ("every_second", "first_half")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Distill(Teachers, Writing, Training):
+class Distill(Teachers, StudentBlocks, Writing, Training):
     """Distil a frozen teacher into the model of the chain, or into some of its blocks.
 
     The teacher is the base of the experiment (the dense model after the leading fine-tuning stages), the model of the
@@ -58,8 +53,6 @@ class Distill(Teachers, Writing, Training):
     """Place of `jensen_shannon` between forward (near 0) and reverse KL (near 1)."""
     hidden: str = "cosine"
     """Distance of hidden states: `cosine` or `mse`."""
-    blocks: str | Sequence[int] | None = None
-    """Blocks that the student keeps: `every_second`, `first_half` or their numbers from 0; null keeps all."""
     unpack: bool = False
     """Whether packed layers of the student become dense ones, which are trained."""
     keep_top_k: int | None = None
@@ -80,8 +73,7 @@ class Distill(Teachers, Writing, Training):
         faults += number_faults("temperature", self.temperature, "(0, inf)")
         faults += number_faults("skew", self.skew, "[0, 1)") + number_faults("beta", self.beta, "(0, 1)")
         faults += choice_faults("hidden", [self.hidden], HIDDEN) + flag_faults("unpack", self.unpack)
-        if self.blocks is not None and not _is_block_list(self.blocks):
-            faults += choice_faults("blocks", [self.blocks], STUDENTS)
+        faults += self.student_faults()
         return faults + self._kept_faults()
 
     def _kept_faults(self) -> list[str]:
@@ -113,17 +105,12 @@ class Distill(Teachers, Writing, Training):
 
     def faults(self, skeleton: LanguageModel) -> list[str]:
         faults = super().faults(skeleton) + self.task_faults(skeleton)
-        if _is_block_list(self.blocks) and not all(0 <= one < len(skeleton.blocks) for one in self.blocks):
-            faults.append(f"blocks={list(self.blocks)}: this model has the blocks 0 to {len(skeleton.blocks) - 1}")
+        faults += self.block_faults(skeleton)
         words = skeleton.config.get_text_config().vocab_size
         if self.keep_top_k is not None and not skeleton.task.generates:
             faults.append("keep_top_k keeps likely tokens, and this model predicts labels: set keep_top_k=null")
         elif self.keep_top_k is not None and self.keep_top_k > words:
             faults.append(f"keep_top_k={self.keep_top_k}: this model has {words} tokens, give fewer")
-        if self.blocks is not None and skeleton.family.encoder is not None:
-            faults.append(
-                "blocks chooses blocks of one stack, and this model has an encoder and a decoder: set blocks=null"
-            )
         return faults
 
     def plan(self, skeleton: Skeleton) -> StageReport:
@@ -165,8 +152,7 @@ class Distill(Teachers, Writing, Training):
         """Those of training the student, with the teacher's weights and the losses between two sets of logits."""
         student = skeleton.copy()
         self._shape(student)
-        teacher = sum(one.nbytes for one in skeleton.module.parameters())
-        return super().training_bytes(student, batch) + teacher + LOSS_LOGITS * logits_bytes(skeleton, batch)
+        return super().training_bytes(student, batch) + teacher_bytes(skeleton, batch)
 
     def _kept(self, model: LanguageModel, context: StageContext) -> KeptLogits:
         words = model.module.get_input_embeddings().weight.shape[0]
@@ -174,22 +160,11 @@ class Distill(Teachers, Writing, Training):
 
     def _shape(self, model: LanguageModel) -> None:
         """Give the student its blocks, and dense layers where it is to be unpacked."""
-        if self.blocks is not None:
-            kept = kept_blocks(self.blocks, len(model.blocks))
-            remove_blocks(model, [index for index in range(len(model.blocks)) if index not in kept])
+        self.shape_student(model)
         if self.unpack:
             for name, layer in linear_forms(model.module).items():
                 if isinstance(layer, PackedLinear):
                     set_layer(model.module, name, dense_layer(layer))
-
-
-def kept_blocks(blocks: str | Sequence[int], count: int) -> list[int]:
-    """Numbers of the blocks that a student keeps; the last of a pair, so that the last block stays."""
-    if blocks == "every_second":
-        return list(range(count - 1, -1, -2))[::-1]
-    if blocks == "first_half":
-        return list(range((count + 1) // 2))
-    return sorted(set(blocks))
 
 
 def dense_layer(layer: PackedLinear) -> nn.Linear:
@@ -202,7 +177,3 @@ def dense_layer(layer: PackedLinear) -> nn.Linear:
     dense.bias = layer.bias
     set_removed(dense, removed(layer))
     return dense
-
-
-def _is_block_list(blocks: Any) -> bool:
-    return isinstance(blocks, Sequence) and not isinstance(blocks, str) and all(map(is_whole_number, blocks))

@@ -22,13 +22,12 @@ from slimsweep.data.problems import (
 )
 from slimsweep.errors import TrainingError
 from slimsweep.models.batch_sizes import longest_context
+from slimsweep.models.batches import Batch
 from slimsweep.models.generation import write
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.skeleton import Skeleton
-from slimsweep.models.surgery import remove_blocks
 from slimsweep.techniques.base import Requirements, StageReport
 from slimsweep.techniques.training.base import Training
-from slimsweep.techniques.training.distill import STUDENTS, kept_blocks
 from slimsweep.techniques.training.objective import Objective
 from slimsweep.techniques.training.reasoning import (
     ANSWER,
@@ -40,7 +39,8 @@ from slimsweep.techniques.training.reasoning import (
     right_solutions,
     shots_ids,
 )
-from slimsweep.techniques.training.teachers import TEACHERS
+from slimsweep.techniques.training.students import StudentBlocks
+from slimsweep.techniques.training.teachers import Teachers, teacher_bytes
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ WRITTEN = "solutions.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistillReasoning(Training):
+class DistillReasoning(Teachers, StudentBlocks, Training):
     """Distil a teacher's worked solutions into the model of the chain, or into some of its blocks.
 
     The teacher writes a solution for each prompt, and those with a wrong answer are left out. With `step_by_step` the
@@ -59,10 +59,6 @@ class DistillReasoning(Training):
     `in_context` it learns to predict without examples what the teacher predicts with them (arXiv:2212.10670).
     """
 
-    teacher: str = "base"
-    """`base`, `chain`, or `source`: the model in `teacher_path`."""
-    teacher_path: str | None = None
-    """Folder or GGUF file of a teacher that is another model; `in_context` needs the same tokenizer."""
     mode: str = STEP_BY_STEP
     """`step_by_step` or `in_context`."""
     shots: int = 4
@@ -76,29 +72,19 @@ class DistillReasoning(Training):
     """Longest solution that is written, in tokens."""
     temperature: int | float = 0.0
     """Temperature of the teacher's writing: 0 takes the likeliest token, above it tokens are drawn."""
-    blocks: str | Sequence[int] | None = None
-    """Blocks that the student keeps: `every_second`, `first_half` or their numbers from 0; null keeps all."""
 
     def _bad_values(self) -> list[str]:
-        faults = super()._bad_values() + choice_faults("teacher", [self.teacher], TEACHERS)
-        if (self.teacher == "source") != bool(self.teacher_path):
-            faults.append(
-                f"teacher={self.teacher} with teacher_path={self.teacher_path}: a path belongs to teacher=source"
-            )
+        faults = super()._bad_values() + self.teacher_faults() + self.student_faults()
         faults += choice_faults("mode", [self.mode], MODES)
         faults += whole_number_faults("shots", self.shots, least=1 if self.mode == IN_CONTEXT else 0)
         faults += number_faults("rationale_weight", self.rationale_weight, "[0, inf)")
         faults += number_faults("least_kept", self.least_kept, "(0, 1]")
         faults += whole_number_faults("new_tokens", self.new_tokens)
-        faults += number_faults("temperature", self.temperature, "[0, inf)")
-        if self.blocks is not None and (isinstance(self.blocks, str) or not isinstance(self.blocks, Sequence)):
-            faults += choice_faults("blocks", [self.blocks], STUDENTS)
-        return faults
+        return faults + number_faults("temperature", self.temperature, "[0, inf)")
 
     @property
     def requirements(self) -> Requirements:
-        teacher = self.teacher_path if self.teacher == "source" else self.teacher
-        return Requirements(data=True, gradients=True, seed=True, teacher=teacher)
+        return Requirements(data=True, gradients=True, seed=True, teacher=self.asked_teacher)
 
     @property
     def is_in_context(self) -> bool:
@@ -111,13 +97,7 @@ class DistillReasoning(Training):
                 f"solutions are written by language models (model.task=causal_lm), and this model's task is "
                 f"{skeleton.task.name}: choose technique=distill"
             ]
-        faults = super().faults(skeleton)
-        count = len(skeleton.blocks)
-        if self.blocks is not None and not isinstance(self.blocks, str):
-            numbers = [one for one in self.blocks if isinstance(one, int) and 0 <= one < count]
-            if not numbers or len(numbers) < len(self.blocks):
-                faults.append(f"blocks={list(self.blocks)}: this model has the blocks 0 to {count - 1}")
-        return faults
+        return super().faults(skeleton) + self.block_faults(skeleton)
 
     def data_faults(self, data: Any, source: Any, teacher: Any = None) -> list[str]:
         if not isinstance(data, ProblemData):
@@ -156,18 +136,21 @@ class DistillReasoning(Training):
         ]
 
     def plan(self, skeleton: Skeleton) -> StageReport:
-        self._shape(skeleton)
+        self.shape_student(skeleton)
         return super().plan(skeleton)
 
-    def _shape(self, model: LanguageModel) -> None:
-        if self.blocks is not None:
-            kept = kept_blocks(self.blocks, len(model.blocks))
-            remove_blocks(model, [index for index in range(len(model.blocks)) if index not in kept])
+    def training_bytes(self, skeleton: Skeleton, batch: Batch) -> int:
+        """Those of training the student on such a batch, with a teacher; a batch of both tasks has twice the rows."""
+        student = skeleton.copy()
+        self.shape_student(student)
+        rows = 1 if self.is_in_context or not self.rationale_weight else 2
+        both = {name: values.repeat(rows, 1) for name, values in batch.items()}
+        return super().training_bytes(student, both) + teacher_bytes(skeleton, batch)
 
     def walk(self, model: LanguageModel, context: StageContext) -> StageReport:
         teacher = context.teacher()  # a copy, made before the student loses blocks
         teacher.module.eval()
-        self._shape(model)
+        self.shape_student(model)
         held_out = context.data.validation
         solved, notes = self._solved(model, teacher, context)
         notes |= self._accuracies(model, held_out, "before")

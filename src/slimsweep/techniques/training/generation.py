@@ -12,14 +12,14 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from slimsweep.data.training import padded_batch, padding_id
-from slimsweep.models.batches import IGNORED, Batch, to_device
+from slimsweep.data.training import padded_batch
+from slimsweep.models.batches import IGNORED, Batch, padding_id, to_device
+from slimsweep.models.generation import end_ids
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.numerics.divergences import log_probs
 
@@ -104,11 +104,6 @@ def most_likely(predicted: list[Float[Tensor, "sequence vocabulary"]]) -> Int[Te
     return predicted[0].argmax(dim=-1)
 
 
-def drawn(predicted: list[Float[Tensor, "sequence vocabulary"]]) -> Int[Tensor, " sequence"]:
-    """A token of each sequence, drawn from the first model with torch's global generator."""
-    return torch.multinomial(predicted[0].exp(), 1)[:, 0]
-
-
 def prompts_of(batch: Batch, tokens: int) -> list[list[int]]:
     """Prompt of each sequence of a causal model: its tokens before the first label.
 
@@ -141,15 +136,6 @@ def continuations(models: Sequence[LanguageModel], prompts: list[list[int]], cho
 def continued(prompt: list[int], written: list[int]) -> dict[str, list[int]]:
     """A training example that predicts what was written after a prompt."""
     return {"input_ids": [*prompt, *written], "labels": [IGNORED] * len(prompt) + written}
-
-
-def end_ids(model: LanguageModel) -> list[int]:
-    """Tokens that end a sequence, by the model's config and its tokenizer."""
-    given: list[Any] = []
-    for holder in (model.config.get_text_config(), getattr(model.module, "generation_config", None), model.tokenizer):
-        value = getattr(holder, "eos_token_id", None)
-        given += value if isinstance(value, list | tuple) else [value]
-    return sorted({int(one) for one in given if one is not None})
 
 
 def padding_of(model: LanguageModel) -> int:

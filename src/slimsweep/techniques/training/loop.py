@@ -145,10 +145,15 @@ def _run(
     end = _counter(peak, device)
     trainer.put_best()
     rise = None if before is None or end is None else max(0, end - before)
+    return _account(trainer, schedule, context, None if rise is None else load_memory_bytes(model.module) + rise)
+
+
+def _account(trainer: Any, schedule: Schedule, context: StageContext, peak_bytes: int | None) -> TrainingReport:
+    """Account of a run, after the best weights were put back."""
     best = min((entry for entry in trainer.curve if _is_number(entry["validation_loss"])), key=_validation_loss)
     return TrainingReport(
         steps=trainer.state.global_step,
-        planned_steps=steps,
+        planned_steps=trainer.args.max_steps,
         tokens=trainer.tokens,
         seconds=trainer.seconds,
         learning_rate=schedule.learning_rate,
@@ -157,7 +162,7 @@ def _run(
         loss_best=best["validation_loss"],
         step_best=best["step"],
         trained_parameters=sum(tensor.numel() for tensor in trainer.trained().values()),
-        peak_memory_bytes=None if rise is None else load_memory_bytes(model.module) + rise,
+        peak_memory_bytes=peak_bytes,
         predicted_peak_bytes=context.predicted_bytes,
         stopped=trainer.stopped,
         curve=trainer.curve,

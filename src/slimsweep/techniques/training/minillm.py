@@ -13,13 +13,14 @@ from slimsweep.errors import TrainingError
 from slimsweep.models.batch_sizes import longest_context
 from slimsweep.models.batches import IGNORED, Batch
 from slimsweep.models.language_model import LanguageModel
+from slimsweep.models.skeleton import Skeleton
 from slimsweep.numerics.divergences import log_probs, mixture_log_probs, reverse_kl
 from slimsweep.numerics.policy_gradient import IMPORTANCE, SampledSequences, minillm_loss
 from slimsweep.techniques.base import Requirements
 from slimsweep.techniques.training.base import Training
 from slimsweep.techniques.training.generation import continuations, prompts_of
 from slimsweep.techniques.training.objective import Objective
-from slimsweep.techniques.training.teachers import Teachers, frozen_teacher
+from slimsweep.techniques.training.teachers import Teachers, frozen_teacher, teacher_bytes
 
 EXAMPLES_AT_ONCE = 64
 
@@ -79,6 +80,10 @@ class MiniLLM(Teachers, Training):
                 f"and the model takes {longest}: give smaller ones"
             )
         return faults
+
+    def training_bytes(self, skeleton: Skeleton, batch: Batch) -> int:
+        """Those of training on the data, with a teacher; the written texts come after each other with it."""
+        return super().training_bytes(skeleton, batch) + teacher_bytes(skeleton, batch)
 
     def objective(self, model: LanguageModel, context: StageContext) -> Objective:
         longest, prompt = longest_context(model.config), longest_prompt(context.data, self.prompt_tokens)

@@ -19,8 +19,8 @@ from slimsweep.data.problems import (
     rationale_of,
     text_ids,
 )
-from slimsweep.data.training import TrainingSet, padded_batch, padding_id
-from slimsweep.models.batches import IGNORED, Batch
+from slimsweep.data.training import TrainingSet, padded_batch
+from slimsweep.models.batches import IGNORED, Batch, padding_id
 from slimsweep.models.generation import BLANK_LINE
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.numerics.divergences import forward_kl

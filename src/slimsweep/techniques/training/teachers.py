@@ -6,9 +6,13 @@ from typing import Any
 from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.checks import choice_faults
 from slimsweep.errors import TrainingError
+from slimsweep.models.batches import Batch
 from slimsweep.models.language_model import LanguageModel
+from slimsweep.techniques.training.base import logits_bytes
 
 TEACHERS = ("base", "chain", "source")
+LOSS_LOGITS = 4
+"""Copies of the logits that a divergence keeps beside those of the student: the teacher's, and both as log-softmax."""
 VOCABULARIES = (
     "teacher and student have different vocabularies ({}), so that their predictions cannot be compared token by "
     "token: choose a teacher with the student's tokenizer, or train on text that the teacher wrote "
@@ -49,6 +53,12 @@ class Teachers:
         if self.teacher != "source":
             return self.teacher
         return f"./{self.teacher_path}" if self.teacher_path in TEACHERS else self.teacher_path
+
+
+def teacher_bytes(skeleton: LanguageModel, batch: Batch) -> int:
+    """Predicted bytes of a teacher of this shape, and of what lies between two sets of logits."""
+    weights = sum(one.nbytes for one in skeleton.module.parameters())
+    return weights + LOSS_LOGITS * logits_bytes(skeleton, batch)
 
 
 def frozen_teacher(context: StageContext, student: LanguageModel) -> LanguageModel:
