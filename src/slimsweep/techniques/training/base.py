@@ -4,6 +4,7 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -65,6 +66,9 @@ class Training(TrainedLayers, Technique):
     Parameters that packed layers store do not change; what is not packed around them does.
     """
 
+    needs_rank: ClassVar[bool] = False
+    """Whether the technique is of adapters, so that `rank` cannot be null."""
+
     rank: int | None = None
     """Rank of the adapters; null trains all parameters that are not packed."""
     alpha: int | float | None = None
@@ -77,7 +81,7 @@ class Training(TrainedLayers, Technique):
     def _bad_values(self) -> list[str]:
         faults = super()._bad_values() + flag_faults("merge", self.merge)
         faults += flag_faults("preserve_sparsity", self.preserve_sparsity)
-        faults += whole_number_faults("rank", self.rank, is_optional=True)
+        faults += whole_number_faults("rank", self.rank, is_optional=not self.needs_rank)
         if self.alpha is not None:
             faults += number_faults("alpha", self.alpha, "(0, inf)")
         if self.rank is None and (self.alpha is not None or self.merge is False):
@@ -96,10 +100,10 @@ class Training(TrainedLayers, Technique):
         if faults or self.merge:
             return faults or rank_faults(self.targets(skeleton), self.rank)
         zeros = getattr(skeleton, "zeros", {})
-        masked = {name: layer for name, layer in self.targets(skeleton).items() if zeros.get(name)}
+        masked = {name: "pruned" for name in self.targets(skeleton) if zeros.get(name)}
         if self.preserve_sparsity and masked:
             return [
-                f"merge=false keeps adapters beside pruned weights, and their product has no zeros, in "
+                "merge=false keeps adapters beside pruned weights, and their product has no zeros, in "
                 f"{format_layer_names(masked)}: set merge=true, or preserve_sparsity=false"
             ]
         return rank_faults(self.targets(skeleton), self.rank)

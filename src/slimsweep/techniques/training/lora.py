@@ -1,9 +1,9 @@
 """Train low-rank adapters beside frozen weights, and merge or keep them."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from slimsweep.blockwise.stage_context import StageContext
-from slimsweep.checks import whole_number_faults
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.techniques.training.base import Training
 from slimsweep.techniques.training.objective import Objective, TaskLoss
@@ -17,11 +17,10 @@ class LoRA(Training):
     alike, so that the merged weights are those that were trained and keep their zeros.
     """
 
+    needs_rank: ClassVar[bool] = True
+
     learning_rate: int | float = 5e-4
     rank: int | None = 8
-
-    def _bad_values(self) -> list[str]:
-        return super()._bad_values() + whole_number_faults("rank", self.rank)
 
     def objective(self, model: LanguageModel, context: StageContext) -> Objective:
         return TaskLoss()

@@ -4,7 +4,7 @@ import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -50,6 +50,8 @@ class LoRAPrune(Training):
         scale of the product is one factor of all scores and is left out of the gradient.
     """
 
+    needs_rank: ClassVar[bool] = True
+
     ratio: float | int
     """Fraction of the heads and neurons to remove from each block, [0, 1)."""
     blocks: Sequence[int] | None = None
@@ -69,7 +71,7 @@ class LoRAPrune(Training):
         object.__setattr__(self, "ratio", self.removal.ratio)  # whose knobs are checked as it is made
 
     def _bad_values(self) -> list[str]:
-        faults = super()._bad_values() + whole_number_faults("rank", self.rank)
+        faults = super()._bad_values()
         if self.merge is False:
             faults.append("merge=false: pairs are cut with their layers and added to them at the end: set merge=true")
         for name in ("removals", "score_batches"):

@@ -1,12 +1,12 @@
 """Store layers in 4 bits, and train low-rank adapters beside them."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import nn
 
 from slimsweep.blockwise.layerwise import compress_blocks, install_empty
 from slimsweep.blockwise.stage_context import StageContext
-from slimsweep.checks import whole_number_faults
 from slimsweep.linear.backends import bitsandbytes_faults
 from slimsweep.linear.base import is_plain, layer_shape
 from slimsweep.models.language_model import LanguageModel
@@ -29,6 +29,8 @@ class QLoRA(Training):
     of every layer, so that less is stored but not less is needed.
     """
 
+    needs_rank: ClassVar[bool] = True
+
     rank: int | None = 8
     merge: bool = False
     quant_type: str = "nf4"
@@ -43,9 +45,6 @@ class QLoRA(Training):
     def __post_init__(self) -> None:
         super().__post_init__()
         _ = self.packing  # whose knobs are checked as it is made
-
-    def _bad_values(self) -> list[str]:
-        return super()._bad_values() + whole_number_faults("rank", self.rank)
 
     @property
     def packing(self) -> NF4:
