@@ -1,0 +1,4 @@
+"""Preparation of datasets: sources, cleaning, features, splits, tokens, and the folder that they are stored in.
+
+What reads prepared rows is data/prepared.py.
+"""

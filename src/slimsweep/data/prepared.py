@@ -1,0 +1,86 @@
+"""Rows of prepared datasets, by name of dataset and split: the reader of what `slim prepare NAME` wrote."""
+
+import functools
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from slimsweep.data.corpora import Corpora
+from slimsweep.data.preparation.dataset import Dataset, dataset_named
+from slimsweep.data.preparation.store import Folder, matching
+from slimsweep.data.rows import read_file
+from slimsweep.errors import CorpusError
+from slimsweep.hints import allowed_names
+from slimsweep.paths import outputs_dir
+
+
+@dataclass(frozen=True)
+class PreparedSplit:
+    """One split of a prepared dataset."""
+
+    dataset: Dataset
+    split: str
+    path: Path
+    """Parquet file of the rows; its columns are the standard ones, then the features."""
+    digest: str
+    """SHA-256 of the rows' standard columns in order, for identities and protocols."""
+    key: str
+    """Key of the preparation."""
+
+    @functools.cached_property
+    def rows(self) -> list[dict[str, Any]]:
+        """Rows with the standard columns of the dataset's kind.
+
+        `text`; `text` and `label` (the number of the class); `source` and `target`; `messages` (dicts of `role` and
+        `content`); `question` and `answer`.
+        """
+        columns = self.dataset.standard_columns
+        return [{name: row[name] for name in columns} for row in read_file(self.path)]
+
+
+def read_split(name: str, split: str, corpora: Corpora) -> PreparedSplit:
+    """A split of a dataset that was prepared with the settings of its file.
+
+    Raises:
+        CorpusError: unknown dataset or split, not prepared yet (the message has the command), or prepared from several
+            sources none of which is at hand.
+    """
+    dataset = dataset_named(name)
+    folder = find(dataset, corpora)
+    splits = folder.card["splits"]
+    if split not in splits:
+        absent = folder.card["sources"].get(split, {}).get("absent")
+        reason = f": {absent}" if absent else f". {allowed_names(split, splits, 'There are')}"
+        raise CorpusError(f"dataset {name} was prepared without the split {split!r}{reason}")
+    return PreparedSplit(dataset, split, folder.split_path(split), splits[split]["digest"], folder.key)
+
+
+def find(dataset: Dataset, corpora: Corpora) -> Folder:
+    """The preparation whose rows a dataset asks for.
+
+    Raises:
+        CorpusError: there is none, or there are several with other rows.
+    """
+    found = matching(dataset, corpora)
+    if not found:
+        raise CorpusError(
+            f"dataset {dataset.name} is not prepared from the sources at hand (looked in {corpora.cache_dir}/prepared): "
+            f"run {command(dataset.name, corpora)}"
+        )
+    most = [folder for folder in found if len(folder.card["splits"]) == len(found[0].card["splits"])]
+    if len({str(folder.card["splits"]) for folder in most}) > 1:
+        keys = ", ".join(folder.key for folder in most)
+        raise CorpusError(
+            f"dataset {dataset.name} was prepared from several sources ({keys} in {most[0].path.parent}) and none of "
+            "them is at hand: set data_dir=FOLDER to the one that is meant, or remove the other folders"
+        )
+    return most[0]
+
+
+def command(name: str, corpora: Corpora) -> str:
+    """The command that prepares a dataset where these corpora look for it."""
+    words = ["slim", "prepare", name]
+    words += ["--data-dir", str(corpora.data_dir)] if corpora.data_dir else []
+    is_default = corpora.cache_dir == outputs_dir() / "cache"
+    return shlex.join([*words, *([] if is_default else ["--cache-dir", str(corpora.cache_dir)])])
