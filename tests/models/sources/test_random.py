@@ -31,3 +31,13 @@ def test_byte_tokenizer_needs_room_in_the_vocabulary(tmp_path):
 def test_the_tokenizer_of_random_weights_is_part_of_what_they_are(tiny_source, shared):
     other = dataclasses.replace(tiny_source, tokenizer_path=str(shared / "models" / "stories260K"))
     assert other.digest() != tiny_source.digest()
+
+
+def test_an_encoder_decoder_and_its_tokenizer_number_their_special_tokens_alike(tmp_path, shared):
+    """stories260K pads with nothing and ends with token 2."""
+    shape = {"model_type": "bart", "vocab_size": 512, "d_model": 16, "encoder_layers": 1, "decoder_layers": 1}
+    shape |= {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
+    fields = {"task": "seq2seq_lm", "tokenizer_path": str(shared / "models" / "stories260K")}
+    assert not random_source(tmp_path, shape=shape | {"eos_token_id": 2}, **fields).faults()
+    (fault,) = random_source(tmp_path, shape=shape | {"eos_token_id": 3}, **fields).faults()
+    assert fault.endswith("has eos_token_id=2, and model tiny has 3: set model.shape.eos_token_id=2")

@@ -59,12 +59,47 @@ def read(folder: Path, task: Task, dtype: torch.dtype, device: torch.device, rem
     Raises:
         ModelError: a damaged file, or tensors that are absent or of another shape than the config says.
     """
+    module, info = _from_pretrained(folder, task, dtype, device, remote_code)
+    absent = _absent(info)
+    head = [name for name in absent if is_head(name, module)]
+    if absent and absent == head and not task.generates:
+        raise ModelError(
+            f"Weights in {folder} have no head for task={task.name}: {some(absent)} are missing. Set "
+            "model.new_head=true to draw them with model.seed, and fine-tune the model; or use weights that were "
+            "fine-tuned for the task."
+        )
+    _refuse_misfits(folder, module, absent, info)
+    return module
+
+
+def read_with_new_head(folder: Path, task: Task, dtype: torch.dtype, seed: int, remote_code: bool) -> nn.Module:
+    """A module in host memory with the weights of a folder; a head that the folder lacks is drawn with a seed.
+
+    Raises:
+        ModelError: a damaged file, or tensors other than the head's that are absent or of another shape.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module, info = _from_pretrained(folder, task, dtype, torch.device("cpu"), remote_code)
+    _refuse_misfits(folder, module, [name for name in _absent(info) if not is_head(name, module)], info)
+    return module
+
+
+def is_head(name: str, module: nn.Module) -> bool:
+    """Whether a parameter lies outside the model that all tasks share, as a classifier's do."""
+    return not name.startswith(f"{module.base_model_prefix}.")
+
+
+def _from_pretrained(
+    folder: Path, task: Task, dtype: torch.dtype, device: torch.device, remote_code: bool
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The module that transformers reads, and what it says of missing, unexpected and misshapen tensors."""
     from safetensors import SafetensorError
 
     if fault := quantized_checkpoint.fault(folder):
         raise ModelError(fault)
     try:
-        module, info = _auto(task).from_pretrained(
+        return _auto(task).from_pretrained(
             folder,
             dtype=dtype,
             device_map={"": device} if device.type != "cpu" else None,  # straight there, without a host copy
@@ -82,7 +117,14 @@ def read(folder: Path, task: Task, dtype: torch.dtype, device: torch.device, rem
             f"Weights in {folder} cannot be read ({reason(error)}). Copy config and weights again from one source, or "
             "save the model with save_pretrained."
         ) from error
-    absent = [*sorted(info["missing_keys"]), *sorted(str(key[0]) for key in info["mismatched_keys"])]
+
+
+def _absent(info: dict[str, Any]) -> list[str]:
+    """Names of the tensors that a folder lacks or has in another shape."""
+    return [*sorted(info["missing_keys"]), *sorted(str(key[0]) for key in info["mismatched_keys"])]
+
+
+def _refuse_misfits(folder: Path, module: nn.Module, absent: list[str], info: dict[str, Any]) -> None:
     if absent:
         raise ModelError(
             f"Weights in {folder} do not fit their config.json: missing or of another shape are "
@@ -93,7 +135,6 @@ def read(folder: Path, task: Task, dtype: torch.dtype, device: torch.device, rem
             f"Weights in {folder} have more blocks than their config.json says, such as {some(sorted(extra), 1)}. "
             "Copy config and weights again from one source."
         )
-    return module
 
 
 def untie(module: nn.Module, filed: Collection[str]) -> None:

@@ -46,7 +46,9 @@ class ModelSource(ABC):
     weights: str = "trained"
     """`trained`; `meta`: shapes only, nothing is read or downloaded; `random`: drawn with `seed`."""
     seed: int = 0
-    """Draws the weights where `weights` is random."""
+    """Draws the weights where `weights` is random, and a new head."""
+    new_head: bool = False
+    """Draw a head for the task where the trained weights have none: they must then be fine-tuned."""
     baseline: str = ""
     """Short text about the uncompressed weights, where they are not the published ones."""
     task: str = "causal_lm"
@@ -62,6 +64,8 @@ class ModelSource(ABC):
         faults += choice_faults("task", [self.task], tuple(TASKS))
         if not self.needs_folder and self.weights == "trained":
             faults.append("weights=trained, but this source has none; set weights=random or weights=meta")
+        if self.new_head and self.task != "sequence_classification":
+            faults.append(f"new_head=true draws a classifier, and task={self.task} has none: set new_head=false")
         refuse(faults)
 
     @property
@@ -120,7 +124,8 @@ class ModelSource(ABC):
         model_type = str(self.shape.get("model_type", ""))
         family_of(model_type)
         known = AutoConfig.for_model(model_type)
-        unknown = [name for name in self.shape if not hasattr(known, name)]
+        more = ("decoder_start_token_id",) if known.is_encoder_decoder else ()  # T5 reads it and does not declare it
+        unknown = [name for name in self.shape if not hasattr(known, name) and name not in more]
         allowed = ", ".join(sorted(known.to_dict()))
         return [f"model.shape.{name} is no setting of a {model_type}; allowed: {allowed}" for name in unknown]
 
@@ -160,9 +165,9 @@ class ModelSource(ABC):
         if self.weights == "trained":
             digest = checkpoint.folder_digest(self.folder(), Path(self.cache_dir))
             code = sorted(self.folder().glob("*.py")) if self.trust_remote_code else []
-            return (
-                checkpoint.json_digest([digest, [[file.name, file.read_text()] for file in code]]) if code else digest
-            )
+            parts = [[[file.name, file.read_text()] for file in code]] if code else []
+            parts += [["new head", self.task, self.seed]] if self.new_head else []
+            return checkpoint.json_digest([digest, *parts]) if parts else digest
         config = {
             name: value for name, value in self.config().to_dict().items() if name not in checkpoint.VOLATILE_CONFIG
         }
@@ -248,6 +253,9 @@ class ModelSource(ABC):
         if self.weights == "random":
             drawn = loading.draw(self.config(), TASKS[self.task], dtype, self.seed, self.trust_remote_code)
             return drawn.to(device)
+        if self.new_head and not (self.folder() / checkpoint.MANIFEST).is_file():
+            read = loading.read_with_new_head(self.folder(), TASKS[self.task], dtype, self.seed, self.trust_remote_code)
+            return read.to(device)
         return saved_model.read(self.folder(), TASKS[self.task], dtype, device, self.trust_remote_code)
 
     def _meta(self, dtype: torch.dtype) -> torch.nn.Module:

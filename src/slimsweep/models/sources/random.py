@@ -9,6 +9,9 @@ from slimsweep.models.sources.base import ModelSource, tokenizer_of
 from slimsweep.models.sources.tokenizer_digest import tokenizer_digest
 from slimsweep.models.storage import checkpoint
 
+SPECIAL_IDS = ("pad_token_id", "eos_token_id")
+"""Ids that a config and a tokenizer both state, and that training reads."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RandomModel(ModelSource):
@@ -28,6 +31,22 @@ class RandomModel(ModelSource):
         if not self.tokenizer_path or self.weights == "meta":
             return own
         return checkpoint.json_digest([own, tokenizer_digest(self.tokenizer())])
+
+    def faults(self) -> list[str]:
+        return super().faults() or self._tokenizer_faults()
+
+    def _tokenizer_faults(self) -> list[str]:
+        """Special tokens that an encoder-decoder and its tokenizer number differently: it would learn wrong ends."""
+        if not self.tokenizer_path or self.weights == "meta" or self.task != "seq2seq_lm":
+            return []
+        tokenizer = self.tokenizer()
+        ids = {name: getattr(tokenizer, name) for name in SPECIAL_IDS if name in self.shape}
+        return [
+            f"the tokenizer in {self.tokenizer_path} has {name}={id}, and model {self.name} has {self.shape[name]}: "
+            f"set model.shape.{name}={'null' if id is None else id}"
+            for name, id in ids.items()
+            if id != self.shape[name]
+        ]
 
     def tokenizer(self) -> Any:
         if self.tokenizer_path and self.weights != "meta":
