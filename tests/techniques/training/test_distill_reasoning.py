@@ -9,6 +9,7 @@ from slimsweep.data.arithmetic import Arithmetic
 from slimsweep.data.corpora import Corpora
 from slimsweep.data.training_text import TrainingText
 from slimsweep.errors import TrainingError
+from slimsweep.models.generation import Generated
 from slimsweep.models.sources.random import RandomModel
 from slimsweep.techniques.training import distill_reasoning
 from slimsweep.techniques.training.distill_reasoning import DistillReasoning
@@ -18,20 +19,25 @@ NO_CORPORA = Corpora(None, Path("unused"))
 DATA = Arithmetic(terms=2, digits=1, problem_count=60, validation=4)
 
 
+def texts_alone(texts):
+    """What a model has written, as far as the stage reads it."""
+    return Generated(texts, [[]] * len(texts), [False] * len(texts))
+
+
 def oracle(monkeypatch, teacher, right=1.0):
     """Let a teacher write the key's solutions, for so many of the prompts in their order; students write themselves."""
-    solutions, write = {one.prompt: one.solution for one in DATA.problems()}, distill_reasoning.write
+    solutions, generate = {one.prompt: one.solution for one in DATA.problems()}, distill_reasoning.generate
     asked = []
 
-    def written(model, prompts, new_tokens, **settings):
+    def written(model, prompts, decoding, title):
         if model is not teacher:
-            return write(model, prompts, new_tokens, **settings)
+            return generate(model, prompts, decoding, title)
         texts = [model.tokenizer.decode(one) for one in prompts]
         asked.append(texts)
         last = [f"Q:{text.rpartition('Q:')[2]}" for text in texts]
-        return [solutions[one] if place < right * len(last) else "1+1=3" for place, one in enumerate(last)]
+        return texts_alone([solutions[one] if place < right * len(last) else "1+1=3" for place, one in enumerate(last)])
 
-    monkeypatch.setattr(distill_reasoning, "write", written)
+    monkeypatch.setattr(distill_reasoning, "generate", written)
     return asked
 
 
@@ -109,7 +115,7 @@ def test_a_killed_stage_reads_the_solutions_that_it_has(tiny_source, tiny, monke
     with pytest.raises(ZeroDivisionError):
         technique.apply(tiny.copy(), context)
     monkeypatch.undo()
-    monkeypatch.setattr(distill_reasoning, "write", lambda model, prompts, *_, **__: [""] * len(prompts))
+    monkeypatch.setattr(distill_reasoning, "generate", lambda model, prompts, *_: texts_alone([""] * len(prompts)))
     assert technique.apply(tiny, context).notes["reasoning"]["share_kept"] == 1.0
     assert len(asked) == 1
 
@@ -183,13 +189,15 @@ def test_the_command_runs_the_stage(slimsweep, monkeypatch):
     shape = "{" + ", ".join(f"{name}: {value}" for name, value in shape.items()) + "}"
     monkeypatch.setattr(
         distill_reasoning,
-        "write",
-        lambda model, prompts, *_, **__: [
-            {one.prompt: one.solution for one in DATA.problems()}.get(
-                model.tokenizer.decode(prompt).removeprefix("[answer] ").removeprefix("[rationale] "), ""
-            )
-            for prompt in prompts
-        ],
+        "generate",
+        lambda model, prompts, *_: texts_alone(
+            [
+                {one.prompt: one.solution for one in DATA.problems()}.get(
+                    model.tokenizer.decode(prompt).removeprefix("[answer] ").removeprefix("[rationale] "), ""
+                )
+                for prompt in prompts
+            ]
+        ),
     )
     answer = slimsweep(
         *("model=random", f"model.shape={shape}", "technique=distill_reasoning", "evaluation=cost", "dtype=float32"),

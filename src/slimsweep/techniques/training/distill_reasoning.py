@@ -23,7 +23,7 @@ from slimsweep.data.problems import (
 from slimsweep.errors import TrainingError
 from slimsweep.models.batch_sizes import longest_context
 from slimsweep.models.batches import Batch
-from slimsweep.models.generation import write
+from slimsweep.models.generation import BLANK_LINE, Decoding, generate
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.skeleton import Skeleton
 from slimsweep.techniques.base import Requirements, StageReport
@@ -208,16 +208,14 @@ class DistillReasoning(Teachers, StudentBlocks, Training):
         file = context.work_dir and context.work_dir / WRITTEN
         if file and file.is_file():
             return json.loads(file.read_text())
-        texts = _written(
-            teacher,
-            [one.prompt for one in problems],
-            self.new_tokens,
-            shots_ids(shots, teacher.tokenizer),
-            ends_at_blank_line=bool(shots),
+        decoding = Decoding(
+            max_new_tokens=self.new_tokens,
             temperature=self.temperature,
-            seed=int(context.generator("solutions").initial_seed() % 2**31),
-            title="The teacher writes: prompt",
+            sampling_seed=int(context.generator("solutions").initial_seed() % 2**31),
+            stops=(BLANK_LINE,) if shots else (),
         )
+        prompts, examples = [one.prompt for one in problems], shots_ids(shots, teacher.tokenizer)
+        texts = _written(teacher, prompts, decoding, "The teacher writes: prompt", examples)
         if file:
             file.parent.mkdir(parents=True, exist_ok=True)
             partial = file.with_suffix(".partial")
@@ -240,21 +238,23 @@ class DistillReasoning(Teachers, StudentBlocks, Training):
         """Share of held-out problems that the student answers right, at once and at the end of written steps."""
         if self.is_in_context:
             prompts = [one.prompt for one in problems]
-            texts = _written(model, prompts, self.new_tokens, ends_at_blank_line=True, title="Student: solution")
+            decoding = Decoding(max_new_tokens=self.new_tokens, stops=(BLANK_LINE,))
+            texts = _written(model, prompts, decoding, "Student: solution")
             return {f"answer_accuracy_{when}": answer_accuracy(texts, problems)}
         most = max(len(text_ids(one.answer, model.tokenizer)) for one in problems) + SPARE_TOKENS
         prompts = [ANSWER + one.prompt for one in problems]
-        texts = _written(model, prompts, min(most, self.new_tokens), title="Student: answer")
+        texts = _written(model, prompts, Decoding(max_new_tokens=min(most, self.new_tokens)), "Student: answer")
         found = {f"answer_accuracy_{when}": answer_accuracy(texts, problems)}
         if self.rationale_weight:
             prompts = [RATIONALE + one.prompt for one in problems]
-            texts = _written(model, prompts, self.new_tokens, title="Student: steps")
+            texts = _written(model, prompts, Decoding(max_new_tokens=self.new_tokens), "Student: steps")
             found[f"steps_accuracy_{when}"] = answer_accuracy(texts, problems)
         return found
 
 
 def _written(
-    model: LanguageModel, prompts: Sequence[str], new_tokens: int, shots: Sequence[int] = (), **settings: Any
+    model: LanguageModel, prompts: Sequence[str], decoding: Decoding, title: str, shots: Sequence[int] = ()
 ) -> list[str]:
     start = [*opening(model.tokenizer), *shots]
-    return write(model, [[*start, *text_ids(one, model.tokenizer)] for one in prompts], new_tokens, **settings)
+    ids = [[*start, *text_ids(one, model.tokenizer)] for one in prompts]
+    return generate(model, ids, decoding, title).texts
