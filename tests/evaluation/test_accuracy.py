@@ -55,6 +55,9 @@ def test_always_one_answer_scores_its_share_and_the_standard_error_of_a_mean(tin
     assert measurement.values["accuracy_sentiment"] == pytest.approx(share)
     error = sqrt(share * (1 - share) / 49)
     assert measurement.values["accuracy_stderr_sentiment"] == pytest.approx(error)
+    kept = measurement.outcomes["accuracy_sentiment"]
+    assert kept.values.tolist() == [label == (prefer == " positive") for label in labels]
+    assert kept.values.dtype.name == "uint8" and kept.score() == pytest.approx(share)
 
 
 def test_nothing_is_downloaded_or_written(tiny, tmp_path, no_network, monkeypatch):

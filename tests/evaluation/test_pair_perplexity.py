@@ -89,6 +89,19 @@ def test_batches_do_not_matter(tmp_path, corpora):
     assert alone == pytest.approx(together, rel=1e-6)
 
 
+def test_pairs_keep_what_each_contributed_in_the_order_of_the_metric(tmp_path, corpora):
+    model = seq2seq("bart", tmp_path).load(torch.float32, CPU)
+    metric = PairPerplexity(path=pair_table(tmp_path, words(60)))
+    found = metric.measure(model, corpora)
+    kept, pairs = found.outcomes["pair_perplexity"], metric._measured(model.tokenizer)
+    assert kept.values[:, 1].tolist() == [len(pair.target) for pair in pairs]
+    assert len(set(kept.values[:, 1])) > 1  # batches go by length
+    start, texts = model.config.decoder_start_token_id, sorted(held_out(words(60)), key=_hash)
+    each = [math.log(one_by_one(model, [pair], start)) for pair in texts]
+    assert kept.values[:, 0] / kept.values[:, 1] == pytest.approx(each, rel=1e-4)
+    assert kept.score() == pytest.approx(found.values["pair_perplexity"], rel=1e-12)
+
+
 def test_a_uniform_models_perplexity_is_the_vocabulary_size(tmp_path, corpora):
     model = seq2seq("bart", tmp_path, tie_word_embeddings=False).load(torch.float32, CPU)
     model.module.lm_head.weight.zero_()

@@ -191,3 +191,18 @@ def test_golden_output_of_version_1(tiny):
     token_ids = torch.arange(0, 256).repeat(2)
     assert Perplexity.version == 1
     assert perplexity(tiny, token_ids, 64) == pytest.approx(261.210329, rel=1e-5)
+
+
+def test_windows_keep_what_each_contributed(tiny, corpora, mine):
+    metric = Perplexity(corpora=(mine,), context_tokens=24, max_windows=5, batch_tokens=50)
+    measured = metric.measure(tiny, corpora)
+    kept = measured.outcomes["perplexity_mine"]
+    windows = corpora.token_ids(mine, tiny.tokenizer).split(24)[:5]
+    assert kept.values[:, 1].tolist() == [23.0] * 5
+    each = [math.log(plain_perplexity(tiny, window[None])) for window in windows]
+    assert kept.values[:, 0] / 23 == pytest.approx(each, rel=1e-5)
+    assert kept.score() == pytest.approx(measured.values["perplexity_mine"], rel=1e-12)
+    again = Perplexity(corpora=(mine,), context_tokens=24, max_windows=5, batch_tokens=240).measure(tiny, corpora)
+    other = Perplexity(corpora=(mine,), context_tokens=24, max_windows=4).measure(tiny, corpora)
+    items = [one.outcomes["perplexity_mine"].items for one in (again, other)]
+    assert items[0] == kept.items != items[1]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import yaml
 
 from slimsweep.checks import refuse, whole_number_faults
@@ -18,6 +19,7 @@ from slimsweep.data.rows import Rows
 from slimsweep.data.unknown_tokens import texts_fault
 from slimsweep.errors import CorpusError, TaskError
 from slimsweep.evaluation.base import Measurement, Metric, other_task_fault
+from slimsweep.evaluation.outcomes import Outcomes, items_digest
 from slimsweep.evaluation.quantity import Quantity
 from slimsweep.hints import allowed_names
 from slimsweep.models.batch_sizes import BATCH_TOKENS, batch_tokens
@@ -116,11 +118,11 @@ class Accuracy(Metric):
             TaskError: unknown task.
             CorpusError: its data is neither local nor reachable.
         """
-        values, reasons, protocols = {}, {}, {}
+        values, reasons, protocols, outcomes = {}, {}, {}, {}
         tokens = self.batch_tokens or batch_tokens(model) // 2
         for task in self.tasks:
             questions, origin = _questions(task, corpora)
-            results = _run(task, questions, model, self.task_limit, tokens)
+            results, samples = _run(task, questions, model, self.task_limit, tokens)
             asked = min(len(questions), self.task_limit or len(questions))
             where = origin.split()[0] if origin.startswith(("hub", "package")) else "local"
             protocol = f"{task}:v{task_file(task)['metadata']['version']}:lm-eval:0-shot:{where}:questions={asked}"
@@ -133,7 +135,12 @@ class Accuracy(Metric):
                 if isinstance(error, str):  # lm-eval's "N/A"
                     values[error_field], reasons[error_field] = None, "one question has no standard error"
                 protocols[field] = f"{protocol}:{metric}:sha={_digest(task, questions)[:SHORT_DIGEST]}"
-        return Measurement(values, reasons, protocols)
+                if samples:
+                    right = np.array([sample[metric] for sample in samples])
+                    is_whole = np.isin(right, (0, 1)).all()
+                    items = items_digest([_digest(task, questions), str(asked)])
+                    outcomes[field] = Outcomes(right.astype(np.uint8 if is_whole else np.float64), "mean", items)
+        return Measurement(values, reasons, protocols, outcomes)
 
     def working_bytes(self, token_bytes: int) -> int:
         return (self.batch_tokens or BATCH_TOKENS) * token_bytes
@@ -196,8 +203,11 @@ def _digest(task: str, questions: list[dict]) -> str:
 
 def _run(
     task: str, questions: list[dict], model: LanguageModel, limit: int | None, batch_tokens: int
-) -> dict[str, Any]:
-    """The harness's results of one task. The questions are in memory: nothing is downloaded or written."""
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The harness's results of one task, and those of each question in order.
+
+    The questions are in memory: nothing is downloaded or written.
+    """
     import datasets
 
     evaluate, task_manager, harness_model = _harness()
@@ -205,10 +215,10 @@ def _run(
     data = {split: datasets.Dataset.from_list(questions[:limit])}
     fields = {**task_file(task), "custom_dataset": lambda **_: data}
     lm = harness_model(model, batch_tokens)
-    results = evaluate(lm=lm, task_dict=task_manager.load([fields]), log_samples=False)
+    results = evaluate(lm=lm, task_dict=task_manager.load([fields]), log_samples=True)
     if lm.has_nan:  # the harness would take one of the answers and call it a choice
-        return {}
-    return results["results"][task]
+        return {}, []
+    return results["results"][task], sorted(results["samples"][task], key=lambda sample: sample["doc_id"])
 
 
 @functools.cache

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from slimsweep.evaluation.outcomes import Outcomes
 from slimsweep.evaluation.quantity import Quantity
 
 
@@ -19,6 +20,8 @@ class Measurement:
     """Reason why a value is None, by field."""
     protocols: dict[str, str] = field(default_factory=dict)
     """Protocol of each value, as text; two values with different protocols are not comparable."""
+    outcomes: dict[str, Outcomes] = field(default_factory=dict)
+    """What each item contributed, by field, where the metric keeps it; kept beside the record."""
 
     def __post_init__(self) -> None:
         for name, value in self.values.items():

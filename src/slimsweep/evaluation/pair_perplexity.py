@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 
 from slimsweep.checks import choice_faults, refuse, whole_number_faults
@@ -12,6 +13,7 @@ from slimsweep.data.corpora import SHORT_DIGEST, Corpora
 from slimsweep.data.pair_file import PairFile
 from slimsweep.data.pairs import HELD_OUT_PART, Pair, TokenPair, pair_batch
 from slimsweep.evaluation.base import Measurement, Metric
+from slimsweep.evaluation.outcomes import Outcomes, items_digest
 from slimsweep.evaluation.perplexity import exp, nll_parts, non_finite_reason
 from slimsweep.evaluation.quantity import Quantity
 from slimsweep.models.batch_sizes import BATCH_TOKENS, batch_tokens
@@ -94,11 +96,17 @@ class PairPerplexity(PairFile, Metric):
         """Perplexity of the targets as `pair_perplexity`, with its protocol id, and the seconds it took."""
         pairs = self._measured(model.tokenizer)
         started = time.perf_counter()
-        nll = mean_target_nll(model, pairs, self.batch_tokens or batch_tokens(model))
+        nll, by_pair = target_nll(model, pairs, self.batch_tokens or batch_tokens(model))
         values = {"pair_perplexity": exp(nll), "pair_perplexity_seconds": time.perf_counter() - started}
         reason = non_finite_reason(nll)
         reasons = {"pair_perplexity": reason} if reason else {}
-        return Measurement(values, reasons, {"pair_perplexity": self._protocol(model, len(pairs))})
+        items = items_digest(repr((pair.source, pair.target)) for pair in pairs)
+        return Measurement(
+            values,
+            reasons,
+            {"pair_perplexity": self._protocol(model, len(pairs))},
+            {"pair_perplexity": Outcomes(by_pair, "exp_mean", items)},
+        )
 
     def _measured(self, tokenizer: Any) -> list[TokenPair]:
         """The pairs that are measured, in the order of the hash of their sources."""
@@ -123,29 +131,36 @@ class PairPerplexity(PairFile, Metric):
 
 
 @torch.no_grad()
-def mean_target_nll(model: LanguageModel, pairs: Sequence[TokenPair], batch_tokens: int) -> float:
-    """Mean negative log-likelihood in nats of all tokens of the targets. The log-softmax is fp32, the sum fp64.
+def target_nll(model: LanguageModel, pairs: Sequence[TokenPair], batch_tokens: int) -> tuple[float, np.ndarray]:
+    """Mean negative log-likelihood in nats of all tokens of the targets; its sum and tokens by pair.
 
-    Pairs of about equal length go through the model together, so that little of a batch is padding.
+    Pairs of about equal length go through the model together, so that little of a batch is padding. The log-softmax is
+    fp32, sums are fp64.
     """
-    total, count = torch.zeros((), dtype=torch.float64, device=model.compute_device), 0
+    total = torch.zeros((), dtype=torch.float64, device=model.compute_device)
+    by_pair = np.zeros((len(pairs), 2))
     for _, group in tracked(_groups(pairs, batch_tokens), "pairs: batch"):
-        batch = pair_batch(group, model.config)
+        batch = pair_batch([pairs[place] for place in group], model.config)
         predicted = batch["labels"] != IGNORED
         hidden = model.hidden_states(batch)
-        for nll in nll_parts(model, hidden[predicted.to(hidden.device)], batch["labels"][predicted]):
-            total += nll
-        count += int(predicted.sum())
-    return total.item() / count
+        parts = []
+        for part in nll_parts(model, hidden[predicted.to(hidden.device)], batch["labels"][predicted]):
+            total += sum(some.double().sum() for some in part)
+            parts += part
+        counts = predicted.sum(dim=1).tolist()
+        sums = [nll.double().sum().item() for nll in torch.cat(parts).cpu().split(counts)]
+        by_pair[group] = np.column_stack([sums, counts])
+    return total.item() / int(by_pair[:, 1].sum()), by_pair
 
 
-def _groups(pairs: Sequence[TokenPair], batch_tokens: int) -> list[list[TokenPair]]:
-    """Pairs in groups of about equal length; a group's longest source or target, times its pairs, is in the budget."""
+def _groups(pairs: Sequence[TokenPair], batch_tokens: int) -> list[list[int]]:
+    """Places of pairs in groups of about equal length; a group's longest source or target, times its pairs, is in the
+    budget."""
 
-    def length(pair: TokenPair) -> int:
-        return max(len(pair.source), len(pair.target))
+    def length(place: int) -> int:
+        return max(len(pairs[place].source), len(pairs[place].target))
 
-    ordered, groups, start = sorted(pairs, key=length, reverse=True), [], 0
+    ordered, groups, start = sorted(range(len(pairs)), key=length, reverse=True), [], 0
     while start < len(ordered):
         size = max(1, batch_tokens // length(ordered[start]))
         groups.append(ordered[start : start + size])

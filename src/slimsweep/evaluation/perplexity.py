@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -17,6 +18,7 @@ from slimsweep.data.corpora import SHORT_DIGEST, Corpora, corpus_name
 from slimsweep.data.unknown_tokens import ids_fault
 from slimsweep.errors import TooFewTokensError
 from slimsweep.evaluation.base import Measurement, Metric, other_task_fault
+from slimsweep.evaluation.outcomes import Outcomes, items_digest
 from slimsweep.evaluation.quantity import Quantity
 from slimsweep.models.batch_sizes import BATCH_TOKENS, HEAD_NUMBERS, LOSS_NUMBERS, batch_tokens, longest_context
 from slimsweep.models.batches import text_batch
@@ -135,19 +137,20 @@ class Perplexity(Metric):
         Raises:
             TooFewTokensError: a text has less than one whole window.
         """
-        values, reasons, protocols = {}, {}, {}
+        values, reasons, protocols, outcomes = {}, {}, {}, {}
         tokens = self.batch_tokens or batch_tokens(model)
         for corpus in self.corpora:
             name = f"perplexity_{corpus_name(corpus)}"
             windows = self._windows(model, corpora, corpus)
             started = time.perf_counter()
-            nll = mean_nll(model, windows, tokens, label=name)
+            nll, by_window = window_nll(model, windows, tokens, label=name)
             values[f"evaluate_seconds_{corpus_name(corpus)}"] = time.perf_counter() - started
             values[name] = exp(nll)
             if reason := non_finite_reason(nll):
                 reasons[name] = reason
             protocols[name] = self._protocol(model, corpora, corpus, windows)
-        return Measurement(values, reasons, protocols)
+            outcomes[name] = Outcomes(by_window, "exp_mean", items_digest([windows.numpy().tobytes()]))
+        return Measurement(values, reasons, protocols, outcomes)
 
     def _windows(
         self, model: LanguageModel, corpora: Corpora, corpus: str | dict[str, str]
@@ -206,38 +209,52 @@ def perplexity(model: LanguageModel, token_ids: Int[Tensor, " token"], context_t
     return exp(mean_nll(model, cut(token_ids, context_tokens), batch_tokens=context_tokens))
 
 
-@torch.no_grad()
 def mean_nll(model: LanguageModel, windows: Int[Tensor, "window token"], batch_tokens: int, label: str = "") -> float:
-    """Mean negative log-likelihood in nats of all tokens but the first of each window.
+    """Mean negative log-likelihood in nats of all tokens but the first of each window."""
+    return window_nll(model, windows, batch_tokens, label)[0]
 
-    Head and cross-entropy see a bounded number of logits at a time; the log-softmax is fp32, the sum fp64.
+
+@torch.no_grad()
+def window_nll(
+    model: LanguageModel, windows: Int[Tensor, "window token"], batch_tokens: int, label: str = ""
+) -> tuple[float, np.ndarray]:
+    """Mean negative log-likelihood in nats of all tokens but the first of each window; its sum and tokens by window.
+
+    Head and cross-entropy see a bounded number of logits at a time; the log-softmax is fp32, sums are fp64.
     """
-    batches = windows.split(max(1, batch_tokens // windows.shape[1]))
+    batches, predicted = windows.split(max(1, batch_tokens // windows.shape[1])), windows.shape[1] - 1
     total = torch.zeros((), dtype=torch.float64, device=model.compute_device)
+    sums = []
     for _, batch in tracked(batches, f"{label}: batch"):
         hidden = model.hidden_states(text_batch(batch))[:, :-1].flatten(0, 1)
-        for nll in nll_parts(model, hidden, batch[:, 1:].flatten()):
-            total += nll
-    return total.item() / (windows.shape[0] * (windows.shape[1] - 1))
+        parts = []
+        for part in nll_parts(model, hidden, batch[:, 1:].flatten()):
+            total += sum(some.double().sum() for some in part)
+            parts += part
+        sums.append(torch.cat(parts).view(len(batch), predicted).double().sum(dim=1))
+    by_window = torch.cat(sums).cpu().numpy()
+    return total.item() / (len(windows) * predicted), np.stack([by_window, np.full_like(by_window, predicted)], axis=1)
 
 
 def nll_parts(
     model: LanguageModel, hidden: Float[Tensor, "token width"], targets: Int[Tensor, " token"]
-) -> Iterator[Float[Tensor, ""]]:
-    """Sums of the negative log-likelihoods of targets, in nats and fp64, each of a bounded number of logits.
+) -> Iterator[list[Float[Tensor, " token"]]]:
+    """Negative log-likelihoods of targets, in nats and fp32, in lists that each come from a bounded number of logits.
 
-    `hidden` is the output of the last norm where each target is predicted; the log-softmax is fp32.
+    `hidden` is the output of the last norm where each target is predicted.
     """
     vocabulary = model.config.get_text_config().vocab_size
     for part, wanted in _by_rows(hidden, targets.to(hidden.device), HEAD_NUMBERS // vocabulary):
-        yield _nll(model.logits(part), wanted)
+        yield list(_nll(model.logits(part), wanted))
 
 
-def _nll(logits: Float[Tensor, "token vocabulary"], targets: Int[Tensor, " token"]) -> Float[Tensor, ""]:
-    """Sum of the negative log-likelihoods, in fp64."""
+def _nll(
+    logits: Float[Tensor, "token vocabulary"], targets: Int[Tensor, " token"]
+) -> Iterator[Float[Tensor, " token"]]:
+    """Negative log-likelihoods of some rows after the other."""
     rows = LOSS_NUMBERS // logits.shape[1] if logits.is_cpu else len(logits)
-    parts = _by_rows(logits, targets, rows)
-    return sum(cross_entropy(part.float(), wanted, reduction="none").double().sum() for part, wanted in parts)
+    for part, wanted in _by_rows(logits, targets, rows):
+        yield cross_entropy(part.float(), wanted, reduction="none")
 
 
 def _by_rows(values: Tensor, targets: Tensor, rows: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -109,7 +109,7 @@ def measure(
             "quantities": declared(asked, result),
         }
         if place := _place(experiment, asked, identity, shapes):
-            store.share(place, one, experiment.key)
+            store.share(place, one | {"outcomes": {}}, experiment.key)
         yield one
 
 
@@ -176,7 +176,10 @@ def _compared(experiment: Experiment, model: LanguageModel, metric: Metric, resu
         log.info("speed-up: measuring beside the dense model")
         beside = metric.compare(load(experiment).model, model)
     return Measurement(
-        result.values | beside.values, result.reasons | beside.reasons, result.protocols | beside.protocols
+        result.values | beside.values,
+        result.reasons | beside.reasons,
+        result.protocols | beside.protocols,
+        result.outcomes | beside.outcomes,
     )
 
 

@@ -143,7 +143,7 @@ def measurement(
     Args:
         name: Of the metric in the evaluation.
         identity: Digest of `metric`, which says how it was measured.
-        result: What the metric returned: values, reasons, protocols.
+        result: What the metric returned: values, reasons, protocols and, as they are, outcomes by item.
         created: When, as a record has it.
     """
     return {
@@ -153,6 +153,7 @@ def measurement(
         "values": result.values,
         "reasons": result.reasons,
         "protocols": result.protocols,
+        "outcomes": result.outcomes,
         "seconds": seconds,
         "source": None,  # key of another record, where the values were measured there
         "created": created,

@@ -14,7 +14,9 @@ from typing import Any
 from filelock import FileLock
 
 from slimsweep.errors import StoreError
+from slimsweep.evaluation.outcomes import Outcomes
 from slimsweep.hints import nearest
+from slimsweep.records import outcome_file
 from slimsweep.records.record import assembled, write_json
 
 log = logging.getLogger(__name__)
@@ -147,9 +149,34 @@ class Store:
         write_json(folder / "model.json", model)
 
     def keep(self, key: str, measured: dict[str, Any]) -> None:
-        """Write a measurement as soon as it is made; only the same identity takes its place."""
-        name = measured["identity"][:FOLDER_CHARACTERS]
-        write_json(self.folder(key) / "measurements" / f"{name}.json", measured)
+        """Write a measurement as soon as it is made; only the same identity takes its place.
+
+        Its outcomes lie beside it in a file of their own, written first.
+        """
+        path, outcomes = self._measurement_path(key, measured["identity"]), measured.get("outcomes") or {}
+        if outcomes:
+            outcome_file.write(path.with_suffix(".npz"), outcomes)
+        write_json(path, measured | {"outcomes": outcome_file.described(outcomes)})
+
+    def _measurement_path(self, key: str, identity: str) -> Path:
+        return self.folder(key) / "measurements" / f"{identity[:FOLDER_CHARACTERS]}.json"
+
+    def outcomes(self, record: dict[str, Any]) -> dict[str, Outcomes]:
+        """What each item contributed, by field of a record; measurements of older versions kept none.
+
+        Raises:
+            StoreError: a file of outcomes is damaged.
+        """
+        by_identity: dict[str, dict[str, Outcomes]] = {}
+        found = {}
+        for name, identity in (record.get("identities") or {}).items():
+            if identity not in by_identity:
+                path = self._measurement_path(record["key"], identity)
+                told = (self.read_json(path, needs="identity") or {}).get("outcomes") or {}
+                by_identity[identity] = outcome_file.read(path.with_suffix(".npz"), told)
+            if own := by_identity[identity].get(name.partition("[")[0]):
+                found[name] = own
+        return found
 
     def finish(self, key: str, asked: Iterable[str]) -> dict[str, Any]:
         """Write the record of a model, with the measurements asked for; returns it."""
