@@ -38,3 +38,27 @@ def test_embeddings_as_a_tensor_train_are_counted_too(tmp_path):
     model = skeleton("llama", tmp_path)
     TensorTrain(ratio=0.3).plan(model)
     assert activation_bytes(model, batch(1, 16), list(model.module.parameters())) > 0
+
+
+def test_sixteen_bits_are_counted_as_autocast_keeps_them(tmp_path):
+    """The same forward on real tensors, under torch's own autocast."""
+    source = random_model("llama", str(tmp_path))
+    model, shapes = source.load(torch.bfloat16, torch.device("cpu")), batch(2, 32)
+    trained, kept = list(model.module.parameters()), {}
+    for parameter in trained:
+        parameter.data = parameter.data.float()
+        parameter.requires_grad_(True)
+    weights = {parameter.untyped_storage()._cdata for parameter in trained}
+
+    def pack(tensor):
+        if tensor.untyped_storage()._cdata not in weights:
+            kept[tensor.untyped_storage()._cdata] = tensor.untyped_storage()
+        return tensor
+
+    hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+    with torch.enable_grad(), torch.autocast("cpu", torch.bfloat16), hooks:
+        model.task.loss(model.module, shapes)
+    skeleton = source.skeleton(torch.bfloat16).copy()
+    found = activation_bytes(skeleton, shapes, list(skeleton.module.parameters()))
+    assert found == pytest.approx(sum(storage.nbytes() for storage in kept.values()), rel=0.1)
+    assert {parameter.dtype for parameter in skeleton.module.parameters()} == {torch.bfloat16}

@@ -11,9 +11,9 @@ WINDOW = 16
 CPU = torch.device("cpu")
 
 
-def tiny_llama(folder) -> LanguageModel:
-    """A random Llama of two blocks in fp32."""
-    return random_model("llama", str(folder)).load(torch.float32, CPU)
+def tiny_llama(folder, family: str = "llama") -> LanguageModel:
+    """A random Llama of two blocks in fp32, or a model of another family."""
+    return random_model(family, str(folder)).load(torch.float32, CPU)
 
 
 def counting_windows(vocabulary: int, count: int) -> list[torch.Tensor]:

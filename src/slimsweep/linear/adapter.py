@@ -11,14 +11,15 @@ from torch.nn import functional
 
 from slimsweep.linear.base import Layout, LinearForm, PackedLinear, compute_dtype, kinds, layer_shape
 from slimsweep.linear.mask import removed, set_removed
-from slimsweep.linear.orientation import weight_2d
+from slimsweep.linear.orientation import is_transposed, weight_2d
 
 
 class AdapterLinear(LinearForm):
     """W + scale B A, with A (`down`) [rank in] and B (`up`) [out rank] beside the layer `base` that holds W.
 
-    Source: LoRA, arXiv:2106.09685, eq. 3. Settings: `rank`, `scale`, and `base`, the manifest entry of a packed base
-    (null where it is plain). All numbers of A and B count as parameters of the model.
+    Source: LoRA, arXiv:2106.09685, eq. 3. Settings: `rank`, `scale`, `base`, the manifest entry of a packed base (null
+    where it is plain), and `is_transposed` where the layer was a Conv1D. All numbers of A and B count as parameters of
+    the model.
     """
 
     kind = "adapter"
@@ -56,6 +57,10 @@ class AdapterLinear(LinearForm):
         settings = adapter_settings(layer, len(down), scale)
         return cls(layer_shape(layer), settings, base, {"down": down, "up": up})
 
+    def rescaled(self, scale: float) -> tuple[Float[Tensor, "rank in"], Float[Tensor, "out rank"]]:
+        """Copies of A and B in fp32 that have the same product under another scale."""
+        return self.down.float().clone(), self.up.float() * (self.settings["scale"] / scale)
+
     def hold_zeros(self, layer: nn.Module) -> None:
         """Let the product add nothing where the mask of a layer says that a weight was removed."""
         mask = removed(layer)
@@ -84,7 +89,33 @@ class AdapterLinear(LinearForm):
 def adapter_settings(layer: nn.Module, rank: int, scale: float) -> dict[str, Any]:
     """Settings of an adapter of some rank beside a layer."""
     entry = {"kind": layer.kind, "settings": layer.settings} if isinstance(layer, PackedLinear) else None
-    return {"rank": rank, "scale": scale, "base": entry}
+    settings = {"rank": rank, "scale": scale, "base": entry}
+    return settings | {"is_transposed": True} if is_transposed(layer) else settings
+
+
+def without_adapter(layer: nn.Module) -> nn.Module:
+    """The layer that an adapter stands beside, with its bias and mask; any other layer itself."""
+    if not isinstance(layer, AdapterLinear):
+        return layer
+    if layer.settings.get("is_transposed"):
+        return _conv1d(layer)
+    plain = copy.copy(layer.base)
+    plain._parameters = dict(layer.base._parameters)
+    plain.bias = layer.bias
+    return plain
+
+
+def _conv1d(layer: AdapterLinear) -> nn.Module:
+    """GPT-2's own kind of layer, from the weight and bias of an adapter's base."""
+    from transformers.pytorch_utils import Conv1D
+
+    rows, columns = layer_shape(layer)
+    with torch.device("meta"):
+        plain = Conv1D(rows, columns)
+    plain.weight = nn.Parameter(layer.base.weight.detach().T.contiguous(), requires_grad=False)
+    plain.bias = layer.bias
+    set_removed(plain, removed(layer.base))
+    return plain
 
 
 def drawn_factors(

@@ -68,7 +68,10 @@ def predicted_bytes(experiment: Trained) -> dict[str, int]:
     """Predicted memory of each stage that trains, by name, from shapes; nothing for shapes alone."""
     if experiment.model.weights == "meta" or not training_stages(experiment):
         return {}
-    examples, skeleton, found = experiment.training_set, experiment.model.skeleton().copy(), {}
+    import torch
+
+    dtype = getattr(torch, experiment.resolved_dtype)
+    examples, skeleton, found = experiment.training_set, experiment.model.skeleton(dtype).copy(), {}
     for stage in experiment.stages:
         if stage.technique.requirements.data:
             count = stage.technique.micro_sequences or stage.technique.batch_sequences

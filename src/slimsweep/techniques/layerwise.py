@@ -81,9 +81,13 @@ class LayerTargets(ABC):
             faults = [f"include={list(self.include)} and exclude={list(self.exclude)} leave no layer to change"]
         return faults
 
+    def is_treatable(self, layer: nn.Module) -> bool:
+        """Whether the technique can change a layer that is stored like this one."""
+        return has_single_weights(layer)
+
     def _form_faults(self, skeleton: LanguageModel) -> list[str]:
         """Targeted layers in which no single weight can be removed or rounded."""
-        forms = {name: layer for name, layer in self.targets(skeleton).items() if not has_single_weights(layer)}
+        forms = {name: layer for name, layer in self.targets(skeleton).items() if not self.is_treatable(layer)}
         if not forms:
             return []
         return [

@@ -193,6 +193,7 @@ def test_bad_values_are_named():
 
 def test_changed_shapes_are_refused_on_shapes_alone(tiny_source):
     narrow, short = tiny_source.skeleton().copy(), tiny_source.skeleton().copy()
+    Magnitude(ratio=0.5).plan(narrow)
     assert EoRA(rank=4).faults(narrow) == []
     LLMPruner(ratio=0.5, blocks=[0, 1]).plan(narrow)
     (fault,) = EoRA(rank=4).faults(narrow)
@@ -206,6 +207,7 @@ def test_a_rank_above_a_width_and_pairs_beside_pairs_are_refused(tiny_source):
     skeleton = tiny_source.skeleton().copy()
     (fault,) = EoRA(rank=20).faults(skeleton)
     assert "rank=20" in fault and "k_proj (16)" in fault and "at most 16" in fault
+    Magnitude(ratio=0.5).plan(skeleton)
     EoRA(rank=4, include="*q_proj").plan(skeleton)
     (fault,) = EoRA(rank=4).faults(skeleton)
     assert "model.layers.0-1.self_attn.q_proj (adapter)" in fault
@@ -238,3 +240,10 @@ def test_perplexity_of_a_trained_model_comes_back(stories260k_source, shared):
         found.append(perplexity(one.module, ids[16:]))
     dense, pruned, low, high = found
     assert dense < high < low < pruned
+
+
+def test_a_model_that_lost_nothing_is_refused():
+    skeleton = random_model("llama", "nowhere").skeleton().copy()
+    assert "nothing was lost: put it behind such a stage" in EoRA(rank=2).faults(skeleton)[0]
+    Magnitude(ratio=0.0).plan(skeleton)
+    assert EoRA(rank=2).faults(skeleton) == []

@@ -1,13 +1,18 @@
+import dataclasses
+
 import pytest
 import torch
+from contexts import text_context
+from family_shapes import random_model
 from tiny_training import FAST, tiny_llama, training_context
 
 import slimsweep
-from slimsweep.linear.adapter import AdapterLinear
+from slimsweep.linear.adapter import AdapterLinear, without_adapter
 from slimsweep.linear.base import linear_forms, weight_count
 from slimsweep.linear.mask import removed
 from slimsweep.models.language_model import parameter_count
 from slimsweep.models.storage import saved_model
+from slimsweep.techniques.factorization.eora import EoRA
 from slimsweep.techniques.pruning.magnitude import Magnitude
 from slimsweep.techniques.quantization.nf4 import NF4
 from slimsweep.techniques.quantization.rtn import RTN
@@ -89,8 +94,6 @@ def test_kept_adapters_are_counted_saved_and_read_back(tmp_path, first):
 
 def test_plans_have_the_shapes_of_the_result(tmp_path):
     model = tiny_llama(tmp_path)
-    from family_shapes import random_model
-
     skeleton = random_model("llama", str(tmp_path)).skeleton().copy()
     technique = LoRA(**FAST, rank=3, merge=False)
     technique.plan(skeleton)
@@ -99,8 +102,6 @@ def test_plans_have_the_shapes_of_the_result(tmp_path):
 
 
 def test_kept_adapters_beside_pruned_weights_are_refused(tmp_path):
-    from family_shapes import random_model
-
     skeleton = random_model("llama", str(tmp_path)).skeleton().copy()
     Magnitude(ratio=0.5).plan(skeleton)
     assert "set merge=true, or preserve_sparsity=false" in LoRA(merge=False).faults(skeleton)[0]
@@ -108,8 +109,6 @@ def test_kept_adapters_beside_pruned_weights_are_refused(tmp_path):
 
 
 def test_a_rank_beyond_the_widths_is_refused(tmp_path):
-    from family_shapes import random_model
-
     skeleton = random_model("llama", str(tmp_path)).skeleton()
     assert "rank=500 is more than the smaller width" in LoRA(rank=500).faults(skeleton)[0]
 
@@ -118,3 +117,49 @@ def test_a_rank_beyond_the_widths_is_refused(tmp_path):
 def test_bad_values_are_refused(fields):
     with pytest.raises(ValueError):
         LoRA(**fields)
+
+
+def with_eora(folder, family="llama"):
+    """A pruned model with the adapters that eora leaves, beside what it was before."""
+    model, dense = tiny_llama(folder, family), tiny_llama(folder, family)
+    context = training_context(model)
+    Magnitude(ratio=0.5).apply(model, context)
+    ids = torch.randint(0, 32, (4, 24), generator=torch.Generator().manual_seed(0))
+    EoRA(rank=2).apply(model, dataclasses.replace(text_context(ids), teacher=lambda: dense))
+    return model
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_training_goes_on_with_the_adapters_of_eora(tmp_path, family):
+    model = with_eora(tmp_path, family)
+    before = logits(model)
+    still = FAST | {"learning_rate": 1e-12}
+    LoRA(**still, rank=2, merge=False, preserve_sparsity=False).apply(model, training_context(model))
+    torch.testing.assert_close(logits(model), before, atol=1e-4, rtol=1e-4)
+    LoRA(**still, rank=2, preserve_sparsity=False).apply(model, training_context(model))
+    assert not linear_forms(model.module)
+    torch.testing.assert_close(logits(model), before, atol=1e-4, rtol=1e-4)
+    saved_model.save(model, tmp_path / "saved")
+    again = slimsweep.load(tmp_path / "saved")
+    torch.testing.assert_close(again(torch.arange(12)[None] % 32).logits, before, atol=1e-4, rtol=1e-4)
+
+
+def test_the_adapters_of_eora_are_trained_and_merged_into_the_zeros_only_where_asked(tmp_path):
+    model = with_eora(tmp_path)
+    masks = {name: removed(without_adapter(layer)) for name, layer in model.targets().items()}
+    report = LoRA(**FAST, rank=2).apply(model, training_context(model))
+    assert report.notes["training"]["loss_best"] < report.notes["training"]["loss_start"]
+    for name, layer in model.targets().items():
+        assert torch.equal(layer.weight == 0, masks[name])
+
+
+def test_another_rank_than_that_of_standing_adapters_is_refused(tmp_path):
+    skeleton = random_model("llama", str(tmp_path)).skeleton().copy()
+    Magnitude(ratio=0.5).plan(skeleton)
+    EoRA(rank=4).plan(skeleton)
+    assert "whose rank is 4: set rank to that" in LoRA(rank=2).faults(skeleton)[0]
+    technique = LoRA(rank=4)
+    assert technique.faults(skeleton) == []
+    technique.plan(skeleton)
+    assert not linear_forms(skeleton.module)
+    assert any(skeleton.zeros.values())

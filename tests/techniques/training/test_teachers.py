@@ -1,9 +1,13 @@
+from types import SimpleNamespace
+
 import pytest
 from conftest import TINY_SHAPE
+from family_shapes import random_model
 
 from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.errors import TrainingError
 from slimsweep.models.sources.random import RandomModel
+from slimsweep.techniques.training.distill import Distill
 from slimsweep.techniques.training.teachers import Teachers, frozen_teacher, vocabulary_fault
 
 
@@ -40,10 +44,6 @@ def test_another_vocabulary_is_refused(tiny, tmp_path):
 
 
 def test_a_source_with_other_tokens_is_found_before_weights_load(tmp_path):
-    from types import SimpleNamespace
-
-    from slimsweep.techniques.training.distill import Distill
-
     def source(**tokens):
         return SimpleNamespace(tokenizer=lambda: SimpleNamespace(get_vocab=lambda: tokens))
 
@@ -52,3 +52,12 @@ def test_a_source_with_other_tokens_is_found_before_weights_load(tmp_path):
     assert technique.data_faults(None, source(a=0, b=1)) == []
     (fault,) = technique.data_faults(None, source(a=0, b=1), source(a=0, b=2, c=3))
     assert "1 of the student's 2 tokens have another id or none among the teacher's 3" in fault
+
+
+def test_a_teacher_that_takes_fewer_tokens_than_the_data_has_is_refused(tmp_path):
+    teacher = random_model("gpt2", str(tmp_path))
+    longest = teacher.config().max_position_embeddings
+    technique = Distill(teacher="source", teacher_path="folder")
+    (fault,) = technique.data_faults(SimpleNamespace(tokens=longest + 1), teacher, teacher)
+    assert f"takes {longest} tokens: set data.tokens={longest}" in fault
+    assert technique.data_faults(SimpleNamespace(tokens=longest), teacher, teacher) == []

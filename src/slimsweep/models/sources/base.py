@@ -150,15 +150,16 @@ class ModelSource(ABC):
         with self._refusals():
             return AutoConfig.from_pretrained(self.light_folder(), trust_remote_code=self.trust_remote_code)
 
-    def skeleton(self) -> Skeleton:
+    def skeleton(self, dtype: torch.dtype = torch.float32) -> Skeleton:
         """The model on the meta device: shapes without weights, kept for the process.
 
         Raises:
             ModelError: no model can be built of the config.
         """
-        if self._identity not in _skeletons:
-            _skeletons[self._identity] = self._wrap(self._meta(torch.float32), META)
-        return _skeletons[self._identity]
+        identity = f"{self._identity} {dtype}"
+        if identity not in _skeletons:
+            _skeletons[identity] = self._wrap(self._meta(dtype), META)
+        return _skeletons[identity]
 
     def digest(self) -> str:
         """SHA-256 of what decides the model: contents of its files; config and seed where none are read."""

@@ -61,8 +61,21 @@ class EoRA(LayerTargets, Technique):
 
     def faults(self, skeleton: LanguageModel) -> list[str]:
         return (
-            super().faults(skeleton) or self._shape_faults(skeleton) or rank_faults(self.targets(skeleton), self.rank)
+            super().faults(skeleton)
+            or self._shape_faults(skeleton)
+            or rank_faults(self.targets(skeleton), self.rank)
+            or self._nothing_lost(skeleton)
         )
+
+    def _nothing_lost(self, skeleton: LanguageModel) -> list[str]:
+        """Fault of a chain in which no stage has changed a targeted layer yet."""
+        zeros = getattr(skeleton, "zeros", None)
+        if zeros is None or any(name in zeros or not is_plain(one) for name, one in self.targets(skeleton).items()):
+            return []
+        return [
+            "no earlier stage has pruned or quantized the layers that eora is to treat, so that nothing was lost: put "
+            "it behind such a stage, as in technique=[sparsegpt,eora]"
+        ]
 
     def _form_faults(self, skeleton: LanguageModel) -> list[str]:
         """Targeted layers that are neither plain nor packed."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from slimsweep.blockwise.layerwise import LayerReport, replace_weight
 from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.checks import flag_faults, number_faults, refuse, whole_number_faults
-from slimsweep.linear.adapter import AdapterLinear, adapter_settings, drawn_factors
+from slimsweep.linear.adapter import AdapterLinear, adapter_settings, drawn_factors, without_adapter
 from slimsweep.linear.base import (
     dense_parameters,
     install,
@@ -63,7 +63,8 @@ class TrainedLayers(Schedule, LayerTargets):
 class Training(TrainedLayers, Technique):
     """A stage that trains. With a `rank` it trains adapters of the chosen layers, else all parameters.
 
-    Parameters that packed layers store do not change; what is not packed around them does.
+    Parameters that packed layers store do not change; what is not packed around them does. Where an earlier stage left
+    an adapter beside a layer (eora, or lora with merge=false), training goes on with its factors.
     """
 
     needs_rank: ClassVar[bool] = False
@@ -108,9 +109,27 @@ class Training(TrainedLayers, Technique):
             ]
         return rank_faults(self.targets(skeleton), self.rank)
 
+    def _form_faults(self, skeleton: LanguageModel) -> list[str]:
+        """Adapters of another rank than is asked for; else layers beside which no adapter can stand."""
+        standing = {name: one for name, one in self.targets(skeleton).items() if isinstance(one, AdapterLinear)}
+        others = {name: one.settings["rank"] for name, one in standing.items() if one.settings["rank"] != self.rank}
+        if others:
+            return [
+                f"rank={self.rank}, and training goes on with the adapters that an earlier stage left, whose rank is "
+                f"{' or '.join(map(str, sorted(set(others.values()))))}: set rank to that, or leave them out with "
+                f"exclude=[...]: {format_layer_names(others)}"
+            ]
+        return super()._form_faults(skeleton)
+
+    def is_treatable(self, layer: nn.Module) -> bool:
+        return super().is_treatable(without_adapter(layer))
+
     def plan(self, skeleton: Skeleton) -> StageReport:
         """Shapes stay, unless adapters are kept beside the weights."""
-        if self.rank is not None and not self.merge:
+        if self.rank is not None and self.merge:
+            for name, layer in self.targets(skeleton).items():
+                set_layer(skeleton.module, name, without_adapter(layer))
+        elif self.rank is not None:
             self._put_empty_adapters(skeleton)
         return StageReport(planned_layers(skeleton, self.targets(skeleton)))
 
@@ -118,7 +137,7 @@ class Training(TrainedLayers, Technique):
         """Put empty adapters beside the targeted layers of a skeleton."""
         forms = []
         for name, layer in self.targets(skeleton).items():
-            settings = adapter_settings(layer, self.rank, self.scale)
+            settings = adapter_settings(without_adapter(layer), self.rank, self.scale)
             forms.append(AdapterLinear.empty(layer_shape(layer), settings))
             install(skeleton.module, name, forms[-1])
             skeleton.zeros.pop(name, None)
@@ -154,7 +173,7 @@ class Training(TrainedLayers, Technique):
 
     def _with_adapters(self, model: LanguageModel, context: StageContext) -> tuple[TrainingReport, StageReport]:
         objective = self.objective(model, context)
-        before = self.targets(model)
+        before = {name: without_adapter(layer) for name, layer in self.targets(model).items()}
         with self._adapted(model, context) as adapters:
             factors = [factor for form in adapters.values() for factor in (form.down, form.up)]
             training = train(model, factors, objective, self, context)
@@ -171,11 +190,12 @@ class Training(TrainedLayers, Technique):
         Args:
             pairs: factors that they begin with; None: those of `factors`.
         """
-        layers = self.targets(model)
+        found = self.targets(model)
+        layers = {name: without_adapter(layer) for name, layer in found.items()}
         adapters = {}
         try:
             for name, layer in layers.items():
-                pair = pairs[name] if pairs else self.factors(model, name, layer, context)
+                pair = pairs[name] if pairs else self.factors(name, found[name], context)
                 form = AdapterLinear.beside(layer, *pair, self.scale)
                 if self.preserve_sparsity:
                     form.hold_zeros(layer)
@@ -187,8 +207,10 @@ class Training(TrainedLayers, Technique):
                 for name, layer in layers.items():
                     set_layer(model.module, name, layer)
 
-    def factors(self, model: LanguageModel, name: str, layer: nn.Module, context: StageContext) -> Pair:
-        """Factors that an adapter begins with."""
+    def factors(self, name: str, layer: nn.Module, context: StageContext) -> Pair:
+        """Factors that an adapter begins with: those of the adapter that stands there, else drawn ones."""
+        if isinstance(layer, AdapterLinear):
+            return layer.rescaled(self.scale)
         return drawn_factors(layer, self.rank, context.generator(name))
 
     @torch.no_grad()

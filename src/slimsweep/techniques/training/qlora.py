@@ -7,8 +7,9 @@ from torch import nn
 
 from slimsweep.blockwise.layerwise import compress_blocks, install_empty
 from slimsweep.blockwise.stage_context import StageContext
+from slimsweep.linear.adapter import AdapterLinear
 from slimsweep.linear.backends import bitsandbytes_faults
-from slimsweep.linear.base import is_plain, layer_shape
+from slimsweep.linear.base import PackedLinear, is_plain, layer_shape
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.skeleton import Skeleton
 from slimsweep.techniques.base import StageReport
@@ -55,6 +56,12 @@ class QLoRA(Training):
             double_quantization=self.double_quantization,
             compute_dtype=self.compute_dtype,
         )
+
+    def is_treatable(self, layer: nn.Module) -> bool:
+        """An adapter beside a dense weight cannot stay where that weight is to be packed."""
+        if isinstance(layer, AdapterLinear) and not isinstance(layer.base, PackedLinear):
+            return False
+        return super().is_treatable(layer)
 
     def device_faults(self, device: str) -> list[str]:
         return bitsandbytes_faults(device)

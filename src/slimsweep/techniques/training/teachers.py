@@ -5,6 +5,7 @@ from typing import Any
 
 from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.checks import choice_faults
+from slimsweep.data.training import length_faults
 from slimsweep.errors import TrainingError
 from slimsweep.models.batches import Batch
 from slimsweep.models.language_model import LanguageModel
@@ -40,7 +41,10 @@ class Teachers:
         return faults
 
     def data_faults(self, data: Any, source: Any, teacher: Any = None) -> list[str]:
-        """A teacher whose tokens are others than the student's, found before weights are read."""
+        """A teacher whose tokens are others than the student's, or that takes fewer; found before weights are read."""
+        tokens = getattr(data, "tokens", None)
+        if teacher is not None and tokens and (faults := length_faults(teacher, "data.tokens", tokens)):
+            return faults
         tokenizers = [one.tokenizer() for one in (source, teacher) if one is not None]
         if len(tokenizers) < 2 or None in tokenizers:
             return []
