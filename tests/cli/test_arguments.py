@@ -51,6 +51,13 @@ def test_a_plain_knob_reaches_the_jobs_that_have_its_technique(slimsweep):
     ]
 
 
+def test_null_on_the_command_line_reaches_the_jobs_of_a_sweep_once(slimsweep):
+    epochs = ("technique.lora.tokens=null", "technique.lora.epochs=1")
+    assert labels(slimsweep("-m", *LISTED, "technique=[],lora", *epochs)) == [
+        *("random dense", "random lora tokens=null epochs=1 seed=0")
+    ]
+
+
 def test_a_knob_of_one_model_reaches_the_jobs_of_that_model(slimsweep, tmp_path):
     folder = tmp_path / "epoch"
     folder.mkdir()

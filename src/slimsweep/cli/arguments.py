@@ -126,6 +126,8 @@ def _left_to_the_jobs(argument: str) -> str:
         return argument
     if not is_knob(override) or override.is_sweep_override():
         return argument
+    if override.value() is None:  # which choice() does not take; equal jobs are one
+        return f"{override.get_key_element()}=null,null"
     return f"{override.get_key_element()}=choice({override.get_value_element_as_str() or _quoted('')})"
 
 
