@@ -62,13 +62,14 @@ def test_without_preserve_sparsity_the_zeros_are_filled_in(tmp_path):
     assert all(int((layer.weight == 0).sum()) < 0.1 * layer.weight.numel() for layer in layers)
 
 
-def test_a_packed_layer_is_packed_again_and_the_error_told(tmp_path):
+def test_a_packed_layer_is_packed_again_and_the_error_told(tmp_path, caplog):
     model = tiny_llama(tmp_path)
     RTN(bits=8, group_size=None).apply(model, training_context(model))
     # At a rate that keeps weights near the grids, which were fitted to them before.
     report = LoRA(**FAST | {"learning_rate": 1e-3}, rank=2).apply(model, training_context(model))
     assert {form.kind for form in linear_forms(model.module).values()} == {"integer"}
     assert 0 < report.notes["packing_error"]["largest"] < 0.05
+    assert "changes smaller than half a level are lost. merge=false keeps them" in caplog.text
     assert report.notes["training"]["loss_best"] < report.notes["training"]["loss_start"]
 
 

@@ -1,5 +1,6 @@
 """Base of techniques that train: all weights, or adapters that are merged or kept."""
 
+import logging
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.checks import flag_faults, number_faults, refuse, whole_number_faults
 from slimsweep.linear.adapter import AdapterLinear, adapter_settings, drawn_factors, without_adapter
 from slimsweep.linear.base import (
+    PackedLinear,
     dense_parameters,
     install,
     layer_shape,
@@ -33,11 +35,14 @@ from slimsweep.techniques.training.loop import TrainingReport, train
 from slimsweep.techniques.training.objective import Objective
 from slimsweep.techniques.training.schedule import Schedule
 
+log = logging.getLogger(__name__)
+
 FP32 = 4
 ADAM_BYTES = 8
 """Bytes of AdamW's averages of a trained number."""
 MOMENTARY_LOGITS = 2
-"""Copies of the logits that a backward pass holds for a moment beside what it kept: gradients of the loss."""
+"""Copies of the logits that a backward pass holds for a moment beside what it kept: gradients of the loss. A model in
+16 bits has half a copy more of the logits, and half of their gradient."""
 Pair = tuple[Tensor, Tensor]
 """Factors of an adapter: A [rank in] and B [out rank]."""
 
@@ -179,6 +184,12 @@ class Training(TrainedLayers, Technique):
             training = train(model, factors, objective, self, context)
             if not self.merge:
                 return training, report_of([_as_it_is(name, layer) for name, layer in adapters.items()])
+        if any(isinstance(layer, PackedLinear) for layer in before.values()):
+            log.warning(
+                "%s: adapters are merged into packed layers, which round them to the levels they have; changes smaller "
+                "than half a level are lost. merge=false keeps them",
+                type(self).__name__,
+            )
         return training, report_of([self._merged(model, name, before[name], form) for name, form in adapters.items()])
 
     @contextmanager
@@ -232,7 +243,8 @@ def peak_bytes(skeleton: Skeleton, trained: list[nn.Parameter], batch: Batch, is
     kept = activation_bytes(skeleton, batch, trained)
     if is_checkpointed:
         kept //= len(skeleton.blocks)
-    moment = kept // len(skeleton.blocks) + MOMENTARY_LOGITS * logits_bytes(skeleton, batch)
+    logits = MOMENTARY_LOGITS + (skeleton.dtype != torch.float32)
+    moment = kept // len(skeleton.blocks) + logits * logits_bytes(skeleton, batch)
     numbers = sum(one.numel() for one in trained)
     weights = sum(one.nbytes for one in skeleton.module.parameters()) - sum(one.nbytes for one in trained)
     return weights + (FP32 + ADAM_BYTES) * numbers + max(kept + moment, FP32 * numbers)
