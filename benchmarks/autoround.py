@@ -28,7 +28,7 @@ GROUP = 64
 
 def ours(model: LanguageModel, ids: torch.Tensor, asked: argparse.Namespace) -> None:
     technique = AutoRound(bits=asked.bits, group_size=GROUP, steps=asked.steps, batch_sequences=len(ids))
-    technique.apply(model, StageContext(batches=[{"input_ids": ids}]))
+    technique.apply(model, StageContext(batches={"input_ids": ids}))
 
 
 def package(model: LanguageModel, ids: torch.Tensor, asked: argparse.Namespace) -> None:

@@ -425,3 +425,21 @@ def test_a_kl_per_place_keeps_places():
     log_p, log_q = log_probs(logits(2, 3, 5, seed=1)), log_probs(logits(2, 3, 5, seed=2))
     expected = rel_entr(log_p.exp().numpy(), log_q.exp().numpy()).sum(-1)
     torch.testing.assert_close(kl_per_place(log_p, log_q), torch.from_numpy(expected))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize("beta", [0.0, 0.1, 0.5, 0.9, 1.0])
+def test_the_generalized_divergence_is_that_of_trl(monkeypatch, beta, temperature):
+    """trl divides by no T^2, and takes 0 and 1 for the two KLs."""
+    monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
+    from trl.experimental.gkd.gkd_trainer import GKDTrainer
+
+    chance = torch.Generator().manual_seed(0)
+    student, teacher = (2 * torch.randn(3, 7, 50, generator=chance) for _ in range(2))
+    labels = torch.randint(0, 50, (3, 7), generator=chance)
+    labels[0, :3] = labels[2, 5:] = -100
+    counted = labels != -100
+    ours = {0.0: forward_kl, 1.0: reverse_kl}.get(beta, functools.partial(generalized_jensen_shannon, beta=beta))
+    found = ours(student, teacher, counted, temperature=temperature) / temperature**2
+    wanted = GKDTrainer.generalized_jsd_loss(student, teacher, labels, beta, temperature)
+    torch.testing.assert_close(found, wanted)
