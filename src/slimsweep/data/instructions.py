@@ -196,3 +196,13 @@ def _plain(turns: Turns, tokenizer: Any) -> dict[str, list[int]]:
         ids += opening + content
         labels += [IGNORED] * len(opening) + (content if role == "assistant" else [IGNORED] * len(content))
     return {"input_ids": ids, "labels": labels}
+
+
+def answer_prompt(turns: Turns, tokenizer: Any) -> list[int]:
+    """Token ids of the turns of a conversation, up to the place where the assistant answers."""
+    if not tokenizer.chat_template:
+        opening = tokenizer("### Assistant:\n", add_special_tokens=False, verbose=False)["input_ids"]
+        return _plain(turns, tokenizer)["input_ids"] + opening
+    messages = [{"role": role, "content": text} for role, text in turns]
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]

@@ -84,12 +84,24 @@ class LabelledRows(TrainingData):
         return TrainingSet(training, validation, collate, str(self.path))
 
     def _rows(self) -> tuple[Row, ...]:
-        stat = existing_file(self.path).stat()
-        return _read(self.path, self.text_column, self.label_column, (stat.st_size, stat.st_mtime_ns))
+        return read_rows(self.path, self.text_column, self.label_column, "data.")
+
+
+def read_rows(path: str, text_column: str, label_column: str, where: str) -> tuple[Row, ...]:
+    """Labelled rows of a file in order, read once per process.
+
+    Args:
+        where: beginning of the settings that messages name, such as `data.`.
+
+    Raises:
+        CorpusError: no such file, columns that it does not have, or no row.
+    """
+    stat = existing_file(path).stat()
+    return _read(path, text_column, label_column, where, (stat.st_size, stat.st_mtime_ns))
 
 
 @functools.lru_cache(maxsize=4)
-def _read(path: str, text_column: str, label_column: str, stamp: tuple[int, int]) -> tuple[Row, ...]:
+def _read(path: str, text_column: str, label_column: str, where: str, stamp: tuple[int, int]) -> tuple[Row, ...]:
     file = existing_file(path)
     if kind_of(file) not in KINDS[1:]:
         raise CorpusError(f"{path} ends in none of .{', .'.join(KINDS[1:])}, so it has no column of labels")
@@ -98,7 +110,7 @@ def _read(path: str, text_column: str, label_column: str, stamp: tuple[int, int]
         if not isinstance(row.get(text_column), str) or row.get(label_column) is None:
             raise CorpusError(
                 f"{path}: row {number} has no text in {text_column!r} or no label in {label_column!r}; columns there: "
-                f"{', '.join(map(str, row))}. Name them: data.text_column=NAME data.label_column=NAME"
+                f"{', '.join(map(str, row))}. Name them: {where}text_column=NAME {where}label_column=NAME"
             )
         rows.append(Row(number, row[text_column], str(row[label_column])))
     if not rows:

@@ -84,11 +84,19 @@ def _chrf(rows: np.ndarray) -> float:
     return CHRF(word_order=len(sums) // 3 - CHRF.CHAR_ORDER)._compute_f_score(sums)
 
 
+def _f1(rows: np.ndarray) -> float:
+    counts = rows.sum(axis=0, dtype=np.int64).reshape(-1, 3)
+    right, wrong = 2 * counts[:, 0], counts[:, 1] + counts[:, 2]
+    # A label that neither occurs nor is predicted has F1 0, as scikit-learn has it by default.
+    return float((right / np.maximum(right + wrong, 1)).mean())
+
+
 AGGREGATES: dict[str, Callable[[np.ndarray], float]] = {
     "mean": _mean,  # of one number an item: accuracy, ROUGE, METEOR
     "ratio": _ratio,  # sum of the first column over the sum of the second
     "exp_mean": _exp_mean,  # exp of that ratio: perplexity from NLL in nats and tokens
     "bits": _bits,  # that ratio from nats to bits: bits per byte from NLL and bytes
+    "f1": _f1,  # tp, fp and fn of each label: mean F1 of the labels
     "bleu": _bleu,  # sacrebleu's statistics of a segment: lengths, matches, totals; smoothed by exp
     "chrf": _chrf,  # sacrebleu's statistics of a segment: three counts for each order
 }

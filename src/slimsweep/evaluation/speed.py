@@ -127,17 +127,25 @@ class Speed(Metric):
         return self._run(model, prompt)[0]
 
     def _run(self, model: LanguageModel, prompt: Batch) -> tuple[float, float]:
-        """Seconds of one forward over the prompt that fills the cache, and of `new_tokens` greedy steps after it."""
-        started = _now(model)
-        output = model.module(**model.task.prefill_inputs(prompt))
-        prefilled = _now(model)
-        for _ in range(self.new_tokens if model.task.generates else 0):
-            token = output.logits[:, -1:].argmax(dim=-1)
-            output = model.module(**model.task.step_inputs(output, token))
-        return prefilled - started, _now(model) - prefilled
+        return timed_run(model, prompt, self.new_tokens)
 
     def working_bytes(self, token_bytes: int) -> int:
         return self.prompt_tokens * token_bytes
+
+
+@torch.no_grad()
+def timed_run(model: LanguageModel, prompt: Batch, new_tokens: int) -> tuple[float, float]:
+    """Seconds of one forward over a prompt that fills the cache, and of greedy steps after it.
+
+    The steps are taken whether or not a token ends the text, which `models/generation.py` would stop at.
+    """
+    started = _now(model)
+    output = model.module(**model.task.prefill_inputs(prompt))
+    prefilled = _now(model)
+    for _ in range(new_tokens if model.task.generates else 0):
+        token = output.logits[:, -1:].argmax(dim=-1)
+        output = model.module(**model.task.step_inputs(output, token))
+    return prefilled - started, _now(model) - prefilled
 
 
 def _now(model: LanguageModel) -> float:
