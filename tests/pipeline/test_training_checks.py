@@ -1,8 +1,13 @@
+import json
 from types import SimpleNamespace
 
 import pytest
+from conftest import CACHE
 from stages import experiment
 
+from slimsweep.data.corpora import Corpora
+from slimsweep.errors import ConfigError
+from slimsweep.evaluation.accuracy import Accuracy
 from slimsweep.pipeline.training_checks import faults, long_digests, overlap_faults
 
 TEXT = "a story that is long enough to be no heading, since a heading may well be equal by chance, number %d"
@@ -50,3 +55,13 @@ def test_examples_are_read_once(tmp_path, monkeypatch):
 def test_shapes_alone_are_trained_by_nothing(tmp_path, weights):
     made = experiment(tmp_path, "technique=finetune", f"model.weights={weights}")
     assert made.training_bytes == {}
+
+
+def test_questions_of_a_task_are_not_trained_on(tmp_path):
+    rows = [{"text": one} for one in Accuracy(tasks="sentiment").texts(Corpora(None, CACHE))]
+    rows = [row for row in rows if len(row["text"]) > 100][:60]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    words = ("technique=finetune", "data=text", f"data.path={tmp_path / 'rows.jsonl'}", "data.tokens=32")
+    tasks = ("+metric=accuracy", "evaluation.metrics.accuracy.tasks=[sentiment]")
+    with pytest.raises(ConfigError, match="evaluation.metrics.accuracy: 60 of the"):
+        experiment(tmp_path, *words, *tasks)

@@ -261,6 +261,7 @@ def cache(
     outputs: Outputs = None,
 ) -> None:
     """List cached stages: technique, model, size and time of last use; a chain continues from the longest it finds."""
+    from slimsweep.pipeline.stage_cache import training_files
     from slimsweep.pipeline.stage_cache.cache import StageCache, limit_of
     from slimsweep.pipeline.stage_cache.entry import format_bytes
 
@@ -271,9 +272,26 @@ def cache(
         typer.echo(f"{len(removed)} entries removed, {format_bytes(sum(entry.bytes for entry in removed))} freed")
         if left:
             typer.echo(f"{len(left)} are in use and stay: {', '.join(entry.chain for entry in left)}", err=True)
+        for line in training_lines(*training_files.clear(folder), word="removed"):
+            typer.echo(line)
         return
-    for line in stage_lines(kept):
+    for line in [*stage_lines(kept), *training_lines(training_files.folders(folder), [], word="kept")]:
         typer.echo(line)
+
+
+def training_lines(folders: Sequence[Any], left: Sequence[Any], word: str) -> list[str]:
+    """A line on checkpoints of unfinished training and one on predictions of teachers; none where there are none."""
+    from slimsweep.pipeline.stage_cache.entry import format_bytes
+
+    lines = []
+    for is_checkpoint, name in ((True, "checkpoints of unfinished training"), (False, "predictions of teachers")):
+        these = [one for one in folders if one.is_checkpoint == is_checkpoint]
+        stay = sum(one.is_checkpoint == is_checkpoint for one in left)
+        if these or stay:
+            size = format_bytes(sum(one.bytes for one in these))
+            in_use = f"; {stay} may be in use and stay" if stay else ""
+            lines.append(f"{name}: {len(these)} {word}, {size}{in_use}")
+    return lines
 
 
 def stage_lines(kept: Any) -> list[str]:

@@ -90,6 +90,10 @@ class Accuracy(Metric):
     def digests(self, corpora: Corpora) -> dict[str, str]:
         return {task: _digest(task, _questions(task, corpora)[0]) for task in self.tasks}
 
+    def texts(self, corpora: Corpora) -> Iterator[str]:
+        for task in self.tasks:
+            yield from _texts(_questions(task, corpora)[0][: self.task_limit])
+
     def faults(self, source: Any, corpora: Corpora) -> list[str]:
         faults = [f"task {task} is asked for twice" for task in set(self.tasks) if self.tasks.count(task) > 1]
         for task in self.tasks:

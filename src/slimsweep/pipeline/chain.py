@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -21,6 +20,7 @@ from slimsweep.models.skeleton import Skeleton
 from slimsweep.pipeline import memory_plan
 from slimsweep.pipeline.experiment import Experiment, Stage
 from slimsweep.pipeline.keys import StageKey, digest_of, stage_keys
+from slimsweep.pipeline.stage_cache import training_files
 from slimsweep.pipeline.stage_cache.cache import StageCache
 from slimsweep.pipeline.stage_cache.entry import written_digest
 from slimsweep.pipeline.stage_cache.statistics import StatisticsCache
@@ -81,15 +81,14 @@ def compress(experiment: Experiment) -> Compressed:
                 data=experiment.training_set if stage.technique.requirements.data else None,
                 teacher=teacher_of(experiment, stage, done.model),
                 predicted_bytes=experiment.training_bytes.get(stage.name),
-                work_dir=work_dir(experiment, keys[position]) if stage.technique.requirements.data else None,
+                work_dir=checkpoints(experiment, keys[position]) if stage.technique.requirements.data else None,
                 teacher_dir=teacher_dir(experiment, position) if cache else None,
             )
-            apply(experiment, stage, context, done)
-            unkept += done.stages[-1]["seconds"]
-            if cache and _keep(cache, keys[position], done, unkept, upstream):
-                unkept = 0.0
-            if context.work_dir:
-                shutil.rmtree(context.work_dir, ignore_errors=True)
+            with training_files.held(context.work_dir):
+                apply(experiment, stage, context, done)
+                unkept += done.stages[-1]["seconds"]
+                if cache and _keep(cache, keys[position], done, unkept, upstream):
+                    unkept = 0.0
     done = done or load(experiment)
     torch.manual_seed(experiment.seed)
     return done
@@ -122,12 +121,12 @@ def teacher_dir(experiment: Experiment, position: int) -> Path | None:
     else:
         parts = [experiment.teachers[stage.name].digest(), experiment.resolved_dtype, experiment.resolved_device]
         identity = digest_of(parts)
-    return experiment.cache_dir / "teachers" / identity[:16]
+    return training_files.teacher_folder(experiment.cache_dir, identity)
 
 
-def work_dir(experiment: Experiment, key: StageKey) -> Path:
-    """Folder of the checkpoints of an unfinished stage; the stage removes it at its end."""
-    return experiment.cache_dir / "unfinished" / key.digest[:16]
+def checkpoints(experiment: Experiment, key: StageKey) -> Path:
+    """Folder of the checkpoints of an unfinished stage."""
+    return training_files.checkpoint_folder(experiment.cache_dir, key.digest)
 
 
 def load(experiment: Experiment) -> Compressed:
