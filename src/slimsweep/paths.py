@@ -13,7 +13,7 @@ def is_checkout() -> bool:
 
 
 def config_root() -> Path:
-    """Folder that holds `conf/` and `sweeps/`: the checkout, or the package in an installed wheel."""
+    """Folder that holds `conf/`, `sweeps/` and `records/`: the checkout, or the package in an installed wheel."""
     return _CHECKOUT if is_checkout() else _PACKAGE
 
 

@@ -58,6 +58,22 @@ def test_table_over_seed_has_one_row_per_point(store, slim):
     assert slim("table", "mine", "--over", "model").exit_code == 2
 
 
+def test_literature_and_claims_are_printed_beside_the_records(store, slim):
+    sweep(store, "counts", [record(model="llama_2_7b", weights="meta", parameters=6_738_415_616)])
+    shown = slim("table", "--literature")
+    row = next(line for line in shown.stdout.splitlines() if "6,738,415,616" in line)
+    assert "agrees" in row and "llama_2_7b" in row
+    claims = json.loads(slim("table", "counts", "--claims", "--format", "json").stdout)
+    assert {"supported", "contradicted", "not run"} >= {one["verdict"] for one in claims}
+    assert "\\toprule" in slim("table", "--claims", "--format", "latex").stdout
+
+
+def test_a_sweep_with_a_study_is_printed_in_its_rows_unless_plain(store, slim):
+    sweep(store, "zero_shot", [record(weights="trained")])
+    study, plain = slim("table", "zero_shot"), slim("table", "zero_shot", "--plain")
+    assert "kept" in study.stdout and "kept" not in plain.stdout and plain.stdout.startswith("| key ")
+
+
 def test_show_is_one_record(store, slim):
     (one,) = sweep(store, "mine", [record()])
     assert json.loads(slim("show", one["key"][:6]).stdout) == one

@@ -5,7 +5,7 @@ import json
 from made_up import PROTOCOL, record
 
 from slimsweep.records.points import over_seed
-from slimsweep.records.table import render, summary
+from slimsweep.records.table import Table, layout, render, summary
 
 
 def cells(records, row=0):
@@ -94,3 +94,33 @@ def test_a_quantity_that_no_metric_here_declares_has_a_column_in_its_own_format(
     }
     records = [record(toy_x=1.25, toy_error=0.5, toy_bytes=2048, quantities=declared, identities={})]
     assert cells(records)["toy x"] == "1.2 ± 0.5" and cells(records)["toy KiB"] == "2.00"
+
+
+def test_a_table_for_an_issue_folds_its_notes_away_and_pads_nothing():
+    lines = render([record(), record("wanda", 0.5)], "github").splitlines()
+    assert lines[0].startswith("| key | technique | ratio |") and lines[1].startswith("| --- | --- | --: |")
+    start = lines.index("<details><summary>How it was measured</summary>")
+    assert (
+        lines[start - 1] == "" and lines[-1] == "</details>" and f"- perplexity_wikitext2: {PROTOCOL}" in lines[start:]
+    )
+
+
+def test_footnotes_are_printed_below_a_table_in_latex_too():
+    table = Table(title="Ours", footnotes=["a 2:4 & b"], notes=["aside"])
+    table.add("x", ["1"])
+    assert layout(table, "md").splitlines() == [
+        "**Ours**",
+        "",
+        "|   x |",
+        "| --: |",
+        "|   1 |",
+        "",
+        "- a 2:4 & b",
+        "- aside",
+    ]
+    assert layout(table, "latex").splitlines()[-3:] == [
+        "\\bottomrule",
+        "\\multicolumn{1}{p{\\linewidth}}{\\footnotesize a 2:4 \\& b} \\\\",
+        "\\end{tabular}",
+    ]
+    assert layout(table, "latex").splitlines()[:2] == ["% Ours", "% aside"]

@@ -15,7 +15,7 @@ from slimsweep.errors import FigureError, SlimsweepError, StoreError
 from slimsweep.paths import outputs_dir, project_path
 from slimsweep.records.store import JobStatus, Store
 
-Format = StrEnum("Format", ["md", "csv", "json", "latex"])
+Format = StrEnum("Format", ["md", "csv", "json", "latex", "github"])
 Over = StrEnum("Over", ["seed"])
 
 
@@ -62,7 +62,9 @@ Packages = Annotated[
         help="Package with a folder `figures` of its own; those whose configs made the records are found without it.",
     ),
 ]
-As = Annotated[Format, typer.Option("--format", help="md and latex show chosen columns, csv and json every field.")]
+As = Annotated[
+    Format, typer.Option("--format", help="md, latex and github show chosen columns, csv and json every field.")
+]
 
 
 def _store(folder: Path | None) -> Store:
@@ -111,14 +113,46 @@ def table(
     sweeps: Sweeps = None,
     format: As = Format.md,
     over: Annotated[Over | None, typer.Option(help="Mean and standard deviation over this axis.")] = None,
+    literature: Annotated[bool, typer.Option("--literature", help="Published values beside ours.")] = False,
+    claims: Annotated[bool, typer.Option("--claims", help="Claims of publications, tested by our records.")] = False,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Every column, not the rows and columns of the sweep's study.")
+    ] = False,
     outputs: Outputs = None,
 ) -> None:
     """Records as a table; json is a list of flat records on standard output."""
     from slimsweep.records.points import over_seed
-    from slimsweep.records.table import render
+    from slimsweep.records.table import layout, render
+    from slimsweep.reports import study_table
 
-    records = _records(_store(outputs), sweeps)
-    typer.echo(render(over_seed(records) if over else records, format.value))
+    store, is_data = _store(outputs), format in (Format.csv, Format.json)
+    if literature or claims:
+        kinds = [name for name, is_asked in (("literature", literature), ("claims", claims)) if is_asked]
+        _echo_reports(store, sweeps, kinds, format)
+        return
+    records = _records(store, sweeps)
+    records = over_seed(records) if over else records
+    study = study_table.of_sweep(sweeps[0]) if sweeps and len(sweeps) == 1 and not (plain or is_data) else None
+    text = layout(study_table.table(study, records), format.value) if study else render(records, format.value)
+    typer.echo(text)
+
+
+def _echo_reports(store: Store, sweeps: Sequence[str] | None, kinds: Sequence[str], format: Format) -> None:
+    """Print published values, claims, or both, each beside the records of the named sweeps or of all."""
+    from slimsweep.records.table import layout, render
+    from slimsweep.reports import claims, literature
+
+    records = {name: store.sweep_records(name) for name in sweeps or store.sweep_names()}
+    every = {record["key"]: record for found in records.values() for record in found} if sweeps else {}
+    for kind in kinds:
+        if kind == "literature":
+            found = literature.compare(literature.read(), list(every.values()) if sweeps else store.records())
+            rows, table = literature.rows(found), literature.table(found)
+        else:
+            verdicts = claims.judge(claims.read(), records)
+            rows, table = claims.rows(verdicts), claims.table(verdicts)
+        is_data = format in (Format.csv, Format.json)
+        typer.echo(render(rows, format.value) if is_data else layout(table, format.value))
 
 
 @app.command()

@@ -29,9 +29,9 @@ KEYS = frozenset(
 """The keys of conf/config.yaml."""
 DROPPED = frozenset(
     ("outputs_dir", "data_dir", "cache_dir", "cache", "cache_limit_gb", "tracker", "sweep", "on_error", "dry_run")
-    + ("save_model", "memory_budget", "fresh", "amend")
+    + ("save_model", "memory_budget", "fresh", "amend", "table")
 )
-"""Keys that decide no result, and stand in no record."""
+"""Keys that decide no result, and stand in no record. `table` is a sweep file's own; `slim table` reads it there."""
 FORMER_KNOBS = {"of": "relative_to", "layers": "blocks", "auto_class": "task"}
 """Words that knobs had before, accepted where today's word is a knob."""
 SWITCH = {"on": True, "true": True, "off": False, "false": False}
@@ -183,7 +183,7 @@ def _is_set(config: DictConfig, key: str) -> bool:
 
 def unknown_keys(config: DictConfig) -> list[str]:
     """Keys at the top that nothing reads, and keys below `evaluation` that no metric refers to."""
-    unknown = [str(key) for key in config if key not in KEYS]
+    unknown = [str(key) for key in config if key not in KEYS | DROPPED]
     if "sweeps" in unknown:
         return ["the sweep file does not start with `# @package _global_`: put that on its first line"]
     if "metric" in unknown:

@@ -11,7 +11,7 @@ from slimsweep.evaluation.quantity import Quantity
 from slimsweep.records.points import DEVIATION, Record, distinctions
 from slimsweep.records.quantities import in_group
 
-FORMATS = ("md", "csv", "json", "latex")
+FORMATS = ("md", "csv", "json", "latex", "github")
 
 SHOWN_KEY = 8
 """Characters of a key in a table; enough for `slim show`."""
@@ -25,6 +25,9 @@ class Table:
     columns: list[list[str]] = field(default_factory=list)
     are_words: list[bool] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    title: str = ""
+    footnotes: list[str] = field(default_factory=list)
+    """Notes that a reader must see, such as how a study differs from its publication: printed in LaTeX too."""
 
     def add(self, heading: str, cells: Sequence[str], is_word: bool = False) -> None:
         """Append a column, unless it says nothing."""
@@ -42,7 +45,7 @@ class Table:
 def render(records: Sequence[Record], format: str = "md") -> str:
     """Records in one of FORMATS, without a last line break.
 
-    md and latex show the columns one compares by; csv and json carry every field in base units.
+    md, latex and github show the columns one compares by; csv and json carry every field in base units.
     """
     if format == "json":
         return json.dumps(list(records), indent=1)
@@ -52,8 +55,8 @@ def render(records: Sequence[Record], format: str = "md") -> str:
 
 
 def layout(table: Table, format: str) -> str:
-    """A table as md or latex."""
-    return markdown(table) if format == "md" else latex(table)
+    """A table as md, latex, or github: Markdown that is short enough for an issue, its notes folded away."""
+    return {"md": markdown, "latex": latex, "github": github}[format](table)
 
 
 def summary(records: Sequence[Record]) -> Table:
@@ -79,7 +82,7 @@ def summary(records: Sequence[Record]) -> Table:
     table.add("n", [number_text(record, "n", "{:d}") for record in records])
     table.add("sparsity", [number_text(record, "sparsity", "{:.4f}") for record in records])
     for one in in_group(records, "quality"):
-        table.add(one.title, _quality(records, one, table.notes))
+        table.add(one.title, quality_cells(records, one, table.notes))
     shared += _add_costs(table, records)
     table.notes.insert(0, f"every row: {', '.join(shared)}")
     if any("± " in cell for column in table.columns for cell in column):
@@ -101,8 +104,8 @@ def _add_costs(table: Table, records: Sequence[Record]) -> list[str]:
     return shared
 
 
-def _quality(records: Sequence[Record], quantity: Quantity, notes: list[str]) -> list[str]:
-    """One quality field as cells. Where protocols differ, each value is marked with its own."""
+def quality_cells(records: Sequence[Record], quantity: Quantity, notes: list[str]) -> list[str]:
+    """One measured field as cells. Where protocols differ, each value is marked with its own, and notes say so."""
     name = quantity.field
     protocols = [(record.get("protocols") or {}).get(name) for record in records]
     known = list(dict.fromkeys(protocol for protocol in protocols if protocol))
@@ -139,7 +142,7 @@ def number_text(record: Record, name: str, form: str) -> str:
 
 
 def markdown(table: Table) -> str:
-    """A Markdown table with aligned columns, its notes below."""
+    """A Markdown table with aligned columns, its footnotes and notes below."""
     if not table.columns:
         return "no records"
     columns = [
@@ -147,29 +150,54 @@ def markdown(table: Table) -> str:
         for heading, cells in zip(table.headings, table.columns, strict=True)
     ]
     widths = [max(3, *map(len, column)) for column in columns]
+    notes = [f"- {note}" for note in dict.fromkeys([*table.footnotes, *table.notes])]
+    title = [f"**{table.title}**", ""] if table.title else []
+    return "\n".join([*title, *_pipes(columns, widths, table.are_words), *([""] if notes else []), *notes])
+
+
+def github(table: Table) -> str:
+    """A Markdown table for an issue: no padding, footnotes below it, notes folded away."""
+    if not table.columns:
+        return "no records"
+    columns = [
+        [heading, *(cell.replace("|", "\\|") for cell in cells)]
+        for heading, cells in zip(table.headings, table.columns, strict=True)
+    ]
+    title = [f"**{table.title}**", ""] if table.title else []
+    lines = [*title, *_pipes(columns, [0] * len(columns), table.are_words)]
+    lines += ["", *(f"- {note}" for note in dict.fromkeys(table.footnotes))] if table.footnotes else []
+    if table.notes:
+        notes = [f"- {note}" for note in dict.fromkeys(table.notes)]
+        lines += ["", "<details><summary>How it was measured</summary>", "", *notes, "", "</details>"]
+    return "\n".join(lines)
+
+
+def _pipes(columns: Sequence[Sequence[str]], widths: Sequence[int], are_words: Sequence[bool]) -> list[str]:
+    """Lines of a table between pipes, headings first; words left and numbers right."""
     lines = []
     for row in zip(*columns, strict=True):
         cells = [
             cell.ljust(width) if word else cell.rjust(width)
-            for cell, width, word in zip(row, widths, table.are_words, strict=True)
+            for cell, width, word in zip(row, widths, are_words, strict=True)
         ]
         lines.append(f"| {' | '.join(cells)} |")
     rule = [
-        "-" * width if word else "-" * (width - 1) + ":" for width, word in zip(widths, table.are_words, strict=True)
+        "-" * max(width, 3) if word else "-" * max(width - 1, 2) + ":"
+        for width, word in zip(widths, are_words, strict=True)
     ]
-    lines.insert(1, f"| {' | '.join(rule)} |")
-    notes = [f"- {note}" for note in dict.fromkeys(table.notes)]
-    return "\n".join([*lines, *([""] if notes else []), *notes])
+    return [lines[0], f"| {' | '.join(rule)} |", *lines[1:]]
 
 
 def latex(table: Table) -> str:
-    """A `tabular` with booktabs rules; its notes stand as comments above."""
+    """A `tabular` with booktabs rules: its footnotes as last lines, its notes as comments above."""
     alignment = "".join("l" if is_word else "r" for is_word in table.are_words)
-    lines = [f"% {note}" for note in dict.fromkeys(table.notes)]
+    lines = [f"% {note}" for note in dict.fromkeys([table.title, *table.notes]) if note]
     lines += [f"\\begin{{tabular}}{{{alignment}}}", "\\toprule"]
     lines += [" & ".join(map(_latex_text, table.headings)) + r" \\", "\\midrule"]
     lines += [" & ".join(map(_latex_text, row)) + r" \\" for row in table.rows]
-    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"])
+    below = f"\\multicolumn{{{len(table.headings)}}}{{p{{\\linewidth}}}}"
+    feet = [f"{below}{{\\footnotesize {_latex_text(note)}}} \\\\" for note in dict.fromkeys(table.footnotes)]
+    return "\n".join([*lines, "\\bottomrule", *feet, "\\end{tabular}"])
 
 
 LATEX = str.maketrans(

@@ -1,0 +1,200 @@
+"""Published values beside ours: what agrees, what deviates, and what nobody has run here yet.
+
+The values stand in `records/literature.yaml`, in groups of one source:
+
+    - source: where the values stand
+      status: read          # read: seen there; computed: follows from shapes alone; recalled: from memory
+      tolerance: 0.02       # largest relative difference that still agrees
+      protocol: [ctx=2048]  # parts that the protocol id of ours must have
+      where: {...}          # filter of records (reports/selection.py) that all rows share
+      rows:
+        - {where: {technique: dense}, values: {perplexity_wikitext2: 5.12}}
+
+A value that was only recalled is shown, and never called a deviation.
+"""
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from slimsweep.checks import choice_faults, is_number, number_faults
+from slimsweep.errors import StoreError
+from slimsweep.paths import config_root
+from slimsweep.records.points import Record
+from slimsweep.records.quantities import quantity
+from slimsweep.records.table import Table
+from slimsweep.reports import selection
+
+STATUSES = ("read", "computed", "recalled")
+AGREES, DEVIATES, NOT_RUN, NO_GATE = "agrees", "DEVIATES", "not run", "recalled, no gate"
+GROUP = {"source", "status", "tolerance", "protocol", "where", "note", "rows"}
+ROW = {"where", "values", "tolerance", "note"}
+
+
+@dataclass(frozen=True)
+class Published:
+    """One published value, and the records of ours that it speaks of."""
+
+    source: str
+    status: str
+    """One of STATUSES."""
+    tolerance: int | float
+    """Largest relative difference between ours and the published value that still agrees."""
+    where: dict[str, Any]
+    field: str
+    value: int | float
+    protocol: tuple[str, ...] = ()
+    """Parts that the protocol id of our value must have."""
+    note: str = ""
+    """Difference between the publication and a run here, in words."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A published value beside ours."""
+
+    published: Published
+    ours: int | float | None
+    """Mean over the records that fit, seeds and all; None where nothing was run."""
+    count: int
+    """Number of records that fit."""
+    has_other_protocol: bool
+    """Whether ours was measured, but by another protocol."""
+
+    @property
+    def deviation(self) -> int | float | None:
+        """Relative difference, ours less published; None where nothing was run."""
+        return None if self.ours is None else self.ours / self.published.value - 1
+
+    @property
+    def verdict(self) -> str:
+        if self.deviation is None:
+            return NOT_RUN + (" by this protocol" if self.has_other_protocol else "")
+        if self.published.status == "recalled":
+            return NO_GATE
+        return AGREES if abs(self.deviation) <= self.published.tolerance else DEVIATES
+
+
+def read(file: Path | None = None) -> list[Published]:
+    """The published values, in the order of the file.
+
+    Raises:
+        StoreError: entries that are incomplete or misspelt, all at once.
+    """
+    file = file or config_root() / "records" / "literature.yaml"
+    groups = yaml.safe_load(file.read_text(encoding="utf-8"))
+    faults = [fault for number, group in enumerate(groups, 1) for fault in _faults(number, group)]
+    if faults:
+        raise StoreError(f"{file}: {'; '.join(faults)}")
+    return [
+        Published(
+            source=group["source"],
+            status=group["status"],
+            tolerance=row.get("tolerance", group["tolerance"]),
+            where=group.get("where", {}) | row["where"],
+            field=field,
+            value=value,
+            protocol=tuple(group.get("protocol", ())),
+            note=" ".join(text for text in (group.get("note", ""), row.get("note", "")) if text),
+        )
+        for group in groups
+        for row in group["rows"]
+        for field, value in row["values"].items()
+    ]
+
+
+def _faults(number: int, group: Mapping[str, Any]) -> list[str]:
+    """Faults of one group: missing and unknown words, an unknown status, values that are no numbers."""
+    place = f"group {number} ({group.get('source', 'no source')})"
+    faults = [f"{place} has no {name}" for name in ("source", "status", "tolerance", "rows") if name not in group]
+    faults += [f"{place} has the unknown word {name!r}: give {', '.join(sorted(GROUP))}" for name in set(group) - GROUP]
+    faults += choice_faults(f"status of {place}", [group.get("status")], STATUSES)
+    faults += number_faults(f"tolerance of {place}", group.get("tolerance"), "[0, inf)")
+    for row in group.get("rows", []):
+        missing = [name for name in ("where", "values") if not row.get(name)]
+        faults += [f"a row of {place} has no {name}: {row}" for name in missing]
+        faults += [f"a row of {place} has the unknown word {name!r}" for name in set(row) - ROW]
+        values = (row.get("values") or {}).items()
+        faults += [f"{name}={value!r} of {place} is no number" for name, value in values if not is_number(value)]
+    return faults
+
+
+def compare(published: Iterable[Published], records: Iterable[Record]) -> list[Comparison]:
+    """Each published value beside the records that it speaks of."""
+    records = selection.meaningful(records)
+    comparisons = []
+    for one in published:
+        measured = [record for record in selection.matching(records, one.where) if is_number(record.get(one.field))]
+        fitting = selection.by_protocol(measured, one.field, one.protocol)
+        ours = statistics.fmean(record[one.field] for record in fitting) if fitting else None
+        comparisons.append(Comparison(one, ours, len(fitting), bool(measured)))
+    return comparisons
+
+
+def rows(comparisons: Iterable[Comparison]) -> list[dict[str, Any]]:
+    """Comparisons as flat rows in base units, for csv and json."""
+    return [
+        {
+            "model": one.published.where.get("model"),
+            "where": selection.text(one.published.where),
+            "field": one.published.field,
+            "protocol": " ".join(one.published.protocol),
+            "published": one.published.value,
+            "ours": one.ours,
+            "records": one.count,
+            "deviation": one.deviation,
+            "tolerance": one.published.tolerance,
+            "verdict": one.verdict,
+            "status": one.published.status,
+            "source": one.published.source,
+            "note": one.published.note,
+        }
+        for one in comparisons
+    ]
+
+
+def table(comparisons: Sequence[Comparison]) -> Table:
+    """Published values, ours, and whether they agree. Sources and differences stand in notes."""
+    shown = Table()
+    sources = list(dict.fromkeys(one.published.source for one in comparisons))
+    shown.add("model", [str(one.published.where.get("model", "")) for one in comparisons], True)
+    shown.add("technique", [selection.text(one.published.where) for one in comparisons], True)
+    shown.add("quantity", [_quantity_text(one.published) for one in comparisons], True)
+    shown.add("published", [_number(one.published.field, one.published.value) for one in comparisons])
+    shown.add("ours", [_number(one.published.field, one.ours) for one in comparisons])
+    shown.add("deviation", [_percent(one.deviation) for one in comparisons])
+    shown.add("allowed", [f"{100 * one.published.tolerance:g} %" for one in comparisons])
+    shown.add("verdict", [one.verdict for one in comparisons], True)
+    shown.add("status", [one.published.status for one in comparisons], True)
+    shown.add("source", [f"[{sources.index(one.published.source) + 1}]" for one in comparisons], True)
+    counts = {verdict: sum(one.verdict.startswith(verdict) for one in comparisons) for verdict in _VERDICTS}
+    shown.notes.append(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
+    shown.footnotes += [f"[{number}] {source}" for number, source in enumerate(sources, 1)]
+    for one in comparisons:
+        if one.published.note:
+            shown.notes.append(f"[{sources.index(one.published.source) + 1}] {one.published.note}")
+    return shown
+
+
+_VERDICTS = (AGREES, DEVIATES, NO_GATE, NOT_RUN)
+
+
+def _quantity_text(published: Published) -> str:
+    is_count = published.field.endswith("parameters")
+    title = published.field.replace("_", " ") if is_count else quantity(published.field).title
+    return " ".join([title, *published.protocol])
+
+
+def _number(field: str, value: int | float | None) -> str:
+    """A value in the unit of its column; a count of parameters whole, since it must agree to the last one."""
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if field.endswith("parameters") else quantity(field).text(value)
+
+
+def _percent(deviation: int | float | None) -> str:
+    return "" if deviation is None else f"{100 * deviation:+.2f} %"

@@ -1,0 +1,74 @@
+"""Filters of records, stated as data: `{technique: llm_pruner, ratio: 0.25, llm_pruner.level: block}`."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+from slimsweep.checks import is_number
+from slimsweep.records.points import Record, settings_of
+
+
+def matching(records: Iterable[Record], where: Mapping[str, Any]) -> list[Record]:
+    """Records that have every value of a filter.
+
+    Args:
+        where: by field of a record, or by setting (`sparsegpt.passes`, `calibration.corpus`, `*.bits`): a value, a
+            list of allowed values, or a text with `*`.
+    """
+    return [record for record in records if all(_fits(record, *one) for one in where.items())]
+
+
+def meaningful(records: Iterable[Record]) -> list[Record]:
+    """Records without those of random weights that no stage trained: they say nothing of a published model."""
+    return [record for record in records if record.get("weights") != "random" or _is_trained(record)]
+
+
+def _is_trained(record: Record) -> bool:
+    return any((stage.get("notes") or {}).get("training") for stage in record.get("stages") or [])
+
+
+def value_of(record: Record, name: str) -> Any:
+    """A field or a setting of a record; None where it has none."""
+    return record[name] if name in record else settings_of(record).get(name)
+
+
+def by_protocol(records: Iterable[Record], field: str, parts: Sequence[str]) -> list[Record]:
+    """Records whose value of a field was measured by a protocol that has all the parts, such as `ctx=2048`."""
+    return [
+        record
+        for record in records
+        if record.get(field) is not None and set(parts) <= set((protocol(record, field) or "").split(":"))
+    ]
+
+
+def protocol(record: Record, field: str) -> str | None:
+    """Protocol id of a measured field; None where its metric states none."""
+    return (record.get("protocols") or {}).get(field)
+
+
+def text(where: Mapping[str, Any]) -> str:
+    """A filter in words: `llm_pruner, ratio 0.25, level block`."""
+    words = [str(where[name]) for name in ("technique",) if name in where]
+    for name, value in where.items():
+        if name not in ("technique", "model"):
+            shown = " or ".join(map(str, value)) if isinstance(value, list) else value
+            words.append(f"{name.rpartition('.')[2].replace('_', ' ')} {shown}")
+    return ", ".join(words)
+
+
+def _fits(record: Record, name: str, wanted: Any) -> bool:
+    """Whether a record has a wanted value; under a name with `*`, whether one of the settings that fit has it."""
+    values = [value_of(record, name)]
+    if "*" in name:
+        values = [value for setting, value in settings_of(record).items() if fnmatchcase(setting, name)]
+    allowed = wanted if isinstance(wanted, list) else [wanted]
+    return any(_equals(value, one) for value in values for one in allowed)
+
+
+def _equals(value: Any, wanted: Any) -> bool:
+    if is_number(value) and is_number(wanted):
+        return math.isclose(value, wanted, rel_tol=1e-9)
+    if isinstance(value, str) and isinstance(wanted, str):
+        return fnmatchcase(value, wanted)
+    return value == wanted
