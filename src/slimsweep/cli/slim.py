@@ -1,4 +1,4 @@
-"""The command `slim`: read what sweeps have left. Only `save` loads a model."""
+"""The command `slim`: prepare datasets, read what sweeps have left. Only `save` loads a model."""
 
 import json
 from collections import Counter
@@ -38,12 +38,18 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Read records: status, tables, figures, trackers; save a record's model.",
+    help="Prepare datasets. Read records: status, tables, figures, trackers; save a record's model.",
 )
 
 
 def _sweep_names(incomplete: str) -> list[str]:
     return [name for name in Store(outputs_dir()).sweep_names() if name.startswith(incomplete)]
+
+
+def _dataset_names(incomplete: str) -> list[str]:
+    from slimsweep.data.preparation.dataset import dataset_names
+
+    return [name for name in dataset_names() if name.startswith(incomplete)]
 
 
 Outputs = Annotated[
@@ -269,6 +275,32 @@ def save(
     is_plain = save_again(store, store.find(key), folder, project_path(data_dir) if data_dir else None)
     load = f"AutoModel...from_pretrained({str(folder)!r})" if is_plain else f"slimsweep.load({str(folder)!r})"
     typer.echo(f"{folder}\nload it with {load}")
+
+
+@app.command()
+def prepare(
+    name: Annotated[
+        str | None,
+        typer.Argument(autocompletion=_dataset_names, help="A dataset, or a YAML file of yours; default: list them."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(help="KEY=VALUE: a setting of the dataset, such as tokenizer=8000 or filters.words=[3,200]."),
+    ] = None,
+    data_dir: Annotated[Path | None, typer.Option(envvar="SLIMSWEEP_DATA", help="Local copies; they win.")] = None,
+    cache_dir: Annotated[Path | None, typer.Option(help="The cache_dir of jobs; default: `cache` in outputs.")] = None,
+    outputs: Outputs = None,
+) -> None:
+    """Clean, split and store a dataset for training and evaluation; prints the counts of each step, then its folder."""
+    from slimsweep.cli.preparation import list_datasets, prepare_dataset
+    from slimsweep.data.corpora import Corpora
+
+    folder = project_path(cache_dir) if cache_dir else _store(outputs).outputs_dir / "cache"
+    corpora = Corpora(project_path(data_dir) if data_dir else None, folder)
+    if name is None:
+        list_datasets(corpora)
+    else:
+        prepare_dataset(name, settings or [], corpora)
 
 
 @app.command()

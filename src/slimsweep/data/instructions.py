@@ -32,12 +32,15 @@ ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant"}
 """Other words for roles, as ShareGPT and SlimOrca have them."""
 LAYOUTS = (
     ("instruction", "output"),
+    ("instruction", "response"),
     ("prompt", "response"),
     ("question", "answer"),
     ("messages",),
     ("conversations",),
 )
-"""Columns of Alpaca, Dolly, GSM8K, chat and ShareGPT files."""
+"""Columns of Alpaca, Dolly (as published, and as MosaicML has it), GSM8K, chat and ShareGPT files."""
+CONTEXT = ("input", "context")
+"""Columns of a text that belongs to the instruction, if it is there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +120,24 @@ def read_conversations(path: str) -> tuple[Turns, ...]:
 
 
 def _turns(row: dict[str, Any], number: int, path: str) -> Turns:
+    turns = turns_of(row, number, path)
+    if not has_answer(turns):
+        layout = next(layout for layout in LAYOUTS if set(layout) <= row.keys())
+        raise CorpusError(f"{path}: row {number} has no answer to learn, in its column {layout[-1]!r}: remove the row")
+    return turns
+
+
+def has_answer(turns: Turns) -> bool:
+    """Whether the assistant says something."""
+    return any(role == "assistant" and text for role, text in turns)
+
+
+def turns_of(row: dict[str, Any], number: int, path: str) -> Turns:
+    """Turns of a row in one of the LAYOUTS; an answer may be empty.
+
+    Raises:
+        CorpusError: no known columns, or an unknown role.
+    """
     layout = next((layout for layout in LAYOUTS if set(layout) <= row.keys()), None)
     if layout is None:
         raise CorpusError(
@@ -128,10 +149,9 @@ def _turns(row: dict[str, Any], number: int, path: str) -> Turns:
         given = given if isinstance(given, list) else []
         turns = tuple((_role(one), _text(one)) for one in given if isinstance(one, dict))
     else:
-        asked = "\n\n".join(text for text in (row[layout[0]], row.get("input")) if isinstance(text, str) and text)
+        asked_in = (layout[0], *CONTEXT)
+        asked = "\n\n".join(text for name in asked_in if isinstance(text := row.get(name), str) and text)
         turns = (("user", asked), ("assistant", row[layout[1]] if isinstance(row[layout[1]], str) else ""))
-    if not any(role == "assistant" and text for role, text in turns):
-        raise CorpusError(f"{path}: row {number} has no answer to learn, in its column {layout[-1]!r}: remove the row")
     if unknown := [role for role, _ in turns if role not in ("system", "user", "assistant")]:
         raise CorpusError(f"{path}: row {number} has a turn of the role {unknown[0]!r}: use system, user or assistant")
     return turns

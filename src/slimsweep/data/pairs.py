@@ -86,7 +86,7 @@ def read_pairs(path: str, columns: tuple[str, str], target_path: str | None = No
     files = [existing_file(given) for given in (path, target_path) if given]
     key = (columns, *((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files))
     if key not in _pairs:
-        rows = _table(files[0], columns, where) if target_path is None else _lines(*files, where)
+        rows = _table(files[0], columns, where) if target_path is None else read_lines(*files, where)
         origin = " and ".join(map(str, files))
         pairs = tuple(_pair(number, *texts, origin) for number, texts in enumerate(rows, 1))
         if not pairs:
@@ -178,8 +178,12 @@ def _table(path: Path, columns: tuple[str, str], where: str) -> list[tuple[Any, 
     return [(row[columns[0]], row[columns[1]]) for row in rows]
 
 
-def _lines(source_path: Path, target_path: Path, where: str) -> list[tuple[str, str]]:
-    """Sources and targets of two text files."""
+def read_lines(source_path: Path, target_path: Path, where: str = "") -> list[tuple[str, str]]:
+    """Sources and targets of two text files whose lines correspond, without their line ends.
+
+    Raises:
+        CorpusError: unequal numbers of lines, or a file with columns.
+    """
     for path in (source_path, target_path):
         if kind_of(path) in TABLES:
             raise CorpusError(

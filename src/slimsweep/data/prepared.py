@@ -8,7 +8,7 @@ from typing import Any
 
 from slimsweep.data.corpora import Corpora
 from slimsweep.data.preparation.dataset import Dataset, dataset_named
-from slimsweep.data.preparation.store import Folder, matching
+from slimsweep.data.preparation.store import Folder, folders, matching
 from slimsweep.data.rows import read_file
 from slimsweep.errors import CorpusError
 from slimsweep.hints import allowed_names
@@ -40,14 +40,16 @@ class PreparedSplit:
 
 
 def read_split(name: str, split: str, corpora: Corpora) -> PreparedSplit:
-    """A split of a dataset that was prepared with the settings of its file.
+    """A split of a dataset that was prepared with the settings of its file, or of the preparation `NAME@KEY`.
+
+    Args:
+        name: of the dataset; for other settings than its file has, followed by @ and the key that `slim prepare` printed.
 
     Raises:
         CorpusError: unknown dataset or split, not prepared yet (the message has the command), or prepared from several
             sources none of which is at hand.
     """
-    dataset = dataset_named(name)
-    folder = find(dataset, corpora)
+    dataset, folder = find(name, corpora)
     splits = folder.card["splits"]
     if split not in splits:
         absent = folder.card["sources"].get(split, {}).get("absent")
@@ -56,17 +58,34 @@ def read_split(name: str, split: str, corpora: Corpora) -> PreparedSplit:
     return PreparedSplit(dataset, split, folder.split_path(split), splits[split]["digest"], folder.key)
 
 
-def find(dataset: Dataset, corpora: Corpora) -> Folder:
-    """The preparation whose rows a dataset asks for.
+def find(name: str, corpora: Corpora) -> tuple[Dataset, Folder]:
+    """The preparation that a name, or `NAME@KEY`, asks for.
 
     Raises:
         CorpusError: there is none, or there are several with other rows.
     """
+    name, _, key = name.partition("@")
+    dataset = dataset_named(name)
+    return dataset, _by_key(dataset, key, corpora) if key else _by_settings(dataset, corpora)
+
+
+def _by_key(dataset: Dataset, key: str, corpora: Corpora) -> Folder:
+    every = folders(dataset, corpora)
+    found = [folder for folder in every if folder.key.startswith(key)]
+    if len(found) != 1:
+        keys = ", ".join(folder.key for folder in every) or "none"
+        raise CorpusError(
+            f"{len(found)} preparations of dataset {dataset.name} have a key that begins with {key}: {keys}"
+        )
+    return found[0]
+
+
+def _by_settings(dataset: Dataset, corpora: Corpora) -> Folder:
     found = matching(dataset, corpora)
     if not found:
         raise CorpusError(
-            f"dataset {dataset.name} is not prepared from the sources at hand (looked in {corpora.cache_dir}/prepared): "
-            f"run {command(dataset.name, corpora)}"
+            f"dataset {dataset.name} is not prepared from the sources at hand (looked in "
+            f"{corpora.cache_dir}/prepared): run {command(dataset.name, corpora)}"
         )
     most = [folder for folder in found if len(folder.card["splits"]) == len(found[0].card["splits"])]
     if len({str(folder.card["splits"]) for folder in most}) > 1:

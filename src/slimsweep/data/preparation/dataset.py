@@ -1,12 +1,16 @@
 """A dataset as `conf/dataset/NAME.yaml` describes it: its kind, sources of its splits, and how it is prepared."""
 
 import dataclasses
+import itertools
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from slimsweep.checks import choice_faults, is_number, is_whole_number, number_faults, whole_number_faults
 from slimsweep.data.rows import Rows
@@ -31,7 +35,14 @@ PLACES = ("splits",)
 """Fields of a dataset that say where its rows are; the digests of the sources stand for them in a key."""
 TOKEN_FIELDS = ("tokenizer", "tokens", "form")
 """Fields that change no row unless a filter counts tokens."""
-FORMS = ("auto", "causal", "classification", "seq2seq")
+FORMS = {
+    "text": ("causal",),
+    "labelled": ("classification", "causal"),
+    "pairs": ("seq2seq",),
+    "conversations": ("causal",),
+    "problems": ("causal",),
+}
+"""Forms of tokens that each kind can be stored in; the first is `auto`."""
 SMALLEST_VOCABULARY = 300
 """256 bytes, special tokens, and something to learn."""
 
@@ -50,6 +61,12 @@ class SplitSource:
     """Part of an installed package (data/reviews.py)."""
     columns: dict[str, str] = field(default_factory=dict)
     """Columns of this split where they differ from those of the dataset; `a.b` is field b of column a."""
+    between: str | None = None
+    """Regular expression of what is between two documents of a text file; None: each line is one."""
+    hub_lines: bool = False
+    """Rows of the hub are lines of one text too, to be joined and cut by `between`."""
+    first: int | None = None
+    """Number of rows read, from the start; None reads all."""
 
     def rows(self) -> Rows:
         """The place that rows are read from."""
@@ -78,18 +95,17 @@ class Dataset:
     """Names of the classes in the order of their numbers; only for labelled rows."""
     made: dict[str, float | int] = field(default_factory=dict)
     """Splits that are made of the training rows, by hash: a fraction, or exactly so many rows."""
-    begins: str | None = None
-    """Regular expression of the lines that begin a document in a text file; None: each line is one."""
-    separator: str | None = None
-    """Text between two documents of a text file."""
-    cleaning: tuple[str, ...] = CLEANING
-    """Cleaning steps in order."""
+    patterns: dict[str, str] = field(default_factory=dict)
+    """Regular expression for a column of the source; where it matches, its first group stands for the column."""
+    cleaning: tuple[str, ...] = ("encoding", "unicode", "whitespace")
+    """Cleaning steps in order; `markup` removes HTML."""
     normalisation: tuple[str, ...] = ()
     """Steps that change the wording's form, in order."""
     duplicates: str = "remove"
     """Training rows that are equal after normalisation: remove all but the first, or keep."""
     overlaps: str = "remove"
-    """Training rows whose input is in an evaluation split too: remove, or refuse to prepare."""
+    """Inputs that are in two splits: remove (from the training rows), remove_all (also from validation rows that are in
+    the test), or refuse to prepare."""
     filters: dict[str, tuple[float | None, float | None]] = field(default_factory=dict)
     """Least and most of a feature that a training row may have; null leaves one side open."""
     tokenizer: int | str | None = None
@@ -125,8 +141,12 @@ class Dataset:
         """Settings that decide the rows, as JSON has them."""
         fields = _plain(dataclasses.asdict(self))
         columns = {split: self.source_columns(split) for split in self.splits}
+        reading = {split: [source.between, source.first] for split, source in self.splits.items()}
         left = {*PLACES, *(() if self._filters_tokens else TOKEN_FIELDS)}
-        return {name: value for name, value in fields.items() if name not in left} | {"columns": columns}
+        return {name: value for name, value in fields.items() if name not in left} | {
+            "columns": columns,
+            "reading": reading,
+        }
 
     def settings(self) -> dict[str, Any]:
         """All settings but the places, as JSON has them."""
@@ -147,11 +167,12 @@ class Dataset:
             *_unknown("normalisation", self.normalisation, NORMALISATION),
             *_unknown("filters", self.filters, self.features),
             *choice_faults("duplicates", [self.duplicates], ("remove", "keep")),
-            *choice_faults("overlaps", [self.overlaps], ("remove", "refuse")),
-            *choice_faults("form", [self.form], FORMS),
+            *choice_faults("overlaps", [self.overlaps], ("remove", "remove_all", "refuse")),
+            *choice_faults("form", [self.form], ("auto", *FORMS[self.kind])),
             *whole_number_faults("tokens", self.tokens, least=2, is_optional=True),
             *(fault for name, given in self.filters.items() for fault in _range_faults(name, given)),
             *(fault for name, given in self.made.items() for fault in self._made_faults(name, given)),
+            *(fault for name, given in self._expressions() for fault in _expression_faults(name, given)),
         ]
         if self.kind == "labelled" and len(self.labels) < 2:
             faults.append("labels: name the two or more classes in the order of their numbers")
@@ -162,6 +183,10 @@ class Dataset:
         if is_number(self.tokenizer):
             faults += whole_number_faults("tokenizer", self.tokenizer, least=SMALLEST_VOCABULARY)
         return faults
+
+    def _expressions(self) -> list[tuple[str, Any]]:
+        between = [(f"splits.{split}.between", source.between) for split, source in self.splits.items()]
+        return [one for one in between if one[1]] + [(f"patterns.{name}", one) for name, one in self.patterns.items()]
 
     def _made_faults(self, name: str, given: Any) -> list[str]:
         if not SPLIT_NAME.fullmatch(name) or name == TRAIN or name in self.splits:
@@ -192,6 +217,14 @@ def _range_faults(name: str, given: Any) -> list[str]:
     return [] if is_range else [f"filters.{name}={given!r}: give [LEAST,MOST]; null leaves one side open"]
 
 
+def _expression_faults(name: str, given: Any) -> list[str]:
+    try:
+        re.compile(given)
+    except (re.error, TypeError) as error:
+        return [f"{name}={given!r} is no regular expression ({error})"]
+    return []
+
+
 def dataset_folder() -> Path:
     """Folder of the choices."""
     return config_root() / "conf" / "dataset"
@@ -202,20 +235,35 @@ def dataset_names() -> list[str]:
     return sorted(path.stem for path in dataset_folder().glob("*.yaml"))
 
 
-def dataset_named(name: str, **changes: Any) -> Dataset:
-    """The dataset of this name.
+def dataset_named(name: str, settings: Sequence[str] = ()) -> Dataset:
+    """The dataset of this name, or of a YAML file of the user.
 
     Args:
-        changes: fields that replace those of its file.
+        settings: words `KEY=VALUE` that change settings of its file, such as `filters.words=[3,200]`.
 
     Raises:
         CorpusError: unknown; near misses and all names are given.
-        ConfigError: a field that does not exist, or holds what is not allowed.
+        ConfigError: a setting that does not exist, or holds what is not allowed.
     """
-    if name not in dataset_names():
-        raise CorpusError(f"no dataset {name!r}. {allowed_names(name, dataset_names(), 'Known')}")
-    fields = yaml.safe_load((dataset_folder() / f"{name}.yaml").read_text(encoding="utf-8"))
-    return dataset_of(name, fields | changes)
+    path = Path(name).expanduser() if name.endswith(".yaml") else dataset_folder() / f"{name}.yaml"
+    if not path.is_file():
+        raise CorpusError(
+            f"no dataset {name!r}. {allowed_names(name, dataset_names(), 'Known')}; or give a YAML file of yours"
+        )
+    if wrong := [word for word in settings if not re.match(r"[a-z_0-9.]+=", word)]:
+        raise ConfigError([f"{word!r} is no setting: write KEY=VALUE, such as filters.words=[3,200]" for word in wrong])
+    try:
+        config = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(settings)))
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
+        raise ConfigError([f"dataset {name}: its settings cannot be read ({error})"]) from error
+    return dataset_of(path.stem, OmegaConf.to_container(config))
+
+
+def description(name: str) -> str:
+    """First sentence of the comment at the top of a dataset's file."""
+    lines = (dataset_folder() / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+    comment = " ".join(line[1:].strip() for line in itertools.takewhile(lambda line: line.startswith("#"), lines))
+    return re.split(r"(?<=\.) (?=[A-Z])", comment)[0]
 
 
 def dataset_of(name: str, fields: dict[str, Any]) -> Dataset:

@@ -18,6 +18,10 @@ from slimsweep.errors import CorpusError
 VERSION = 1
 """Raised when the same sources and settings give other rows."""
 CARD = "card.json"
+TOKENIZER = "tokenizer"
+"""Folder of a trained tokenizer."""
+TOKENS = "tokens"
+"""Folder of the splits as token ids."""
 KEY_DIGITS = 16
 
 
