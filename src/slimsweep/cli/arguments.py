@@ -26,6 +26,7 @@ TEXT = (
         "calibration.corpus",
         "calibration.path",
         "data.corpus",
+        "data.dataset",
         "data.path",
         "data.target_path",
         "data.*column",

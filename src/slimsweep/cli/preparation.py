@@ -1,4 +1,4 @@
-"""What `slim prepare` shows: the datasets, progress of the work, the card's table, and the folder last."""
+"""Output of `slim prepare`: the list of datasets, progress of the work, the card's table, and the folder last."""
 
 import time
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from slimsweep.cli.console import quiet_other_libraries
 from slimsweep.cli.live import is_wanted, shown
 from slimsweep.data.corpora import Corpora
 from slimsweep.data.preparation.card import counts_table
-from slimsweep.data.preparation.dataset import Dataset, dataset_named, dataset_names, description
+from slimsweep.data.preparation.dataset import dataset_named, dataset_names, description
 from slimsweep.data.preparation.prepare import prepare
 from slimsweep.data.preparation.store import TOKENIZER, Folder, matching
 from slimsweep.progress import Watcher, watched_by, watcher
@@ -49,19 +49,19 @@ def prepare_dataset(name: str, settings: Sequence[str], corpora: Corpora) -> Non
     with shown() if is_wanted() else watched_by(Lines()):
         watcher().job_started(f"prepare {dataset.name}")
         folder, is_new = prepare(dataset, corpora)
-    for line in outcome_lines(folder, dataset, is_new, is_standard=not settings):
+    for line in outcome_lines(folder, name, is_new):
         typer.echo(line)
 
 
-def outcome_lines(folder: Folder, dataset: Dataset, is_new: bool, is_standard: bool) -> list[str]:
+def outcome_lines(folder: Folder, name: str, is_new: bool) -> list[str]:
     """The table of a card, what is missing, how to name the preparation, and its folder."""
     card = folder.card
     lines = [counts_table(card), ""]
     lines += [f"{split} is not at hand: {one['absent']}" for split, one in card["sources"].items() if "absent" in one]
     if not is_new:
         lines.append("prepared before by equal settings from equal sources")
-    if not is_standard and card["row_settings"] != dataset_named(dataset.name).row_settings():
-        lines.append(f"other rows than those of its file: name them {dataset.name}@{folder.key}")
+    if card["row_settings"] != dataset_named(name).row_settings():
+        lines.append(f"other rows than those of its file: name them {name}@{folder.key}")
     for split, one in card.get("tokens", {}).items():
         counts = "".join(f", {count:,} {reason}" for reason, count in one["counts"].items())
         lines.append(f"{split}: {one['examples']:,} examples of tokens{counts}")

@@ -40,10 +40,10 @@ class PreparedSplit:
 
 
 def read_split(name: str, split: str, corpora: Corpora) -> PreparedSplit:
-    """A split of a dataset that was prepared with the settings of its file, or of the preparation `NAME@KEY`.
+    """A split of a dataset as its file says how to prepare it, or of the preparation `NAME@KEY`.
 
     Args:
-        name: of the dataset; for other settings than its file has, followed by @ and the key that `slim prepare` printed.
+        name: of the dataset; for other settings, followed by @ and the key that `slim prepare` printed.
 
     Raises:
         CorpusError: unknown dataset or split, not prepared yet (the message has the command), or prepared from several

@@ -24,16 +24,20 @@ class TrainingPairs(PairFile, TrainingData):
         refuse([*self.bad_values(), *self.setting_faults()])
 
     def faults(self, source: Any, corpora: Corpora) -> list[str]:
-        if faults := self.pair_faults(source, _is_trainable):
+        if faults := self.pair_faults(source, self.is_used):
             return faults
         found = len(self._trainable(source.tokenizer()))
         return [] if found > 1 else [self._too_few(found)]
+
+    def is_used(self, pair: Pair) -> bool:
+        """Whether a pair is trained or validated on: unless it is held out for measuring."""
+        return not pair.is_held_out
 
     def digest(self, corpora: Corpora) -> str:
         return self.read().digest
 
     def texts(self, corpora: Corpora) -> Iterable[str]:
-        return (pair.source for pair in self.read().pairs if _is_trainable(pair))
+        return (pair.source for pair in self.read().pairs if self.is_used(pair))
 
     def examples(self, source: Any, corpora: Corpora) -> TrainingSet:
         trainable = self._trainable(source.tokenizer())
@@ -47,17 +51,13 @@ class TrainingPairs(PairFile, TrainingData):
         return TrainingSet(training, validation, collate, self.read().origin)
 
     def _trainable(self, tokenizer: Any) -> list[tuple[Pair, TokenPair]]:
-        return self.kept(tokenizer, _is_trainable)
+        return self.kept(tokenizer, self.is_used)
 
     def _too_few(self, found: int) -> str:
         return (
-            f"{self.read().origin} has {found} pairs to train on (of its {len(self.read().pairs)}; one in five is held "
-            "out for measuring), and two are needed, one to validate on: give a longer file"
+            f"{self.read().origin} has {found} pairs to train on (of its {len(self.read().pairs)}; too long ones and "
+            "one in five for measuring are left out), and two are needed, one to validate on: give a longer file"
         )
-
-
-def _is_trainable(pair: Pair) -> bool:
-    return not pair.is_held_out
 
 
 def _batch(examples: Sequence[tuple[Pair, TokenPair]], config: Any) -> dict[str, Any]:

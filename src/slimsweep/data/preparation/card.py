@@ -2,6 +2,7 @@
 
 import statistics
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from slimsweep.data.preparation.dataset import Dataset
@@ -51,7 +52,7 @@ def _split_card(rows: Rows, features: Rows, dataset: Dataset) -> dict[str, Any]:
     return card
 
 
-def _summary(values: list[float]) -> dict[str, float]:
+def _summary(values: Sequence[Any]) -> dict[str, float]:
     """Mean, least, median, 95th percentile and most."""
     ordered = sorted(values)
     ranks = {f"p{percent}": ordered[min(len(ordered) - 1, len(ordered) * percent // 100)] for percent in PERCENTILES}

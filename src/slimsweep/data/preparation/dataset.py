@@ -43,8 +43,8 @@ FORMS = {
     "problems": ("causal",),
 }
 """Forms of tokens that each kind can be stored in; the first is `auto`."""
-SMALLEST_VOCABULARY = 300
-"""256 bytes, special tokens, and something to learn."""
+SMALLEST_VOCABULARY = 262
+"""256 bytes, five special tokens, and one pair to learn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +106,7 @@ class Dataset:
     overlaps: str = "remove"
     """Inputs that are in two splits: remove (from the training rows), remove_all (also from validation rows that are in
     the test), or refuse to prepare."""
-    filters: dict[str, tuple[float | None, float | None]] = field(default_factory=dict)
+    filters: dict[str, tuple[int | float | None, ...]] = field(default_factory=dict)
     """Least and most of a feature that a training row may have; null leaves one side open."""
     tokenizer: int | str | None = None
     """Folder or hub id of a tokenizer; a number trains a byte-level BPE of so many tokens on the training split."""
@@ -174,6 +174,11 @@ class Dataset:
             *(fault for name, given in self.made.items() for fault in self._made_faults(name, given)),
             *(fault for name, given in self._expressions() for fault in _expression_faults(name, given)),
         ]
+        for split, source in self.splits.items():
+            if not SPLIT_NAME.fullmatch(split):
+                faults.append(f"splits.{split}: use small letters, digits and _ for the name of a split")
+            if source.target_files and len(source.target_files) != len(source.files):
+                faults.append(f"splits.{split}.target_files: name one file of targets for each of files")
         if self.kind == "labelled" and len(self.labels) < 2:
             faults.append("labels: name the two or more classes in the order of their numbers")
         if self.tokens is not None and self.tokenizer is None:
@@ -250,6 +255,8 @@ def dataset_named(name: str, settings: Sequence[str] = ()) -> Dataset:
         raise CorpusError(
             f"no dataset {name!r}. {allowed_names(name, dataset_names(), 'Known')}; or give a YAML file of yours"
         )
+    if not SPLIT_NAME.fullmatch(path.stem):
+        raise CorpusError(f"{path}: use small letters, digits and _ for the name of a dataset")
     if wrong := [word for word in settings if not re.match(r"[a-z_0-9.]+=", word)]:
         raise ConfigError([f"{word!r} is no setting: write KEY=VALUE, such as filters.words=[3,200]" for word in wrong])
     try:
@@ -285,11 +292,30 @@ def dataset_of(name: str, fields: dict[str, Any]) -> Dataset:
     faults += [] if given else ["splits: name at least one split with its source"]
     if faults:
         raise ConfigError([f"dataset {name}: {fault}" for fault in faults])
-    splits = {
-        split: SplitSource(**{key: _frozen(value) for key, value in source.items()}) for split, source in given.items()
-    }
-    rest = {key: _frozen(value) for key, value in fields.items() if key != "splits"}
+    splits = {split: SplitSource(**_shaped(SplitSource, source, faults)) for split, source in given.items()}
+    rest = _shaped(Dataset, {key: value for key, value in fields.items() if key != "splits"}, faults)
+    if faults:
+        raise ConfigError([f"dataset {name}: {fault}" for fault in faults])
     return Dataset(name=name, splits=splits, **{"kind": "", **rest})
+
+
+def _shaped(part: type, given: dict[str, Any], faults: list[str]) -> dict[str, Any]:
+    """Values as fields of a dataclass: lists as tuples, one name as a tuple of one, the default for null."""
+    shaped = {}
+    for one in dataclasses.fields(part):
+        value = given.get(one.name)
+        if value is None:
+            continue
+        if one.default_factory is dict and not isinstance(value, dict):
+            faults.append(f"{one.name}={value!r} is no mapping: write {one.name}.NAME=VALUE")
+            continue
+        if not isinstance(one.default, tuple):
+            shaped[one.name] = _frozen(value)
+            continue
+        items = value if isinstance(value, list) else [value]
+        faults += [f"{one.name}: YAML reads a word as {item}; quote it" for item in items if isinstance(item, bool)]
+        shaped[one.name] = tuple(map(str, items))
+    return shaped
 
 
 def _frozen(value: Any) -> Any:

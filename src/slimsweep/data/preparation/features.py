@@ -56,7 +56,7 @@ def row_features(
     return columns | {"length_ratio": round(ratio, 6)}
 
 
-def is_within(features: dict[str, Any], name: str, least: float | None, most: float | None) -> bool:
+def is_within(features: dict[str, Any], name: str, least: int | float | None, most: int | float | None) -> bool:
     """Whether a feature lies in a range; both ends belong to it, None leaves one open."""
     value = features[name]
     return (least is None or value >= least) and (most is None or value <= most)

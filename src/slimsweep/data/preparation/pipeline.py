@@ -4,6 +4,7 @@ clean -> normalise -> empty -> duplicates -> overlaps -> filters -> made splits.
 training split alone: official evaluation splits keep every row, so that scores on them compare with published ones.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -66,7 +67,7 @@ def run_steps(splits: dict[str, Rows], dataset: Dataset, counter: TokenCounter =
     if dataset.duplicates == "remove" and TRAIN in splits:
         watcher().step("duplicates")
         unique = without_duplicates(splits[TRAIN], dataset.standard_columns)
-        splits = _noted(steps, "duplicates", splits, splits | {TRAIN: unique})
+        splits = _noted(steps, "duplicates", splits, splits | {TRAIN: unique}, _contradictions(unique, dataset))
     splits = _noted(steps, "overlaps", splits, *_without_overlaps(splits, dataset))
     count = counter(splits.get(TRAIN, []))
     features = {split: _featured(rows, dataset, count, split) for split, rows in splits.items()}
@@ -129,6 +130,15 @@ def _without_empty(splits: dict[str, Rows], dataset: Dataset) -> dict[str, Rows]
         else rows
         for split, rows in splits.items()
     }
+
+
+def _contradictions(rows: Rows, dataset: Dataset) -> str:
+    """A sentence on texts that have two labels; they stay."""
+    if dataset.kind != "labelled":
+        return ""
+    inputs = Counter(input_digest(row, dataset.kind) for row in rows)
+    several = sum(count > 1 for count in inputs.values())
+    return f"{several} texts of {TRAIN} have two labels" if several else ""
 
 
 def _without_overlaps(splits: dict[str, Rows], dataset: Dataset) -> tuple[dict[str, Rows], str]:

@@ -35,26 +35,34 @@ def prepare(dataset: Dataset, corpora: Corpora) -> tuple[Folder, bool]:
     folder = place(dataset, corpora)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):
-        if (stored := _stored(dataset, corpora)) is not None:
+        tokenizer = _Tokenizer(dataset)
+        if (stored := _stored(dataset, corpora, tokenizer.given_digest)) is not None:
             return stored, False
         sources, absent = read_sources(dataset, corpora)
-        key = key_of(dataset.settings(), {split: one.digest for split, one in sources.items()})
+        digests = {split: one.digest for split, one in sources.items()} | {"tokenizer": tokenizer.given_digest}
+        key = key_of(dataset.settings(), digests)
         path = folder / key
         if (path / CARD).is_file():  # the hub was asked again for splits that are still not at hand
             return Folder(path, json.loads((path / CARD).read_text(encoding="utf-8"))), False
-        shutil.rmtree(path, ignore_errors=True)
+        for left in (path, *folder.glob(".*.partial")):  # without a card, or of a killed process
+            shutil.rmtree(left, ignore_errors=True)
         with whole_folder(path) as partial:
-            tokenizer = _Tokenizer(dataset, partial / TOKENIZER)
+            tokenizer.folder = partial / TOKENIZER
             outcome = run_steps({split: one.rows for split, one in sources.items()}, dataset, tokenizer.counter)
             card = cards.card_of(dataset, key, sources, absent, outcome)
             _write(partial, dataset, outcome, card, tokenizer)
         return Folder(path, card), True
 
 
-def _stored(dataset: Dataset, corpora: Corpora) -> Folder | None:
-    """A preparation by equal settings and sources with every split, found without reading a row."""
+def _stored(dataset: Dataset, corpora: Corpora, tokenizer: str) -> Folder | None:
+    """A preparation by equal settings and sources with every split, found without reading a row.
+
+    Args:
+        tokenizer: digest of a given one.
+    """
     for found in matching(dataset, corpora, is_for_rows=False):
-        if not any("absent" in one for one in found.card["sources"].values()):
+        is_same = not tokenizer or found.card["tokenizer"]["digest"] == tokenizer
+        if is_same and not any("absent" in one for one in found.card["sources"].values()):
             return found
     return None
 
@@ -62,10 +70,14 @@ def _stored(dataset: Dataset, corpora: Corpora) -> Folder | None:
 class _Tokenizer:
     """The tokenizer of a preparation: a given one, or one that is trained once the training rows are known."""
 
-    def __init__(self, dataset: Dataset, folder: Path):
-        self._dataset, self._folder = dataset, folder
+    def __init__(self, dataset: Dataset):
+        self._dataset = dataset
+        self.folder = Path()
         self.tokenizer: Any = None
-        self.origin = ""
+        self.origin = self.given_digest = ""
+        if isinstance(dataset.tokenizer, str):
+            self.tokenizer, self.origin = _load(dataset.tokenizer), dataset.tokenizer
+            self.given_digest = tokenizer_digest(self.tokenizer)
 
     def counter(self, rows: Rows) -> Callable[[str], int] | None:
         """Count of a text's tokens without special ones; None where the dataset names no tokenizer."""
@@ -76,10 +88,8 @@ class _Tokenizer:
         if isinstance(wanted, int):
             if not rows:
                 raise CorpusError(f"tokenizer={wanted} is trained on the split {TRAIN}, which is not at hand")
-            train_tokenizer(_texts(rows), wanted, self._folder)
-            self.tokenizer, self.origin = _load(str(self._folder)), f"byte-level BPE trained on {TRAIN}"
-        else:
-            self.tokenizer, self.origin = _load(wanted), wanted
+            train_tokenizer(_texts(rows), wanted, self.folder)
+            self.tokenizer, self.origin = _load(str(self.folder)), f"byte-level BPE trained on {TRAIN}"
         return lambda text: len(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
 
