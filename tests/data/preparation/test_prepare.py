@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import PROJECT
@@ -99,13 +100,13 @@ def test_two_processes_write_the_same_bytes(tmp_path):
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     file = tmp_path / "mine.yaml"
     file.write_text(f"kind: pairs\nsplits: {{train: {{files: [{tmp_path / 'rows.jsonl'}]}}}}\n")
-    folders = []
+    processes = []
     for seed in ("1", "2"):
         environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(PROJECT / "src")}
         words = [sys.executable, "-c", SCRIPT, str(file), str(tmp_path / seed)]
-        run = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
-        folders.append(run.stdout.split()[-1])
-    first, second = (contents(type(tmp_path)(folder)) for folder in folders)
+        processes.append(subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True))
+    printed = [process.communicate()[0] for process in processes]
+    first, second = (contents(Path(text.split()[-1])) for text in printed)
     assert first == second
     assert {"tokenizer/tokenizer.json", "tokens/train.parquet", "validation.parquet", "card.json"} <= set(first)
 

@@ -257,7 +257,7 @@ def dataset_named(name: str, settings: Sequence[str] = ()) -> Dataset:
         )
     if not SPLIT_NAME.fullmatch(path.stem):
         raise CorpusError(f"{path}: use small letters, digits and _ for the name of a dataset")
-    if wrong := [word for word in settings if not re.match(r"[a-z_0-9.]+=", word)]:
+    if wrong := [word for word in settings if not re.match(r"[A-Za-z_0-9.]+=", word)]:
         raise ConfigError([f"{word!r} is no setting: write KEY=VALUE, such as filters.words=[3,200]" for word in wrong])
     try:
         config = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(settings)))
