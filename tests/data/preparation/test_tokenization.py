@@ -17,9 +17,9 @@ def test_a_trained_tokenizer_has_its_size_and_gives_texts_back(tmp_path):
     assert len(tokenizer) == 290
     assert [tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS.values()] == [0, 1, 2, 3, 4]
     ids = tokenizer("the cat \u00e9")["input_ids"]
-    assert ids[-1] == tokenizer.eos_token_id == 1 and tokenizer.unk_token_id not in ids  # every byte has a token
+    assert ids[-1] == tokenizer.eos_token_id == 2 and tokenizer.unk_token_id not in ids  # every byte has a token
     assert tokenizer.decode(ids, skip_special_tokens=True) == "the cat \u00e9"
-    assert len(ids) < len("the cat") and tokenizer.pad_token_id == 0
+    assert len(ids) < len("the cat") and tokenizer.pad_token_id == 1
 
 
 def test_a_size_that_the_text_cannot_fill_is_told_the_largest(tmp_path):

@@ -19,13 +19,13 @@ from slimsweep.errors import CorpusError
 from slimsweep.progress import tracked
 
 SPECIAL_TOKENS = {
+    "bos_token": "<s>",
     "pad_token": "<pad>",
     "eos_token": "</s>",
     "unk_token": "<unk>",
-    "bos_token": "<s>",
     "mask_token": "<mask>",
 }
-"""Special tokens of a trained tokenizer; their ids are 0 to 4 in this order."""
+"""Special tokens of a trained tokenizer; their ids are 0 to 4 in this order, as BART has them."""
 BATCH = 1000
 
 
