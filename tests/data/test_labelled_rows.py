@@ -4,7 +4,7 @@ import pytest
 from small_classifier import small_classifier
 
 from slimsweep.data.corpora import Corpora
-from slimsweep.data.labelled_rows import LabelledRows, Row, label_id
+from slimsweep.data.labelled_rows import LabelledRows, Row, label_ids
 from slimsweep.errors import CorpusError
 
 
@@ -37,9 +37,9 @@ def test_rows_become_batches_with_labels(tmp_path, corpora, source):
 
 def test_labels_are_numbers_or_names_of_the_config():
     config = SimpleNamespace(label2id={"bad": 0, "good": 1}, num_labels=2)
-    assert [label_id(Row(1, "", word), config, "f") for word in ("bad", "good", "1")] == [0, 1, 1]
+    assert label_ids([Row(1, "", word) for word in ("bad", "good", "1")], config, "f") == [0, 1, 1]
     with pytest.raises(CorpusError, match="row 3 has the label '2'; this model has 2 labels: 0 to 1, or bad, good"):
-        label_id(Row(3, "", "2"), config, "f")
+        label_ids([Row(3, "", "2")], config, "f")
 
 
 def test_faults_come_before_weights(tmp_path, corpora, source, tiny_source):

@@ -9,7 +9,7 @@ from slimsweep.data.preparation.dataset import dataset_named
 from slimsweep.data.prepared_calibration import PreparedCalibration
 
 ROWS = {
-    "tinystories": [{"text": f"Once there was a cat with {number} legs." * 3} for number in range(40)],
+    "tinystories": [{"text": " ".join(str(37 * number + place) for place in range(20))} for number in range(40)],
     "sst2": [{"text": f"film {number}", "label": number % 2} for number in range(40)],
     "multi30k": [{"source": f"cat {number}", "target": f"Katze {number}"} for number in range(40)],
 }
@@ -48,7 +48,9 @@ def test_an_encoder_decoder_gets_pairs(tmp_path, corpora):
 
 
 def test_what_cannot_be_drawn_is_told_before_weights_load(corpora, tiny_source):
-    assert "add calibration.dataset=NAME" in PreparedCalibration(dataset=None, sequences=1).faults(tiny_source, corpora)[0]
+    assert (
+        "add calibration.dataset=NAME" in PreparedCalibration(dataset=None, sequences=1).faults(tiny_source, corpora)[0]
+    )
     few = calibration_on("tinystories", corpora, sequences=4000)
     assert "set calibration.sequences=" in few.faults(tiny_source, corpora)[0]
     with pytest.raises(ValueError, match=r"calibration\.sequences=0"):

@@ -58,8 +58,7 @@ class LabelledRows(TrainingData):
             return faults
         try:
             rows = self._rows()
-            for row in rows:
-                label_id(row, source.config(), self.path)
+            label_ids(rows, source.config(), self.path)
         except CorpusError as error:
             return [str(error)]
         if len(rows) < 2:
@@ -78,7 +77,7 @@ class LabelledRows(TrainingData):
     def examples(self, source: Any, corpora: Corpora) -> TrainingSet:
         tokenizer, config, rows = source.tokenizer(), source.config(), self._rows()
         ids = tokenizer([row.text for row in rows], truncation=True, max_length=self.tokens, verbose=False)["input_ids"]
-        labelled = [(row, tokens, label_id(row, config, self.path)) for row, tokens in zip(rows, ids, strict=True)]
+        labelled = list(zip(rows, ids, label_ids(rows, config, self.path), strict=True))
         training, validation = split_by_content(labelled, lambda one: one[0].text.encode(), self.validation)
         collate = functools.partial(_batch, padding=padding_id(tokenizer))
         return TrainingSet(training, validation, collate, str(self.path))
@@ -118,21 +117,21 @@ def _read(path: str, text_column: str, label_column: str, where: str, stamp: tup
     return tuple(rows)
 
 
-def label_id(row: Row, config: Any, path: str | None) -> int:
-    """Number of a row's label.
+def label_ids(rows: Sequence[Row], config: Any, path: str | None) -> list[int]:
+    """Number of each row's label.
 
     Raises:
         CorpusError: a label that the model's config does not have.
     """
-    named = {str(name): number for name, number in (config.label2id or {}).items()}
-    if row.label in named:
-        return int(named[row.label])
-    if row.label.isdigit() and int(row.label) < config.num_labels:
-        return int(row.label)
-    raise CorpusError(
-        f"{path}: row {row.number} has the label {row.label!r}; this model has {config.num_labels} labels: 0 to "
-        f"{config.num_labels - 1}, or {', '.join(named)}"
-    )
+    count, named = config.num_labels, {str(name): int(number) for name, number in (config.label2id or {}).items()}
+    known = {str(number): number for number in range(count)} | named
+    for row in rows:
+        if row.label not in known:
+            raise CorpusError(
+                f"{path}: row {row.number} has the label {row.label!r}; this model has {count} labels: 0 to "
+                f"{count - 1}, or {', '.join(named)}"
+            )
+    return [known[row.label] for row in rows]
 
 
 def _batch(examples: Sequence[tuple[Row, list[int], int]], padding: int) -> Batch:

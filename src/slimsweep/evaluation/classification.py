@@ -13,7 +13,7 @@ import torch
 
 from slimsweep.checks import choice_faults, refuse, whole_number_faults
 from slimsweep.data.corpora import SHORT_DIGEST, Corpora
-from slimsweep.data.labelled_rows import Row, label_id, read_rows
+from slimsweep.data.labelled_rows import Row, label_ids, read_rows
 from slimsweep.data.prepared import read_split
 from slimsweep.data.rows import KINDS
 from slimsweep.data.training import length_faults, padded_batch
@@ -156,8 +156,7 @@ class Classification(Metric):
         faults = length_faults(source, f"{self.where}.tokens", self.tokens)
         try:
             rows = self.rows(corpora)
-            for row in rows:
-                label_id(row, config, place)
+            label_ids(rows, config, place)
         except CorpusError as error:
             return [*faults, str(error)]
         if self.average == "binary" and config.num_labels != 2:
@@ -168,7 +167,7 @@ class Classification(Metric):
     def measure(self, model: LanguageModel, corpora: Corpora) -> Measurement:
         """`classification_accuracy` with its standard error, `classification_f1`, and the number of texts cut."""
         rows, config = self.rows(corpora), model.config
-        labels = np.array([label_id(row, config, self.dataset or self.path) for row in rows])
+        labels = np.array(label_ids(rows, config, self.dataset or self.path))
         started = time.perf_counter()
         predictions, truncated = self._predictions(model, [row.text for row in rows])
         counts = {
