@@ -32,6 +32,9 @@ from slimsweep.numerics.finite import all_finite, non_finite_error
 from slimsweep.progress import tracked
 
 Tensors = dict[str, Tensor]
+LEAST_SHARE = 1e-3
+"""Least mean square of a token that errors are divided by, as a share of the mean over tokens: zeros have none."""
+TINY = 1e-30
 FP16_LOSS_SCALE = 2.0**20
 """Factor of the loss in fp16: gradients of a mean over a million outputs are below the least fp16 number."""
 
@@ -173,7 +176,15 @@ class Reconstruction:
             target = self.targets[run.to(self.targets.device)].flatten(0, 1)
             if part.tokens is not None:
                 output, target = output[part.tokens], target[part.tokens]
-            yield (output.float() - target.float()).square().sum(), output.numel()
+            yield _relative_errors(output.float(), target.float()).sum(), output.numel()
+
+
+def _relative_errors(
+    output: Float[Tensor, "token width"], target: Float[Tensor, "token width"]
+) -> Float[Tensor, "token width"]:
+    """Squared errors, divided by the mean square that the target has at their token."""
+    squares = target.square().mean(dim=-1, keepdim=True)
+    return (output - target).square() / squares.clamp(min=LEAST_SHARE * float(squares.mean()) + TINY)
 
 
 class SignDescent(Optimizer):
