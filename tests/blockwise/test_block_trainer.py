@@ -8,7 +8,15 @@ from torch import nn
 
 from slimsweep.blockwise.activations import Activations, Part
 from slimsweep.blockwise.block_calls import Call
-from slimsweep.blockwise.block_trainer import BlockInputs, Descent, Reconstruction, SignDescent, block_inputs, train
+from slimsweep.blockwise.block_trainer import (
+    BlockInputs,
+    Descent,
+    Reconstruction,
+    SignDescent,
+    block_inputs,
+    inverse_squares,
+    train,
+)
 from slimsweep.errors import ModelError
 from slimsweep.models.batches import text_batch
 
@@ -210,3 +218,18 @@ def test_weights_themselves_are_trained_behind_a_mask():
     trained = fit(task, Descent.by_adam(80, 3, 0.1), start, lambda values: {"weight": values["weight"] * keep})
     assert trained.loss_after < trained.loss_before
     assert bool(((trained.parameters["weight"] * keep)[keep == 0] == 0).all())
+
+
+def test_token_weights_by_hand():
+    # Errors 1 and 3 of targets 1 and 10: relative errors 1 and 0.09; a target of zeros counts as the least.
+    targets = torch.tensor([[[1.0], [10.0], [0.0]]])
+    weights = inverse_squares(targets)
+    torch.testing.assert_close(weights, torch.tensor([[1.0, 0.01, 1000.0]]))
+    assert inverse_squares(torch.zeros(1, 2, 1)).tolist() == [[1.0, 1.0]]
+    inputs = torch.tensor([[[2.0], [7.0], [0.0]]])
+    task = dataclasses.replace(toy(inputs, targets, nn.Linear(1, 1, bias=False)), token_weights=weights)
+    everything, weight = torch.tensor([0]), {"weight": torch.tensor([[1.0]])}
+    assert task.loss(weight, everything) == pytest.approx((1 + 0.09) / 3)
+    loss, slopes = task.gradients(weight, everything)
+    assert loss == pytest.approx((1 + 0.09) / 3)
+    assert float(slopes["weight"]) == pytest.approx((2 * 1 * 2 + 2 * 0.01 * -3 * 7) / 3, rel=1e-5)

@@ -33,8 +33,7 @@ from slimsweep.progress import tracked
 
 Tensors = dict[str, Tensor]
 LEAST_SHARE = 1e-3
-"""Least mean square of a token that errors are divided by, as a share of the mean over tokens: zeros have none."""
-TINY = 1e-30
+"""Least mean square that errors of a token are divided by, as a share of the median over tokens."""
 FP16_LOSS_SCALE = 2.0**20
 """Factor of the loss in fp16: gradients of a mean over a million outputs are below the least fp16 number."""
 
@@ -136,9 +135,14 @@ class Reconstruction:
     inputs: BlockInputs
     targets: Float[Tensor, "sequence token width"]
     """Outputs of the dense block. Those of padding do not count."""
+    token_weights: Float[Tensor, "sequence token"] | None = None
+    """Factor of each token's squared error; None counts all alike."""
 
     def loss(self, weights: Tensors, chosen: Int[Tensor, " chosen"]) -> float:
-        """Mean squared error of the outputs for some sequences, over their tokens and channels, by these weights."""
+        """Mean squared error of the outputs for some sequences, over their tokens and channels, by these weights.
+
+        Each token's error is multiplied by its weight in `token_weights`.
+        """
         with torch.no_grad():
             errors = list(self._errors(weights, chosen))
         return sum(float(total) for total, _ in errors) / sum(count for _, count in errors)
@@ -176,15 +180,24 @@ class Reconstruction:
             target = self.targets[run.to(self.targets.device)].flatten(0, 1)
             if part.tokens is not None:
                 output, target = output[part.tokens], target[part.tokens]
-            yield _relative_errors(output.float(), target.float()).sum(), output.numel()
+            errors = (output.float() - target.float()).square().mean(dim=-1)
+            if self.token_weights is not None:
+                weights_of_run = self.token_weights[run.to(self.targets.device)].flatten()
+                errors = errors * (weights_of_run if part.tokens is None else weights_of_run[part.tokens])
+            yield errors.sum() * output.shape[-1], output.numel()
 
 
-def _relative_errors(
-    output: Float[Tensor, "token width"], target: Float[Tensor, "token width"]
-) -> Float[Tensor, "token width"]:
-    """Squared errors, divided by the mean square that the target has at their token."""
-    squares = target.square().mean(dim=-1, keepdim=True)
-    return (output - target).square() / squares.clamp(min=LEAST_SHARE * float(squares.mean()) + TINY)
+def inverse_squares(targets: Float[Tensor, "sequence token width"]) -> Float[Tensor, "sequence token"]:
+    """Weights that make the error of each token relative to the mean square of its target.
+
+    The first tokens of many models have a few channels a thousand times as large as all others. Without weights their
+    error is nearly all of the loss, and the rest of the text teaches nothing. The next block divides each token by its
+    root mean square, so that relative errors are those it sees.
+    """
+    squares = targets.float().square().mean(dim=-1)
+    if not bool(squares.any()):
+        return torch.ones_like(squares)
+    return 1 / squares.clamp(min=LEAST_SHARE * float(squares[squares > 0].median()))
 
 
 class SignDescent(Optimizer):

@@ -1,7 +1,7 @@
 """Learn for each block which way its weights are rounded, and how far the range of each group is clipped."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from slimsweep.blockwise.block_trainer import (
     Tensors,
     Trained,
     block_inputs,
+    inverse_squares,
     train,
 )
 from slimsweep.blockwise.fisher import dense_layers
@@ -44,10 +45,13 @@ class AutoRound(UniformGrid, Technique):
     Signed gradient descent with a linearly falling rate lets the quantized block reproduce the outputs of the dense
     one. A result is kept only where it has a lower block loss than round to nearest.
 
-    Source: arXiv:2309.05516, eq. 3 to 6 and alg. 1. Departures: grids are those of the other quantizers, with scales
-    rounded to the dtype they are stored in; the offsets of removed weights are not learned with `preserve_sparsity`;
-    the best step is compared with the last one and with the start over all sequences.
+    Source: arXiv:2309.05516, eq. 3 to 6 and alg. 1. Departures: the error of each token is relative to the mean square
+    of its target; grids are those of the other quantizers, with scales rounded to the dtype they are stored in; the
+    offsets of removed weights are not learned with `preserve_sparsity`; the best step is compared with the last one and
+    with the start over all sequences.
     """
+
+    version: ClassVar[int] = 2
 
     steps: int = 200
     """Steps for each block; 0 rounds to nearest."""
@@ -90,7 +94,7 @@ class AutoRound(UniformGrid, Technique):
             if not layers:
                 return []
             refuse_non_finite(inputs.rows(), inputs_clause(layers), "compress less")
-            task = Reconstruction(name, visit.block, inputs, targets)
+            task = Reconstruction(name, visit.block, inputs, targets, inverse_squares(targets))
             trained, roundings = self._learn(task, layers, context.generator(name))
             losses[name] = trained.notes()
             return [_pack(model, layer, roundings[layer], trained.parameters) for layer in layers]
