@@ -24,6 +24,7 @@ from slimsweep.models.batch_sizes import BATCH_TOKENS, HEAD_NUMBERS, LOSS_NUMBER
 from slimsweep.models.batches import text_batch
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.sources.tokenizer_digest import tokenizer_digest
+from slimsweep.numerics.log_likelihood import bf16_nll
 from slimsweep.progress import tracked
 
 
@@ -252,6 +253,9 @@ def _nll(
     logits: Float[Tensor, "token vocabulary"], targets: Int[Tensor, " token"]
 ) -> Iterator[Float[Tensor, " token"]]:
     """Negative log-likelihoods of some rows after the other."""
+    if logits.is_cpu and logits.dtype == torch.bfloat16:
+        yield bf16_nll(logits, targets)  # the same numbers, without fp32 copies of the logits
+        return
     rows = LOSS_NUMBERS // logits.shape[1] if logits.is_cpu else len(logits)
     for part, wanted in _by_rows(logits, targets, rows):
         yield cross_entropy(part.float(), wanted, reduction="none")
