@@ -56,8 +56,8 @@ class ReferenceFile:
     dataset: str | None = None
     """Prepared dataset of pairs, problems or conversations, instead of a file."""
     split: str | None = None
-    """Of a dataset the name of a split, by default `test`. Of a file `all`, the default, or `held_out`: the pairs that
-    no calibration draws, one in five by the hash of the source."""
+    """Split of a dataset by its name, by default `test`. A file has the splits `all`, the default, and `held_out`: the
+    pairs that no calibration draws, one in five by the hash of the source."""
     max_pairs: int | None = None
     """References that count, in the order of the hash of their sources; None: all, in the order of the file."""
 

@@ -49,7 +49,7 @@ class EditErrors(GeneratedText):
     )
 
     unit: str = "token"
-    """What is compared: tokens of the model's tokenizer, words between white space, or characters."""
+    """Unit that is compared: tokens of the model's tokenizer, words between white space, or characters."""
 
     def own_faults(self) -> list[str]:
         return [*super().own_faults(), *choice_faults(f"{self.where}.unit", [self.unit], UNITS)]

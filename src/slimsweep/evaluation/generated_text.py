@@ -62,7 +62,7 @@ class Score:
     aggregate: str
     """Name of the sum over items, as in Outcomes."""
     protocol: str
-    """How the texts were compared: the tool, its version and settings."""
+    """Comparison of the texts: the tool, its version and settings."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +154,7 @@ class GeneratedText(ReferenceFile, Decoding, Metric):
         """Scores of the texts beside their references, by field."""
 
     def text_protocol(self, model: LanguageModel, references: References) -> str:
-        """How the texts came about: references, prompt, settings of generation, tokenizer."""
+        """Part of a protocol that tells the texts: references, prompt, settings of generation, tokenizer."""
         return ":".join(
             (
                 self.dataset or "file",
