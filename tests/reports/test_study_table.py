@@ -25,7 +25,7 @@ def test_rows_have_the_names_of_the_study_and_its_columns():
     assert [row[""] for row in cells(table)] == ["baseline", "pruned", "lost", "magnitude 0.5"]
     assert cells(table)[2]["accuracy sentiment"] == "-" and "not run: lost" in table.notes
     text = layout(table, "md")
-    assert text.startswith("**Ours**") and "- another model" in text
+    assert text.startswith("**Ours**") and "- another model\n- Measured here: tiny, float32, cpu.\n" in text
 
 
 def test_seeds_of_one_row_stand_below_each_other():

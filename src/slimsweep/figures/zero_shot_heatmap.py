@@ -17,6 +17,8 @@ SWEEPS = ("zero_shot",)
 FEWEST_TASKS = 2
 COLOURS = "RdYlBu"
 """Red below the dense model, blue above it; the middle is pale."""
+DARK = 0.75
+"""Part of the scale, from its middle, beyond which a cell is too dark for black text."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,8 @@ def _figure(grid: Grid, model: str, protocols: str) -> Figure:
         texts = ["-" if one is None else task.text(one) for one, task in zip(values, grid.tasks, strict=True)]
         texts.append("-" if row[-1] is None else f"{row[-1]:.3f}")
         for column, text in enumerate(texts):
-            axes.text(column, place, text, ha="center", va="center", fontsize=7)
+            is_dark = abs((row[column] or 1) - 1) > DARK * spread
+            axes.text(column, place, text, ha="center", va="center", fontsize=7, color="white" if is_dark else "black")
     axes.set_xticks(range(len(grid.tasks) + 1), [*(task.stem.replace("_", "\n") for task in grid.tasks), "kept"])
     axes.set_yticks(range(len(grid.labels)), grid.labels)
     axes.axvline(len(grid.tasks) - 0.5, color="white", linewidth=3)

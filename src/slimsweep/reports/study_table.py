@@ -95,7 +95,7 @@ def _faults(section: Mapping[str, Any]) -> list[str]:
 def table(study: Study, records: Sequence[Record]) -> Table:
     """Records in the rows and columns of a study, its differences from the publication as footnotes."""
     rows = _rows(study, records)
-    shown = Table(title=study.title, footnotes=list(study.differs))
+    shown = Table(title=study.title, footnotes=[*study.differs, *_measured_with(records)])
     shown.add("", [row.name for row in rows], True)
     models = [row.record.get("model", "") for row in rows]
     if len({model for model in models if model}) > 1:
@@ -119,6 +119,15 @@ def table(study: Study, records: Sequence[Record]) -> Table:
     if missing:
         shown.notes.append(f"{NOT_RUN}: {', '.join(missing)}")
     return shown
+
+
+def _measured_with(records: Sequence[Record]) -> list[str]:
+    """Footnote on the models and the hardware of the records: `Measured here: tiny, float32, cpu, 2 threads.`"""
+    words: list[str] = []
+    for name, form in (("model", "{}"), ("dtype", "{}"), ("device", "{}"), ("threads", "{} threads")):
+        values = dict.fromkeys(record[name] for record in records if record.get(name) is not None)
+        words += [form.format(" and ".join(map(str, values)))] if values else []
+    return [f"Measured here: {', '.join(words)}."] if words else []
 
 
 def _rows(study: Study, records: Sequence[Record]) -> list[_Row]:
