@@ -26,6 +26,8 @@ FACTORS = {"corpus": "text", "sequences": "sequences", "tokens": "tokens of a se
 NUMBERS = ("sequences", "tokens")
 """Factors whose axis is a logarithmic one; the others are names in a row."""
 
+SHIFT = 0.08
+
 Setting = dict[str, Any]
 """Value of each factor."""
 
@@ -85,13 +87,14 @@ def _figure(panel: Panel, techniques: dict[str, list[Record]]) -> Figure:
     every = figure.subplots(2, 2, sharey=True).flat
     default = default_of([record for records in techniques.values() for record in records])
     values = [record[panel.field] for records in techniques.values() for record in records]
-    values += baselines_of(panel).values()
     for axes, factor in zip(every, FACTORS, strict=True):
         _draw(axes, panel, techniques, factor, default)
         log_axis(axes, values)
         axes.label_outer()
         axes.set_xlabel(f"{FACTORS[factor]} (default: {default[factor]})")
         axes.tick_params(labelbottom=True)
+    for label, value in baselines_of(panel).items():  # far below, and told in the legend alone
+        figure.axes[0].plot([], [], "k--", linewidth=0.9, label=f"{label} ({panel.quantity.text(value)})")
     figure.axes[0].set_ylabel(panel.quantity.axis())
     figure.axes[2].set_ylabel(panel.quantity.axis())
     paper_title(figure.axes[0], panel)
@@ -103,19 +106,17 @@ def _draw(axes: Axes, panel: Panel, techniques: dict[str, list[Record]], factor:
     """One factor: a line for each technique, on whose default stands the deviation over seeds."""
     found = {technique: varied(records, factor, default) for technique, records in techniques.items()}
     places = list(dict.fromkeys(value for points in found.values() for value in points))
-    for (technique, points), look in zip(found.items(), appearances(list(found)), strict=True):
-        x = [value if factor in NUMBERS else places.index(value) for value in points]
+    looks = appearances(list(found))
+    for number, ((technique, points), look) in enumerate(zip(found.items(), looks, strict=True)):
+        shift = SHIFT * (number - (len(found) - 1) / 2)  # names in a row: marks side by side
+        x = [value if factor in NUMBERS else places.index(value) + shift for value in points]
         y = [record[panel.field] for record in points.values()]
         axes.plot(x, y, label=technique, linestyle="-" if factor in NUMBERS else "", **look)
         seeds = [record[panel.field] for record in varied(techniques[technique], "seed", default).values()]
         if factor != "seed" and len(seeds) > 1 and default[factor] in points:
-            place = default[factor] if factor in NUMBERS else places.index(default[factor])
+            place = default[factor] if factor in NUMBERS else places.index(default[factor]) + shift
             mean, deviation = statistics.fmean(seeds), statistics.stdev(seeds)
             axes.errorbar([place], [mean], yerr=[deviation], color=look["color"], capsize=2.5, elinewidth=0.9)
-    for label, value in baselines_of(panel).items():
-        axes.axhline(
-            value, color="black", linestyle="--", linewidth=0.9, label=f"{label} ({panel.quantity.text(value)})"
-        )
     if factor in NUMBERS:
         axes.set_xscale("log", base=2)
         axes.set_xticks(sorted(places), [str(value) for value in sorted(places)])
