@@ -3,9 +3,12 @@ import dataclasses
 import pytest
 import torch
 from conftest import TINY_SHAPE
+from family_shapes import random_model
 
 from slimsweep.errors import ModelError
+from slimsweep.models.language_model import weights_digest
 from slimsweep.models.sources.random import RandomModel
+from slimsweep.models.storage.saved_model import save
 
 CPU = torch.device("cpu")
 
@@ -41,3 +44,14 @@ def test_an_encoder_decoder_and_its_tokenizer_number_their_special_tokens_alike(
     assert not random_source(tmp_path, shape=shape | {"eos_token_id": 2}, **fields).faults()
     (fault,) = random_source(tmp_path, shape=shape | {"eos_token_id": 3}, **fields).faults()
     assert fault.endswith("has eos_token_id=2, and model tiny has 3: set model.shape.eos_token_id=2")
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "bert", "t5", "bart", "marian"])
+def test_drawn_weights_come_back_from_a_file_with_equal_dtypes(name, tmp_path):
+    source = random_model(name, str(tmp_path))
+    drawn = source.load(torch.bfloat16, CPU)
+    save(drawn, tmp_path / "saved")
+    read = source.restored(tmp_path / "saved", torch.bfloat16, CPU, False, 0)
+    assert weights_digest(read) == weights_digest(drawn)
+    for (name_, one), other in zip(drawn.module.named_buffers(), read.module.buffers(), strict=True):
+        assert one.dtype == other.dtype, name_

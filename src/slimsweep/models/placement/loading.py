@@ -46,9 +46,14 @@ def draw(config: Any, task: Task, dtype: torch.dtype, seed: int, remote_code: bo
 
 
 def _cast(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """The module with its parameters in a dtype. Buffers, such as rotary frequencies, stay fp32."""
-    for parameter in module.parameters():
-        parameter.data = parameter.data.to(dtype)
+    """The module with its parameters, and buffers that files hold, in a dtype, as `read` has them.
+
+    Other buffers, such as rotary frequencies, stay fp32.
+    """
+    saved = module.state_dict(keep_vars=True).values()
+    for tensor in [*module.parameters(), *saved]:
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.to(dtype)
     module.config.dtype = dtype
     return module
 
