@@ -49,6 +49,15 @@ def test_measures_of_a_claim_hold_for_one_record_together():
     assert judged(claim(*measures, need="any"), trained(), small, good, both).decisive.values == (0.15, 1.05)
 
 
+def test_a_record_without_what_is_given_says_nothing_of_a_claim():
+    large, small = trained("wanda", 0.1, parameters=900), trained("wanda", 0.5, parameters=100)
+    one = claim(
+        Measure("accuracy_*", "quotient", at_least=0.9), given=(Measure("parameters", "quotient", at_most=0.2),)
+    )
+    assert judged(one, trained(), large).word == "not run"
+    assert [trial.record for trial in judged(one, trained(), large, small).trials] == [small]
+
+
 def test_records_are_paired_by_ratio_and_protocol():
     records = [trained("wanda", ratio, perplexity_wikitext2=20.0) for ratio in (0.3, 0.5)]
     others = [trained("magnitude", 0.3, perplexity_wikitext2=10.0), trained("magnitude", 0.5, protocol="other")]

@@ -8,6 +8,7 @@ A claim of `records/claims.yaml` states its test as data, so that one evaluator 
       of: {model: bert_base, technique: int8}             # records that it speaks of (reports/selection.py)
       relative_to: {model: bert_base, technique: dense}   # records that their values are divided by, or less
       pair: [dtype]                                       # fields that both share, beside protocol and model
+      given: [{field: parameters, by: quotient, at_most: 1}]  # measures that say which records it speaks of
       need: every                                         # every record must pass, or any
       measures:                                           # a record passes where all of them hold
         - {field: weight_bytes, by: quotient, at_most: 0.25}
@@ -38,7 +39,7 @@ CALCULATIONS = ("value", "quotient", "difference")
 NEEDS = ("every", "any")
 LIMITS = ("at_least", "at_most", "apart")
 ALWAYS = {"claim", "source"}
-TESTED = ALWAYS | {"sweep", "of", "relative_to", "pair", "need", "measures", "note"}
+TESTED = ALWAYS | {"sweep", "of", "relative_to", "pair", "given", "need", "measures", "note"}
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,8 @@ class Claim:
     of: Mapping[str, Any] | None = None
     relative_to: Mapping[str, Any] | None = None
     pair: tuple[str, ...] = ()
+    given: tuple[Measure, ...] = ()
+    """Conditions that choose among the records of the filter: those of others say nothing of the claim."""
     need: str = "every"
     measures: tuple[Measure, ...] = ()
     not_run: str = ""
@@ -142,8 +145,9 @@ def read(file: Path | None = None) -> list[Claim]:
         raise StoreError(f"{file}: {'; '.join(faults)}")
     return [
         Claim(
-            **{name: value for name, value in entry.items() if name not in ("measures", "pair")},
+            **{name: value for name, value in entry.items() if name not in ("measures", "given", "pair")},
             pair=tuple(entry.get("pair", ())),
+            given=tuple(Measure(**measure) for measure in entry.get("given", ())),
             measures=tuple(Measure(**measure) for measure in entry.get("measures", ())),
         )
         for entry in entries
@@ -160,7 +164,7 @@ def _faults(entry: Mapping[str, Any]) -> list[str]:
     unknown = sorted(set(entry) - allowed)
     faults += [f"{place} has the unknown word {name!r}: give {', '.join(sorted(allowed))}" for name in unknown]
     faults += choice_faults(f"need of {place}", [entry.get("need", "every")], NEEDS)
-    for measure in entry.get("measures", ()):
+    for measure in (*entry.get("given", ()), *entry.get("measures", ())):
         unknown = set(measure) - {"field", "by", *LIMITS}
         faults += [f"a measure of {place} has the unknown word {name!r}" for name in unknown]
         faults += choice_faults(f"by of {place}", [measure.get("by", "value")], CALCULATIONS)
@@ -190,6 +194,8 @@ def _trials(claim: Claim, records: Sequence[Record]) -> list[Trial]:
     trials = []
     for record in selection.matching(records, claim.of or {}):
         beside = [other for other in others if _is_pair(claim, record, other)]
+        if not _is_given(claim.given, record, beside):
+            continue
         choices = [_fields(measure, record) for measure in claim.measures]
         for fields in zip(*_stretched(choices), strict=True):
             taken = [_taken(*one, record, beside) for one in zip(claim.measures, fields, strict=True)]
@@ -198,6 +204,12 @@ def _trials(claim: Claim, records: Sequence[Record]) -> list[Trial]:
                 margin = min(measure.margin(value) for measure, value in zip(claim.measures, values, strict=True))
                 trials.append(Trial(record, values, fields, margin))
     return trials
+
+
+def _is_given(given: Iterable[Measure], record: Record, beside: Sequence[Record]) -> bool:
+    """Whether a record fulfils the conditions of a claim."""
+    taken = [(measure, _taken(measure, measure.field, record, beside)) for measure in given]
+    return all(value is not None and measure.margin(value) >= 0 for measure, value in taken)
 
 
 def _stretched(choices: list[list[str]]) -> list[list[str]]:
