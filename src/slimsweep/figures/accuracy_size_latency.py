@@ -46,6 +46,7 @@ def _figure(panel: Panel, records: Sequence[Record]) -> Figure:
     _draw(lower, panel, records, LATENCY, MILLISECONDS)
     upper.set_xlabel(f"{quantity(SIZE, records).label}{unit}")
     lower.set_xlabel(f"{quantity(LATENCY, records).label} (ms)")
+    figure.supylabel(panel.quantity.axis(*["±1 s.e."] * bool(panel.quantity.error)), fontsize=8)
     paper_title(upper, panel)
     place_legend(figure, lower, None, is_below=True)
     return figure
@@ -70,4 +71,3 @@ def _draw(axes: Axes, panel: Panel, records: Sequence[Record], cost: str, diviso
             label=name,
         )
     axes.set_xlim(left=0)
-    axes.set_ylabel(panel.quantity.axis(*["±1 s.e."] * bool(panel.quantity.error)))
