@@ -254,7 +254,7 @@ def rows(verdicts: Iterable[Verdict]) -> list[dict[str, Any]]:
         {
             "claim": one.claim.claim,
             "verdict": one.word,
-            "threshold": "; ".join(measure.threshold for measure in one.claim.measures),
+            "threshold": _threshold(one.claim),
             "measured": list(one.decisive.values) if one.decisive else None,
             "record": one.decisive.record["key"] if one.decisive else None,
             "passed": sum(trial.margin >= 0 for trial in one.trials),
@@ -275,7 +275,7 @@ def table(verdicts: Sequence[Verdict]) -> Table:
     shown.add("claim", [one.claim.claim for one in verdicts], True)
     shown.add("source", [f"[{sources.index(one.claim.source) + 1}]" for one in verdicts], True)
     shown.add("sweep", [one.claim.sweep for one in verdicts], True)
-    shown.add("threshold", ["; ".join(one.threshold for one in verdict.claim.measures) for verdict in verdicts], True)
+    shown.add("threshold", [_threshold(one.claim) for one in verdicts], True)
     shown.add("measured", [_measured(one) for one in verdicts], True)
     shown.add("records", [_count(one) for one in verdicts], True)
     shown.add("verdict", [one.word for one in verdicts], True)
@@ -286,6 +286,12 @@ def table(verdicts: Sequence[Verdict]) -> Table:
     for number, one in enumerate(verdicts, 1):
         shown.notes += [f"claim {number}: {text}" for text in (one.reason, one.claim.note) if text]
     return shown
+
+
+def _threshold(claim: Claim) -> str:
+    """All conditions of a claim in words, and after "where" those that choose its records."""
+    texts = ["; ".join(measure.threshold for measure in measures) for measures in (claim.measures, claim.given)]
+    return " where ".join(text for text in texts if text)
 
 
 def _measured(verdict: Verdict) -> str:

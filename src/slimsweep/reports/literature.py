@@ -139,7 +139,7 @@ def rows(comparisons: Iterable[Comparison]) -> list[dict[str, Any]]:
     """Comparisons as flat rows in base units, for csv and json."""
     return [
         {
-            "model": one.published.where.get("model"),
+            "model": _model(one.published),
             "where": selection.text(one.published.where),
             "field": one.published.field,
             "protocol": " ".join(one.published.protocol),
@@ -161,7 +161,7 @@ def table(comparisons: Sequence[Comparison]) -> Table:
     """Published values, ours, and whether they agree. Sources and differences stand in notes."""
     shown = Table()
     sources = list(dict.fromkeys(one.published.source for one in comparisons))
-    shown.add("model", [str(one.published.where.get("model", "")) for one in comparisons], True)
+    shown.add("model", [_model(one.published) for one in comparisons], True)
     shown.add("technique", [selection.text(one.published.where) for one in comparisons], True)
     shown.add("quantity", [_quantity_text(one.published) for one in comparisons], True)
     shown.add("published", [_number(one.published.field, one.published.value) for one in comparisons])
@@ -181,6 +181,12 @@ def table(comparisons: Sequence[Comparison]) -> Table:
 
 
 _VERDICTS = (AGREES, DEVIATES, NO_GATE, NOT_RUN)
+
+
+def _model(published: Published) -> str:
+    """The models of a value in words."""
+    models = published.where.get("model", "")
+    return " or ".join(models) if isinstance(models, list) else str(models)
 
 
 def _quantity_text(published: Published) -> str:
