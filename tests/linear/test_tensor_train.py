@@ -44,6 +44,13 @@ def test_rows_are_those_of_the_weight(small, monkeypatch):
     torch.testing.assert_close(small.embed(ids), functional.embedding(ids, small.embed.weight))
 
 
+@pytest.mark.parametrize("index", [V, -1, 1000])
+def test_an_index_outside_the_vocabulary_is_refused(small, index):
+    with pytest.raises(IndexError, match=f"and the embedding has rows 0 to {V - 1}"):
+        small.embed(torch.tensor([[0, index]]))
+    assert small.embed(torch.empty(2, 0, dtype=torch.long)).shape == (2, 0, W)
+
+
 def test_the_head_multiplies_by_the_weight_and_adds_its_bias(small):
     hidden = torch.randn(2, 3, W)
     expected = functional.linear(hidden, small.head.weight, small.head.bias)

@@ -80,6 +80,18 @@ class TensorTrainEmbedding(TensorTrainForm):
         self.embed_scale = None if scale is None else torch.as_tensor(scale)
 
     def forward(self, inputs: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch width"]:
+        """Rows of the given tokens.
+
+        Raises:
+            IndexError: an index outside the vocabulary. The padded table may have a row there, or the digits may name
+                that of another token.
+        """
+        if not inputs.is_meta and inputs.numel():
+            least, most = (int(value) for value in inputs.aminmax())
+            if least < 0 or most >= self.out_features:
+                raise IndexError(
+                    f"token indices lie from {least} to {most}, and the embedding has rows 0 to {self.out_features - 1}"
+                )
         parts = [tensor_train.look_up(self.table.cores, part) for part in inputs.flatten().split(LOOK_UP_TOKENS)]
         rows = torch.cat(parts)[:, : self.in_features].view(*inputs.shape, self.in_features)
         return rows if self.embed_scale is None else rows * self.embed_scale.to(rows.dtype)

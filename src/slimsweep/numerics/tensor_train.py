@@ -136,24 +136,25 @@ def _as_tensor(
 def look_up(cores: Sequence[Float[Tensor, "_ _ _ _"]], index: Int[Tensor, " token"]) -> Float[Tensor, "token width"]:
     """Rows of the padded matrix, one for each index, by contracting the slices of its digits.
 
-    Tokens with the same digit share one product: a copy of a slice for each token would take rank^2 numbers.
+    Tokens with the same digit share one product: a copy of a slice for each token would take rank^2 numbers. Rows have
+    the dtype of the cores, also where autocast computes the products in another one.
     """
     digits = torch.unravel_index(index, [core.shape[1] for core in cores])
-    found = cores[0][0, digits[0]]  # [token, columns so far, rank]
+    partial = cores[0][0, digits[0]]  # [token, columns so far, rank]
     for core, digit in zip(cores[1:], digits[1:], strict=True):
         before, _, column, after = core.shape
-        width = found.shape[1] * column
-        extended = found.new_empty(len(index), width, after)
+        width = partial.shape[1] * column
+        extended = partial.new_empty(len(index), width, after)
         values = range(1) if index.is_meta else digit.unique()  # shapes alone: which rows are read is not known
         for value in values:
             if index.is_meta:
-                extended = (found @ core[:, value].reshape(before, column * after)).view(len(index), width, after)
+                extended = (partial @ core[:, value].reshape(before, column * after)).view(len(index), width, after)
                 continue
             tokens = (digit == value).nonzero().flatten()
-            part = found[tokens] @ core[:, value].reshape(before, column * after)
-            extended[tokens] = part.view(len(tokens), width, after)
-        found = extended
-    return found[..., 0]
+            part = partial[tokens] @ core[:, value].reshape(before, column * after)
+            extended[tokens] = part.view(len(tokens), width, after).to(extended.dtype)
+        partial = extended
+    return partial[..., 0]
 
 
 def row_blocks(

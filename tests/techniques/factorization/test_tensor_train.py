@@ -12,6 +12,7 @@ from contexts import text_context
 from family_shapes import DECODERS, ENCODERS, random_model
 from reductions import logits, loud
 from small_jobs import SMALL, record_at
+from tiny_training import FAST, training_context
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -27,6 +28,9 @@ from slimsweep.techniques.quantization.half import Half
 from slimsweep.techniques.quantization.rtn import RTN
 from slimsweep.techniques.structured.heads import Heads
 from slimsweep.techniques.structured.layers import Layers
+from slimsweep.techniques.training.distill import Distill
+from slimsweep.techniques.training.finetune import Finetune
+from slimsweep.techniques.training.qat import QAT
 
 CPU = torch.device("cpu")
 IDS = torch.randint(0, 258, (2, 16), generator=torch.Generator().manual_seed(0))
@@ -132,10 +136,53 @@ def test_an_error_bound_is_met_in_the_dtype_that_is_stored(tiny_source, dtype, e
     assert 0.5 * error < found <= error
 
 
-def test_the_plan_of_an_error_is_an_upper_bound(tiny_source, tiny):
-    skeleton, technique = tiny_source.skeleton().copy(), TensorTrain(ratio=0, error=0.5)
-    (planned,), (layer,) = technique.plan(skeleton).layers, technique.apply(tiny, text_context(IDS)).layers
-    assert planned.weights > layer.weights
+@pytest.mark.parametrize("error", [0.5, 1e-6])
+def test_the_plan_of_an_error_has_no_more_numbers_than_the_dense_table(tiny_source, tiny, error):
+    skeleton, technique = tiny_source.skeleton().copy(), TensorTrain(ratio=None, error=error)
+    plan, report = technique.plan(skeleton), technique.apply(tiny, text_context(IDS))
+    assert plan.layers[0].weights <= DENSE and plan.notes["parameters"] == plan.layers[0].weights
+    assert "depend on the weights" in plan.notes["plan"] and "plan" not in report.notes
+    # Ranks 8 and r have 64 + 8 * 20 * r + 52 * r numbers: 8,120 for r = 38 and 8,332 for r = 39.
+    assert plan.notes["ranks"] == [8, 38]
+
+
+def test_ratio_zero_leaves_the_embedding_as_it_is(tiny_source, tiny):
+    before = {name: tensor.clone() for name, tensor in tiny.module.state_dict().items()}
+    skeleton, technique = tiny_source.skeleton().copy(), TensorTrain(ratio=0)
+    assert technique.faults(skeleton) == []
+    planned, report = technique.plan(skeleton), technique.apply(tiny, text_context(IDS))
+    for model in (skeleton, tiny):
+        assert model.module.state_dict().keys() == before.keys()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in tiny.module.state_dict().items())
+    assert planned.layers[0].weights == report.layers[0].weights == DENSE and report.layers[0].error == 0
+    assert planned.notes == report.notes == {"left_dense": [NAME], "dense_parameters": DENSE, "parameters": DENSE}
+
+
+def test_an_error_bound_reads_no_ratio():
+    assert TensorTrain(ratio=0.5, error=0.1) == TensorTrain(ratio=None, error=0.1)
+    with pytest.raises(ValueError, match="ratio=None"):
+        TensorTrain(ratio=None)
+
+
+TRAINERS = {
+    "finetune": Finetune(**FAST),
+    "distill": Distill(losses={"soft": 1.0}, **FAST),
+    "qat": QAT(bits=4, group_size=16, **FAST),
+}
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_cores_train_in_bfloat16(trainer, is_tied):
+    model = source(is_tied).load(torch.bfloat16, CPU)
+    base = model.copy()
+    applied(model, TensorTrain(ratio=0.5))
+    cores = [core.clone() for core in model.module.get_submodule(NAME).table.cores]
+    report = TRAINERS[trainer].apply(model, training_context(model, teacher=lambda: base))
+    training, trained = report.notes["training"], model.module.get_submodule(NAME).table.cores
+    assert training["loss_end"] < training["loss_start"]
+    assert all(core.dtype == torch.bfloat16 for core in trained)
+    assert not any(map(torch.equal, cores, trained))
+    assert outputs(model.module, IDS.clamp(max=31)).isfinite().all()
 
 
 READ = """

@@ -31,6 +31,11 @@ from slimsweep.techniques.base import StageReport, Technique
 
 log = logging.getLogger(__name__)
 
+PLANNED = (
+    "ranks by an error depend on the weights: the plan has the largest ranks at which the cores hold no more numbers "
+    "than the dense table"
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TensorTrain(Technique):
@@ -43,10 +48,10 @@ class TensorTrain(Technique):
         arXiv:1901.10787; TT-SVD of doi:10.1137/090752286.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
-    ratio: float | int
-    """Fraction of the embedding's parameters to remove, [0, 1); not read where `error` is given."""
+    ratio: float | int | None
+    """Fraction of the embedding's parameters to remove, [0, 1); 0 leaves it dense. Null where `error` is given."""
     error: float | int | None = None
     """Largest relative error (Frobenius) of the table, (0, 1): the ranks follow from it. None: they follow from the
     ratio."""
@@ -54,9 +59,11 @@ class TensorTrain(Technique):
     """Number of cores."""
 
     def __post_init__(self) -> None:
-        faults = number_faults("ratio", self.ratio, "[0, 1)", "the fraction of the embedding's parameters to remove")
         if self.error is not None:
-            faults += number_faults("error", self.error, "(0, 1)", "the relative error of the table, or null")
+            object.__setattr__(self, "ratio", None)
+            faults = number_faults("error", self.error, "(0, 1)", "the relative error of the table, or null")
+        else:
+            faults = number_faults("ratio", self.ratio, "[0, 1)", "the fraction of the embedding's parameters to remove")
         refuse(faults + whole_number_faults("factors", self.factors, least=2))
 
     def faults(self, skeleton: LanguageModel) -> list[str]:
@@ -73,6 +80,8 @@ class TensorTrain(Technique):
         others = [name for name in _readers(skeleton) if not is_plain(skeleton.module.get_submodule(name))]
         if others:
             return [f"{', '.join(others)} shares the embedding's weight and is no linear layer, so it would lose it"]
+        if self.ratio == 0:
+            return []
         return self._size_faults(skeleton) if self.error is None else self._error_faults(skeleton)
 
     def _size_faults(self, skeleton: LanguageModel) -> list[str]:
@@ -103,6 +112,8 @@ class TensorTrain(Technique):
         Raises:
             LayerError: cores whose stored error exceeds the one asked for.
         """
+        if self.ratio == 0:
+            return _left_dense(model, zero_count(_embedding(model)), 0.0)
         name, readers, (rows, columns) = model.family.embeddings, _readers(model), self._bases(model)
         embedding = _embedding(model)
         table = embedding.weight.detach()
@@ -126,20 +137,23 @@ class TensorTrain(Technique):
         return tensor_train.decompose_to_error(table, rows, columns, allowed)
 
     def plan(self, skeleton: Skeleton) -> StageReport:
-        """Put empty cores in place: of the ranks of the ratio, or of the full ranks, which no error bound exceeds."""
+        """Put empty cores in place: of the ranks of the ratio, or of the largest that hold no more than the table."""
+        if self.ratio == 0:
+            return _left_dense(skeleton)
         name, readers, ranks = skeleton.family.embeddings, _readers(skeleton), self._planned_ranks(skeleton)
         settings = _settings(*self._bases(skeleton), ranks)
         install_empty(skeleton, name, forms.TensorTrainEmbedding, settings)
         for reader in readers:
             install_empty(skeleton, reader, forms.TensorTrainHead, settings | {"embedding": name})
-        return self._report(skeleton, readers, None)
+        report = self._report(skeleton, readers, None)
+        if self.error is not None:
+            report.notes["plan"] = PLANNED
+        return report
 
     def _planned_ranks(self, model: LanguageModel) -> tuple[int, ...]:
         """Ranks that follow from the shape alone."""
         rows, columns = self._bases(model)
-        if self.error is not None:
-            return tensor_train.full_ranks(rows, columns)
-        return tensor_train.ranks_within(rows, columns, self._budget(model))
+        return tensor_train.ranks_within(rows, columns, self._budget(model)) or (1,) * (self.factors - 1)
 
     def _bases(self, model: LanguageModel) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Bases of row and column indices."""
@@ -148,11 +162,15 @@ class TensorTrain(Technique):
         return tensor_train.balanced_factors(vocabulary, factors), tensor_train.balanced_factors(width, factors)
 
     def _budget(self, model: LanguageModel) -> int:
-        """Numbers that all cores may have together."""
-        return counts.kept_count(self.ratio, math.prod(layer_shape(_embedding(model))))
+        """Numbers that all cores may have together; with an error bound those of the table, for a plan."""
+        return counts.kept_count(self.ratio or 0, math.prod(layer_shape(_embedding(model))))
 
     def _rounding(self, model: LanguageModel) -> float:
-        """Relative error that rounding each core once may add, largest where every number is off by half a step."""
+        """Relative error that rounding the cores is expected to stay below: half a step for each core, added up.
+
+        It is no bound: the numbers of a core could all be rounded in the direction that matters most. `apply` measures
+        the error that was reached.
+        """
         return self.factors * torch.finfo(model.dtype).eps / 2
 
     def _report(self, model: LanguageModel, readers: list[str], error: float | None) -> StageReport:
@@ -171,6 +189,13 @@ class TensorTrain(Technique):
                 notes["warning"] = f"the cores have {parameters} parameters, no fewer than the dense table's {dense}"
                 log.warning("%s: %s", type(self).__name__, notes["warning"])
         return StageReport([LayerReport(name, parameters, zeros, error)], notes)
+
+
+def _left_dense(model: LanguageModel, zeros: int = 0, error: float | None = None) -> StageReport:
+    """Report on an embedding that stays as it is."""
+    name, parameters = model.family.embeddings, weight_count(_embedding(model))
+    notes = {"left_dense": [name], "dense_parameters": parameters, "parameters": parameters}
+    return StageReport([LayerReport(name, parameters, zeros, error)], notes)
 
 
 def _settings(rows: tuple[int, ...], columns: tuple[int, ...], ranks: Any) -> dict[str, list[int]]:
