@@ -211,6 +211,16 @@ def test_half_precision_learns_from_small_slopes():
     assert trained.loss_after < 0.05 * trained.loss_before
 
 
+def test_slopes_below_the_least_fp16_number_train_too():
+    # Inputs of 1e-4 and errors of 1e-4: slopes of 2e-8 / 3 are 0 in fp16, whose least number is 6e-8.
+    inputs, targets = torch.full((6, 4, 3), 1e-4).half(), torch.full((6, 4, 3), 1e-4).half()
+    task = toy(inputs, targets, nn.Linear(3, 3, bias=False).half())
+    start = {"weight": torch.zeros(3, 3).half()}
+    assert not task.gradients(start, torch.arange(6))[1]["weight"].any()
+    trained = fit(task, Descent.by_sign(20, 6, 0.05), changed=lambda values: {"weight": values["weight"].half()})
+    assert trained.loss_after < 0.2 * trained.loss_before
+
+
 def test_weights_themselves_are_trained_behind_a_mask():
     """Regional optimization in a few lines: the weights of a pruned block, its removed ones staying zero."""
     task, keep = toy(), torch.tensor([[1.0, 1, 0], [0, 1, 1], [1, 1, 1]])

@@ -46,3 +46,11 @@ def test_the_shapes_that_were_loaded_outlast_plans(tiny_source):
     assert shapes["model.layers.1.mlp.up_proj"] == (48, 32) and len(shapes) == 14
     LLMPruner(ratio=0.5, blocks=[0, 1]).plan(first)
     assert first.copy().loaded_shapes == first.loaded_shapes == shapes
+
+
+def test_departures_of_a_copy_are_its_own(tiny_source):
+    first = tiny_source.skeleton().copy()
+    first.departures.append("lora trains")
+    second = first.copy()
+    second.departures.append("awq moves scales between layers")
+    assert first.departures == ["lora trains"] and len(second.departures) == 2

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from slimsweep.numerics.learned_rounding import Learned, LearnedRounding, straight_through
+from slimsweep.numerics.learned_rounding import Learned, LearnedRounding
 from slimsweep.numerics.uniform_grid import GRIDS, fit
 
 
@@ -65,42 +65,57 @@ def test_zeros_stay_exact_whatever_their_offset(grid):
         assert bool((rounding.fake_quantize(drawn(rounding, seed))[zeros] == 0).all())
 
 
-@pytest.mark.parametrize("grid", GRIDS)
-def test_slopes_equal_differences_where_nothing_is_rounded(grid):
-    # The straight-through slope of the sum of all weights is that of the formula without any rounding.
-    weight = random(3, 8).double()
+def smooth(weight: torch.Tensor, grid: str, offset, low_clip, high_clip) -> torch.Tensor:
+    """The formula of 4 bits in groups of 4 without any rounding."""
+    groups, part = weight.unflatten(1, (-1, 4)), offset.unflatten(1, (-1, 4))
+    low, high = groups.amin(dim=2), groups.amax(dim=2)
+    if grid == "minimum":
+        centre = (low + high) / 2
+        low, high = centre + (low - centre) * low_clip, centre + (high - centre) * high_clip
+        scale = (high - low) / 15
+        code = ((groups - low[:, :, None]) / scale[:, :, None] + part).clamp(0, 15)
+        return (code * scale[:, :, None] + low[:, :, None]).flatten(1)
+    low, high = (low * low_clip).clamp(max=0), (high * high_clip).clamp(min=0)
+    scale = 2 * torch.maximum(low.abs(), high.abs()) / 15 if grid == "symmetric" else (high - low) / 15
+    zero = torch.full_like(scale, 8) if grid == "symmetric" else -low / scale
+    code = (groups / scale[:, :, None] + part + zero[:, :, None]).clamp(0, 15)
+    return ((code - zero[:, :, None]) * scale[:, :, None]).flatten(1)
 
-    def smooth(offset, low_clip, high_clip):
-        groups, part = weight.unflatten(1, (2, 4)), offset.unflatten(1, (2, 4))
-        low, high = groups.amin(dim=2), groups.amax(dim=2)
-        if grid == "minimum":
-            centre = (low + high) / 2
-            low, high = centre + (low - centre) * low_clip, centre + (high - centre) * high_clip
-            scale = (high - low) / 15
-            code = ((groups - low[:, :, None]) / scale[:, :, None] + part).clamp(0, 15)
-            return (code * scale[:, :, None] + low[:, :, None]).flatten(1)
-        low, high = (low * low_clip).clamp(max=0), (high * high_clip).clamp(min=0)
-        scale = 2 * torch.maximum(low.abs(), high.abs()) / 15 if grid == "symmetric" else (high - low) / 15
-        zero = torch.full_like(scale, 8) if grid == "symmetric" else -low / scale
-        code = (groups / scale[:, :, None] + part + zero[:, :, None]).clamp(0, 15)
-        return ((code - zero[:, :, None]) * scale[:, :, None]).flatten(1)
 
-    rounding = LearnedRounding(weight.float(), grid, 4, 4)
-    factors = random(3, 8, seed=5)
-    values = [(tensor * 0.7) for tensor in vars(rounding.start()).values()]
+def slopes(weight: torch.Tensor, grid: str, learned: Learned) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Slopes of the rounded values for offsets and clip factors, and those of the formula without rounding."""
+    factors, values = random(*weight.shape, seed=5), vars(learned).values()
     mine = [value.clone().requires_grad_() for value in values]
     theirs = [value.double().requires_grad_() for value in values]
-    (rounding.fake_quantize(Learned(*mine)) * factors).sum().backward()
-    (smooth(*theirs) * factors).sum().backward()
-    for one, other in zip(mine, theirs, strict=True):
-        # Rounded codes and scales stand where the formula has smooth ones: slopes agree in direction, not in each bit.
-        similar = torch.nn.functional.cosine_similarity(one.grad.flatten().double(), other.grad.flatten(), dim=0)
-        assert similar > 0.9
+    with torch.enable_grad():
+        (LearnedRounding(weight, grid, 4, 4).fake_quantize(Learned(*mine)) * factors).sum().backward()
+        (smooth(weight.double(), grid, *theirs) * factors).sum().backward()
+    return [value.grad.double() for value in mine], [value.grad for value in theirs]
 
 
-def test_straight_through_has_one_value_and_the_other_slope():
-    smooth = torch.tensor([0.1, 0.3], requires_grad=True)
-    found = straight_through(smooth * 3, torch.tensor([1.0, 7.0]))
-    found.sum().backward()
-    assert found.tolist() == [1.0, 7.0]
-    assert smooth.grad.tolist() == [3.0, 3.0]
+ON_LEVELS = {
+    # Ranges halved: -1 to 2.75, -2 to 1.75, and so on, in steps of 1/4. The ends are clipped, the others lie on levels.
+    "asymmetric": [[-2.0, 0.25, 1.5, 5.5], [-4.0, -0.75, 0.0, 3.5]],
+    "minimum": [[-1.0, 1.125, 3.375, 6.5], [1.0, 3.125, 5.375, 8.5]],
+    "symmetric": [[-3.75, -0.75, 0.25, 1.5], [-1.0, 0.5, 0.25, 3.75]],
+}
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_slopes_of_weights_on_their_levels_are_those_of_the_formula(grid):
+    # Nothing is rounded, neither codes nor scales, so that the straight-through slopes must be exact.
+    weight, half = torch.tensor(ON_LEVELS[grid]), torch.full((2, 1), 0.5)
+    learned = Learned(torch.zeros(2, 4), half, half.clone())
+    plain = smooth(weight.double(), grid, *(value.double() for value in vars(learned).values()))
+    assert torch.allclose(LearnedRounding(weight, grid, 4, 4).fake_quantize(learned).double(), plain, atol=1e-6)
+    for mine, formula in zip(*slopes(weight, grid, learned), strict=True):
+        assert torch.allclose(mine, formula, rtol=1e-5, atol=1e-6) and bool(formula.any())
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_slopes_of_any_weights_point_where_those_of_the_formula_do(grid):
+    # Rounded codes and scales stand where the formula has smooth ones, so that slopes agree in direction alone.
+    weight = random(3, 8)
+    start = Learned(*(0.7 * value for value in vars(LearnedRounding(weight, grid, 4, 4).start()).values()))
+    for mine, formula in zip(*slopes(weight, grid, start), strict=True):
+        assert torch.nn.functional.cosine_similarity(mine.flatten(), formula.flatten(), dim=0) > 0.9

@@ -29,7 +29,7 @@ def moment(inputs: torch.Tensor) -> torch.Tensor:
 def test_repair_is_numpys_least_squares_where_damping_is_nothing(lost, exact):
     inputs, weight = correlated(), drawn(2, 7, 12)
     keep = [column for column in range(12) if column not in lost]
-    repaired, before, after = least_squares(weight, moment(inputs), torch.tensor(lost))
+    repaired, before, after, _ = least_squares(weight, moment(inputs), torch.tensor(lost))
     target = (inputs @ weight.T).numpy()
     solution = numpy.linalg.lstsq(inputs[:, keep].numpy(), target, rcond=None)[0]
     assert torch.allclose(repaired[:, keep], torch.from_numpy(solution.T), rtol=1e-5, atol=1e-7)
@@ -43,7 +43,7 @@ def test_both_errors_are_those_measured_on_the_data_and_the_second_is_no_larger(
     for seed in range(10):
         inputs, weight = correlated() + seed, drawn(seed, 7, 12)
         lost = torch.randperm(12, generator=torch.Generator().manual_seed(seed))[: 1 + seed]
-        repaired, before, after = least_squares(weight, moment(inputs), lost)
+        repaired, before, after, _ = least_squares(weight, moment(inputs), lost)
         output, masked = inputs @ weight.T, weight.clone()
         masked[:, lost] = 0
         for error, other in ((before, masked), (after, repaired)):
@@ -62,7 +62,7 @@ def test_damping_stays_closer_to_what_was_there(monkeypatch):
 
 def test_a_damped_repair_by_hand():
     # Inputs 1 and 2 are equal, of mean square 1: the kept one takes on w1 x 1 / (1 + damping).
-    repaired, before, after = least_squares(torch.tensor([[2.0, 4.0]]), torch.ones(2, 2), torch.tensor([0]))
+    repaired, before, after, _ = least_squares(torch.tensor([[2.0, 4.0]]), torch.ones(2, 2), torch.tensor([0]))
     assert repaired.tolist() == [[0, pytest.approx(4 + 2 / 1.01)]]
     assert before == pytest.approx(4 / 36)
     assert after == pytest.approx((2 - 2 / 1.01) ** 2 / 36, abs=1e-7)
@@ -76,23 +76,23 @@ def test_damping_is_a_fraction_of_the_inputs_own_size():
 
 def test_inputs_that_say_nothing_of_the_lost_ones_change_nothing():
     weight = drawn(2, 3, 6)
-    repaired, before, after = least_squares(weight, torch.eye(6).double(), torch.tensor([0, 5]))
+    repaired, before, after, _ = least_squares(weight, torch.eye(6).double(), torch.tensor([0, 5]))
     assert torch.equal(repaired[:, 1:5], weight[:, 1:5]) and before == after
 
 
 def test_a_dead_kept_input_keeps_its_weights():
     inputs, weight = correlated(), drawn(2, 3, 12)
     inputs[:, 4] = 0
-    repaired, before, after = least_squares(weight, moment(inputs), torch.tensor([0]))
+    repaired, before, after, _ = least_squares(weight, moment(inputs), torch.tensor([0]))
     assert torch.allclose(repaired[:, 4], weight[:, 4]) and after < before
 
 
 def test_kept_inputs_that_never_move_change_nothing():
     moment = torch.zeros(3, 3)
     moment[0, 0] = 2
-    repaired, before, after = least_squares(torch.tensor([[1.0, 2.0, 3.0]]), moment, torch.tensor([0]))
+    repaired, before, after, _ = least_squares(torch.tensor([[1.0, 2.0, 3.0]]), moment, torch.tensor([0]))
     assert repaired.tolist() == [[0, 2, 3]] and before == after == 1
-    assert least_squares(torch.ones(2, 3), torch.zeros(3, 3), torch.tensor([0]))[1:] == (0, 0)
+    assert least_squares(torch.ones(2, 3), torch.zeros(3, 3), torch.tensor([0]))[1:] == (0, 0, 0)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -116,7 +116,7 @@ def test_a_repair_keeps_what_was_removed_and_is_the_optimum_of_the_rest():
     removed = torch.rand(5, 24, generator=generator) < 0.4
     weight[removed] = 0
     moment, lost = inputs.T @ inputs / 200, torch.arange(4)
-    repaired, before, after = least_squares(weight, moment, lost, removed)
+    repaired, before, after, _ = least_squares(weight, moment, lost, removed)
     assert torch.all(repaired[removed] == 0) and after < before
     mean = moment[4:, 4:].diagonal().mean()
     for row in range(5):  # each row's own normal equations, over the columns that neither went nor were removed
@@ -125,3 +125,14 @@ def test_a_repair_keeps_what_was_removed_and_is_the_optimum_of_the_rest():
         owed = moment[free][:, :4] @ weight[row, :4]
         expected = weight[row, free] + torch.linalg.solve(damped, owed)
         assert torch.allclose(repaired[row, free], expected, atol=1e-6)
+
+
+def test_rows_that_conjugate_gradients_leave_short_of_the_tolerance_are_counted(monkeypatch):
+    inputs, weight = correlated(), drawn(2, 7, 12)
+    removed = torch.zeros(7, 12, dtype=torch.bool)
+    removed[2:, 1:4] = True  # rows 0 and 1 are solved by the factor alone
+    weight[removed] = 0
+    arguments = weight, moment(inputs), torch.tensor([0, 5]), removed
+    assert least_squares(*arguments)[3] == 0
+    monkeypatch.setattr(least_squares_module, "CG_STEPS", 1)
+    assert least_squares(*arguments)[3] == 5

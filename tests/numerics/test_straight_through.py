@@ -53,3 +53,11 @@ def test_a_grid_fitted_to_the_weight_clips_at_most_the_ends(bits, grid):
     assert float(clipped.float().mean()) < 0.1
     gradient = normal(8, 64).flip(0)
     assert torch.equal(grad_of(weight, levels, gradient), gradient.masked_fill(clipped, 0))
+
+
+def test_straight_through_has_one_value_and_the_other_slope():
+    smooth = torch.tensor([0.1, 0.3], requires_grad=True)
+    found = straight_through.straight_through(smooth * 3, torch.tensor([1.0, 7.0]))
+    found.sum().backward()
+    assert found.tolist() == [1.0, 7.0]
+    assert smooth.grad.tolist() == [3.0, 3.0]

@@ -3,7 +3,7 @@
 One block is in memory, and no labels are needed. A user of this file brings four things:
 
     block_inputs(...)   the calibration sequences as they enter the block, from the walk's own activations
-    targets             outputs that the block shall have for them: those of the dense block
+    targets             outputs that the changed block is to reproduce: those of the dense block
     parameters          tensors to train, by name, and where they start
     changed             a function from parameters to the block's weights by name, differentiable
 
@@ -15,6 +15,7 @@ scales and zero-points, and `changed` is their fake quantization.
                                  ^---------- gradient step ----------'
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -103,8 +104,9 @@ def block_inputs(model: LanguageModel, activations: Activations, index: int, is_
 
 
 def _select(value: Any, chosen: Int[Tensor, " chosen"], count: int) -> Any:
-    """Some sequences of an argument of a block; what is no tensor of `count` sequences serves all of them.
+    """Some sequences of an argument of a block.
 
+    Only tensors with `count` sequences are cut; any other argument, such as a flag, is the same for all sequences.
     Tensors of one dimension count tokens. A table of ALiBi has its heads beside the sequences.
     """
     if isinstance(value, dict):
@@ -127,7 +129,7 @@ def _alibi(table: Tensor | None, chosen: Int[Tensor, " chosen"], count: int) -> 
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """A block, its inputs, and the outputs that it shall have for them."""
+    """A block, its inputs, and the outputs that it is to reproduce."""
 
     name: str
     """Full name of the block."""
@@ -229,12 +231,14 @@ class Descent:
     @classmethod
     def by_sign(cls, steps: int, batch_sequences: int, rate: float) -> "Descent":
         """Signed gradient descent."""
-        return cls(steps=steps, batch_sequences=batch_sequences, optimizer=lambda them: SignDescent(them, lr=rate))
+        rule = functools.partial(SignDescent, lr=rate)
+        return cls(steps=steps, batch_sequences=batch_sequences, optimizer=rule)
 
     @classmethod
     def by_adam(cls, steps: int, batch_sequences: int, rate: float) -> "Descent":
         """Adam."""
-        return cls(steps=steps, batch_sequences=batch_sequences, optimizer=lambda them: Adam(them, lr=rate))
+        rule = functools.partial(Adam, lr=rate)
+        return cls(steps=steps, batch_sequences=batch_sequences, optimizer=rule)
 
 
 @dataclass(frozen=True)
@@ -292,8 +296,8 @@ def train(
     trained, best, last, failed = _descend(task, parameters, changed, descent, generator, project)
     candidates = [(before, 0, parameters)]
     candidates += [(loss(values), step, values) for step, values in {last: trained, **best}.items() if step]
-    finite = [one for one in candidates if one[0] <= before]  # NaN is not
-    after, step, values = min(finite, key=lambda one: one[0])
+    no_worse = [candidate for candidate in candidates if candidate[0] <= before]  # NaN is not
+    after, step, values = min(no_worse, key=lambda candidate: candidate[0])
     return Trained(values, before, after, step, failed)
 
 

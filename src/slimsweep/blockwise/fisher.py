@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from slimsweep.blockwise.gradients import gradients, loss
-from slimsweep.linear.base import packed_layers
+from slimsweep.linear.base import packed_layers, set_layer
 from slimsweep.linear.orientation import is_transposed
 from slimsweep.models.batches import Batch, split
 from slimsweep.models.language_model import LanguageModel
@@ -74,13 +74,8 @@ def replaced(module: nn.Module, layers: dict[str, nn.Module]) -> Iterator[None]:
     before = {name: module.get_submodule(name) for name in layers}
     try:
         for name, layer in layers.items():
-            _put(module, name, layer)
+            set_layer(module, name, layer)
         yield
     finally:
         for name, layer in before.items():
-            _put(module, name, layer)
-
-
-def _put(module: nn.Module, name: str, layer: nn.Module) -> None:
-    holder, _, last = name.rpartition(".")
-    setattr(module.get_submodule(holder), last, layer)
+            set_layer(module, name, layer)

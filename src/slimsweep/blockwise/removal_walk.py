@@ -86,11 +86,14 @@ def _repair(units: Units, removed: Sequence[int], seen: Float[Tensor, "in in"]) 
     weight = weight_2d(units.reader.module)
     lost = units.reader.index[torch.tensor(sorted(removed))].flatten().to(weight.device)
     try:
-        repaired, before, after = least_squares(weight.double(), seen.double(), lost, removed_of(units.reader.module))
+        repaired, before, after, unconverged = least_squares(
+            weight.double(), seen.double(), lost, removed_of(units.reader.module)
+        )
     except HessianError as error:
         raise HessianError(f"{units.reader.name}: {error}") from error
     weight.copy_(repaired.to(weight.dtype))
-    return {"error_before_repair": before, "error_after_repair": after}
+    notes = {"error_before_repair": before, "error_after_repair": after}
+    return notes | ({"unconverged_repair_rows": unconverged} if unconverged else {})
 
 
 def _refuse_scores(scores: Float[Tensor, " unit"]) -> None:

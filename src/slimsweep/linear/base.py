@@ -278,8 +278,13 @@ def install(module: nn.Module, name: str, form: LinearForm) -> None:
     form.take_over(layer, module)
     if form.has_single_weights:
         hand_over(layer, form)
+    set_layer(module, name, form)
+
+
+def set_layer(module: nn.Module, name: str, layer: nn.Module) -> None:
+    """Put a layer as it is in the place of that name."""
     holder, _, last = name.rpartition(".")
-    setattr(module.get_submodule(holder), last, form)
+    setattr(module.get_submodule(holder), last, layer)
 
 
 def set_dtype(module: nn.Module, dtype: torch.dtype) -> None:

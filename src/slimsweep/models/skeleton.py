@@ -12,12 +12,15 @@ class Skeleton(LanguageModel):
 
     zeros: dict[str, int] = field(default_factory=dict)
     """Planned zeros by full name of the linear layer."""
+    departures: list[str] = field(default_factory=list)
+    """Planned stages after which weights differ from those of the base beside what was lost, each with the reason."""
     loaded: dict[str, tuple[int, int]] | None = None
     """See `loaded_shapes`; None where nothing was planned yet."""
 
     def copy(self) -> "Skeleton":
         copied = super().copy()
         copied.zeros = dict(self.zeros)
+        copied.departures = list(self.departures)
         copied.loaded = self.loaded_shapes
         return copied
 

@@ -10,12 +10,12 @@ gradient passes each rounding as if it were not there (straight-through estimato
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from slimsweep.numerics.straight_through import straight_through
 from slimsweep.numerics.uniform_grid import Grid, spanning
 
 
@@ -107,20 +107,3 @@ class _Levels:
     zero: Float[Tensor, "out group"]
     """Code of 0, or of the level that is `minimum`."""
     minimum: Float[Tensor, "out group"] | None = None
-
-
-def straight_through(smooth: Float[Tensor, "*size"], hard: Float[Tensor, "*size"]) -> Float[Tensor, "*size"]:
-    """The values of `hard`, with the gradient of `smooth`."""
-    return _StraightThrough.apply(smooth, hard)
-
-
-class _StraightThrough(torch.autograd.Function):
-    """Not smooth + (hard - smooth).detach(): that sum is rounded, and may miss the hard value by a bit."""
-
-    @staticmethod
-    def forward(_context: Any, _smooth: Tensor, hard: Tensor) -> Tensor:
-        return hard.view_as(hard)
-
-    @staticmethod
-    def backward(_context: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient, None

@@ -11,8 +11,7 @@ DAMPING_FRACTION = 0.01
 
 
 CG_STEPS = 500
-
-
+"""Most steps of conjugate gradients; rows that have not reached the tolerance by then are counted."""
 CG_TOLERANCE = 1e-8
 """Relative tolerance: conjugate gradients end where no row's residual exceeds this part of its right-hand side."""
 
@@ -22,12 +21,13 @@ def least_squares(
     second_moment: Float[Tensor, "in in"],
     lost: Int[Tensor, " lost"],
     removed: Bool[Tensor, "out in"] | None = None,
-) -> tuple[Float[Tensor, "out in"], float, float]:
+) -> tuple[Float[Tensor, "out in"], float, float, int]:
     """The weight whose kept columns come closest to the whole layer's output without the lost ones.
 
-    Minimises E|W x - W' x_kept|^2 + damping |W'_kept - W_kept|^2, so that what the text does not show stays as it
-    was; `removed` weights, which are zero, stay zero. Returns W' with zeros in the lost columns, and the mean squared
-    output error before and after, each as a fraction of E|W x|^2.
+    Minimises E|W x - W' x_kept|^2 + damping |W'_kept - W_kept|^2. The second term holds weights in place where the text
+    says nothing of them. Weights that are `removed`, which are zero, stay zero. Returns W' with zeros in the lost
+    columns; the mean squared output error before and after, each as a fraction of E|W x|^2; and the number of rows that
+    conjugate gradients left short of their tolerance, which only happens with `removed` weights.
 
     Raises:
         HessianError: the inputs' second moment cannot be factored.
@@ -39,36 +39,38 @@ def least_squares(
     repaired = torch.zeros_like(weight)
     repaired[:, keep] = weight[:, keep]
     mean = float(inner.diagonal().mean())
-    if mean != 0:  # else the kept inputs never move, and owe nothing
-        owed = weight[:, lost] @ second_moment[lost][:, keep]
+    unconverged = 0
+    if mean != 0:  # else the kept inputs are always 0, and can replace nothing
+        right = weight[:, lost] @ second_moment[lost][:, keep]
         (factor, damped), _ = first_that_factors(
             lambda fraction: _try_factor(inner, fraction * mean), DAMPING_FRACTION, "the kept inputs"
         )
-        change = torch.cholesky_solve(owed.T, factor).T
+        change = torch.cholesky_solve(right.T, factor).T
         if removed is not None:
-            change = _without(change, owed, damped, removed[:, keep])
+            change, unconverged = _without(change, right, damped, removed[:, keep])
         repaired[:, keep] += change
     masked = weight.clone()
     masked[:, lost] = 0
     total = _energy(weight, second_moment)
     errors = [_energy(weight - other, second_moment) / total if total else 0.0 for other in (masked, repaired)]
-    return repaired, *errors
+    return repaired, *errors, unconverged
 
 
 def _without(
     change: Float[Tensor, "out kept"],
-    owed: Float[Tensor, "out kept"],
+    right: Float[Tensor, "out kept"],
     damped: Float[Tensor, "kept kept"],
     removed: Bool[Tensor, "out kept"],
-) -> Float[Tensor, "out kept"]:
+) -> tuple[Float[Tensor, "out kept"], int]:
     """The best change of each row that leaves its removed weights zero, by conjugate gradients from `change`.
 
-    Each row has removed weights of its own, so that a factor for each would cost its width cubed.
+    Each row has removed weights of its own, so that a factor for each would cost its width cubed. Returns the number of
+    rows that have not reached the tolerance too.
     """
     change = change.masked_fill(removed, 0)
-    residual = (owed - change @ damped).masked_fill_(removed, 0)
+    residual = (right - change @ damped).masked_fill_(removed, 0)
     direction, energy = residual.clone(), residual.square().sum(dim=1, keepdim=True)
-    goal = CG_TOLERANCE**2 * owed.square().sum(dim=1, keepdim=True)
+    goal = CG_TOLERANCE**2 * right.square().sum(dim=1, keepdim=True)
     for _ in range(CG_STEPS):
         if bool((energy <= goal).all()):
             break
@@ -79,7 +81,7 @@ def _without(
         residual -= step * image
         before, energy = energy, residual.square().sum(dim=1, keepdim=True)
         direction = residual + torch.where(before > 0, energy / before, 0) * direction
-    return change
+    return change, int((energy > goal).count_nonzero())
 
 
 def _try_factor(

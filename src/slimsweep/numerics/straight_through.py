@@ -1,4 +1,4 @@
-"""Rounding to a grid that gradients pass through."""
+"""Rounding that gradients pass through (straight-through estimator)."""
 
 from typing import Any
 
@@ -9,22 +9,28 @@ from torch import Tensor
 from slimsweep.numerics.uniform_grid import Grid
 
 
+def straight_through(smooth: Float[Tensor, "*size"], hard: Float[Tensor, "*size"]) -> Float[Tensor, "*size"]:
+    """The values of `hard`, with the gradient of `smooth`. Source: arXiv:1308.3432, sec. 3."""
+    return _StraightThrough.apply(smooth, hard)
+
+
 def round_to(weight: Float[Tensor, "out in"], grid: Grid) -> Float[Tensor, "out in"]:
     """The nearest levels of a weight, in fp32 and to the bit; gradients are those of the weight itself.
 
     A weight that the grid clips gets no gradient. The grid counts as constant.
     Source: the straight-through estimator of arXiv:1308.3432, sec. 3, with clipping as torch.fake_quantize has it.
     """
-    return _StraightThrough.apply(weight, grid)
+    constant = weight.detach()
+    return straight_through(weight.masked_fill(grid.clipped(constant), 0), grid.fake_quantize(constant))
 
 
 class _StraightThrough(torch.autograd.Function):
-    @staticmethod
-    def forward(context: Any, weight: Tensor, grid: Grid) -> Tensor:
-        context.save_for_backward(grid.clipped(weight))
-        return grid.fake_quantize(weight)
+    """Not smooth + (hard - smooth).detach(): that sum is rounded, and may miss the hard value by a bit."""
 
     @staticmethod
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (clipped,) = context.saved_tensors
-        return gradient.masked_fill(clipped, 0), None
+    def forward(_context: Any, _smooth: Tensor, hard: Tensor) -> Tensor:
+        return hard.view_as(hard)
+
+    @staticmethod
+    def backward(_context: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None

@@ -164,8 +164,7 @@ class Experiment:
                 if found:
                     break
                 if position + 1 < len(self.stages):  # later stages see what earlier ones leave
-                    skeleton = skeleton.copy()
-                    stage.technique.plan(skeleton)
+                    skeleton = self._planned(position, skeleton)
             except Exception as error:  # whatever a technique raises while it plans costs its own job
                 raise StageError.of(stage.name, error) from error
         if self.memory_budget and not faults:
@@ -182,6 +181,14 @@ class Experiment:
             faults += [f"{name}: {fault}" for fault in part.faults(self.model, self.corpora)]
         return faults or training_checks.faults(self)
 
+    def _planned(self, position: int, skeleton: Any) -> Any:
+        """A copy of a skeleton after one stage more."""
+        stage, planned = self.stages[position], skeleton.copy()
+        stage.technique.plan(planned)
+        if position >= self._leading and stage.technique.departure:
+            planned.departures.append(f"{stage.name} {stage.technique.departure}")
+        return planned
+
     @property
     def needs_calibration(self) -> bool:
         """Whether any stage looks at calibration text."""
@@ -195,9 +202,13 @@ class Experiment:
     @property
     def base(self) -> "Experiment":
         """The experiment that this one is compared with: the dense model after the leading stages that make a base."""
+        return self.until(self._leading)
+
+    @property
+    def _leading(self) -> int:
+        """Number of stages at the beginning of the chain that make the base."""
         makes = [stage.technique.makes_base for stage in self.stages]
-        leading = makes.index(False) if False in makes else len(makes)
-        return self.until(leading)
+        return makes.index(False) if False in makes else len(makes)
 
     @property
     def before_training(self) -> "Experiment | None":

@@ -55,6 +55,11 @@ class Technique(ABC):
         """Demands on the job; they may depend on the knobs."""
         return Requirements()
 
+    @property
+    def departure(self) -> str | None:
+        """Reason why weights then differ from the base's beside what was lost, such as `trains`; else None."""
+        return None
+
     def device_faults(self, device: str) -> list[str]:
         """Reasons why it cannot run on a device such as `cpu` or `cuda:0`."""
         return []

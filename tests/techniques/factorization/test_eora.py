@@ -7,9 +7,10 @@ import torch
 from contexts import text_context
 from family_shapes import random_model
 from restatements import layer_inputs, perplexity
+from stages import CACHE, experiment
 
 import slimsweep
-from slimsweep.errors import ModelError
+from slimsweep.errors import ConfigError, ModelError
 from slimsweep.evaluation.cost import Cost
 from slimsweep.evaluation.size import Size
 from slimsweep.linear.adapter import AdapterLinear
@@ -19,6 +20,7 @@ from slimsweep.models.skeleton import Skeleton
 from slimsweep.models.storage.saved_model import save
 from slimsweep.models.surgery import remove_blocks
 from slimsweep.numerics.hessian import gram
+from slimsweep.techniques.external.llmcompressor_quantizer import LLMCompressorQuantizer
 from slimsweep.techniques.factorization.eora import EoRA, factors, moment_root
 from slimsweep.techniques.pruning.magnitude import Magnitude
 from slimsweep.techniques.quantization.awq import AWQ
@@ -26,6 +28,14 @@ from slimsweep.techniques.quantization.gptq import GPTQ
 from slimsweep.techniques.quantization.nf4 import NF4
 from slimsweep.techniques.quantization.rtn import RTN
 from slimsweep.techniques.structured.llm_pruner import LLMPruner
+from slimsweep.techniques.training.distill import Distill
+from slimsweep.techniques.training.distill_reasoning import DistillReasoning
+from slimsweep.techniques.training.finetune import Finetune
+from slimsweep.techniques.training.lora import LoRA
+from slimsweep.techniques.training.lora_prune import LoRAPrune
+from slimsweep.techniques.training.minillm import MiniLLM
+from slimsweep.techniques.training.qat import QAT
+from slimsweep.techniques.training.qlora import QLoRA
 
 CPU = torch.device("cpu")
 IDS = torch.randint(3, 250, (4, 24), generator=torch.Generator().manual_seed(2))
@@ -80,14 +90,23 @@ def test_no_other_product_of_this_rank_is_nearer_on_the_inputs():
         assert found < error(nearby, lost, inputs) and found < error(best, lost, inputs)
 
 
-@pytest.mark.parametrize("dead", [[2, 5], list(range(9))])
-def test_inputs_that_are_never_active_leave_finite_factors(dead):
-    lost, inputs = randn(12, 9), randn(40, 9, seed=1)
+def test_an_input_that_is_never_active_has_no_say_in_the_choice():
+    lost, inputs, dead = randn(12, 9), randn(40, 9, seed=1), [2, 5]
     inputs[:, dead] = 0
+    alive = [index for index in range(9) if index not in dead]
     down, up, left = factors(lost, moment_root(gram(inputs)), 3)
-    assert bool(down.isfinite().all() and up.isfinite().all()) and 0 <= left < 1
+    apart = factors(lost[:, alive], moment_root(gram(inputs[:, alive])), 3)
+    assert torch.allclose((up @ down)[:, alive], apart[1] @ apart[0], atol=1e-4)
+    assert bool((up @ down).isfinite().all()) and left == pytest.approx(apart[2], rel=1e-6)
     down, up, left = factors(lost, moment_root(gram(inputs)), 9)
     assert error(up @ down, lost, inputs) < 1e-8 and left < 1e-12
+
+
+def test_without_any_active_input_the_product_is_nearest_to_the_weight_and_no_error_is_left():
+    lost = randn(12, 9)
+    down, up, left = factors(lost, moment_root(torch.zeros(9, 9)), 3)
+    u, s, v = torch.linalg.svd(lost)
+    assert torch.allclose(up @ down, u[:, :3] * s[:3] @ v[:3], atol=1e-5) and left == 0
 
 
 def test_nothing_lost_is_nothing_added():
@@ -212,6 +231,48 @@ def test_a_rank_above_a_width_and_pairs_beside_pairs_are_refused(tiny_source):
     (fault,) = EoRA(rank=4).faults(skeleton)
     assert "model.layers.0-1.self_attn.q_proj (adapter)" in fault
     assert EoRA(rank=4, exclude="*q_proj").faults(skeleton) == []
+
+
+TOO_LATE = {
+    "magnitude,lora,eora": "lora trains",
+    "magnitude,finetune,eora": "finetune trains",
+    "qat,eora": "qat trains",
+    "finetune,distill,rtn,eora": "distill trains",
+    "awq,eora": "awq moves scales between layers",
+    "smoothquant,lora,eora": "smoothquant moves scales between layers, lora trains",
+}
+
+
+@pytest.mark.parametrize("chain", TOO_LATE)
+def test_stages_that_eora_would_undo_are_refused_before_weights_load(chain):
+    # Groups of 16, since widths of the small model are multiples of it.
+    groups = [f"technique.{name}.group_size=16" for name in chain.split(",") if name in ("qat", "awq", "rtn")]
+    with pytest.raises(ConfigError) as found:
+        experiment(CACHE, f"technique=[{chain}]", "technique.eora.rank=4", "data=quick", *groups)
+    (fault,) = [fault for fault in found.value.faults if fault.startswith("technique.eora")]
+    assert TOO_LATE[chain] in fault and "Put eora before training" in fault
+
+
+def test_training_that_makes_the_base_comes_before_eora():
+    chain = "technique=[finetune,magnitude,eora,lora]"
+    knobs = ("technique.eora.rank=4", "technique.lora.rank=4", "technique.finetune.batch_sequences=2")
+    assert experiment(CACHE, chain, "ratio=0.5", "data=quick", "technique.lora.batch_sequences=2", *knobs).stages
+
+
+def test_every_stage_that_trains_says_so():
+    for stage in (Finetune(), LoRA(), QLoRA(), QAT(), LoRAPrune(ratio=0.5), Distill(), MiniLLM(), DistillReasoning()):
+        assert stage.requirements.data and stage.departure == "trains"
+    assert Magnitude(ratio=0.5).departure is GPTQ().departure is LLMCompressorQuantizer().departure is None
+    assert LLMCompressorQuantizer(method="awq").departure == AWQ().departure == "moves scales between layers"
+
+
+def test_pairs_of_layers_that_lost_nothing_are_noted(tiny_source, tiny, caplog):
+    Magnitude(ratio=0.5, include="*mlp*").apply(tiny, text_context())
+    report = restore(tiny, tiny_source.load(torch.float32, CPU), rank=4, include=["*mlp.up_proj", "*q_proj"])
+    untouched = [f"model.layers.{index}.self_attn.q_proj" for index in (0, 1)]
+    assert report.notes["nothing_lost"] == untouched
+    assert "no earlier stage changed model.layers.0-1.self_attn.q_proj" in caplog.text and "exclude=" in caplog.text
+    assert all(not tiny.targets()[name].product.any() for name in untouched)
 
 
 def test_weights_that_stand_for_other_inputs_are_refused(tiny_source, tiny):

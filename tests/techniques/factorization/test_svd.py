@@ -21,12 +21,12 @@ from slimsweep.linear.low_rank import LowRankLinear
 from slimsweep.linear.mask import masked_layers
 from slimsweep.models.storage import saved_model
 from slimsweep.numerics.hessian import gram
+from slimsweep.numerics.low_rank import projection_factors
 from slimsweep.pipeline.chain import compress
 from slimsweep.techniques.factorization.svd import (
     SVD,
     VARIANTS,
     energy_rank,
-    factors,
     largest_rank,
     left_singular,
     weighed,
@@ -102,7 +102,7 @@ def test_full_rank_is_exact(shape):
     for variant in VARIANTS:
         technique = SVD(ratio=0.3, variant=variant)
         prepared = technique.prepare(technique.statistic(inputs)) if technique.looks else None
-        a, b = factors(weight, left_singular(weighed(weight, prepared))[0])
+        a, b = projection_factors(weight, left_singular(weighed(weight, prepared))[0])
         assert torch.allclose(b @ a, weight, atol=1e-5), variant
 
 
@@ -406,3 +406,8 @@ def test_on_a_trained_model_looking_at_text_loses_less(shared, stories260k_sourc
         SVD(ratio=0.3, variant=variant).apply(model, text_context(token_ids[:16]))
         losses[variant] = perplexity(model.module, token_ids[16:])
     assert losses["whitened"] < losses["activation"] < losses["plain"]
+
+
+@pytest.mark.parametrize("shape", [(1, 64), (2, 2), (64, 1)])
+def test_a_layer_without_a_smaller_rank_is_planned_dense(shape):
+    assert SVD(ratio=None, energy=0.5).form(shape) is None

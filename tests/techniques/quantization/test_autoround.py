@@ -91,6 +91,32 @@ def test_converted_weights_equal_the_fake_quantized_ones(tiny, monkeypatch):
         assert torch.equal(layer.weight, seen[f"{name}.weight"])
 
 
+def test_bounds_are_half_a_step_and_the_range():
+    values = {"q:offset": torch.tensor([-0.6, -0.5, 0.2, 0.7]), "q:low_clip": torch.tensor([-0.1, 0.4, 1.0, 1.1])}
+    autoround._into_bounds(values)
+    assert values["q:offset"].tolist() == pytest.approx([-0.5, -0.5, 0.2, 0.5])
+    assert values["q:low_clip"].tolist() == pytest.approx([0, 0.4, 1, 1])
+
+
+def test_trained_tensors_stay_within_bounds_at_the_highest_rate(tiny, monkeypatch):
+    ends, train = {"offset": (-0.5, 0.5), "low_clip": (0, 1), "high_clip": (0, 1)}, autoround.train
+    reached = dict.fromkeys(ends, 0)
+
+    def noting(task, start, changed, descent, generator, project):
+        def checked(values):
+            project(values)
+            for name, tensor in values.items():
+                low, high = ends[name.rpartition(":")[2]]
+                assert low <= float(tensor.min()) and float(tensor.max()) <= high, name
+                reached[name.rpartition(":")[2]] += int(((tensor == low) | (tensor == high)).sum())
+
+        return train(task, start, changed, descent, generator, checked)
+
+    monkeypatch.setattr(autoround, "train", noting)
+    AutoRound(bits=2, group_size=16, learning_rate=1, steps=3).apply(tiny, text_context(IDS))
+    assert all(reached.values())
+
+
 def test_seeds_decide(tiny_source):
     def digest(seed):
         model = tiny_source.load(torch.float32, CPU)

@@ -3,8 +3,9 @@ import torch
 from family_shapes import random_model
 from tiny_training import text_batch_of, tiny_llama
 
+from slimsweep.linear.base import set_layer
 from slimsweep.models.language_model import parameter_count
-from slimsweep.techniques.training.base import set_layer
+from slimsweep.techniques.factorization.svd import SVD
 from slimsweep.techniques.training.distill import Distill
 from slimsweep.techniques.training.distill_reasoning import DistillReasoning
 from slimsweep.techniques.training.finetune import Finetune
@@ -58,3 +59,13 @@ def test_the_memory_of_each_is_predicted_from_shapes(tmp_path, technique):
     weights = sum(one.nbytes for one in skeleton.module.parameters())
     assert technique.training_bytes(skeleton, batch) > 0.5 * weights
     assert parameter_count(skeleton.module) == before
+
+
+@pytest.mark.parametrize("technique", [LoRA(rank=2), QLoRA(rank=2), Distill(rank=2)], ids=repr)
+def test_adapters_beside_factors_are_refused_with_what_trains_them(tmp_path, technique):
+    skeleton = random_model("llama", str(tmp_path)).skeleton().copy()
+    SVD(ratio=0.5).plan(skeleton)
+    (fault,) = technique.faults(skeleton)
+    assert fault.startswith("adapters stand beside plain or packed layers only") and "(low_rank)" in fault
+    assert "after svd use finetune or distill" in fault
+    assert Finetune().faults(skeleton) == Distill().faults(skeleton) == []

@@ -96,7 +96,53 @@ def test_the_score_of_a_unit_is_that_of_autograd_over_all_it_owns(tiny, kind):
         for unit, lines in enumerate(slot.index):
             part = values[lines] if slot.side == "out" else values[:, lines]
             expected[unit] += part.sum()
-    assert torch.allclose(scores, expected.detach(), rtol=1e-3)
+    assert torch.allclose(scores, expected.detach(), rtol=1e-3, atol=0)
+
+
+def test_the_importance_is_nine_tenths_of_the_first_batch_and_one_tenth_of_the_second(tiny, monkeypatch):
+    forms, data = adapted(tiny), counting_data(tiny)
+    technique, context = LoRAPrune(ratio=0.5, **ALL), counting(tiny)
+    batches = [to_device(data.collate(data.training[start : start + 4]), CPU) for start in (0, 4)]
+
+    def scores(*given):
+        monkeypatch.setattr(LoRAPrune, "_batches", lambda *_: iter([[batch] for batch in given]))
+        return technique._scores(tiny, forms, context)
+
+    (first, second), together = (scores(batch) for batch in batches), scores(*batches)
+    assert set(together) == {(index, kind) for index in (0, 1) for kind in (HEADS, NEURONS)}
+    for place, values in together.items():
+        assert not torch.allclose(first[place], second[place], rtol=0.01, atol=0)
+        assert torch.allclose(values, 0.9 * first[place] + 0.1 * second[place], rtol=1e-4, atol=0)
+
+
+def test_the_units_of_lowest_importance_are_removed(tiny, monkeypatch):
+    before = {name: weight_2d(layer).clone() for name, layer in tiny.targets().items()}
+    orders = {}
+
+    def scores(self, model, adapters, context):
+        for seed, (place, units) in enumerate(self._places(model).items()):
+            orders[place] = torch.randperm(len(units), generator=torch.Generator().manual_seed(seed))
+        return {place: order.float() for place, order in orders.items()}
+
+    monkeypatch.setattr(LoRAPrune, "_scores", scores)
+    LoRAPrune(ratio=0.5, removals=1, **ALL | {"learning_rate": 1e-12}).apply(tiny, counting(tiny))
+    for index in (0, 1):
+        order = orders[index, NEURONS]
+        keep = (order >= 24).nonzero().flatten()  # 24 of 48 neurons
+        name = f"model.layers.{index}.mlp.up_proj"
+        assert torch.allclose(weight_2d(tiny.targets()[name]), before[name][keep], atol=1e-6)
+
+
+def test_each_phase_is_evaluated_twice_so_that_patience_can_end_it(tiny):
+    fields = {"ratio": 0.5, "removals": 2, "score_batches": 1, "patience": 1, **ALL, "learning_rate": 1e-12}
+    assert [LoRAPrune(**fields | {"evaluations": count})._phase(0.0).evaluations for count in (1, 3, 8, 9)] == [
+        2,
+        2,
+        2,
+        3,
+    ]
+    training = LoRAPrune(**fields | {"decay": "constant"}).apply(tiny, counting(tiny)).notes["training"]
+    assert training["steps"] < training["planned_steps"] and "stood still" in training["stopped"]
 
 
 @pytest.mark.parametrize("kind", [HEADS, NEURONS])

@@ -3,13 +3,15 @@ import sys
 
 import pytest
 import torch
+from family_shapes import random_model
 from restatements import perplexity
+from tiny_training import text_batch_of
 from token_sets import training_context
 
 from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.evaluation.size import Size
 from slimsweep.linear.adapter import AdapterLinear
-from slimsweep.linear.base import weight_2d
+from slimsweep.linear.base import linear_forms, weight_2d
 from slimsweep.linear.nf4 import NF4Linear
 from slimsweep.models.storage.saved_model import save
 from slimsweep.techniques.pruning.magnitude import Magnitude
@@ -113,3 +115,17 @@ def test_it_recovers_at_least_half_of_the_gap_between_four_bits_and_lora(stories
         found.append(perplexity(model.module, ids[:32]))
     packed, adapted, both = torch.tensor(found).log().tolist()
     assert adapted < both and packed - both > (packed - adapted) / 2
+
+
+def test_the_predicted_memory_counts_packed_weights(tmp_path):
+    skeleton = random_model("llama", str(tmp_path)).skeleton().copy()
+    batch = text_batch_of([torch.zeros(16, dtype=torch.long)] * 2)
+    packed = skeleton.copy()
+    NF4().plan(packed)
+    technique = QLoRA(rank=2)
+    dense, stored = (sum(tensor.nbytes for tensor in one.module.parameters()) for one in (skeleton, packed))
+    assert dense > stored
+    before = {name: layer.kind for name, layer in linear_forms(skeleton.module).items()}
+    assert technique.training_bytes(skeleton, batch) == technique.training_bytes(packed, batch)
+    assert technique.training_bytes(skeleton, batch) == LoRA(rank=2, merge=False).training_bytes(packed, batch)
+    assert {name: layer.kind for name, layer in linear_forms(skeleton.module).items()} == before == {}

@@ -57,6 +57,10 @@ class LLMCompressorQuantizer(UniformGrid, Technique):
     def requirements(self) -> Requirements:
         return Requirements(calibration=True)
 
+    @property
+    def departure(self) -> str | None:
+        return "moves scales between layers" if self.method == "awq" else None
+
     def plan(self, skeleton: Skeleton) -> StageReport:
         report = super().plan(skeleton)
         report.notes.update(package_notes([]))

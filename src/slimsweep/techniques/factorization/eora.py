@@ -1,6 +1,8 @@
 """Put back what compression took from each layer, as a product of two small factors beside it."""
 
+import logging
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -25,10 +27,13 @@ from slimsweep.linear.base import (
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.skeleton import Skeleton
 from slimsweep.numerics.hessian import gram
+from slimsweep.numerics.low_rank import projection_factors
 from slimsweep.numerics.parallel import parallel_map
 from slimsweep.techniques.base import Requirements, StageReport, Technique
 from slimsweep.techniques.layer_names import format_layer_names
 from slimsweep.techniques.layerwise import LayerTargets, planned_layers, rank_faults, report_of
+
+log = logging.getLogger(__name__)
 
 MOVED = 0.02
 """Relative change of a norm's weights that rounding to 16 bits cannot explain."""
@@ -43,11 +48,15 @@ class EoRA(LayerTargets, Technique):
     a smaller error of the outputs on the calibration text. Nothing is trained.
 
     The layer itself stays as it is, plain with its zeros or packed. The record notes the share of the squared error of
-    the outputs that is left (`output_error_left`), and the distance from the base's weight (`packing_error`).
+    the outputs that is left (`output_error_left`), before the factors are rounded to the model's dtype; it is 0 where
+    no input is active. It also notes the distance from the base's weight (`packing_error`), and the layers that had
+    lost nothing, whose pairs are zeros (`nothing_lost`).
 
     Source: arXiv:2410.21271, with X^T X over all tokens. Departure: the paper's B = U S and A = V^T L^-1/2 Q^T become
         U and U^T D, which have the same product without an inverse: an eigenvalue of 0 needs no special case.
     """
+
+    version: ClassVar[int] = 2
 
     rank: int = 32
     """Rank of the pair; at most the smaller width of each layer."""
@@ -64,13 +73,25 @@ class EoRA(LayerTargets, Technique):
             super().faults(skeleton)
             or self._shape_faults(skeleton)
             or rank_faults(self.targets(skeleton), self.rank)
+            or self._departure_faults(skeleton)
             or self._nothing_lost(skeleton)
         )
+
+    def _departure_faults(self, skeleton: LanguageModel) -> list[str]:
+        """Fault of a chain that changed weights otherwise than by pruning or quantizing them."""
+        departures = getattr(skeleton, "departures", None)
+        if not departures:
+            return []
+        return [
+            "eora adds the difference from the base's weights, so that it would undo what earlier stages changed "
+            f"otherwise than by pruning or quantizing: {', '.join(departures)}. Put eora before training, or use lora "
+            "or distill in its place. Stages of finetune that begin the chain make the base and are no such change"
+        ]
 
     def _nothing_lost(self, skeleton: LanguageModel) -> list[str]:
         """Fault of a chain in which no stage has changed a targeted layer yet."""
         zeros = getattr(skeleton, "zeros", None)
-        if zeros is None or any(name in zeros or not is_plain(one) for name, one in self.targets(skeleton).items()):
+        if zeros is None or any(name in zeros or not is_plain(layer) for name, layer in self.targets(skeleton).items()):
             return []
         return [
             "no earlier stage has pruned or quantized the layers that eora is to treat, so that nothing was lost: put "
@@ -99,8 +120,8 @@ class EoRA(LayerTargets, Technique):
             return []
         if every.keys() != loaded.keys():
             return [
-                f"an earlier stage removed blocks: {len(every)} layers are left of {len(loaded)}, so that what each "
-                "lost cannot be told. Put eora after stages that keep all shapes, or use lora or distill here"
+                f"an earlier stage removed blocks: {len(every)} layers are left of {len(loaded)}, so that the loss "
+                "of each is not known. Put eora after stages that keep all shapes, or use lora or distill here"
             ]
         moved = {name: f"{loaded[name]} to {shape}" for name, shape in every.items() if loaded[name] != shape}
         return [
@@ -128,7 +149,15 @@ class EoRA(LayerTargets, Technique):
                 return self._restored(model, layers, originals, visit.collect(layers, gram))
 
         walk = Walk(title=type(self).__name__, batch=context.batches, propagation=self.inputs, stop=stop)
-        return report_of(walk.run(model, treat))
+        report = report_of(walk.run(model, treat))
+        if "nothing_lost" in report.notes:
+            report.notes["nothing_lost"] = unchanged = list(report.notes["nothing_lost"])
+            log.warning(
+                "%s: no earlier stage changed %s, so that their pairs are zeros and only cost memory: leave these "
+                "layers out with exclude=[...]",
+                *(type(self).__name__, format_layer_names(dict.fromkeys(unchanged))),
+            )
+        return report
 
     def _restored(
         self,
@@ -151,8 +180,8 @@ class EoRA(LayerTargets, Technique):
             original = weight_2d(originals[name]).to(device).float()
             lost = original - weight_2d(layer).float()
             down, up, left = factors(lost, roots[place[name]], self.rank)
-            pair = AdapterLinear.beside(layer, down, up)
-            return replace_weight(model, name, pair, {"output_error_left": left}, wanted=original)
+            notes = {"output_error_left": left} | ({} if bool(lost.any()) else {"nothing_lost": True})
+            return replace_weight(model, name, AdapterLinear.beside(layer, down, up), notes, wanted=original)
 
         return parallel_map(restore, layers, device)
 
@@ -168,21 +197,15 @@ def factors(
 ) -> tuple[Float[Tensor, "rank in"], Float[Tensor, "out rank"], float]:
     """A and B in fp32, and the share of the squared output error that their product leaves.
 
-    Rows of A have the norms of the columns of B, so that neither leaves the range of fp16. Where no input is ever
-    active all outputs count alike.
+    Where no input is ever active, no output has an error: the share is 0, and the product is the nearest to the weight.
     """
     lost = lost.double()
     projected = lost @ root
-    if not bool(projected.any()):
-        projected = lost
-    vectors, values, _ = torch.linalg.svd(projected, full_matrices=False)
-    up = vectors[:, :rank]
-    down = up.T @ lost
-    norms = down.norm(dim=1).sqrt()
-    norms = norms.masked_fill(norms == 0, 1)
+    has_error = bool(projected.any())
+    vectors, values, _ = torch.linalg.svd(projected if has_error else lost, full_matrices=False)
     squares = values.square()
-    left = float(squares[rank:].sum() / squares.sum()) if bool(squares.any()) else 0.0
-    return (down / norms[:, None]).float(), (up * norms).float(), left
+    left = float(squares[rank:].sum() / squares.sum()) if has_error else 0.0
+    return *projection_factors(lost, vectors[:, :rank]), left
 
 
 def refuse_other_inputs(model: LanguageModel, base: LanguageModel) -> None:
@@ -190,9 +213,9 @@ def refuse_other_inputs(model: LanguageModel, base: LanguageModel) -> None:
 
     A norm that changed says so: scales of channels were moved into it, or it was trained.
     """
-    shapes, wanted = ({name: layer_shape(layer) for name, layer in one.targets().items()} for one in (model, base))
+    shapes, wanted = ({name: layer_shape(layer) for name, layer in each.targets().items()} for each in (model, base))
     if shapes != wanted:
-        raise ModelError("the model has other layers than its base, so that what was lost of each cannot be told")
+        raise ModelError("the model has other layers than its base, so that the loss of each is not known")
     inside = tuple(f"{name}." for name in linear_layers(base.module))
     now = dict(model.module.named_parameters())
     for name, before in base.module.named_parameters():

@@ -29,6 +29,7 @@ from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.skeleton import Skeleton
 from slimsweep.numerics import counts
 from slimsweep.numerics.hessian import FACTOR_BYTES, InverseFactor, factor_inverse, factor_name, gram
+from slimsweep.numerics.low_rank import projection_factors
 from slimsweep.techniques.base import StageReport, Technique
 from slimsweep.techniques.layer_names import format_layer_names
 from slimsweep.techniques.layerwise import Form, LayerWalk
@@ -37,7 +38,7 @@ VARIANTS = ("plain", "activation", "whitened")
 SVD_BYTES = 64
 """For each number of a weight while it is factored: fp64 copies, vectors and LAPACK's workspace."""
 PLANNED = (
-    "ranks by energy depend on the weights: planned are the largest ranks at which factors are smaller than the weight"
+    "ranks by energy depend on the weights: the plan has the largest ranks at which factors are smaller than the weight"
 )
 
 
@@ -150,12 +151,12 @@ class SVD(InputStatistic, LayerWalk, Technique):
             rank = energy_rank(values, self.energy)
         if rank > largest_rank(*weight.shape):
             return weight
-        return LowRankLinear.from_factors(*factors(weight, vectors[:, :rank]))
+        return LowRankLinear.from_factors(*projection_factors(weight, vectors[:, :rank]))
 
     def form(self, shape: tuple[int, int]) -> Form | None:
         """Storage at the rank of the ratio, or at most; None where a layer of this shape stays as it is."""
         rank = largest_rank(*shape) if self.energy is not None else counts.factor_rank(self.ratio, *shape)
-        return None if self.ratio == 0 or rank > largest_rank(*shape) else (LowRankLinear, {"rank": rank})
+        return None if self.ratio == 0 or not 0 < rank <= largest_rank(*shape) else (LowRankLinear, {"rank": rank})
 
     def walk(self, model: LanguageModel, context: StageContext) -> StageReport:
         masks = {name: removed_of(layer) for name, layer in self.targets(model).items()}
@@ -226,17 +227,3 @@ def left_singular(matrix: Float[Tensor, "out in"]) -> tuple[Float[Tensor, "out r
     """Left singular vectors, and singular values in descending order."""
     vectors, values, _ = torch.linalg.svd(matrix, full_matrices=False)
     return vectors, values
-
-
-def factors(
-    weight: Float[Tensor, "out in"], vectors: Float[Tensor, "out rank"]
-) -> tuple[Float[Tensor, "rank in"], Float[Tensor, "out rank"]]:
-    """A and B in fp32 with B A = U_r U_r^T W; each row of A has the norm of its column of B.
-
-    In `plain` this is the papers' root of Sigma in each. Of W S the root of Sigma would follow the scale of the inputs,
-    and could leave the range of fp16.
-    """
-    a = vectors.T @ weight.double()
-    roots = a.norm(dim=1).sqrt()
-    roots = roots.masked_fill(roots == 0, 1)
-    return (a / roots[:, None]).float(), (vectors * roots).float()

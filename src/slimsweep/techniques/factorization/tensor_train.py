@@ -63,7 +63,7 @@ class TensorTrain(Technique):
             object.__setattr__(self, "ratio", None)
             faults = number_faults("error", self.error, "(0, 1)", "the relative error of the table, or null")
         else:
-            faults = number_faults("ratio", self.ratio, "[0, 1)", "the fraction of the embedding's parameters to remove")
+            faults = number_faults("ratio", self.ratio, "[0, 1)", "the fraction of parameters to remove")
         refuse(faults + whole_number_faults("factors", self.factors, least=2))
 
     def faults(self, skeleton: LanguageModel) -> list[str]:

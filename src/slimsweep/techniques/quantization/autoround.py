@@ -1,4 +1,4 @@
-"""Learn for each block which way its weights are rounded, and how far the range of each group is clipped."""
+"""AutoRound: learn rounding offsets and clip factors block by block, by signed gradient descent."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -128,7 +128,7 @@ class AutoRound(UniformGrid, Technique):
             for name, rounding in roundings.items()
             for field in FIELDS
         }
-        rate = self.learning_rate or 1 / max(1, self.steps)
+        rate = float(self.learning_rate or 1 / max(1, self.steps))
         descent = Descent.by_sign(self.steps, self.batch_sequences, rate)
         with dense_layers(task.block):
             return train(task, start, changed, descent, generator, _into_bounds), roundings
@@ -137,7 +137,7 @@ class AutoRound(UniformGrid, Technique):
 def _data(model: LanguageModel, visit: Visit, dense: Activations | None) -> tuple[BlockInputs, Tensor]:
     """Inputs of a block, and the dense block's outputs for the dense inputs.
 
-    With compressed inputs the dense ones have activations of their own. Else the walk's go on here, by the dense block.
+    With compressed inputs, dense activations are kept beside the walk's. Else the dense block advances the walk's here.
     """
     inputs = block_inputs(model, visit.activations, visit.index, is_copied=dense is None)
     if dense is None:

@@ -59,6 +59,10 @@ class RescalingQuantizer(PackedStorage, Technique):
     def requirements(self) -> Requirements:
         return Requirements(calibration=True)
 
+    @property
+    def departure(self) -> str | None:
+        return "moves scales between layers"
+
     def rescales(self, place: Place) -> bool:
         """Whether a place is one of those this technique scales."""
         return True

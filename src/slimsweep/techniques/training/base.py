@@ -19,6 +19,7 @@ from slimsweep.linear.base import (
     dense_parameters,
     install,
     layer_shape,
+    set_layer,
     weight_count,
     zero_count,
 )
@@ -58,6 +59,10 @@ class TrainedLayers(Schedule, LayerTargets):
     @property
     def requirements(self) -> Requirements:
         return Requirements(data=True, gradients=True, seed=True)
+
+    @property
+    def departure(self) -> str | None:
+        return "trains"
 
     @abstractmethod
     def objective(self, model: LanguageModel, context: StageContext) -> Objective:
@@ -116,15 +121,22 @@ class Training(TrainedLayers, Technique):
 
     def _form_faults(self, skeleton: LanguageModel) -> list[str]:
         """Adapters of another rank than is asked for; else layers beside which no adapter can stand."""
-        standing = {name: one for name, one in self.targets(skeleton).items() if isinstance(one, AdapterLinear)}
-        others = {name: one.settings["rank"] for name, one in standing.items() if one.settings["rank"] != self.rank}
+        standing = {name: layer for name, layer in self.targets(skeleton).items() if isinstance(layer, AdapterLinear)}
+        others = {name: form.settings["rank"] for name, form in standing.items() if form.settings["rank"] != self.rank}
         if others:
             return [
                 f"rank={self.rank}, and training goes on with the adapters that an earlier stage left, whose rank is "
                 f"{' or '.join(map(str, sorted(set(others.values()))))}: set rank to that, or leave them out with "
                 f"exclude=[...]: {format_layer_names(others)}"
             ]
-        return super()._form_faults(skeleton)
+        forms = {name: layer.kind for name, layer in self.targets(skeleton).items() if not self.is_treatable(layer)}
+        if not forms:
+            return []
+        return [
+            "adapters stand beside plain or packed layers only, and these layers are stored in another form: "
+            f"{format_layer_names(forms)}. Leave them out with exclude=[...]; after svd use finetune or distill, which "
+            "train the factors themselves"
+        ]
 
     def is_treatable(self, layer: nn.Module) -> bool:
         return super().is_treatable(without_adapter(layer))
@@ -161,7 +173,7 @@ class Training(TrainedLayers, Technique):
         """Parameters that are trained without adapters: all, or those of the layers that the globs choose."""
         if self.include == ("*",) and not self.exclude:
             return free_parameters(model)
-        return [one for layer in self.targets(model).values() for one in free_parameters_of(layer)]
+        return [free for layer in self.targets(model).values() for free in free_parameters_of(layer)]
 
     def walk(self, model: LanguageModel, context: StageContext) -> StageReport:
         """Train, and report the layers as they are now."""
@@ -201,12 +213,12 @@ class Training(TrainedLayers, Technique):
         Args:
             pairs: factors that they begin with; None: those of `factors`.
         """
-        found = self.targets(model)
-        layers = {name: without_adapter(layer) for name, layer in found.items()}
+        targets = self.targets(model)
+        layers = {name: without_adapter(layer) for name, layer in targets.items()}
         adapters = {}
         try:
             for name, layer in layers.items():
-                pair = pairs[name] if pairs else self.factors(name, found[name], context)
+                pair = pairs[name] if pairs else self.factors(name, targets[name], context)
                 form = AdapterLinear.beside(layer, *pair, self.scale)
                 if self.preserve_sparsity:
                     form.hold_zeros(layer)
@@ -245,8 +257,9 @@ def peak_bytes(skeleton: Skeleton, trained: list[nn.Parameter], batch: Batch, is
         kept //= len(skeleton.blocks)
     logits = MOMENTARY_LOGITS + (skeleton.dtype != torch.float32)
     moment = kept // len(skeleton.blocks) + logits * logits_bytes(skeleton, batch)
-    numbers = sum(one.numel() for one in trained)
-    weights = sum(one.nbytes for one in skeleton.module.parameters()) - sum(one.nbytes for one in trained)
+    numbers = sum(parameter.numel() for parameter in trained)
+    weights = sum(parameter.nbytes for parameter in skeleton.module.parameters())
+    weights -= sum(parameter.nbytes for parameter in trained)
     return weights + (FP32 + ADAM_BYTES) * numbers + max(kept + moment, FP32 * numbers)
 
 
@@ -265,8 +278,8 @@ def free_parameters(model: LanguageModel) -> list[nn.Parameter]:
 
 
 def free_parameters_of(module: nn.Module) -> list[nn.Parameter]:
-    """The same of one module."""
-    return [one for one in dense_parameters(module).values() if one.is_floating_point()]
+    """All parameters of a module that are not packed."""
+    return [parameter for parameter in dense_parameters(module).values() if parameter.is_floating_point()]
 
 
 def forget_filled_zeros(layer: nn.Module) -> None:
@@ -274,12 +287,6 @@ def forget_filled_zeros(layer: nn.Module) -> None:
     mask = removed(layer)
     if mask is not None:
         set_removed(layer, mask & (weight_2d(layer) == 0))
-
-
-def set_layer(module: nn.Module, name: str, layer: nn.Module) -> None:
-    """Put a layer in the place of that name."""
-    holder, _, last = name.rpartition(".")
-    setattr(module.get_submodule(holder), last, layer)
 
 
 def _as_it_is(name: str, layer: nn.Module) -> LayerReport:

@@ -16,13 +16,13 @@ from slimsweep.checks import (
     number_faults,
     whole_number_faults,
 )
-from slimsweep.linear.base import PackedLinear, compute_dtype, layer_shape, linear_forms
+from slimsweep.linear.base import PackedLinear, compute_dtype, layer_shape, linear_forms, set_layer
 from slimsweep.linear.mask import removed, set_removed
 from slimsweep.models.batches import Batch
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.skeleton import Skeleton
 from slimsweep.techniques.base import Requirements, StageReport
-from slimsweep.techniques.training.base import Training, set_layer
+from slimsweep.techniques.training.base import Training
 from slimsweep.techniques.training.distillation import HIDDEN, LOSSES, Distillation, Losses
 from slimsweep.techniques.training.kept_logits import LOSSES as KEPT_LOSSES
 from slimsweep.techniques.training.kept_logits import KeptDistillation, KeptLogits, notes_of, teacher_folder

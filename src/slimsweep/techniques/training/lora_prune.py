@@ -30,26 +30,32 @@ from slimsweep.techniques.training.objective import Objective, TaskLoss
 
 Place = tuple[int, str]
 """Index of a block, and a kind of its units."""
+LEAST_EVALUATIONS = 2
+"""Evaluations of a phase at least; with one alone, at its end, no rise of the loss could end it early."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoRAPrune(Training):
-    """Train adapters in phases; after each but the last, the units of lowest importance go.
+    """Train adapters in phases; after each but the last, remove the units of lowest importance.
 
     With W + B A the weight of a layer, the importance of a weight is the square of its estimated gradient times its
     value: ((dB A + B dA - dB dA) (W + B A))^2, dA and dB being gradients of the factors. A unit has the sum over all
     rows and columns that it owns, averaged over batches with a decay. No gradient of a full weight is ever held.
 
-    The units are those of llm_pruner at level `block`, and as many go. After removal t of n the share of them that is
-    gone is 1 - (1 - t / n)^3. The same pair of factors is trained throughout, cut where its layer is cut, and added to
+    The units are those of llm_pruner at level `block`, and as many are removed: after removal t of n a share of
+    1 - (1 - t / n)^3 of them. The same pair of factors is trained throughout, cut where its layer is cut, and added to
     the weights at the end.
 
-    Source: arXiv:2305.18403, sec. 3. Departures: the paper masks units at each of many steps; here they go for good
-        between phases of the training loop, which is the same function of the inputs. The importance is measured
+    Each phase is a training of its own: it has its share of `evaluations`, at least 2, and `patience` counts those of
+    one phase. So a phase ends early only where `patience` is less than its evaluations.
+
+    Source: arXiv:2305.18403, sec. 3. Departures: the paper masks units at each of many steps; here they are cut
+        out between phases of the training loop, which is the same function of the inputs. The importance is measured
         between phases too, on batches of the training data. Optimizer and learning rate begin anew in each phase. The
         scale of the product is one factor of all scores and is left out of the gradient.
     """
 
+    version: ClassVar[int] = 2
     needs_rank: ClassVar[bool] = True
 
     ratio: float | int
@@ -58,7 +64,7 @@ class LoRAPrune(Training):
     """First and last block of each stack to remove from; null is the range of llm_pruner."""
     rank: int | None = 8
     removals: int = 4
-    """Times that units go; training has one phase more, each with an equal part of the budget."""
+    """Number of removals; training has one phase more, each with an equal part of the budget."""
     score_batches: int = 8
     """Batches that the importance is averaged over before each removal."""
     decay_factor: float = 0.9
@@ -111,17 +117,17 @@ class LoRAPrune(Training):
         sizes = {place: len(units) for place, units in places.items()}
         pairs, phases = None, []
         for phase in range(self.removals + 1):
-            schedule, own = self._phase(started), _phase_context(context, phase)
+            schedule, within = self._phase(started), _phase_context(context, phase)
             with self._adapted(model, context, pairs) as adapters:
                 factors = [factor for form in adapters.values() for factor in (form.down, form.up)]
-                phases.append(train(model, factors, self.objective(model, own), schedule, own))
-                scores = self._scores(model, adapters, own) if phase < self.removals else {}
+                phases.append(train(model, factors, self.objective(model, within), schedule, within))
+                scores = self._scores(model, adapters, within) if phase < self.removals else {}
             pairs = {name: (form.down.data, form.up.data) for name, form in adapters.items()}
             for place, values in scores.items():
-                gone = lowest_units(values, share(totals[place], phase + 1, self.removals))
+                removed = lowest_units(values, share(totals[place], phase + 1, self.removals))
                 units = units_of(model, place[1], place[0])
-                cut(pairs, units, gone)
-                remove(model, units, gone)
+                cut(pairs, units, removed)
+                remove(model, units, removed)
         layers = self.targets(model)
         report = report_of([self._merged(model, name, layers[name], form) for name, form in adapters.items()])
         report.notes.update(
@@ -139,7 +145,7 @@ class LoRAPrune(Training):
     def _places(self, model: LanguageModel) -> dict[Place, Units]:
         """The units of each block and kind that some are to go from."""
         kinds = self.removal.kinds_by_block(model)
-        return {(index, kind): units_of(model, kind, index) for index, own in kinds.items() for kind in own}
+        return {(index, kind): units_of(model, kind, index) for index, present in kinds.items() for kind in present}
 
     def _phase(self, started: float) -> "LoRAPrune":
         """The settings of one phase, as the training loop reads them."""
@@ -150,7 +156,7 @@ class LoRAPrune(Training):
             self,
             tokens=None if self.tokens is None else max(1, self.tokens // parts),
             epochs=None if self.epochs is None else self.epochs / parts,
-            evaluations=max(1, self.evaluations // parts),
+            evaluations=max(LEAST_EVALUATIONS, self.evaluations // parts),
             max_minutes=minutes,
         )
 
@@ -160,22 +166,22 @@ class LoRAPrune(Training):
         """Importance of all units: the moving average over batches of the training data."""
         places, averages = self._places(model), {}
         factors = [factor for form in adapters.values() for factor in (form.down, form.up)]
-        found: dict[int, Tensor] = {}
+        slopes: dict[int, Tensor] = {}
 
         def take(parameter: nn.Parameter) -> None:
             gradient = parameter.grad.detach().float()
-            found[id(parameter)] = found[id(parameter)] + gradient if id(parameter) in found else gradient
+            slopes[id(parameter)] = slopes[id(parameter)] + gradient if id(parameter) in slopes else gradient
 
         with gradients(factors, take):
             for parts in self._batches(context):
                 predictions = [model.task.predictions(part) for part in parts]
                 for part, count in zip(parts, predictions, strict=True):
                     (loss(model, part) * (count / sum(predictions))).backward()
-                lines = {name: line_scores(form, found) for name, form in adapters.items()}
+                lines = {name: line_scores(form, slopes) for name, form in adapters.items()}
                 for place, units in places.items():
                     now, past = unit_scores(units, lines), averages.get(place)
                     averages[place] = now if past is None else torch.lerp(now, past, self.decay_factor)
-                found.clear()
+                slopes.clear()
         return averages
 
     def _batches(self, context: StageContext) -> Iterator[list[Batch]]:
@@ -204,14 +210,14 @@ def weight_scores(weight: Float[Tensor, "out in"], gradient: Float[Tensor, "out 
 
 
 @torch.no_grad()
-def line_scores(form: AdapterLinear, found: dict[int, Tensor]) -> dict[str, Float[Tensor, " line"]]:
+def line_scores(form: AdapterLinear, slopes: dict[int, Tensor]) -> dict[str, Float[Tensor, " line"]]:
     """Importance of the outputs and of the inputs of a layer, summed over the weights of each, by `out` and `in`.
 
     Args:
-        found: gradients of the factors by the id of the parameter.
+        slopes: gradients of the factors by the id of the parameter.
     """
     down, up = form.down.float(), form.up.float()
-    gradient = estimated_gradient(down, up, found[id(form.down)], found[id(form.up)])
+    gradient = estimated_gradient(down, up, slopes[id(form.down)], slopes[id(form.up)])
     scores = weight_scores(form.base.weight.float() + form.product.float(), gradient)
     return {anatomy.OUT: scores.sum(dim=1).cpu(), anatomy.IN: scores.sum(dim=0).cpu()}
 
@@ -223,20 +229,22 @@ def unit_scores(units: Units, lines: dict[str, dict[str, Float[Tensor, " line"]]
 
 
 def share(total: int, step: int, steps: int) -> int:
-    """Part of `total` that step `step` of `steps` removes, counted from 1; after it total x (1 - (1 - step/steps)^3)
-    are gone, rounded down. Source: arXiv:1710.01878, eq. 1."""
+    """Units of `total` that step `step` of `steps` removes, counted from 1.
 
-    def gone(step: int) -> int:
+    After it total x (1 - (1 - step / steps)^3) are removed, rounded down. Source: arXiv:1710.01878, eq. 1.
+    """
+
+    def removed_after(step: int) -> int:
         return total * (steps**3 - (steps - step) ** 3) // steps**3
 
-    return gone(step) - gone(step - 1)
+    return removed_after(step) - removed_after(step - 1)
 
 
-def cut(pairs: dict[str, Pair], units: Units, gone: Sequence[int]) -> None:
+def cut(pairs: dict[str, Pair], units: Units, removed: Sequence[int]) -> None:
     """Take units out of the factors, as they are taken out of the layers: rows of B, columns of A."""
     owned: dict[tuple[str, str], list[Tensor]] = {}
     for slot in units.slots:
-        owned.setdefault((slot.name, slot.side), []).append(slot.index[list(gone)].flatten())
+        owned.setdefault((slot.name, slot.side), []).append(slot.index[list(removed)].flatten())
     for (name, side), parts in owned.items():
         if name in pairs:
             down, up = pairs[name]

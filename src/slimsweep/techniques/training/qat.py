@@ -8,6 +8,7 @@ import torch
 
 from slimsweep.blockwise.layerwise import LayerReport, replace_weight
 from slimsweep.blockwise.stage_context import StageContext
+from slimsweep.linear.base import set_layer
 from slimsweep.linear.fake_quantized import FakeQuantizedLinear
 from slimsweep.models.batches import Batch
 from slimsweep.models.language_model import LanguageModel
@@ -15,7 +16,7 @@ from slimsweep.models.skeleton import Skeleton
 from slimsweep.techniques.base import Requirements, StageReport, Technique
 from slimsweep.techniques.layerwise import report_of
 from slimsweep.techniques.quantization.base import UniformGrid
-from slimsweep.techniques.training.base import TrainedLayers, free_parameters, peak_bytes, set_layer
+from slimsweep.techniques.training.base import TrainedLayers, free_parameters, peak_bytes
 from slimsweep.techniques.training.distillation import Distillation, Losses
 from slimsweep.techniques.training.loop import train
 from slimsweep.techniques.training.objective import Objective, TaskLoss
@@ -28,8 +29,9 @@ TO_TEACHER = Losses({"soft": 1.0}, temperature=1.0, skew=0.1, beta=0.5, hidden="
 class QAT(UniformGrid, TrainedLayers, Technique):
     """Train all parameters while the targeted layers compute with rounded weights, then pack these.
 
-    Grids are fitted at each forward as RTN fits them. Gradients pass the rounding unchanged. The validation loss that
-    chooses the best step is thus that of the packed model.
+    Grids are fitted at each forward as RTN fits them. Gradients pass the rounding unchanged, but a weight that its grid
+    clips (beyond the last level) gets none. The validation loss that chooses the best step is thus that of the packed
+    model.
     Source: straight-through estimator, arXiv:1308.3432, sec. 3; fake quantization, arXiv:1712.05877, sec. 3.
     Departures: only weights are rounded; ranges are those of the weights now, no moving averages.
     """
@@ -53,7 +55,7 @@ class QAT(UniformGrid, TrainedLayers, Technique):
     def training_bytes(self, skeleton: Skeleton, batch: Batch) -> int:
         """That of training all parameters, with a rounded copy of each weight and, with a teacher, its weights."""
         model = skeleton.copy()
-        weights = sum(one.nbytes for one in model.module.parameters())
+        weights = sum(parameter.nbytes for parameter in model.module.parameters())
         needed = peak_bytes(model, free_parameters(model), batch, self.checkpoint_blocks) + weights
         return needed if self.teacher is None else needed + weights
 

@@ -10,6 +10,7 @@ from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.linear.adapter import AdapterLinear
 from slimsweep.linear.backends import bitsandbytes_faults
 from slimsweep.linear.base import PackedLinear, is_plain, layer_shape
+from slimsweep.models.batches import Batch
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.skeleton import Skeleton
 from slimsweep.techniques.base import StageReport
@@ -71,15 +72,24 @@ class QLoRA(Training):
 
     def plan(self, skeleton: Skeleton) -> StageReport:
         """Put empty packed layers with empty adapters in the places of the targeted ones."""
-        for name, layer in self._unpacked(skeleton).items():
-            install_empty(skeleton, name, *self.packing.form(layer_shape(layer)))
+        self._put_empty_packed(skeleton)
         return with_bits(super().plan(skeleton), self.targets(skeleton))
+
+    def training_bytes(self, skeleton: Skeleton, batch: Batch) -> int:
+        """That of training adapters beside packed layers."""
+        model = skeleton.copy()
+        self._put_empty_packed(model)
+        return super().training_bytes(model, batch)
 
     def walk(self, model: LanguageModel, context: StageContext) -> StageReport:
         """Pack the targeted layers, and train."""
         packed = report_of(compress_blocks(model, self.packing, self._unpacked(model), context))
         report = super().walk(model, context)
         return with_bits(StageReport(report.layers, packed.notes | report.notes), self.targets(model))
+
+    def _put_empty_packed(self, skeleton: Skeleton) -> None:
+        for name, layer in self._unpacked(skeleton).items():
+            install_empty(skeleton, name, *self.packing.form(layer_shape(layer)))
 
     def _unpacked(self, model: LanguageModel) -> dict[str, nn.Module]:
         return {name: layer for name, layer in self.targets(model).items() if is_plain(layer)}
