@@ -65,3 +65,16 @@ def test_a_folder_filled_meanwhile_is_left_alone(tmp_path):
         (folder / "mine").write_text("mine")
     assert [path.name for path in tmp_path.iterdir()] == ["saved"]
     assert [path.name for path in folder.iterdir()] == ["mine"]
+
+
+def test_an_older_folder_stays_until_the_new_one_is_whole(tmp_path):
+    folder = tmp_path / "saved"
+    with whole_folder(folder) as partial:
+        (partial / "old").write_text("1")
+    with pytest.raises(OSError), whole_folder(folder, replaces=True):
+        raise OSError("No space left on device")
+    assert [path.name for path in folder.iterdir()] == ["old"]
+    with whole_folder(folder, replaces=True) as partial:
+        (partial / "new").write_text("1")
+        assert (folder / "old").exists()
+    assert [path.name for path in folder.iterdir()] == ["new"] and list(tmp_path.iterdir()) == [folder]

@@ -39,10 +39,13 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """A folder to write into that takes the name `folder` at the end, never over a full one.
+def whole_folder(folder: Path, replaces: bool = False) -> Iterator[Path]:
+    """A folder to write into that takes the name `folder` at the end.
 
     After an error nothing of it is left, and what a killed process left before is removed.
+
+    Args:
+        replaces: an older folder stays until the new one is whole, and goes then; else a full one is an error.
 
     Raises:
         OSError: it cannot be written, or `folder` was filled meanwhile.
@@ -52,6 +55,13 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         yield partial
+        if folder.exists() and replaces:
+            old = folder.with_name(f".{folder.name}.old")
+            shutil.rmtree(old, ignore_errors=True)
+            folder.replace(old)
+            partial.replace(folder)
+            shutil.rmtree(old, ignore_errors=True)
+            return
         if folder.exists():
             folder.rmdir()
         partial.replace(folder)

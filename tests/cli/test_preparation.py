@@ -33,6 +33,10 @@ def test_the_counts_are_printed_and_the_folder_last(slim, mine, tmp_path):
     again = slim("prepare", mine, "--data-dir", str(tmp_path))
     assert "prepared before by equal settings from equal sources" in again.stdout
     assert again.stdout.splitlines()[-1] == lines[-1]
+    unseen = slim("prepare", mine)
+    assert "from equal sources" not in unseen.stdout
+    assert f"train: sources were not looked at now; it was read from {tmp_path / 'rows.jsonl'}" in unseen.stdout
+    assert unseen.stdout.splitlines()[-1] == lines[-1]
 
 
 def test_settings_lead_to_a_folder_with_a_name_of_its_own(slim, mine, tmp_path):

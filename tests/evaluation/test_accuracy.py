@@ -164,6 +164,7 @@ def test_a_task_that_writes_counts_its_cut_texts_and_names_its_settings(stories2
     metric = Accuracy(tasks=["gsm8k"], task_limit=2)
     measurement = metric.measure(stories260k, Corpora(shared / "data", tmp_path))
     assert 0 <= measurement.values["cut_texts_gsm8k"] <= 2
+    assert measurement.values["truncated_prompts_gsm8k"] == 2  # this model takes 512 tokens
     protocol = measurement.protocols["accuracy_gsm8k"]
     assert protocol.startswith("gsm8k:v1:lm-eval:5-shot:local:questions=2:exact_match,strict-match:greedy:new<=256:")
     assert measurement.outcomes["flexible_accuracy_gsm8k"].values.shape == (2,)

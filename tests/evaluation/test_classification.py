@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 from small_classifier import SHAPE, small_classifier
+from small_datasets import prepared_by_hand
 
 from slimsweep.data.corpora import Corpora
+from slimsweep.data.preparation.dataset import dataset_named
 from slimsweep.evaluation.classification import Classification, f1, f1_statistics
 from slimsweep.models.sources.random import RandomModel
 
@@ -86,6 +88,8 @@ def test_logits_that_are_not_finite_are_no_accuracy(tmp_path, corpora):
     measurement = Classification(path=table(tmp_path), tokens=60).measure(model, corpora)
     assert measurement.values["classification_accuracy"] is None and not measurement.outcomes
     assert measurement.reasons["classification_f1"] == "logits are not finite"
+    cut = Classification(path=table(tmp_path), tokens=8).measure(model, corpora)
+    assert cut.values["classification_truncated_texts"] == 2
 
 
 def test_faults_are_known_before_weights_load(tmp_path, corpora, tiny_source):
@@ -133,3 +137,15 @@ def test_the_command_measures_a_classifier(tmp_path, slimsweep):
     assert answer.status == 0, answer.err
     record = json.loads(Path(answer.out.splitlines()[-1]).read_text())
     assert 0 <= record["classification_f1"] <= 1 and record["latency_seconds"] > 0
+
+
+@pytest.mark.parametrize(("names", "is_fault"), [(("positive", "negative"), True), (("NEGATIVE", "POSITIVE"), False)])
+def test_a_model_that_numbers_its_labels_otherwise_than_the_dataset_is_refused(names, is_fault, tmp_path, corpora):
+    rows = [{"text": f"film {number}", "label": number % 2} for number in range(4)]
+    prepared_by_hand(dataset_named("sst2"), corpora, train=rows, validation=rows)
+    numbers = {name: number for number, name in enumerate(names)}
+    shape = {**SHAPE, "label2id": numbers, "id2label": {number: name for name, number in numbers.items()}}
+    source = RandomModel(name="bert", task="sequence_classification", shape=shape, cache_dir=str(tmp_path))
+    faults = Classification(dataset="sst2", tokens=60).faults(source, corpora)
+    assert bool(faults) == is_fault
+    assert not is_fault or "numbers its labels {'positive': 0, 'negative': 1}" in faults[0]

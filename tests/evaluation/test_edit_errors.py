@@ -1,11 +1,11 @@
 import pytest
 import torch
-from g2p import write_g2p
+from g2p import tokenizer_of, write_g2p
 from small_pairs import pair_table, seq2seq, words
 
 from slimsweep.data.corpora import Corpora
 from slimsweep.data.references import Reference
-from slimsweep.evaluation.edit_errors import EditErrors
+from slimsweep.evaluation.edit_errors import UNITS, EditErrors, writes_text
 from slimsweep.evaluation.generated_text import Written
 from slimsweep.models.sources.local import LocalModel
 
@@ -27,12 +27,30 @@ def test_a_case_that_is_counted_by_hand(unit, rate, tiny):
 
 def test_tokens_are_compared_without_special_ones(tmp_path):
     model = seq2seq("bart", tmp_path).load(torch.float32, CPU)
-    tokens = model.tokenizer("ab", add_special_tokens=False)["input_ids"]
     rows = [Reference(1, "s", "ab")]
-    special = [model.tokenizer.bos_token_id]
-    for written, errors in (([*special, *tokens], 0), (tokens[:1], 1)):
-        scores = EditErrors().scores(model, rows, Written([""], [written], 0, 0, 0.0))
+    for text, errors in (("ab", 0), (" ab\n", 0), ("a", 1)):
+        scores = EditErrors().scores(model, rows, Written([text], [[]], 0, 0, 0.0))
         assert scores["edit_error_rate"].value == errors / 2
+        assert scores["exact_match"].value == (errors == 0)
+
+
+def test_a_decoders_text_is_encoded_as_its_target_is(tiny):
+    # the model wrote " cat" and the stop after it, whose tokens are others than those of "cat" alone
+    ids = tiny.tokenizer(" cat\n", add_special_tokens=False)["input_ids"]
+    for unit in UNITS:
+        scores = EditErrors(unit=unit).scores(tiny, [Reference(1, "s", "cat")], Written(["cat"], [ids], 0, 0, 0.0))
+        assert (scores["edit_error_rate"].value, scores["exact_match"].value) == (0, 1)
+
+
+def test_ids_are_compared_where_a_tokenizer_writes_no_text(tiny):
+    tiny.tokenizer = tokenizer_of("____abcd", "____wxyz")
+    assert not writes_text(tiny.tokenizer)
+    ids = tiny.tokenizer(text_target="wx")["input_ids"]
+    for written, right in ((ids, 1), (ids[:-2], 0)):
+        text = tiny.tokenizer.decode(written, skip_special_tokens=True)
+        scores = EditErrors().scores(tiny, [Reference(1, "s", "wx")], Written([text], [written], 0, 0, 0.0))
+        assert scores["exact_match"].value == right
+        assert scores["edit_error_rate"].value == (1 - right) / 2
 
 
 def test_measures_what_a_model_writes(tmp_path):

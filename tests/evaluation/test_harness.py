@@ -55,8 +55,11 @@ def test_a_context_longer_than_the_model_keeps_its_end(stories260k):
     long = [Request("once " * 400 + "upon a time there was", " a girl")]
     theirs = HFLM(pretrained=stories260k.module, tokenizer=stories260k.tokenizer, batch_size=1)
     ((expected, _),) = theirs.loglikelihood(long, disable_tqdm=True)
-    ((found, _),) = HarnessModel(stories260k, 4096).loglikelihood(long, disable_tqdm=True)
+    lm = HarnessModel(stories260k, 4096)
+    ((found, _),) = lm.loglikelihood(long, disable_tqdm=True)
     assert found == pytest.approx(expected, abs=1e-4)
+    lm.loglikelihood([REQUESTS[0], Request(long[0].args[0], " boy")])
+    assert lm.truncated_prompts == 2  # one of each call, and one of two choices
 
 
 def test_choices_of_one_token_share_a_forward(tiny):
@@ -104,6 +107,7 @@ def test_generated_texts_equal_the_harness_own_model_class(stories260k):
     lm = HarnessModel(stories260k, 512)
     assert lm.generate_until(WRITTEN) == expected and all(expected)
     assert 1 <= lm.cut_texts <= 4
+    assert lm.truncated_prompts == 1
 
 
 def test_settings_of_generation_that_are_not_known_are_refused():

@@ -5,7 +5,7 @@ from small_pairs import pair_table, seq2seq, words
 from slimsweep.data.corpora import Corpora
 from slimsweep.data.references import Reference
 from slimsweep.evaluation.generated_text import Written
-from slimsweep.evaluation.rouge import KINDS, Rouge, baseline_text
+from slimsweep.evaluation.rouge import KINDS, Rouge, baseline_text, sentences
 
 TEXTS = ["the cat sat on the mat", "a dog barked\nat the cars", ""]
 TARGETS = ["the cat was sitting on a mat", "dogs bark at cars\nevery day", "nothing"]
@@ -62,3 +62,18 @@ def test_outcomes_add_up_to_the_value_of_the_record(tmp_path):
         assert measurement.outcomes[field].score() == pytest.approx(measurement.values[field])
         assert len(measurement.outcomes[field].values) == 6
     assert set(measurement.values) == {one.field for one in metric.quantities()}
+
+
+def test_sentences_end_at_marks_and_lines_but_not_after_titles():
+    text = "Mr. Smith met Dr. J. Doe. He left!\nThe U.S. team won 3. 5 lost"
+    assert sentences(text) == ["Mr. Smith met Dr. J. Doe.", "He left!", "The U.S. team won 3.", "5 lost"]
+    assert baseline_text("Mr. Smith left. He won. It rained.", 1, is_random=False) == "Mr. Smith left."
+    assert sentences("") == [] and sentences("He met Mr.") == ["He met Mr."]
+
+
+def test_sentences_of_a_text_on_one_line_are_compared_as_those_of_lines(tiny):
+    target, text = "The cat sat.\nA dog barked.", "A dog barked. The cat sat."
+    scores = Rouge().scores(tiny, references([target]), written([text]))
+    assert scores["rouge_lsum"].value == 1
+    assert scores["rouge_l"].value < 1
+    assert "sentences by" in scores["rouge_lsum"].protocol and "sentences" not in scores["rouge_l"].protocol

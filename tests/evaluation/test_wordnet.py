@@ -50,6 +50,18 @@ def test_an_older_installation_is_replaced(tmp_path):
     assert install(newer, tmp_path / "made") == "3.1"
 
 
+def test_an_older_installation_stays_where_a_newer_one_fails(tmp_path, monkeypatch):
+    install(files(tmp_path / "a"), tmp_path / "made")
+
+    def full(*paths):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("shutil.copyfile", full)
+    with pytest.raises(OSError, match="No space"):
+        install(files(tmp_path / "b"), tmp_path / "made")
+    assert (tmp_path / "made" / "corpora" / "wordnet" / "data.adj").exists()
+
+
 @pytest.mark.parametrize(
     ("names", "words"), [(NEEDED[1:], "holds no data.noun"), ((), "holds no data.noun, data.verb")]
 )

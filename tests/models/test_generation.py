@@ -153,3 +153,16 @@ def test_the_protocol_names_what_decides_the_texts():
     assert Decoding().decoding_protocol == "greedy:new<=128"
     assert Decoding(beams=4, stops=("\n",)).decoding_protocol == "beams=4:length_penalty=1:new<=128:stops=['\\n']"
     assert Decoding(temperature=0.7).decoding_protocol == "drawn:temperature=0.7:top_p=1:seed=0:new<=128"
+
+
+def test_an_end_token_that_only_the_generation_settings_name_ends_a_text(tiny):
+    first, end = (tiny.tokenizer(letter, add_special_tokens=False)["input_ids"][0] for letter in "ab")
+    tiny.module.generation_config.eos_token_id = [end]
+    prefer(tiny, first, end, first)
+    found = generate(tiny, [[1]], Decoding(max_new_tokens=6))
+    assert (found.texts, found.cut) == (["a"], [False])
+    seen = []
+    tiny.module.register_forward_hook(lambda module, arguments, output: seen.append(1))
+    prefer(tiny, first, end, first)
+    generate(tiny, [[1]], Decoding(max_new_tokens=6))
+    assert len(seen) == 2  # nothing is written after the end

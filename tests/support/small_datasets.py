@@ -9,7 +9,7 @@ import pyarrow.parquet
 
 from slimsweep.data.corpora import Corpora
 from slimsweep.data.preparation.dataset import Dataset, dataset_of
-from slimsweep.data.preparation.store import VERSION, local_digest, place, rows_digest
+from slimsweep.data.preparation.store import VERSIONS, local_digest, place, rows_digest
 
 
 def prepared_by_hand(dataset: Dataset, corpora: Corpora, key: str = "0123456789abcdef", **splits: list[dict]) -> Path:
@@ -19,7 +19,7 @@ def prepared_by_hand(dataset: Dataset, corpora: Corpora, key: str = "0123456789a
     for split, rows in splits.items():
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / f"{split}.parquet")
     card = {
-        "version": VERSION,
+        "version": VERSIONS[dataset.kind],
         "row_settings": dataset.row_settings(),
         "settings": dataset.settings(),
         "sources": {split: {"digest": local_digest(source, corpora)} for split, source in dataset.splits.items()},

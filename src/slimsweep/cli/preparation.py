@@ -11,7 +11,7 @@ from slimsweep.data.corpora import Corpora
 from slimsweep.data.preparation.card import counts_table
 from slimsweep.data.preparation.dataset import dataset_named, dataset_names, description
 from slimsweep.data.preparation.prepare import prepare
-from slimsweep.data.preparation.store import TOKENIZER, Folder, matching
+from slimsweep.data.preparation.store import TOKENIZER, Folder, local_digest, matching
 from slimsweep.progress import Watcher, watched_by, watcher
 
 SECONDS_BETWEEN_LINES = 5
@@ -49,17 +49,25 @@ def prepare_dataset(name: str, settings: Sequence[str], corpora: Corpora) -> Non
     with shown() if is_wanted() else watched_by(Lines()):
         watcher().job_started(f"prepare {dataset.name}")
         folder, is_new = prepare(dataset, corpora)
-    for line in outcome_lines(folder, name, is_new):
+    unseen = [] if is_new else [split for split, one in dataset.splits.items() if local_digest(one, corpora) is None]
+    for line in outcome_lines(folder, name, is_new, unseen):
         typer.echo(line)
 
 
-def outcome_lines(folder: Folder, name: str, is_new: bool) -> list[str]:
-    """The table of a card, what is missing, how to name the preparation, and its folder."""
+def outcome_lines(folder: Folder, name: str, is_new: bool, unseen: Sequence[str] = ()) -> list[str]:
+    """The table of a card, what is missing, how to name the preparation, and its folder.
+
+    Args:
+        unseen: splits of an older preparation whose sources are not at hand now.
+    """
     card = folder.card
     lines = [counts_table(card), ""]
     lines += [f"{split} is not at hand: {one['absent']}" for split, one in card["sources"].items() if "absent" in one]
     if not is_new:
-        lines.append("prepared before by equal settings from equal sources")
+        lines.append("prepared before by equal settings" + ("" if unseen else " from equal sources"))
+    for split in unseen:
+        origin = card["sources"].get(split, {}).get("origin", "an unknown source")
+        lines.append(f"{split}: sources were not looked at now; it was read from {origin}")
     if card["row_settings"] != dataset_named(name).row_settings():
         lines.append(f"other rows than those of its file: name them {name}@{folder.key}")
     for split, one in card.get("tokens", {}).items():

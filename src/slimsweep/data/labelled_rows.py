@@ -12,6 +12,7 @@ import torch
 from slimsweep.checks import refuse, whole_number_faults
 from slimsweep.data.corpora import Corpora
 from slimsweep.data.pairs import existing_file
+from slimsweep.data.preparation.dataset import Dataset
 from slimsweep.data.rows import KINDS, kind_of, read_file
 from slimsweep.data.training import (
     TrainingData,
@@ -132,6 +133,20 @@ def label_ids(rows: Sequence[Row], config: Any, path: str | None) -> list[int]:
                 f"{count - 1}, or {', '.join(named)}"
             )
     return [known[row.label] for row in rows]
+
+
+def numbering_faults(dataset: Dataset, source: Any) -> list[str]:
+    """Fault of a classifier whose config gives the classes other numbers than the dataset."""
+    if source.task != "sequence_classification":
+        return []
+    config = {str(name).lower(): int(number) for name, number in (source.config().label2id or {}).items()}
+    ours = {name.lower(): number for number, name in enumerate(dataset.labels)}
+    if config.keys() != ours.keys() or config == ours:
+        return []
+    return [
+        f"model {source.name} numbers its labels {config}, and dataset {dataset.name} {ours}: change label2id and "
+        "id2label in the model's config.json, if it is not trained yet; else read a file whose labels are names"
+    ]
 
 
 def _batch(examples: Sequence[tuple[Row, list[int], int]], padding: int) -> Batch:

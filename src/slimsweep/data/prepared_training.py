@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from slimsweep.checks import refuse, whole_number_faults
 from slimsweep.data.corpora import Corpora
 from slimsweep.data.instructions import Instructions
-from slimsweep.data.labelled_rows import LabelledRows
+from slimsweep.data.labelled_rows import LabelledRows, numbering_faults
 from slimsweep.data.pairs import Pair
 from slimsweep.data.preparation.dataset import TRAIN, Dataset, dataset_named, dataset_names
 from slimsweep.data.prepared import PreparedSplit, read_split
@@ -68,7 +68,7 @@ class PreparedTraining(TrainingData):
             return [str(error)]
         if split.dataset.kind not in KINDS_OF_TASK.get(source.task, ()):
             return [self._wrong_kind(split.dataset, source)]
-        return [*_label_faults(split.dataset, source), *self._reader(source.task, split).faults(source, corpora)]
+        return [*numbering_faults(split.dataset, source), *self._reader(source.task, split).faults(source, corpora)]
 
     def digest(self, corpora: Corpora) -> str:
         split = self._split(corpora)
@@ -109,17 +109,3 @@ class PreparedTraining(TrainingData):
             f"dataset {dataset.name} holds {dataset.kind}, for models of model.task={' or '.join(tasks)}, and model "
             f"{source.name} has {source.task}. {allowed_names(dataset.name, fitting, 'For that task')}"
         )
-
-
-def _label_faults(dataset: Dataset, source: Any) -> list[str]:
-    """Fault of a classifier whose config gives the classes other numbers than the dataset."""
-    if source.task != "sequence_classification":
-        return []
-    config = {str(name).lower(): int(number) for name, number in (source.config().label2id or {}).items()}
-    ours = {name.lower(): number for number, name in enumerate(dataset.labels)}
-    if config.keys() != ours.keys() or config == ours:
-        return []
-    return [
-        f"model {source.name} numbers its labels {config}, and dataset {dataset.name} {ours}: change label2id and "
-        "id2label in the model's config.json, if it is not trained yet"
-    ]

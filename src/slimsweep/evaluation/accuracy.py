@@ -25,6 +25,8 @@ from slimsweep.hints import allowed_names
 from slimsweep.models.batch_sizes import BATCH_TOKENS, batch_tokens, longest_context
 from slimsweep.models.language_model import LanguageModel
 
+log = logging.getLogger(__name__)
+
 TASKS = Path(__file__).parent / "tasks"
 _METRICS = {
     ("acc", "none"): "accuracy",
@@ -83,6 +85,7 @@ class Accuracy(Metric):
             format=".3f",
         ),
         Quantity(field="cut_texts_*", label="answers cut at their longest", unit="texts", format=".0f"),
+        Quantity(field="truncated_prompts_*", label="prompts cut to fit", unit="prompts", format=".0f"),
     )
 
     tasks: str | Sequence[str]
@@ -111,6 +114,7 @@ class Accuracy(Metric):
             for pattern in (
                 *(f"{prefix}{end}_*" for prefix, _, _ in _scores(task_file(task)) for end in ("", "_stderr")),
                 *(["cut_texts_*"] if _writes(task_file(task)) else []),
+                "truncated_prompts_*",
             )
         ]
 
@@ -186,6 +190,13 @@ class Accuracy(Metric):
                     outcomes[field] = Outcomes(right.astype(np.uint8 if is_whole else np.float64), "mean", items)
             if _writes(task_file(task)):
                 values[f"cut_texts_{task}"] = run.cut_texts
+            values[f"truncated_prompts_{task}"] = run.truncated_prompts
+            if run.truncated_prompts:
+                log.warning(
+                    "task %s: %d prompts are longer than the model takes and lost their beginning",
+                    task,
+                    run.truncated_prompts,
+                )
         return Measurement(values, reasons, protocols, outcomes)
 
     def working_bytes(self, token_bytes: int) -> int:
@@ -281,6 +292,7 @@ class _Run:
     written: str
     """Settings of generation; empty where nothing was written."""
     cut_texts: int
+    truncated_prompts: int
 
 
 def _run(task: str, questions: list[dict], shots: list[dict], model: LanguageModel, batch_tokens: int) -> _Run:
@@ -296,10 +308,10 @@ def _run(task: str, questions: list[dict], shots: list[dict], model: LanguageMod
     loaded = task_manager.load([{**fields, "custom_dataset": lambda **_: data}])
     results = evaluate(lm=lm, task_dict=loaded, log_samples=True)
     if lm.has_nan:  # the harness would take one of the answers and call it a choice
-        return _Run({}, [], "", 0)
+        return _Run({}, [], "", 0, lm.truncated_prompts)
     samples = sorted(results["samples"][task], key=lambda sample: sample["doc_id"])
     written = decoding_of(fields["generation_kwargs"]).decoding_protocol if _writes(fields) else ""
-    return _Run(results["results"][task], samples, written, lm.cut_texts)
+    return _Run(results["results"][task], samples, written, lm.cut_texts, lm.truncated_prompts)
 
 
 @functools.cache

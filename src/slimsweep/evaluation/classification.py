@@ -13,7 +13,7 @@ import torch
 
 from slimsweep.checks import choice_faults, refuse, whole_number_faults
 from slimsweep.data.corpora import SHORT_DIGEST, Corpora
-from slimsweep.data.labelled_rows import Row, label_ids, read_rows
+from slimsweep.data.labelled_rows import Row, label_ids, numbering_faults, read_rows
 from slimsweep.data.prepared import read_split
 from slimsweep.data.rows import KINDS
 from slimsweep.data.training import length_faults, padded_batch
@@ -157,6 +157,8 @@ class Classification(Metric):
         try:
             rows = self.rows(corpora)
             label_ids(rows, config, place)
+            if self.dataset:
+                faults += numbering_faults(read_split(self.dataset, self.split, corpora).dataset, source)
         except CorpusError as error:
             return [*faults, str(error)]
         if self.average == "binary" and config.num_labels != 2:
@@ -199,6 +201,7 @@ class Classification(Metric):
         whole = [len(ids) for ids in tokenizer(list(texts), verbose=False)["input_ids"]]
         ids = tokenizer(list(texts), truncation=True, max_length=self.tokens, verbose=False)["input_ids"]
         predictions = np.zeros(len(texts), dtype=np.int64)
+        truncated = sum(length > self.tokens for length in whole)
         batches = _batches([len(one) for one in ids], self.batch_tokens or batch_tokens(model))
         for _, places in tracked(batches, "classification: batch"):
             examples = [{"input_ids": ids[place], "labels": ids[place]} for place in places]
@@ -206,9 +209,9 @@ class Classification(Metric):
             del batch["labels"]
             logits = model.task.forward(model.module, to_device(batch, model.compute_device)).logits
             if not bool(logits.isfinite().all()):
-                return None, 0
+                return None, truncated
             predictions[places] = logits.argmax(dim=-1).cpu().numpy()
-        return predictions, sum(length > self.tokens for length in whole)
+        return predictions, truncated
 
     def _protocol(self, model: LanguageModel, rows: Sequence[Row]) -> str:
         return ":".join(

@@ -38,6 +38,8 @@ class HarnessModel(TemplateLM):
         """Whether any likelihood was not a number; the harness itself would still choose an answer."""
         self.cut_texts = 0
         """Number of texts that had not ended within their longest."""
+        self.truncated_prompts = 0
+        """Number of prompts that lost their beginning, because the model takes no more tokens."""
         self.longest = longest_context(model.config) or FALLBACK_CONTEXT
 
     @property
@@ -93,6 +95,9 @@ class HarnessModel(TemplateLM):
         # Choices of one token share their input, so each distinct input is run once.
         readers: dict[tuple[int, ...], list[int]] = {}
         scores: dict[int, tuple[float, bool]] = {}
+        self.truncated_prompts += len(
+            {tuple(context) for _, context, answer in requests if len(context + answer) > self.longest + 1}
+        )
         for index, (_, context, answer) in enumerate(requests):
             if answer:
                 readers.setdefault(tuple((context + answer)[-self.longest - 1 : -1]), []).append(index)
@@ -138,7 +143,9 @@ class HarnessModel(TemplateLM):
         texts = [""] * len(requests)
         for decoding, places in groups.items():
             room = self.longest - decoding.max_new_tokens
-            prompts = [self.tok_encode(requests[place].args[0])[-room:] or [self.prefix_token_id] for place in places]
+            whole = [self.tok_encode(requests[place].args[0]) for place in places]
+            self.truncated_prompts += sum(len(prompt) > room for prompt in whole)
+            prompts = [prompt[-room:] or [self.prefix_token_id] for prompt in whole]
             written = generate(self.model, prompts, decoding, "task: text")
             self.cut_texts += sum(written.cut)
             for place, text in zip(places, written.texts, strict=True):

@@ -20,17 +20,22 @@ KINDS = {"rouge_1": "rouge1", "rouge_2": "rouge2", "rouge_l": "rougeL", "rouge_l
 """Kinds of rouge-score by record field."""
 NAMES = {"rouge_1": "ROUGE-1", "rouge_2": "ROUGE-2", "rouge_l": "ROUGE-L", "rouge_lsum": "ROUGE-Lsum"}
 BASELINES = ("lead", "random")
-SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
+SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+ABBREVIATION = re.compile(r"(?:\b(?:Mr|Mrs|Ms|Dr|Prof|St|Gen|Col|Sen|Rep|Gov|vs|Jr|Sr)|\b[A-Z]|\be\.g|\bi\.e)\.$")
+"""Ends of a text after which its sentence goes on: titles, initials, and a few more."""
+SENTENCES = "sentences by .!? and lines"
+"""Name of `sentences` in protocols."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rouge(GeneratedText):
-    """Mean F-measure of shared words (1), word pairs (2) and longest common sequences (L, and Lsum by lines).
+    """Mean F-measure of shared words (1), word pairs (2) and longest common sequences (L, and Lsum by sentences).
 
     As rouge-score has it: letters a to z and digits alone make words, so that it is meant for English.
     Source: Lin (2004); the package rouge-score 0.1.2.
     """
 
+    version: ClassVar[int] = 2
     where: ClassVar[str] = "evaluation.metrics.rouge"
     declares: ClassVar[tuple[Quantity, ...]] = (
         *(
@@ -90,13 +95,15 @@ class Rouge(GeneratedText):
         self, texts: Sequence[str], targets: Sequence[str], ending: str = "", what: str = ""
     ) -> dict[str, Score]:
         scorer = rouge_scorer(self.stemmer)
-        each = [scorer.score(target, text) for text, target in zip(texts, targets, strict=True)]
+        pairs = [tuple("\n".join(sentences(one)) for one in pair) for pair in zip(targets, texts, strict=True)]
+        each = [scorer.score(target, text) for target, text in pairs]
         protocol = f"rouge-score {importlib.metadata.version('rouge-score')}:F:stem={'yes' if self.stemmer else 'no'}"
         protocol += f":{what}" if what else ""
         scores = {}
         for field, kind in KINDS.items():
             rows = np.array([one[kind].fmeasure for one in each])
-            scores[field + ending] = Score(float(rows.mean()), rows, "mean", protocol)
+            named = f"{protocol}:{SENTENCES}" if ending or field == "rouge_lsum" else protocol
+            scores[field + ending] = Score(float(rows.mean()), rows, "mean", named)
         return scores
 
 
@@ -107,10 +114,24 @@ def rouge_scorer(stemmer: bool) -> Any:
     return RougeScorer(list(KINDS.values()), use_stemmer=stemmer)
 
 
-def baseline_text(source: str, sentences: int, is_random: bool) -> str:
+def sentences(text: str) -> list[str]:
+    """Sentences of a text, for generated texts, references and baselines alike; each line ends one."""
+    found = []
+    for line in text.split("\n"):
+        begun = ""
+        for part in SENTENCE_END.split(line.strip()):
+            begun = f"{begun} {part}".strip()
+            if not ABBREVIATION.search(begun):
+                found.append(begun)
+                begun = ""
+        found.append(begun)
+    return [sentence for sentence in found if sentence]
+
+
+def baseline_text(source: str, count: int, is_random: bool) -> str:
     """Some sentences of a source, one a line: the first ones, or ones drawn with the source's hash as the seed."""
-    every = [sentence for sentence in SENTENCE_END.split(source.strip()) if sentence]
-    chosen = range(min(sentences, len(every)))
+    every = sentences(source)
+    chosen = range(min(count, len(every)))
     if is_random:
         seed = int.from_bytes(hashlib.sha256(source.encode()).digest()[:8])
         chosen = sorted(random.Random(seed).sample(range(len(every)), len(chosen)))

@@ -79,8 +79,7 @@ def install(source: Path, target: Path) -> str:
             raise CorpusError(f"{source} holds no {', '.join(missing)} of WordNet")
         if not VERSION.search(found["data.adj"].read_text(encoding="utf-8")):
             raise CorpusError(f"{source}: its data.adj does not name WordNet's version, so it is not WordNet's")
-        shutil.rmtree(place, ignore_errors=True)
-        with whole_folder(place) as partial:
+        with whole_folder(place, replaces=True) as partial:
             for name, file in found.items():
                 if file is not None:
                     shutil.copyfile(file, partial / name)

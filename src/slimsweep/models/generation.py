@@ -30,7 +30,7 @@ BLANK_LINE = "\n\n"
 SPARE_TOKENS = 3
 """Last tokens of a text in which a stop is looked for, beyond those of the stop itself."""
 FACTS = ("decoder_start_token_id", "forced_bos_token_id", "bad_words_ids", "suppress_tokens", "begin_suppress_tokens")
-"""Fields of a checkpoint's generation settings that say which tokens it can write. Its way of searching counts not."""
+"""Fields of a checkpoint's generation settings that say which tokens it can write. How it searches does not count."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,12 +166,13 @@ def _written(model: LanguageModel, prompts: Sequence[Sequence[int]], decoding: D
     before = ids.shape[1] if is_decoder else 1  # an encoder-decoder's output begins with its start token
     criteria = [_after_stops(model.tokenizer, decoding.stops, before)] if decoding.stops else []
     given = model.module.generation_config
+    settings = _settings(model, given, decoding)  # reads end tokens of the checkpoint's settings, still in their place
     model.module.generation_config = GenerationConfig()  # a checkpoint's own settings would fill in what is not named
     try:
         output = model.module.generate(
             ids.to(model.compute_device),
             attention_mask=mask.to(model.compute_device),
-            generation_config=_settings(model, given, decoding),
+            generation_config=settings,
             stopping_criteria=StoppingCriteriaList(criteria),
         )
     finally:

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from slimsweep.data.preparation.dataset import dataset_named, dataset_names, dataset_of, description
@@ -62,13 +64,16 @@ def test_faults_are_told_together():
         (["form=seq2seq"], "form='seq2seq': give auto, classification or causal"),
         (["made.validation=0.1"], "made.validation: a made split has a name of its own"),
         (["patterns.text=("], "is no regular expression"),
+        (["patterns.text=(?:a)b"], "has no group: put what stands for the column in brackets"),
+        (["made={dev: 0.3, held_out: 20}"], "give fractions alone, or whole numbers of rows alone"),
+        (["made={dev: 0.5, held_out: 0.5}"], "the fractions add up to 1"),
         (["filters=[1,2]"], "filters=[1, 2] is no mapping: write filters.NAME=VALUE"),
         (["splits.Test.files=[a]"], "splits.Test: use small letters"),
         (["splits.train.target_files=[a]"], "name one file of targets for each of files"),
     ],
 )
 def test_a_bad_setting_is_told_with_the_allowed_ones(words, told):
-    with pytest.raises(ConfigError, match=told.replace("[", r"\[").replace("(", r"\(")):
+    with pytest.raises(ConfigError, match=re.escape(told)):
         dataset_named("sst2", words)
 
 
@@ -82,3 +87,8 @@ def test_a_dataset_needs_splits_and_classes():
         dataset_of("mine", {"kind": "text"})
     with pytest.raises(ConfigError, match="labels: name the two or more classes"):
         dataset_of("mine", {"kind": "labelled", "splits": {"train": {"files": ["a"]}}})
+
+
+def test_joining_lines_of_the_hub_is_another_preparation():
+    joined, plain = (dataset_named("wikitext2", [f"splits.train.hub_lines={flag}"]) for flag in ("true", "false"))
+    assert joined.row_settings() != plain.row_settings()

@@ -1,7 +1,7 @@
 import pytest
 from small_datasets import small_dataset
 
-from slimsweep.data.preparation.pipeline import run_steps
+from slimsweep.data.preparation.pipeline import _check_leaks, run_steps
 from slimsweep.errors import ConfigError, CorpusError
 
 
@@ -91,3 +91,10 @@ def test_running_text_keeps_its_repetitions(tmp_path):
 def test_a_filter_that_leaves_nothing_is_named(tmp_path):
     with pytest.raises(CorpusError, match="no row is left in train .by the step 'filter words'."):
         run("text", tmp_path, {"train": [{"text": "a b"}]}, filters={"words": [3, None]})
+
+
+def test_an_input_in_two_splits_is_refused_even_without_assertions(tmp_path):
+    dataset = small_dataset("text", tmp_path, {"train": [{"text": "a"}]})
+    with pytest.raises(CorpusError, match="an input is in train and in test: 'A'. Nothing was written"):
+        _check_leaks({"train": [{"text": "a"}], "test": [{"text": "A"}]}, dataset)
+    _check_leaks({"train": [{"text": "a"}, {"text": "a"}], "test": [{"text": "b"}]}, dataset)

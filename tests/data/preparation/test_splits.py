@@ -9,10 +9,22 @@ def texts(rows):
     return {row["text"] for row in rows}
 
 
-def test_the_input_of_a_conversation_is_all_but_its_answers():
+def test_the_input_of_a_conversation_is_its_first_question():
     turns = [("system", "s"), ("user", "u"), ("assistant", "a"), ("user", "v"), ("assistant", "b")]
     row = {"messages": [{"role": role, "content": text} for role, text in turns]}
-    assert row_input(row, "conversations") == "s\nu\nv"
+    assert row_input(row, "conversations") == "u"
+
+
+def test_conversations_that_begin_alike_share_a_split(tmp_path):
+    rows = []
+    for number in range(200):
+        turns = [("system", f"s {number}"), ("user", f"u {number // 4}"), ("assistant", "a"), ("user", f"v {number}")]
+        turns.append(("assistant", "b"))
+        rows.append({"messages": [{"role": role, "content": text} for role, text in turns]})
+    dataset = small_dataset("conversations", tmp_path, {"train": rows}, made={"validation": 0.3})
+    made = made_splits(rows, dataset)
+    first = {name: {row["messages"][1]["content"] for row in part} for name, part in made.items()}
+    assert made["validation"] and not first["train"] & first["validation"]
 
 
 def test_a_duplicate_is_equal_in_all_columns_and_the_first_stays():
@@ -31,7 +43,7 @@ def test_a_fraction_takes_about_so_many_and_ignores_the_order_of_the_rows(tmp_pa
     assert texts(fewer["test"]) == texts(made["test"]) & texts(ROWS[:1000])  # more rows move none
 
 
-def test_a_whole_number_takes_exactly_so_many(tmp_path):
+def test_a_whole_number_takes_so_many_where_no_input_is_there_twice(tmp_path):
     dataset = small_dataset("text", tmp_path, {"train": ROWS}, made={"validation": 40, "test": 40})
     made = made_splits(ROWS[:400], dataset)
     assert {name: len(rows) for name, rows in made.items()} == {"train": 320, "validation": 40, "test": 40}
@@ -39,10 +51,10 @@ def test_a_whole_number_takes_exactly_so_many(tmp_path):
 
 def test_rows_of_one_input_stay_together(tmp_path):
     pairs = [{"source": f"s {number // 2}", "target": str(number)} for number in range(200)]
-    dataset = small_dataset("pairs", tmp_path, {"train": pairs}, made={"validation": 0.3, "test": 11})
+    dataset = small_dataset("pairs", tmp_path, {"train": pairs}, made={"validation": 21, "test": 11})
     made = made_splits(pairs, dataset)
     inputs = {name: {input_digest(row, "pairs") for row in rows} for name, rows in made.items()}
-    assert len(made["test"]) == 12 and made["validation"]
+    assert len(made["test"]) == 12 and len(made["validation"]) == 22
     assert not inputs["train"] & inputs["test"] and not inputs["train"] & inputs["validation"]
     assert not inputs["test"] & inputs["validation"]
 

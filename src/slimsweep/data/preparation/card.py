@@ -9,7 +9,7 @@ from slimsweep.data.preparation.dataset import Dataset
 from slimsweep.data.preparation.pipeline import Outcome
 from slimsweep.data.preparation.sources import SourceRows
 from slimsweep.data.preparation.splits import Rows
-from slimsweep.data.preparation.store import VERSION, rows_digest
+from slimsweep.data.preparation.store import VERSIONS, rows_digest
 
 SHOWN_TEXT = 300
 PERCENTILES = (50, 95)
@@ -23,7 +23,7 @@ def card_of(
     return {
         "name": dataset.name,
         "key": key,
-        "version": VERSION,
+        "version": VERSIONS[dataset.kind],
         "kind": dataset.kind,
         "settings": dataset.settings(),
         "row_settings": dataset.row_settings(),

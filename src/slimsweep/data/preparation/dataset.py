@@ -94,7 +94,8 @@ class Dataset:
     labels: tuple[str, ...] = ()
     """Names of the classes in the order of their numbers; only for labelled rows."""
     made: dict[str, float | int] = field(default_factory=dict)
-    """Splits that are made of the training rows, by hash: a fraction, or exactly so many rows."""
+    """Splits that are made of the training rows, by hash: all by fractions, or all by numbers of rows. Rows of one
+    input stay together, so a split may have a few rows more than its number."""
     patterns: dict[str, str] = field(default_factory=dict)
     """Regular expression for a column of the source; where it matches, its first group stands for the column."""
     cleaning: tuple[str, ...] = ("encoding", "unicode", "whitespace")
@@ -141,7 +142,10 @@ class Dataset:
         """Settings that decide the rows, as JSON has them."""
         fields = _plain(dataclasses.asdict(self))
         columns = {split: self.source_columns(split) for split in self.splits}
-        reading = {split: [source.between, source.first] for split, source in self.splits.items()}
+        reading = {
+            split: [source.between, source.first, *(["hub_lines"] if source.hub_lines else [])]
+            for split, source in self.splits.items()
+        }
         left = {*PLACES, *(() if self._filters_tokens else TOKEN_FIELDS)}
         return {name: value for name, value in fields.items() if name not in left} | {
             "columns": columns,
@@ -172,7 +176,9 @@ class Dataset:
             *whole_number_faults("tokens", self.tokens, least=2, is_optional=True),
             *(fault for name, given in self.filters.items() for fault in _range_faults(name, given)),
             *(fault for name, given in self.made.items() for fault in self._made_faults(name, given)),
+            *self._mixed_faults(),
             *(fault for name, given in self._expressions() for fault in _expression_faults(name, given)),
+            *(fault for name, given in self.patterns.items() for fault in _group_faults(f"patterns.{name}", given)),
         ]
         for split, source in self.splits.items():
             if not SPLIT_NAME.fullmatch(split):
@@ -202,6 +208,16 @@ class Dataset:
             return whole_number_faults(f"made.{name}", given)
         return number_faults(f"made.{name}", given, "(0, 1)", "or a whole number of rows")
 
+    def _mixed_faults(self) -> list[str]:
+        """Sizes that cannot hold together: the rows that a number takes would be missing from a fraction."""
+        sizes = [one for one in self.made.values() if is_number(one)]
+        whole = [one for one in sizes if is_whole_number(one)]
+        if whole and len(whole) < len(sizes):
+            return [f"made={self.made}: give fractions alone, or whole numbers of rows alone"]
+        if not whole and sum(sizes) >= 1:
+            return [f"made={self.made}: the fractions add up to {sum(sizes):g}, and training needs rows too"]
+        return []
+
 
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
@@ -228,6 +244,12 @@ def _expression_faults(name: str, given: Any) -> list[str]:
     except (re.error, TypeError) as error:
         return [f"{name}={given!r} is no regular expression ({error})"]
     return []
+
+
+def _group_faults(name: str, given: Any) -> list[str]:
+    if _expression_faults(name, given) or re.compile(given).groups:
+        return []
+    return [f"{name}={given!r} has no group: put what stands for the column in brackets"]
 
 
 def dataset_folder() -> Path:

@@ -142,7 +142,7 @@ def _contradictions(rows: Rows, dataset: Dataset) -> str:
 
 
 def _without_overlaps(splits: dict[str, Rows], dataset: Dataset) -> tuple[dict[str, Rows], str]:
-    """Rows whose input is in no split that wins over theirs, and a sentence on the others."""
+    """Rows without those that give way to an equal input of another split, and a sentence on these."""
     watcher().step("overlaps")
     found = overlaps(splits, dataset.kind)
     allowed = {"remove": (TRAIN,), "remove_all": tuple(splits), "refuse": ()}[dataset.overlaps]
@@ -187,8 +187,17 @@ def _refuse_empty(splits: dict[str, Rows], steps: list[Step]) -> None:
 
 
 def _check_leaks(splits: dict[str, Rows], dataset: Dataset) -> None:
-    """Fails where an input is in two splits, which the steps before make impossible."""
+    """Fail where an input is in two splits, which the steps before make impossible.
+
+    Raises:
+        CorpusError: there is such an input.
+    """
     owner: dict[bytes, str] = {}
     for split, rows in splits.items():
         for row in rows:
-            assert owner.setdefault(input_digest(row, dataset.kind), split) == split, f"{split} leaks"
+            other = owner.setdefault(input_digest(row, dataset.kind), split)
+            if other != split:
+                raise CorpusError(
+                    f"dataset {dataset.name}: an input is in {other} and in {split}: "
+                    f"{row_input(row, dataset.kind)[:SHOWN_TEXT]!r}. Nothing was written"
+                )

@@ -16,9 +16,14 @@ EVALUATION_ORDER = ("test", "validation")
 
 
 def row_input(row: dict[str, Any], kind: str) -> str:
-    """The part of a row that a model is given: its text, source, question, or the turns before the last answer."""
+    """The part of a row that tells its split: its text, source, question, or the first turn of the user.
+
+    Conversations that begin with one question stay together, whatever their system prompt and their later turns are.
+    """
     if kind == "conversations":
-        return "\n".join(turn["content"] for turn in row["messages"] if turn["role"] != "assistant")
+        turns = row["messages"]
+        first = next((turn["content"] for turn in turns if turn["role"] == "user"), None)
+        return "\n".join(turn["content"] for turn in turns) if first is None else first
     return row[{"pairs": "source", "problems": "question"}.get(kind, "text")]
 
 
@@ -70,8 +75,8 @@ def _precedence(name: str) -> tuple[bool, int, str]:
 def made_splits(rows: Rows, dataset: Dataset) -> dict[str, Rows]:
     """Training rows and the splits that a dataset makes of them, each in the order of the rows.
 
-    Rows of one input stay together. A fraction takes the inputs whose hash lies in an interval of that width; a whole
-    number takes rows in the order of their hash until there are so many.
+    Rows of one input stay together. A fraction takes the inputs whose hash lies in an interval of that width. A whole
+    number takes inputs in the order of their hash until there are at least so many rows.
     """
     digests = [input_digest(row, dataset.kind) for row in rows]
     chosen: dict[bytes, str] = {}

@@ -15,8 +15,8 @@ from slimsweep.data.corpora import Corpora
 from slimsweep.data.preparation.dataset import Dataset, SplitSource
 from slimsweep.errors import CorpusError
 
-VERSION = 1
-"""Raised when the same sources and settings give other rows."""
+VERSIONS = {"text": 1, "labelled": 1, "pairs": 1, "conversations": 2, "problems": 1}
+"""Version of the preparation of each kind, raised when the same sources and settings give other rows."""
 CARD = "card.json"
 TOKENIZER = "tokenizer"
 """Folder of a trained tokenizer."""
@@ -49,8 +49,8 @@ def place(dataset: Dataset, corpora: Corpora) -> Path:
 
 
 def key_of(settings: dict[str, Any], sources: dict[str, Any]) -> str:
-    """Key of a preparation: hash of its settings, digests of its sources, and the version."""
-    content = {"version": VERSION, "settings": settings, "sources": sources}
+    """Key of a preparation: hash of its settings, digests of its sources, and the version of its kind."""
+    content = {"version": VERSIONS[settings["kind"]], "settings": settings, "sources": sources}
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:KEY_DIGITS]
 
 
@@ -62,7 +62,7 @@ def folders(dataset: Dataset, corpora: Corpora) -> list[Folder]:
             card = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
-        if isinstance(card, dict) and card.get("version") == VERSION:
+        if isinstance(card, dict) and card.get("version") == VERSIONS[dataset.kind]:
             found.append(Folder(path.parent, card))
     return found
 
