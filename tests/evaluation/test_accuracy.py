@@ -78,7 +78,9 @@ def test_every_zero_shot_task_runs_on_its_local_copy(task, stories260k, shared, 
     metric = Accuracy(tasks=[task], task_limit=6)
     measurement = metric.measure(stories260k, corpora)
     assert list(measurement.values) == [one.field for one in metric.quantities()]
-    assert all(0 <= value <= 1 for name, value in measurement.values.items() if not name.startswith("cut_"))
+    assert all(
+        0 <= value <= 1 for name, value in measurement.values.items() if not name.startswith(("cut_", "truncated_"))
+    )
     assert ":local:questions=6:" in measurement.protocols[f"accuracy_{task}"]
 
 
@@ -244,8 +246,8 @@ def test_what_is_no_language_model_is_a_fault(tmp_path):
 
 def test_fields_of_a_task_with_and_without_length_normalisation():
     fields = {task: [one.field for one in Accuracy(tasks=[task]).quantities()] for task in ("boolq", "piqa")}
-    assert fields["boolq"] == ["accuracy_boolq", "accuracy_stderr_boolq"]
-    assert fields["piqa"][2:] == ["acc_norm_piqa", "acc_norm_stderr_piqa"]
+    assert fields["boolq"] == ["accuracy_boolq", "accuracy_stderr_boolq", "truncated_prompts_boolq"]
+    assert fields["piqa"][2:4] == ["acc_norm_piqa", "acc_norm_stderr_piqa"]
     assert Accuracy(tasks=["boolq"]).quantities()[0].error == "accuracy_stderr_boolq"
 
 
