@@ -30,3 +30,13 @@ def project_path(path: str | Path) -> Path:
 def outputs_dir() -> Path:
     """Output folder of commands that read records: environment SLIMSWEEP_OUTPUTS, else `outputs`."""
     return project_path(os.environ.get("SLIMSWEEP_OUTPUTS") or "outputs")
+
+
+STANDS_FOR = "stands_for"
+"""Link in the throwaway cache of a dry run to the cache that it stands for."""
+
+
+def lasting_cache(cache_dir: Path) -> Path:
+    """The cache that a throwaway one stands for; any other cache itself."""
+    link = cache_dir / STANDS_FOR
+    return link.resolve() if link.is_symlink() else cache_dir

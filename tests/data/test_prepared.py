@@ -3,8 +3,9 @@ from small_datasets import prepared_by_hand
 
 from slimsweep.data.corpora import Corpora
 from slimsweep.data.preparation.dataset import dataset_named
-from slimsweep.data.prepared import read_split
+from slimsweep.data.prepared import command, read_split
 from slimsweep.errors import CorpusError
+from slimsweep.paths import STANDS_FOR
 
 ROWS = [{"text": "good", "label": 1, "words": 1}, {"text": "bad", "label": 0, "words": 1}]
 
@@ -65,3 +66,12 @@ def test_two_preparations_of_other_rows_are_never_chosen_from(corpora, data_dir,
     assert len(read_split("sst2", "train", corpora).rows) == 1
     with pytest.raises(CorpusError, match="several sources"):
         read_split("sst2", "train", Corpora(None, tmp_path / "cache"))
+
+
+def test_a_dry_run_tells_the_command_for_the_cache_that_it_stands_for(tmp_path):
+    lasting, throwaway = tmp_path / "cache", tmp_path / "throwaway"
+    lasting.mkdir()
+    throwaway.mkdir()
+    (throwaway / STANDS_FOR).symlink_to(lasting)
+    assert command("sst2", Corpora(None, throwaway)) == f"slim prepare sst2 --cache-dir {lasting}"
+    assert command("sst2", Corpora(None, lasting)) == f"slim prepare sst2 --cache-dir {lasting}"

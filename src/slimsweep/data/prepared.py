@@ -12,7 +12,7 @@ from slimsweep.data.preparation.store import Folder, folders, matching
 from slimsweep.data.rows import read_file
 from slimsweep.errors import CorpusError
 from slimsweep.hints import allowed_names
-from slimsweep.paths import outputs_dir
+from slimsweep.paths import lasting_cache, outputs_dir
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def _by_settings(dataset: Dataset, corpora: Corpora) -> Folder:
     if not found:
         raise CorpusError(
             f"dataset {dataset.name} is not prepared from the sources at hand (looked in "
-            f"{corpora.cache_dir}/prepared): run {command(dataset.name, corpora)}"
+            f"{lasting_cache(corpora.cache_dir)}/prepared): run {command(dataset.name, corpora)}"
         )
     most = [folder for folder in found if len(folder.card["splits"]) == len(found[0].card["splits"])]
     if len({str(folder.card["splits"]) for folder in most}) > 1:
@@ -101,5 +101,6 @@ def command(name: str, corpora: Corpora) -> str:
     """The command that prepares a dataset where these corpora look for it."""
     words = ["slim", "prepare", name]
     words += ["--data-dir", str(corpora.data_dir)] if corpora.data_dir else []
-    is_default = corpora.cache_dir == outputs_dir() / "cache"
-    return shlex.join([*words, *([] if is_default else ["--cache-dir", str(corpora.cache_dir)])])
+    cache_dir = lasting_cache(corpora.cache_dir)
+    is_default = cache_dir == outputs_dir() / "cache"
+    return shlex.join([*words, *([] if is_default else ["--cache-dir", str(cache_dir)])])

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from slimsweep.paths import STANDS_FOR
 from slimsweep.pipeline.experiment import Asked, Experiment
 from slimsweep.progress import watcher
 from slimsweep.records.record import write_json
@@ -36,6 +37,7 @@ def _throwaway_cache(cache_dir: str) -> str:
     """A temporary folder, removed at exit, with links to what a cache holds."""
     folder = Path(tempfile.mkdtemp(prefix="slimsweep-dry-run-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    (folder / STANDS_FOR).symlink_to(Path(cache_dir).absolute())
     for part in Path(cache_dir).absolute().glob("*/"):
         (folder / part.name).mkdir()
         for entry in part.iterdir():
