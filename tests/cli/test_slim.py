@@ -66,6 +66,9 @@ def test_literature_and_claims_are_printed_beside_the_records(store, slim):
     claims = json.loads(slim("table", "counts", "--claims", "--format", "json").stdout)
     assert {"supported", "contradicted", "not run"} >= {one["verdict"] for one in claims}
     assert "\\toprule" in slim("table", "--claims", "--format", "latex").stdout
+    both = slim("table", "--literature", "--claims", "--format", "json")
+    assert both.exit_code == 2 and "one document" in both.output and not both.stdout.startswith("[")
+    assert slim("table", "--literature", "--claims").exit_code == 0
 
 
 def test_a_sweep_with_a_study_is_printed_in_its_rows_unless_plain(store, slim):

@@ -1,11 +1,21 @@
+from functools import cache
+
 import pytest
 import yaml
-from conftest import PROJECT
+from conftest import CACHE, PROJECT
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from made_up import record
 
+import slimsweep.cli.app  # registers the resolvers of conf/config.yaml
 from slimsweep.errors import StoreError
-from slimsweep.reports import claims
+from slimsweep.pipeline.experiment import Experiment
+from slimsweep.reports import claims, selection
 from slimsweep.reports.claims import Claim, Measure
+
+assert slimsweep.cli.app
 
 SWEEP = "mine"
 
@@ -82,10 +92,28 @@ def test_differences_distances_and_plain_values():
 
 def test_a_claim_without_records_or_without_a_test_is_not_run_with_its_reason():
     verdict = judged(claim(Measure("gmacs", "quotient", at_most=1)), trained(), trained("wanda", 0.5))
-    assert (verdict.word, verdict.reason) == ("not run", "no record of the sweep mine measured it: make mine")
+    reason = "no record of the sweep mine measured gmacs by the protocol of one beside it: make mine"
+    assert (verdict.word, verdict.reason) == ("not run", reason)
     verdict = judged(Claim("It runs.", "a study", not_run="no runtime here"))
     assert (verdict.word, verdict.reason) == ("not run", "no runtime here")
     assert "claim 1: no runtime here" in claims.table([verdict]).notes
+
+
+def test_each_cause_of_a_claim_that_was_not_run_is_named():
+    measure, wanda = Measure("perplexity_*", "quotient", at_most=2), trained("wanda", 0.5)
+    assert judged(claim(measure)).reason == "the sweep mine has no record of wanda: make mine"
+    assert judged(claim(measure), wanda).reason == (
+        "the sweep mine has no record of dense to compare 1 with, with equal model: make mine"
+    )
+    other = trained(dtype="bfloat16")
+    assert "with equal model and dtype" in judged(claim(measure, pair=("dtype",)), other, wanda).reason
+    given = claim(measure, given=(Measure("parameters", "quotient", at_most=0.2),))
+    assert judged(given, trained(), wanda).reason == (
+        "none of 1 records of the sweep mine is one that the claim speaks of (parameters: quotient at most 0.2)"
+    )
+    assert judged(claim(measure), trained(protocol="other"), wanda).reason.startswith(
+        "no record of the sweep mine measured perplexity_* by the protocol"
+    )
 
 
 def test_the_table_shows_the_value_beside_its_threshold():
@@ -109,6 +137,68 @@ def test_every_fault_of_the_file_is_told_at_once(tmp_path):
     for fault in ("needs a field and a limit", "value, quotient or difference", "unknown word 'sweep'", "has no sweep"):
         assert fault in str(error.value)
     assert "every or any" in str(error.value)
+
+
+def test_times_of_two_jobs_and_two_measures_of_many_fields_are_refused(tmp_path):
+    many = {"field": "perplexity_*", "by": "quotient", "at_most": 1}
+    entries = [
+        {"measures": [many | {"field": "latency_seconds"}], "pair": ["base_key", "threads"]},
+        {"measures": [many, many | {"field": "accuracy_*"}]},
+        {"measures": [many], "given": [many]},
+    ]
+    given = {"claim": "a", "source": "s", "sweep": "x", "of": {}, "relative_to": {}}
+    (tmp_path / "claims.yaml").write_text(yaml.safe_dump([given | entry for entry in entries]))
+    with pytest.raises(StoreError, match=r"add device and threads to pair.*more than one measure.*\* in given"):
+        claims.read(tmp_path / "claims.yaml")
+    (tmp_path / "claims.yaml").write_text(
+        yaml.safe_dump([given | entries[0] | {"pair": ["base_key", "threads", "device"]}])
+    )
+    assert len(claims.read(tmp_path / "claims.yaml")) == 1
+
+
+@pytest.fixture(scope="module")
+def conf():
+    with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3", job_name="test"):
+        yield
+    GlobalHydra.instance().clear()
+
+
+def jobs_of(sweep):
+    """Overrides of the jobs of a sweep with their chains as records name them."""
+    grids = yaml.safe_load((PROJECT / "sweeps" / f"{sweep}.yaml").read_text())["hydra"]["sweeper"]["grids"]
+    for grid in grids:
+        overrides = OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in grid.items()])
+        for batch in BasicSweeper.split_arguments(overrides, None):
+            for job in batch:
+                (chain,) = [
+                    line.removeprefix("technique=").strip("[]") for line in job if line.startswith("technique=")
+                ]
+                stages = chain.split(",") if chain else []
+                fitting = [line for line in job if not line.startswith("technique.") or line.split(".")[1] in stages]
+                yield "+".join(stages) or "dense", (f"+sweeps={sweep}", f"cache_dir={CACHE}", *fitting)
+
+
+@cache
+def planned(overrides):
+    """What the record of a job will say of its model and its stages."""
+    experiment = Experiment.of(compose("config", list(overrides)), list(overrides))
+    stages = [{"name": stage.name, "fields": vars(stage.technique)} for stage in experiment.stages]
+    named = {"model": experiment.model.name, "technique": experiment.chain, "dtype": experiment.dtype}
+    return named | {"ratio": (experiment.ratios or [None])[0], "pattern": experiment.pattern, "stages": stages}
+
+
+FILTERS = [
+    (one.sweep, where) for one in claims.read() if not one.not_run for where in (one.of, one.relative_to) if where
+]
+DISTINCT = {repr(case): case for case in FILTERS}
+
+
+@pytest.mark.parametrize(("sweep", "where"), DISTINCT.values(), ids=DISTINCT)
+def test_a_filter_of_a_claim_fits_a_job_of_its_sweep(sweep, where, conf):
+    by_chain = {"technique": where["technique"]}
+    named = [job for chain, job in jobs_of(sweep) if selection.matching([{"technique": chain}], by_chain)]
+    assert named, "no job has such a chain"
+    assert where == by_chain or any(selection.matching([planned(job)], where) for job in named)
 
 
 def test_the_claims_of_the_project_name_sweeps_and_tools_without_a_runtime():

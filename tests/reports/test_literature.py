@@ -42,6 +42,49 @@ def test_seeds_are_averaged():
     assert one.ours == 10.0 and one.count == 2 and one.deviation == 0
 
 
+def test_values_by_several_protocols_are_a_line_each_and_never_averaged():
+    protocols = [f"wikitext2:test:ctx=512:windows={count}:sha=1" for count in (16, 166)]
+    records = [
+        record(weights="trained", protocol=protocol, perplexity_wikitext2=value)
+        for protocol, value in zip(protocols, (10.0, 20.0), strict=True)
+    ]
+    found = literature.compare([published(10.0, note="of old")], records)
+    assert [(one.ours, one.count, one.distinction, one.verdict) for one in found] == [
+        (10.0, 1, "windows=16", "agrees"),
+        (20.0, 1, "windows=166", "DEVIATES"),
+    ]
+    assert [row["our_protocol"] for row in literature.rows(found)] == protocols
+    table = literature.table(found)
+    assert "(ours: windows=166)" in " ".join(table.rows[1]) and table.notes.count("[1] of old") == 1
+    whole = published(10.0, protocol=("test", "ctx=512", "windows=166"))
+    assert [one.ours for one in literature.compare([whole], records)] == [20.0]
+
+
+def test_a_protocol_may_be_that_of_one_field(tmp_path):
+    group = {"source": "a paper", "status": "read", "tolerance": 0, "protocol": ["ctx=2048"]}
+    group["rows"] = [{"where": DENSE, "values": {"perplexity_wikitext2": 5, "perplexity_c4": 7}}]
+    (tmp_path / "values.yaml").write_text(yaml.safe_dump([group | {"protocols": {"perplexity_c4": ["windows=256"]}}]))
+    assert {one.field: one.protocol for one in literature.read(tmp_path / "values.yaml")} == {
+        "perplexity_wikitext2": ("ctx=2048",),
+        "perplexity_c4": ("ctx=2048", "windows=256"),
+    }
+    (tmp_path / "values.yaml").write_text(yaml.safe_dump([group | {"protocols": {"bleu": "test"}}]))
+    with pytest.raises(StoreError, match="name bleu, of which no row has a value.*no list of parts: 'test'"):
+        literature.read(tmp_path / "values.yaml")
+
+
+def test_qualities_of_the_project_say_how_much_of_a_set_was_measured():
+    """A split, and the number of windows or items, or that windows are not limited."""
+    for one in literature.read():
+        if one.status == "computed":
+            continue
+        names = {part.partition("=")[0] for part in one.protocol}
+        if one.field.startswith("perplexity_"):
+            assert "windows" in names or ("evaluation.max_windows", None) in one.where.items(), one
+        elif one.field.startswith(("classification", "rouge", "bleu")):
+            assert "split" in names and names & {"rows", "items"}, one
+
+
 def test_rows_without_ours_stay_in_the_table_and_sources_below_it():
     found = literature.compare(
         [published(10.0), published(7.0, where={"technique": "wanda"})], [record(weights="trained")]

@@ -38,3 +38,14 @@ def test_random_weights_mean_something_once_they_are_trained():
 def test_a_filter_in_words_names_the_technique_first():
     where = {"model": "llama", "ratio": 0.5, "technique": "wanda", "wanda.pattern": ["2:4", "4:8"]}
     assert selection.text(where) == "wanda, ratio 0.5, pattern 2:4 or 4:8"
+
+
+def test_a_filter_names_settings_of_the_evaluation_and_of_its_metrics():
+    whole = record() | {
+        "config": {"evaluation": {"max_windows": None, "metrics": {"perplexity": {"max_windows": None}}}}
+    }
+    part = record() | {"config": {"evaluation": {"max_windows": None, "metrics": {"perplexity": {"max_windows": 8}}}}}
+    assert selection.matching([whole, part], {"evaluation.max_windows": None}) == [whole]
+    assert selection.matching([whole, part], {"evaluation.max_windows": 8}) == [part]
+    assert selection.text({"technique": "rtn", "rtn.group_size": None}) == "rtn, no group size"
+    assert selection.text({"technique": ["int8", "rtn"]}) == "int8 or rtn"

@@ -33,6 +33,11 @@ def test_seeds_of_one_row_stand_below_each_other():
     assert [(row[""], row["seed"]) for row in cells(table)] == [("pruned", "0"), ("pruned", "1")]
 
 
+def test_a_record_without_a_seed_has_an_empty_one():
+    table = study_table.table(Study(rows=ROWS), [record(), *(record("wanda", 0.5, seed) for seed in (0, 1))])
+    assert [row["seed"] for row in cells(table)] == ["-", "0", "1", "-"]  # dense, two seeds, the row without a record
+
+
 def test_the_last_column_is_what_is_kept_of_the_base():
     values = {"accuracy_piqa": 0.5, "accuracy_boolq": 0.7}
     base = record(accuracy_sentiment=None, **values)

@@ -132,6 +132,10 @@ def table(
     from slimsweep.reports import study_table
 
     store, is_data = _store(outputs), format in (Format.csv, Format.json)
+    if literature and claims and is_data:
+        raise typer.BadParameter(
+            f"--format {format.value} is one document: give --literature or --claims", param_hint="--format"
+        )
     if literature or claims:
         kinds = [name for name, is_asked in (("literature", literature), ("claims", claims)) if is_asked]
         _echo_reports(store, sweeps, kinds, format)

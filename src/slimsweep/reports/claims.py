@@ -39,6 +39,8 @@ CALCULATIONS = ("value", "quotient", "difference")
 NEEDS = ("every", "any")
 LIMITS = ("at_least", "at_most", "apart")
 ALWAYS = {"claim", "source"}
+TIME = "_seconds"
+"""End of the fields that hold a time of a job, which is another on other hardware."""
 TESTED = ALWAYS | {"sweep", "of", "relative_to", "pair", "given", "need", "measures", "note"}
 
 
@@ -108,6 +110,8 @@ class Verdict:
 
     claim: Claim
     trials: tuple[Trial, ...]
+    reason: str = ""
+    """Reason why a claim was not run; empty where it was."""
 
     @property
     def word(self) -> str:
@@ -123,13 +127,6 @@ class Verdict:
             return None
         choose = min if self.claim.need == "every" else max
         return choose(self.trials, key=lambda trial: trial.margin)
-
-    @property
-    def reason(self) -> str:
-        """Reason why a claim was not run; empty where it was."""
-        if self.trials:
-            return ""
-        return self.claim.not_run or f"no record of the sweep {self.claim.sweep} measured it: make {self.claim.sweep}"
 
 
 def read(file: Path | None = None) -> list[Claim]:
@@ -164,7 +161,14 @@ def _faults(entry: Mapping[str, Any]) -> list[str]:
     unknown = sorted(set(entry) - allowed)
     faults += [f"{place} has the unknown word {name!r}: give {', '.join(sorted(allowed))}" for name in unknown]
     faults += choice_faults(f"need of {place}", [entry.get("need", "every")], NEEDS)
+    if sum("*" in str(measure.get("field")) for measure in entry.get("measures", ())) > 1:
+        faults.append(f"{place} has * in more than one measure, whose fields would be paired by chance: give names")
+    if "*" in "".join(str(measure.get("field")) for measure in entry.get("given", ())):
+        faults.append(f"{place} has * in given, which takes one field: give its name")
     for measure in (*entry.get("given", ()), *entry.get("measures", ())):
+        is_time = str(measure.get("field")).endswith(TIME) and "relative_to" in entry
+        if is_time and not {"device", "threads"} <= set(entry.get("pair", ())):
+            faults.append(f"{place} compares times: add device and threads to pair")
         unknown = set(measure) - {"field", "by", *LIMITS}
         faults += [f"a measure of {place} has the unknown word {name!r}" for name in unknown]
         faults += choice_faults(f"by of {place}", [measure.get("by", "value")], CALCULATIONS)
@@ -183,17 +187,46 @@ def judge(claims: Iterable[Claim], records: Mapping[str, Sequence[Record]]) -> l
         records: by name of the sweep; a sweep that was not launched is absent.
     """
     known = {sweep: selection.meaningful(found) for sweep, found in records.items()}
-    return [Verdict(claim, tuple(_trials(claim, known.get(claim.sweep, ())))) for claim in claims]
+    verdicts = []
+    for claim in claims:
+        found = known.get(claim.sweep, [])
+        trials = tuple(_trials(claim, found))
+        verdicts.append(Verdict(claim, trials, "" if trials else _reason(claim, found)))
+    return verdicts
+
+
+def _reason(claim: Claim, records: Sequence[Record]) -> str:
+    """Reason why a claim has no trial: no record, none to compare with, none that fits `given`, or nothing measured."""
+    if claim.not_run:
+        return claim.not_run
+    place = f"the sweep {claim.sweep}"
+    named = selection.matching(records, claim.of or {})
+    if not named:
+        return f"{place} has no record of {selection.text(claim.of or {}) or 'anything'}: make {claim.sweep}"
+    paired = [(record, _beside(claim, record, records)) for record in named]
+    if claim.relative_to is not None:
+        paired = [(record, beside) for record, beside in paired if beside]
+        if not paired:
+            shared = f", with equal {' and '.join(_shared(claim))}" if _shared(claim) else ""
+            return (
+                f"{place} has no record of {selection.text(claim.relative_to)} to compare {len(named)} with{shared}: "
+                f"make {claim.sweep}"
+            )
+    if not any(_is_given(claim.given, record, beside) for record, beside in paired):
+        wanted = "; ".join(measure.threshold for measure in claim.given)
+        return f"none of {len(paired)} records of {place} is one that the claim speaks of ({wanted})"
+    fields = " and ".join(measure.field for measure in claim.measures)
+    with_pair = "" if claim.relative_to is None else " by the protocol of one beside it"
+    return f"no record of {place} measured {fields}{with_pair}: make {claim.sweep}"
 
 
 def _trials(claim: Claim, records: Sequence[Record]) -> list[Trial]:
     """A trial for each record that a claim speaks of and that all measures can be taken of."""
     if not claim.measures:
         return []
-    others = selection.matching(records, claim.relative_to) if claim.relative_to else []
     trials = []
     for record in selection.matching(records, claim.of or {}):
-        beside = [other for other in others if _is_pair(claim, record, other)]
+        beside = _beside(claim, record, records)
         if not _is_given(claim.given, record, beside):
             continue
         choices = [_fields(measure, record) for measure in claim.measures]
@@ -218,9 +251,19 @@ def _stretched(choices: list[list[str]]) -> list[list[str]]:
     return [fields * longest if len(fields) == 1 else fields for fields in choices] if all(choices) else [[]]
 
 
-def _is_pair(claim: Claim, record: Record, other: Record) -> bool:
-    shared = claim.pair if "model" in (claim.relative_to or {}) else ("model", *claim.pair)
-    return all(selection.value_of(record, name) == selection.value_of(other, name) for name in shared)
+def _beside(claim: Claim, record: Record, records: Sequence[Record]) -> list[Record]:
+    """Records that a claim compares one with; none where it compares with nothing."""
+    others = selection.matching(records, claim.relative_to) if claim.relative_to else []
+    return [
+        other
+        for other in others
+        if all(selection.value_of(record, name) == selection.value_of(other, name) for name in _shared(claim))
+    ]
+
+
+def _shared(claim: Claim) -> tuple[str, ...]:
+    """Fields that a record and one beside it have alike."""
+    return claim.pair if "model" in (claim.relative_to or {}) else ("model", *claim.pair)
 
 
 def _fields(measure: Measure, record: Record) -> list[str]:

@@ -6,6 +6,8 @@ The values stand in `records/literature.yaml`, in groups of one source:
       status: read          # read: seen there; computed: follows from shapes alone; recalled: from memory
       tolerance: 0.02       # largest relative difference that still agrees
       protocol: [ctx=2048]  # parts that the protocol id of ours must have
+      protocols:            # the same for one field, beside those above
+        perplexity_c4: [windows=256]
       where: {...}          # filter of records (reports/selection.py) that all rows share
       rows:
         - {where: {technique: dense}, values: {perplexity_wikitext2: 5.12}}
@@ -31,7 +33,7 @@ from slimsweep.reports import selection
 
 STATUSES = ("read", "computed", "recalled")
 AGREES, DEVIATES, NOT_RUN, NO_GATE = "agrees", "DEVIATES", "not run", "recalled, no gate"
-GROUP = {"source", "status", "tolerance", "protocol", "where", "note", "rows"}
+GROUP = {"source", "status", "tolerance", "protocol", "protocols", "where", "note", "rows"}
 ROW = {"where", "values", "tolerance", "note"}
 
 
@@ -55,15 +57,19 @@ class Published:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A published value beside ours."""
+    """A published value beside ours of one protocol."""
 
     published: Published
     ours: int | float | None
-    """Mean over the records that fit, seeds and all; None where nothing was run."""
+    """Mean over the records that fit and share the protocol id, seeds and all; None where nothing was run."""
     count: int
     """Number of records that fit."""
-    has_other_protocol: bool
+    has_other_protocol: bool = False
     """Whether ours was measured, but by another protocol."""
+    protocol: str | None = None
+    """Protocol id of ours; None where nothing was run, or the field has none."""
+    distinction: str = ""
+    """Parts of the protocol id that not every protocol of ours for this value has; empty where there is only one."""
 
     @property
     def deviation(self) -> int | float | None:
@@ -98,7 +104,7 @@ def read(file: Path | None = None) -> list[Published]:
             where=group.get("where", {}) | row["where"],
             field=field,
             value=value,
-            protocol=tuple(group.get("protocol", ())),
+            protocol=(*group.get("protocol", ()), *group.get("protocols", {}).get(field, ())),
             note=" ".join(text for text in (group.get("note", ""), row.get("note", "")) if text),
         )
         for group in groups
@@ -112,6 +118,11 @@ def _faults(number: int, group: Mapping[str, Any]) -> list[str]:
     place = f"group {number} ({group.get('source', 'no source')})"
     faults = [f"{place} has no {name}" for name in ("source", "status", "tolerance", "rows") if name not in group]
     faults += [f"{place} has the unknown word {name!r}: give {', '.join(sorted(GROUP))}" for name in set(group) - GROUP]
+    for name, parts in (group.get("protocols") or {}).items():
+        if not any(name in (row.get("values") or {}) for row in group.get("rows", [])):
+            faults.append(f"protocols of {place} name {name}, of which no row has a value")
+        if not isinstance(parts, list):
+            faults.append(f"protocols of {place} give {name} no list of parts: {parts!r}")
     faults += choice_faults(f"status of {place}", [group.get("status")], STATUSES)
     faults += number_faults(f"tolerance of {place}", group.get("tolerance"), "[0, inf)")
     for row in group.get("rows", []):
@@ -124,15 +135,33 @@ def _faults(number: int, group: Mapping[str, Any]) -> list[str]:
 
 
 def compare(published: Iterable[Published], records: Iterable[Record]) -> list[Comparison]:
-    """Each published value beside the records that it speaks of."""
+    """Each published value beside the records that it speaks of, once for each protocol that they were measured by."""
     records = selection.meaningful(records)
     comparisons = []
     for one in published:
         measured = [record for record in selection.matching(records, one.where) if is_number(record.get(one.field))]
         fitting = selection.by_protocol(measured, one.field, one.protocol)
-        ours = statistics.fmean(record[one.field] for record in fitting) if fitting else None
-        comparisons.append(Comparison(one, ours, len(fitting), bool(measured)))
+        comparisons += _by_protocol(one, fitting) or [Comparison(one, None, 0, bool(measured))]
     return comparisons
+
+
+def _by_protocol(published: Published, records: Iterable[Record]) -> list[Comparison]:
+    """A comparison for each protocol id of some records: means over several would compare with nothing."""
+    values: dict[str | None, list[int | float]] = {}
+    for record in records:
+        values.setdefault(selection.protocol(record, published.field), []).append(record[published.field])
+    parts = {protocol: (protocol or "").split(":") for protocol in values}
+    shared = set.intersection(*map(set, parts.values())) if parts else set()
+    return [
+        Comparison(
+            published,
+            statistics.fmean(ours),
+            len(ours),
+            protocol=protocol,
+            distinction=":".join(part for part in parts[protocol] if part not in shared),
+        )
+        for protocol, ours in values.items()
+    ]
 
 
 def rows(comparisons: Iterable[Comparison]) -> list[dict[str, Any]]:
@@ -143,6 +172,7 @@ def rows(comparisons: Iterable[Comparison]) -> list[dict[str, Any]]:
             "where": selection.text(one.published.where),
             "field": one.published.field,
             "protocol": " ".join(one.published.protocol),
+            "our_protocol": one.protocol,
             "published": one.published.value,
             "ours": one.ours,
             "records": one.count,
@@ -163,7 +193,7 @@ def table(comparisons: Sequence[Comparison]) -> Table:
     sources = list(dict.fromkeys(one.published.source for one in comparisons))
     shown.add("model", [_model(one.published) for one in comparisons], True)
     shown.add("technique", [selection.text(one.published.where) for one in comparisons], True)
-    shown.add("quantity", [_quantity_text(one.published) for one in comparisons], True)
+    shown.add("quantity", [_quantity_text(one) for one in comparisons], True)
     shown.add("published", [_number(one.published.field, one.published.value) for one in comparisons])
     shown.add("ours", [_number(one.published.field, one.ours) for one in comparisons])
     shown.add("deviation", [_percent(one.deviation) for one in comparisons])
@@ -174,9 +204,9 @@ def table(comparisons: Sequence[Comparison]) -> Table:
     counts = {verdict: sum(one.verdict.startswith(verdict) for one in comparisons) for verdict in _VERDICTS}
     shown.notes.append(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
     shown.footnotes += [f"[{number}] {source}" for number, source in enumerate(sources, 1)]
-    for one in comparisons:
-        if one.published.note:
-            shown.notes.append(f"[{sources.index(one.published.source) + 1}] {one.published.note}")
+    notes = [(one.published.source, one.published.note) for one in comparisons if one.published.note]
+    for source, note in dict.fromkeys(notes):
+        shown.notes.append(f"[{sources.index(source) + 1}] {note}")
     return shown
 
 
@@ -189,10 +219,13 @@ def _model(published: Published) -> str:
     return " or ".join(models) if isinstance(models, list) else str(models)
 
 
-def _quantity_text(published: Published) -> str:
+def _quantity_text(comparison: Comparison) -> str:
+    """The quantity, the protocol that it needs, and what tells ours from ours by another protocol."""
+    published = comparison.published
     is_count = published.field.endswith("parameters")
     title = published.field.replace("_", " ") if is_count else quantity(published.field).title
-    return " ".join([title, *published.protocol])
+    ours = [f"(ours: {comparison.distinction})"] if comparison.distinction else []
+    return " ".join([title, *published.protocol, *ours])
 
 
 def _number(field: str, value: int | float | None) -> str:

@@ -8,6 +8,9 @@ from typing import Any
 from slimsweep.checks import is_number
 from slimsweep.records.points import Record, settings_of
 
+EVALUATION = "evaluation."
+"""Beginning of the settings that say how a record was measured."""
+
 
 def matching(records: Iterable[Record], where: Mapping[str, Any]) -> list[Record]:
     """Records that have every value of a filter.
@@ -29,8 +32,20 @@ def _is_trained(record: Record) -> bool:
 
 
 def value_of(record: Record, name: str) -> Any:
-    """A field or a setting of a record; None where it has none."""
-    return record[name] if name in record else settings_of(record).get(name)
+    """A field or a setting of a record, the evaluation's (`evaluation.max_windows`) among them; None: it has none."""
+    if name in record:
+        return record[name]
+    if name.startswith(EVALUATION):
+        return _evaluation_setting(record, name.removeprefix(EVALUATION))
+    return settings_of(record).get(name)
+
+
+def _evaluation_setting(record: Record, name: str) -> Any:
+    """A setting of the profile, or of one of its metrics; None where none is given."""
+    evaluation = record.get("config", {}).get("evaluation") or {}
+    metrics = (evaluation.get("metrics") or {}).values()
+    given = [settings.get(name) for settings in (evaluation, *metrics) if settings]
+    return next((value for value in given if value is not None), None)
 
 
 def by_protocol(records: Iterable[Record], field: str, parts: Sequence[str]) -> list[Record]:
@@ -48,13 +63,17 @@ def protocol(record: Record, field: str) -> str | None:
 
 
 def text(where: Mapping[str, Any]) -> str:
-    """A filter in words: `llm_pruner, ratio 0.25, level block`."""
-    words = [str(where[name]) for name in ("technique",) if name in where]
+    """A filter in words: `llm_pruner, ratio 0.25, level block, no group size`."""
+    words = [_words(where[name]) for name in ("technique",) if name in where]
     for name, value in where.items():
+        title = name.rpartition(".")[2].replace("_", " ")
         if name not in ("technique", "model"):
-            shown = " or ".join(map(str, value)) if isinstance(value, list) else value
-            words.append(f"{name.rpartition('.')[2].replace('_', ' ')} {shown}")
+            words.append(f"no {title}" if value is None else f"{title} {_words(value)}")
     return ", ".join(words)
+
+
+def _words(value: Any) -> str:
+    return " or ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _fits(record: Record, name: str, wanted: Any) -> bool:

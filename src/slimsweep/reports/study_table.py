@@ -101,7 +101,7 @@ def table(study: Study, records: Sequence[Record]) -> Table:
     if len({model for model in models if model}) > 1:
         shown.add("model", models, True)
     if len({row.record["seed"] for row in rows if row.record.get("seed") is not None}) > 1:
-        shown.add("seed", [str(row.record.get("seed") or 0) if row.record else "" for row in rows])
+        shown.add("seed", [_seed(row.record) for row in rows])
     quantities = quantities_of(records)
     for pattern in study.columns or tuple(name for name, one in quantities.items() if one.group == "quality"):
         fields = [name for name in quantities if fnmatchcase(name, pattern)]
@@ -119,6 +119,10 @@ def table(study: Study, records: Sequence[Record]) -> Table:
     if missing:
         shown.notes.append(f"{NOT_RUN}: {', '.join(missing)}")
     return shown
+
+
+def _seed(record: Record) -> str:
+    return "" if record.get("seed") is None else str(record["seed"])
 
 
 def _measured_with(records: Sequence[Record]) -> list[str]:
