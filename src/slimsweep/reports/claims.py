@@ -231,7 +231,9 @@ def _trials(claim: Claim, records: Sequence[Record]) -> list[Trial]:
             continue
         choices = [_fields(measure, record) for measure in claim.measures]
         for fields in zip(*_stretched(choices), strict=True):
-            taken = [_taken(*one, record, beside) for one in zip(claim.measures, fields, strict=True)]
+            taken = [
+                _taken(measure, field, record, beside) for measure, field in zip(claim.measures, fields, strict=True)
+            ]
             values = tuple(value for value in taken if value is not None)
             if len(values) == len(claim.measures):
                 margin = min(measure.margin(value) for measure, value in zip(claim.measures, values, strict=True))
@@ -270,7 +272,7 @@ def _fields(measure: Measure, record: Record) -> list[str]:
     """Fields of a record that a measure speaks of."""
     if "*" not in measure.field:
         return [measure.field]
-    qualities = [one.field for one in quantities_of([record]).values() if one.group == "quality"]
+    qualities = [each.field for each in quantities_of([record]).values() if each.group == "quality"]
     return [field for field in qualities if fnmatchcase(field, measure.field) and record.get(field) is not None]
 
 
@@ -295,39 +297,39 @@ def rows(verdicts: Iterable[Verdict]) -> list[dict[str, Any]]:
     """Verdicts as flat rows, for csv and json."""
     return [
         {
-            "claim": one.claim.claim,
-            "verdict": one.word,
-            "threshold": _threshold(one.claim),
-            "measured": list(one.decisive.values) if one.decisive else None,
-            "record": one.decisive.record["key"] if one.decisive else None,
-            "passed": sum(trial.margin >= 0 for trial in one.trials),
-            "records": len(one.trials),
-            "sweep": one.claim.sweep or None,
-            "source": one.claim.source,
-            "reason": one.reason or None,
+            "claim": verdict.claim.claim,
+            "verdict": verdict.word,
+            "threshold": _threshold(verdict.claim),
+            "measured": list(verdict.decisive.values) if verdict.decisive else None,
+            "record": verdict.decisive.record["key"] if verdict.decisive else None,
+            "passed": sum(trial.margin >= 0 for trial in verdict.trials),
+            "records": len(verdict.trials),
+            "sweep": verdict.claim.sweep or None,
+            "source": verdict.claim.source,
+            "reason": verdict.reason or None,
         }
-        for one in verdicts
+        for verdict in verdicts
     ]
 
 
 def table(verdicts: Sequence[Verdict]) -> Table:
     """Claims with their threshold, what was measured, and the verdict. Sources and reasons stand in notes."""
     shown = Table()
-    sources = list(dict.fromkeys(one.claim.source for one in verdicts))
+    sources = list(dict.fromkeys(verdict.claim.source for verdict in verdicts))
     shown.add("#", [str(number) for number in range(1, len(verdicts) + 1)])
-    shown.add("claim", [one.claim.claim for one in verdicts], True)
-    shown.add("source", [f"[{sources.index(one.claim.source) + 1}]" for one in verdicts], True)
-    shown.add("sweep", [one.claim.sweep for one in verdicts], True)
-    shown.add("threshold", [_threshold(one.claim) for one in verdicts], True)
-    shown.add("measured", [_measured(one) for one in verdicts], True)
-    shown.add("records", [_count(one) for one in verdicts], True)
-    shown.add("verdict", [one.word for one in verdicts], True)
-    words = [one.word for one in verdicts]
+    shown.add("claim", [verdict.claim.claim for verdict in verdicts], True)
+    shown.add("source", [f"[{sources.index(verdict.claim.source) + 1}]" for verdict in verdicts], True)
+    shown.add("sweep", [verdict.claim.sweep for verdict in verdicts], True)
+    shown.add("threshold", [_threshold(verdict.claim) for verdict in verdicts], True)
+    shown.add("measured", [_measured(verdict) for verdict in verdicts], True)
+    shown.add("records", [_count(verdict) for verdict in verdicts], True)
+    shown.add("verdict", [verdict.word for verdict in verdicts], True)
+    words = [verdict.word for verdict in verdicts]
     shown.notes.append(", ".join(f"{words.count(word)} {word}" for word in (SUPPORTED, CONTRADICTED, NOT_RUN)))
     shown.notes.append("measured: the record that decides, the worst where every one must pass, else the best")
     shown.footnotes += [f"[{number}] {source}" for number, source in enumerate(sources, 1)]
-    for number, one in enumerate(verdicts, 1):
-        shown.notes += [f"claim {number}: {text}" for text in (one.reason, one.claim.note) if text]
+    for number, verdict in enumerate(verdicts, 1):
+        shown.notes += [f"claim {number}: {text}" for text in (verdict.reason, verdict.claim.note) if text]
     return shown
 
 

@@ -138,10 +138,10 @@ def compare(published: Iterable[Published], records: Iterable[Record]) -> list[C
     """Each published value beside the records that it speaks of, once for each protocol that they were measured by."""
     records = selection.meaningful(records)
     comparisons = []
-    for one in published:
-        measured = [record for record in selection.matching(records, one.where) if is_number(record.get(one.field))]
-        fitting = selection.by_protocol(measured, one.field, one.protocol)
-        comparisons += _by_protocol(one, fitting) or [Comparison(one, None, 0, bool(measured))]
+    for value in published:
+        measured = [record for record in selection.matching(records, value.where) if is_number(record.get(value.field))]
+        fitting = selection.by_protocol(measured, value.field, value.protocol)
+        comparisons += _by_protocol(value, fitting) or [Comparison(value, None, 0, bool(measured))]
     return comparisons
 
 
@@ -168,43 +168,51 @@ def rows(comparisons: Iterable[Comparison]) -> list[dict[str, Any]]:
     """Comparisons as flat rows in base units, for csv and json."""
     return [
         {
-            "model": _model(one.published),
-            "where": selection.text(one.published.where),
-            "field": one.published.field,
-            "protocol": " ".join(one.published.protocol),
-            "our_protocol": one.protocol,
-            "published": one.published.value,
-            "ours": one.ours,
-            "records": one.count,
-            "deviation": one.deviation,
-            "tolerance": one.published.tolerance,
-            "verdict": one.verdict,
-            "status": one.published.status,
-            "source": one.published.source,
-            "note": one.published.note,
+            "model": _model(comparison.published),
+            "where": selection.text(comparison.published.where),
+            "field": comparison.published.field,
+            "protocol": " ".join(comparison.published.protocol),
+            "our_protocol": comparison.protocol,
+            "published": comparison.published.value,
+            "ours": comparison.ours,
+            "records": comparison.count,
+            "deviation": comparison.deviation,
+            "tolerance": comparison.published.tolerance,
+            "verdict": comparison.verdict,
+            "status": comparison.published.status,
+            "source": comparison.published.source,
+            "note": comparison.published.note,
         }
-        for one in comparisons
+        for comparison in comparisons
     ]
 
 
 def table(comparisons: Sequence[Comparison]) -> Table:
     """Published values, ours, and whether they agree. Sources and differences stand in notes."""
     shown = Table()
-    sources = list(dict.fromkeys(one.published.source for one in comparisons))
-    shown.add("model", [_model(one.published) for one in comparisons], True)
-    shown.add("technique", [selection.text(one.published.where) for one in comparisons], True)
-    shown.add("quantity", [_quantity_text(one) for one in comparisons], True)
-    shown.add("published", [_number(one.published.field, one.published.value) for one in comparisons])
-    shown.add("ours", [_number(one.published.field, one.ours) for one in comparisons])
-    shown.add("deviation", [_percent(one.deviation) for one in comparisons])
-    shown.add("allowed", [f"{100 * one.published.tolerance:g} %" for one in comparisons])
-    shown.add("verdict", [one.verdict for one in comparisons], True)
-    shown.add("status", [one.published.status for one in comparisons], True)
-    shown.add("source", [f"[{sources.index(one.published.source) + 1}]" for one in comparisons], True)
-    counts = {verdict: sum(one.verdict.startswith(verdict) for one in comparisons) for verdict in _VERDICTS}
+    sources = list(dict.fromkeys(comparison.published.source for comparison in comparisons))
+    shown.add("model", [_model(comparison.published) for comparison in comparisons], True)
+    shown.add("technique", [selection.text(comparison.published.where) for comparison in comparisons], True)
+    shown.add("quantity", [_quantity_text(comparison) for comparison in comparisons], True)
+    shown.add(
+        "published", [_number(comparison.published.field, comparison.published.value) for comparison in comparisons]
+    )
+    shown.add("ours", [_number(comparison.published.field, comparison.ours) for comparison in comparisons])
+    shown.add("deviation", [_percent(comparison.deviation) for comparison in comparisons])
+    shown.add("allowed", [f"{100 * comparison.published.tolerance:g} %" for comparison in comparisons])
+    shown.add("verdict", [comparison.verdict for comparison in comparisons], True)
+    shown.add("status", [comparison.published.status for comparison in comparisons], True)
+    shown.add("source", [f"[{sources.index(comparison.published.source) + 1}]" for comparison in comparisons], True)
+    counts = {
+        verdict: sum(comparison.verdict.startswith(verdict) for comparison in comparisons) for verdict in _VERDICTS
+    }
     shown.notes.append(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
     shown.footnotes += [f"[{number}] {source}" for number, source in enumerate(sources, 1)]
-    notes = [(one.published.source, one.published.note) for one in comparisons if one.published.note]
+    notes = [
+        (comparison.published.source, comparison.published.note)
+        for comparison in comparisons
+        if comparison.published.note
+    ]
     for source, note in dict.fromkeys(notes):
         shown.notes.append(f"[{sources.index(source) + 1}] {note}")
     return shown
@@ -229,7 +237,7 @@ def _quantity_text(comparison: Comparison) -> str:
 
 
 def _number(field: str, value: int | float | None) -> str:
-    """A value in the unit of its column; a count of parameters whole, since it must agree to the last one."""
+    """A value in the unit of its column; a count of parameters whole, since it must agree to the last digit."""
     if value is None:
         return ""
     return f"{value:,.0f}" if field.endswith("parameters") else quantity(field).text(value)

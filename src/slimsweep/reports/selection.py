@@ -19,7 +19,7 @@ def matching(records: Iterable[Record], where: Mapping[str, Any]) -> list[Record
         where: by field of a record, or by setting (`sparsegpt.passes`, `calibration.corpus`, `*.bits`): a value, a
             list of allowed values, or a text with `*`.
     """
-    return [record for record in records if all(_fits(record, *one) for one in where.items())]
+    return [record for record in records if all(_fits(record, name, wanted) for name, wanted in where.items())]
 
 
 def meaningful(records: Iterable[Record]) -> list[Record]:
@@ -82,7 +82,7 @@ def _fits(record: Record, name: str, wanted: Any) -> bool:
     if "*" in name:
         values = [value for setting, value in settings_of(record).items() if fnmatchcase(setting, name)]
     allowed = wanted if isinstance(wanted, list) else [wanted]
-    return any(_equals(value, one) for value in values for one in allowed)
+    return any(_equals(value, accepted) for value in values for accepted in allowed)
 
 
 def _equals(value: Any, wanted: Any) -> bool:

@@ -103,7 +103,7 @@ def table(study: Study, records: Sequence[Record]) -> Table:
     if len({row.record["seed"] for row in rows if row.record.get("seed") is not None}) > 1:
         shown.add("seed", [_seed(row.record) for row in rows])
     quantities = quantities_of(records)
-    for pattern in study.columns or tuple(name for name, one in quantities.items() if one.group == "quality"):
+    for pattern in study.columns or tuple(name for name, quantity in quantities.items() if quantity.group == "quality"):
         fields = [name for name in quantities if fnmatchcase(name, pattern)]
         measured = [name for name in fields if "stderr" not in name or "stderr" in pattern]
         for name in measured:
@@ -159,12 +159,12 @@ def mean_relative_to_base(record: Record, pattern: str, records: Sequence[Record
         return None
     fields = [
         name
-        for name, one in quantities_of([record]).items()
-        if one.group == "quality"
+        for name, quantity in quantities_of([record]).items()
+        if quantity.group == "quality"
         and fnmatchcase(name, pattern)
         and record.get(name) is not None
         and bases[0].get(name) is not None
         and selection.protocol(record, name) == selection.protocol(bases[0], name)
     ]
-    whole = statistics.fmean(bases[0][name] for name in fields) if fields else 0
-    return statistics.fmean(record[name] for name in fields) / whole if whole else None
+    base_mean = statistics.fmean(bases[0][name] for name in fields) if fields else 0
+    return statistics.fmean(record[name] for name in fields) / base_mean if base_mean else None
