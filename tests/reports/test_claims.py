@@ -107,6 +107,10 @@ def test_each_cause_of_a_claim_that_was_not_run_is_named():
     )
     other = trained(dtype="bfloat16")
     assert "with equal model and dtype" in judged(claim(measure, pair=("dtype",)), other, wanda).reason
+    zero = judged(claim(measure), trained(perplexity_wikitext2=0.0), wanda)
+    assert zero.reason.startswith("perplexity_* is 0 in the records of the sweep mine that others are divided by")
+    named = judged(claim(measure, of={"model": ["a", "b"], "technique": "rtn", "rtn.group_size": None}))
+    assert named.reason == "the sweep mine has no record of a or b, rtn, group size null: make mine"
     given = claim(measure, given=(Measure("parameters", "quotient", at_most=0.2),))
     assert judged(given, trained(), wanda).reason == (
         "none of 1 records of the sweep mine is one that the claim speaks of (parameters: quotient at most 0.2)"

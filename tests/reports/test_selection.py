@@ -47,5 +47,5 @@ def test_a_filter_names_settings_of_the_evaluation_and_of_its_metrics():
     part = record() | {"config": {"evaluation": {"max_windows": None, "metrics": {"perplexity": {"max_windows": 8}}}}}
     assert selection.matching([whole, part], {"evaluation.max_windows": None}) == [whole]
     assert selection.matching([whole, part], {"evaluation.max_windows": 8}) == [part]
-    assert selection.text({"technique": "rtn", "rtn.group_size": None}) == "rtn, no group size"
+    assert selection.text({"technique": "rtn", "rtn.group_size": None}) == "rtn, group size null"
     assert selection.text({"technique": ["int8", "rtn"]}) == "int8 or rtn"

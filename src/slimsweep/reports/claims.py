@@ -202,22 +202,41 @@ def _reason(claim: Claim, records: Sequence[Record]) -> str:
     place = f"the sweep {claim.sweep}"
     named = selection.matching(records, claim.of or {})
     if not named:
-        return f"{place} has no record of {selection.text(claim.of or {}) or 'anything'}: make {claim.sweep}"
+        return f"{place} has no record of {_records_in_words(claim.of or {})}: make {claim.sweep}"
     paired = [(record, _beside(claim, record, records)) for record in named]
     if claim.relative_to is not None:
         paired = [(record, beside) for record, beside in paired if beside]
         if not paired:
             shared = f", with equal {' and '.join(_shared(claim))}" if _shared(claim) else ""
-            return (
-                f"{place} has no record of {selection.text(claim.relative_to)} to compare {len(named)} with{shared}: "
-                f"make {claim.sweep}"
-            )
+            others = f"{_records_in_words(claim.relative_to)} to compare {len(named)} with{shared}"
+            return f"{place} has no record of {others}: make {claim.sweep}"
     if not any(_is_given(claim.given, record, beside) for record, beside in paired):
         wanted = "; ".join(measure.threshold for measure in claim.given)
         return f"none of {len(paired)} records of {place} is one that the claim speaks of ({wanted})"
     fields = " and ".join(measure.field for measure in claim.measures)
+    if _is_divided_by_zero(claim, paired):
+        return f"{fields} is 0 in the records of {place} that others are divided by: no quotient"
     with_pair = "" if claim.relative_to is None else " by the protocol of one beside it"
     return f"no record of {place} measured {fields}{with_pair}: make {claim.sweep}"
+
+
+def _is_divided_by_zero(claim: Claim, paired: Iterable[tuple[Record, list[Record]]]) -> bool:
+    """Whether a quotient of a claim has a base of 0 by the same protocol, so that there is none."""
+    return any(
+        other.get(field) == 0 and selection.protocol(other, field) == selection.protocol(record, field)
+        for record, beside in paired
+        for measure in claim.measures
+        if measure.by == "quotient"
+        for field in _fields(measure, record)
+        if is_number(record.get(field))
+        for other in beside
+    )
+
+
+def _records_in_words(where: Mapping[str, Any]) -> str:
+    """A filter in words with its models: `bert_base, int8, dtype float32`."""
+    models = selection.text({"technique": where["model"]}) if "model" in where else ""
+    return ", ".join(words for words in (models, selection.text(where)) if words) or "any kind"
 
 
 def _trials(claim: Claim, records: Sequence[Record]) -> list[Trial]:

@@ -63,17 +63,18 @@ def protocol(record: Record, field: str) -> str | None:
 
 
 def text(where: Mapping[str, Any]) -> str:
-    """A filter in words: `llm_pruner, ratio 0.25, level block, no group size`."""
+    """A filter in words: `llm_pruner, ratio 0.25, level block, group size null`."""
     words = [_words(where[name]) for name in ("technique",) if name in where]
     for name, value in where.items():
         title = name.rpartition(".")[2].replace("_", " ")
         if name not in ("technique", "model"):
-            words.append(f"no {title}" if value is None else f"{title} {_words(value)}")
+            words.append(f"{title} {_words(value)}")
     return ", ".join(words)
 
 
 def _words(value: Any) -> str:
-    return " or ".join(map(str, value)) if isinstance(value, list) else str(value)
+    values = value if isinstance(value, list) else [value]
+    return " or ".join("null" if each is None else str(each) for each in values)
 
 
 def _fits(record: Record, name: str, wanted: Any) -> bool:

@@ -155,12 +155,12 @@ def _without_overlaps(splits: dict[str, Rows], dataset: Dataset) -> tuple[dict[s
     ]
     if faults:
         raise ConfigError(faults)
-    gone: dict[str, set[int]] = {}
+    removed: dict[str, set[int]] = {}
     for (loser, _), rows in found.items():
-        gone.setdefault(loser, set()).update(rows)
+        removed.setdefault(loser, set()).update(rows)
     note = ", ".join(f"{len(rows)} of {loser} were in {winner}" for (loser, winner), rows in found.items())
     kept = {
-        split: [row for index, row in enumerate(rows) if index not in gone.get(split, ())]
+        split: [row for index, row in enumerate(rows) if index not in removed.get(split, ())]
         for split, rows in splits.items()
     }
     return kept, note
