@@ -3,8 +3,9 @@ import hashlib
 import pytest
 import torch
 
-from slimsweep.data.corpora import Corpora
+from slimsweep.data.corpora import Corpora, token_bytes
 from slimsweep.errors import CorpusError
+from slimsweep.models.sources.byte_tokenizer import byte_tokenizer
 
 
 @pytest.fixture
@@ -153,3 +154,19 @@ def test_a_mark_at_the_start_is_no_text(corpora, tmp_path):
         corpora.text({"name": "mine", "path": str(tmp_path / name)}) for name in ("plain.txt", "marked.TXT")
     )
     assert marked.documents == ["Once upon a time"] and marked.digest == plain.digest
+
+
+def test_bytes_of_tokens_are_told_once_each_and_shared_characters_count_with_their_first():
+    found = token_bytes("aé b", byte_tokenizer())  # five tokens, two of them for é
+    assert found.tolist() == [1, 2, 0, 1, 1]
+
+
+def test_bytes_of_tokens_add_up_to_the_text_and_special_tokens_have_none(stories260k_source):
+    text, tokenizer = "Once upon a time, a café\n\n  closed. Naïve!", stories260k_source.tokenizer()
+    found = token_bytes(text, tokenizer)
+    assert len(found) == len(tokenizer(text)["input_ids"]) and found.sum() == len(text.encode())
+    assert found[0] == 0 and tokenizer(text)["input_ids"][0] == tokenizer.bos_token_id
+
+
+def test_a_tokenizer_that_tells_no_places_gives_no_bytes():
+    assert token_bytes("a", lambda text, **_: {"input_ids": [1]}) is None

@@ -1,5 +1,6 @@
 import math
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
@@ -116,7 +117,7 @@ def test_logits_held_at_once_are_bounded_whatever_the_vocabulary(stories260k, mo
 
 def test_the_protocol_stands_beside_the_value(tiny, corpora, mine):
     measurement = Perplexity(corpora=mine, context_tokens=64, max_windows=3).measure(tiny, corpora)
-    assert sorted(measurement.values) == ["evaluate_seconds_mine", "perplexity_mine"]
+    assert sorted(measurement.values) == ["bits_per_byte_mine", "evaluate_seconds_mine", "perplexity_mine"]
     assert measurement.values["evaluate_seconds_mine"] > 0
     digest = corpora.text(mine).digest[:8]
     start = "mine:file:join=\\n\\n:ctx=64:windows=3:token:bos=default:tok="
@@ -206,3 +207,23 @@ def test_windows_keep_what_each_contributed(tiny, corpora, mine):
     other = Perplexity(corpora=(mine,), context_tokens=24, max_windows=4).measure(tiny, corpora)
     items = [one.outcomes["perplexity_mine"].items for one in (again, other)]
     assert items[0] == kept.items != items[1]
+
+
+def test_bits_per_byte_worked_by_hand(tiny, tmp_path):
+    tiny.module.lm_head.weight.zero_()  # every token has 1/258: log2(258) = 8.0112 bits
+    for name, text, expected in (("plain", "abcdefgh", 8.0112), ("accents", "éàüö", 3 * 8.0112 / 2)):
+        # Windows of four tokens, three of them scored. "éà" is four bytes in four tokens; é counts with its first byte,
+        # which is not scored, and à with its first: two bytes for three scored tokens.
+        (tmp_path / f"{name}.txt").write_text(text, encoding="utf-8")
+        metric = Perplexity(corpora=({"name": name, "path": str(tmp_path / f"{name}.txt")},), context_tokens=4)
+        found = metric.measure(tiny, Corpora(tmp_path, tmp_path))
+        assert found.values[f"bits_per_byte_{name}"] == pytest.approx(expected, abs=1e-4)
+        assert found.outcomes[f"bits_per_byte_{name}"].values[:, 1].tolist() == ([3, 3] if name == "plain" else [2, 2])
+
+
+def test_with_a_bos_in_every_window_all_bytes_of_the_text_count(tiny, tmp_path, monkeypatch):
+    (tmp_path / "plain.txt").write_text("abcdefgh")
+    monkeypatch.setattr(tiny, "family", replace(tiny.family, bos_every_window=True))
+    metric = Perplexity(corpora=({"name": "plain", "path": str(tmp_path / "plain.txt")},), context_tokens=5)
+    found = metric.measure(tiny, Corpora(tmp_path, tmp_path)).outcomes["bits_per_byte_plain"]
+    assert found.values[:, 1].tolist() == [4, 4]

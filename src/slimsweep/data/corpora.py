@@ -41,6 +41,7 @@ class Text:
 # Jobs of one process share what they read; keys hold the file's size and time, so a changed file is read again.
 _texts: dict[tuple, Text] = {}
 _token_ids: dict[tuple[str, str], Tensor] = {}
+_token_bytes: dict[tuple[str, str], Tensor | None] = {}
 
 
 class Corpora:
@@ -95,6 +96,32 @@ class Corpora:
         if key not in _token_ids:
             _token_ids[key] = tokenize(text.joined, tokenizer)
         return _token_ids[key]
+
+    def token_bytes(self, corpus: str | dict[str, str], tokenizer: Any) -> Int[Tensor, " token"] | None:
+        """Bytes of UTF-8 text that each of `token_ids` stands for; None where the tokenizer does not tell places.
+
+        A token stands for the text from the end of the one before it to its own end, so that no byte is lost or counted
+        twice: blanks that belong to no token count with the next. A character that several tokens share counts with the
+        first. Special tokens stand for nothing.
+
+        Raises:
+            CorpusError: as `text`.
+        """
+        text = self.text(corpus)
+        key = (text.digest, tokenizer_digest(tokenizer))
+        if key not in _token_bytes:
+            _token_bytes[key] = token_bytes(text.joined, tokenizer)
+        return _token_bytes[key]
+
+
+def token_bytes(text: str, tokenizer: Any) -> Int[Tensor, " token"] | None:
+    """Bytes of UTF-8 text that each token stands for, as `Corpora.token_bytes` says."""
+    if not getattr(tokenizer, "is_fast", False):
+        return None
+    places = tokenizer(text, verbose=False, return_offsets_mapping=True)["offset_mapping"]
+    ends = torch.tensor([0, *(end for _, end in places)], dtype=torch.long).cummax(dim=0).values
+    sizes = torch.tensor([0, *(len(character.encode()) for character in text)], dtype=torch.long).cumsum(dim=0)
+    return sizes[ends].diff()
 
 
 def _without_text(spec: Corpus, origin: str, number: int, row: dict[str, Any]) -> str:

@@ -2,9 +2,13 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from slimsweep.evaluation.outcomes import Outcomes
 from slimsweep.evaluation.quantity import Quantity
@@ -21,7 +25,7 @@ class Measurement:
     protocols: dict[str, str] = field(default_factory=dict)
     """Protocol of each value, as text; two values with different protocols are not comparable."""
     outcomes: dict[str, Outcomes] = field(default_factory=dict)
-    """What each item contributed, by field, where the metric keeps it; kept beside the record."""
+    """Contribution of each item, by field, where the metric tells it; kept beside the record."""
 
     def __post_init__(self) -> None:
         for name, value in self.values.items():
@@ -30,6 +34,44 @@ class Measurement:
                 self.reasons.setdefault(name, f"not finite: {value}")
             elif value is None:
                 self.reasons.setdefault(name, "not measured")
+
+
+def together(measurements: Iterable[Measurement]) -> Measurement:
+    """One measurement with the fields of several."""
+    found = Measurement()
+    for one in measurements:
+        found.values |= one.values
+        found.reasons |= one.reasons
+        found.protocols |= one.protocols
+        found.outcomes |= one.outcomes
+    return found
+
+
+@dataclass(frozen=True)
+class Base:
+    """The base of an experiment: its dense model after the leading stages that make a base."""
+
+    folder: Path
+    """Folder of the cache for what is kept of this base, named by its key."""
+    load: Callable[[], Any]
+    """Makes the LanguageModel; called only where something of it is not kept yet."""
+    tokenizer: Any
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """Looks at the logits of every scored place, in the order of the text, while another metric scores them."""
+
+    seconds: float
+    """Time that it took so far."""
+
+    def read(
+        self,
+        logits: Float[Tensor, "place vocabulary"],
+        targets: Int[Tensor, " place"],
+        nll: Float[Tensor, " place"],
+    ) -> None:
+        """Take in the next places; `nll` is the negative log-likelihood of the targets, in nats and fp32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +86,9 @@ class Metric(ABC):
     """False: shapes, storage, dtype and the machine decide the result, which models of equal shapes then share."""
     declares: ClassVar[tuple[Quantity, ...]] = ()
     """Quantities that any instance can measure, `*` for a corpus or task. Older records are read by them."""
+    needs_base: ClassVar[bool] = False
+    """True: `keep_base(corpora, base)` is called before the model is made, and `measure` and `reader` are given the
+    Base after the corpora."""
     compared: ClassVar[tuple[str, ...]] = ()
     """Fields that `compare` measures; where there are none it is not called."""
 
@@ -70,6 +115,14 @@ class Metric(ABC):
     @abstractmethod
     def measure(self, model: Any, corpora: Any) -> Measurement:
         """Measure a LanguageModel. Changes nothing about it."""
+
+    def carrier(self) -> "Metric | None":
+        """The metric whose forward this one reads along with, where both are measured; None: it runs its own.
+
+        That metric's `measure` takes readers after the corpora, and this one gives them by `reader(model, corpora,
+        base)`.
+        """
+        return None
 
     def working_bytes(self, token_bytes: int) -> int:
         """Approximate bytes of its largest forward, in plans of memory; 0 where it runs none.

@@ -1,4 +1,4 @@
-"""What each item contributed to a measured quantity, so that two models are compared item by item."""
+"""Contribution of each item to a measured quantity, so that two models are compared item by item."""
 
 import hashlib
 import math
@@ -100,4 +100,4 @@ AGGREGATES: dict[str, Callable[[np.ndarray], float]] = {
     "bleu": _bleu,  # sacrebleu's statistics of a segment: lengths, matches, totals; smoothed by exp
     "chrf": _chrf,  # sacrebleu's statistics of a segment: three counts for each order
 }
-"""How rows become a quantity. All are sums over items, then a function of the sums."""
+"""Functions from rows to a quantity, by name: sums over items, then a function of the sums."""

@@ -17,7 +17,7 @@ from slimsweep.checks import refuse, whole_number_faults
 from slimsweep.data.corpora import SHORT_DIGEST, Corpora, corpus_name
 from slimsweep.data.unknown_tokens import ids_fault
 from slimsweep.errors import TooFewTokensError
-from slimsweep.evaluation.base import Measurement, Metric, other_task_fault
+from slimsweep.evaluation.base import Measurement, Metric, Reader, other_task_fault, together
 from slimsweep.evaluation.outcomes import Outcomes, items_digest
 from slimsweep.evaluation.quantity import Quantity
 from slimsweep.models.batch_sizes import BATCH_TOKENS, HEAD_NUMBERS, LOSS_NUMBERS, batch_tokens, longest_context
@@ -52,6 +52,14 @@ class Perplexity(Metric):
             higher_is_better=False,
             name="*",
             varies=True,
+        ),
+        Quantity(
+            field="bits_per_byte_*",
+            label="bits per byte of text",
+            higher_is_better=False,
+            name="*",
+            heading="bits/byte *",
+            format=".4f",
         ),
     )
 
@@ -132,35 +140,64 @@ class Perplexity(Metric):
     def _context(self, corpora: Corpora, corpus: str | dict[str, str]) -> int:
         return corpora.text(corpus).corpus.context_tokens or self.context_tokens
 
-    def measure(self, model: LanguageModel, corpora: Corpora) -> Measurement:
+    def measure(self, model: LanguageModel, corpora: Corpora, readers: Sequence[Reader] = ()) -> Measurement:
         """Perplexity of each corpus as `perplexity_<corpus>`, with its protocol id, and the seconds it took.
+
+        `bits_per_byte_<corpus>` is the same NLL in bits over the bytes of UTF-8 text of the scored tokens: those after
+        a window's first token, to the end of its last. Readers look at the logits; their time is not counted.
 
         Raises:
             TooFewTokensError: a text has less than one whole window.
         """
-        values, reasons, protocols, outcomes = {}, {}, {}, {}
-        tokens = self.batch_tokens or batch_tokens(model)
-        for corpus in self.corpora:
-            name = f"perplexity_{corpus_name(corpus)}"
-            windows = self._windows(model, corpora, corpus)
-            started = time.perf_counter()
-            nll, by_window = window_nll(model, windows, tokens, label=name)
-            values[f"evaluate_seconds_{corpus_name(corpus)}"] = time.perf_counter() - started
-            values[name] = exp(nll)
-            if reason := non_finite_reason(nll):
-                reasons[name] = reason
-            protocols[name] = self._protocol(model, corpora, corpus, windows)
-            outcomes[name] = Outcomes(by_window, "exp_mean", items_digest([windows.numpy().tobytes()]))
-        return Measurement(values, reasons, protocols, outcomes)
+        return together(self._measured(model, corpora, corpus, readers) for corpus in self.corpora)
 
-    def _windows(
+    def _measured(
+        self, model: LanguageModel, corpora: Corpora, corpus: str | dict[str, str], readers: Sequence[Reader]
+    ) -> Measurement:
+        """All values of one text."""
+        windows, name = self.windows(model, corpora, corpus), corpus_name(corpus)
+        tokens = self.batch_tokens or batch_tokens(model)
+        started, read_before = time.perf_counter(), _seconds(readers)
+        nll, by_window = window_nll(model, windows, tokens, f"perplexity_{name}", readers)
+        seconds = time.perf_counter() - started - (_seconds(readers) - read_before)
+        sizes = self._text_bytes(model, corpora, corpus, len(windows))
+        items, protocol = items_digest([windows.numpy().tobytes()]), self.protocol(model, corpora, corpus, windows)
+        fields = (f"perplexity_{name}", f"bits_per_byte_{name}")
+        outcomes = {fields[0]: Outcomes(by_window, "exp_mean", items)}
+        values = {fields[0]: exp(nll), fields[1]: None, f"evaluate_seconds_{name}": seconds}
+        reason = non_finite_reason(nll)
+        reasons = dict.fromkeys(fields, reason) if reason else {}
+        if sizes is None:
+            reasons[fields[1]] = "this tokenizer does not tell where in the text its tokens stand"
+        elif not sizes.sum():
+            reasons[fields[1]] = "the scored tokens stand for no text"
+        else:
+            outcomes[fields[1]] = Outcomes(np.stack([by_window[:, 0], sizes], axis=1), "bits", items)
+            values[fields[1]] = outcomes[fields[1]].score()
+        return Measurement(values, reasons, dict.fromkeys(fields, protocol), outcomes)
+
+    def _text_bytes(
+        self, model: LanguageModel, corpora: Corpora, corpus: str | dict[str, str], count: int
+    ) -> np.ndarray | None:
+        """Bytes of text of the scored tokens of the first `count` windows; None where the tokenizer tells no places."""
+        sizes = corpora.token_bytes(corpus, model.tokenizer)
+        if sizes is None:
+            return None
+        context, bos = self._context(corpora, corpus), _bos(model)
+        if bos is None:
+            return cut(sizes, context)[:count, 1:].sum(dim=1).numpy()
+        is_there = corpora.token_ids(corpus, model.tokenizer)[0] == bos
+        return cut(sizes[int(is_there) :], context - 1)[:count].sum(dim=1).numpy()
+
+    def windows(
         self, model: LanguageModel, corpora: Corpora, corpus: str | dict[str, str]
     ) -> Int[Tensor, "window token"]:
-        bos = model.tokenizer.bos_token_id if model.family.bos_every_window else None
-        windows = cut(corpora.token_ids(corpus, model.tokenizer), self._context(corpora, corpus), bos)
+        """Token ids of the windows of a text that are read."""
+        windows = cut(corpora.token_ids(corpus, model.tokenizer), self._context(corpora, corpus), _bos(model))
         return windows[: self._most_windows(corpora, corpus)]
 
-    def _protocol(self, model: LanguageModel, corpora: Corpora, corpus: str | dict[str, str], windows: Tensor) -> str:
+    def protocol(self, model: LanguageModel, corpora: Corpora, corpus: str | dict[str, str], windows: Tensor) -> str:
+        """Id of how a text is measured."""
         text = corpora.text(corpus)
         return ":".join(
             (
@@ -178,6 +215,15 @@ class Perplexity(Metric):
 
     def working_bytes(self, token_bytes: int) -> int:
         return max(self.batch_tokens or BATCH_TOKENS, self.context_tokens) * token_bytes
+
+
+def _bos(model: LanguageModel) -> int | None:
+    """The token that begins every window; None where windows begin as the text goes on."""
+    return model.tokenizer.bos_token_id if model.family.bos_every_window else None
+
+
+def _seconds(readers: Sequence[Reader]) -> float:
+    return sum((reader.seconds for reader in readers), 0.0)
 
 
 def cut(token_ids: Int[Tensor, " token"], context_tokens: int, bos: int | None = None) -> Int[Tensor, "window context"]:
@@ -217,7 +263,11 @@ def mean_nll(model: LanguageModel, windows: Int[Tensor, "window token"], batch_t
 
 @torch.no_grad()
 def window_nll(
-    model: LanguageModel, windows: Int[Tensor, "window token"], batch_tokens: int, label: str = ""
+    model: LanguageModel,
+    windows: Int[Tensor, "window token"],
+    batch_tokens: int,
+    label: str = "",
+    readers: Sequence[Reader] = (),
 ) -> tuple[float, np.ndarray]:
     """Mean negative log-likelihood in nats of all tokens but the first of each window; its sum and tokens by window.
 
@@ -229,7 +279,7 @@ def window_nll(
     for _, batch in tracked(batches, f"{label}: batch"):
         hidden = model.hidden_states(text_batch(batch))[:, :-1].flatten(0, 1)
         parts = []
-        for part in nll_parts(model, hidden, batch[:, 1:].flatten()):
+        for part in nll_parts(model, hidden, batch[:, 1:].flatten(), readers):
             total += sum(some.double().sum() for some in part)
             parts += part
         sums.append(torch.cat(parts).view(len(batch), predicted).double().sum(dim=1))
@@ -238,7 +288,10 @@ def window_nll(
 
 
 def nll_parts(
-    model: LanguageModel, hidden: Float[Tensor, "token width"], targets: Int[Tensor, " token"]
+    model: LanguageModel,
+    hidden: Float[Tensor, "token width"],
+    targets: Int[Tensor, " token"],
+    readers: Sequence[Reader] = (),
 ) -> Iterator[list[Float[Tensor, " token"]]]:
     """Negative log-likelihoods of targets, in nats and fp32, in lists that each come from a bounded number of logits.
 
@@ -246,19 +299,21 @@ def nll_parts(
     """
     vocabulary = model.config.get_text_config().vocab_size
     for part, wanted in _by_rows(hidden, targets.to(hidden.device), HEAD_NUMBERS // vocabulary):
-        yield list(_nll(model.logits(part), wanted))
+        yield list(_nll(model.logits(part), wanted, readers))
 
 
 def _nll(
-    logits: Float[Tensor, "token vocabulary"], targets: Int[Tensor, " token"]
+    logits: Float[Tensor, "token vocabulary"], targets: Int[Tensor, " token"], readers: Sequence[Reader]
 ) -> Iterator[Float[Tensor, " token"]]:
-    """Negative log-likelihoods of some rows after the other."""
-    if logits.is_cpu and logits.dtype == torch.bfloat16:
-        yield bf16_nll(logits, targets)  # the same numbers, without fp32 copies of the logits
-        return
-    rows = LOSS_NUMBERS // logits.shape[1] if logits.is_cpu else len(logits)
+    """Negative log-likelihoods of some rows after the other; readers see the logits of each."""
+    # The kernel for bfloat16 makes no fp32 copies of logits, so that it takes all rows at once.
+    at_once = logits.is_cpu and logits.dtype == torch.bfloat16
+    rows = LOSS_NUMBERS // logits.shape[1] if logits.is_cpu and not at_once else len(logits)
     for part, wanted in _by_rows(logits, targets, rows):
-        yield cross_entropy(part.float(), wanted, reduction="none")
+        nll = bf16_nll(part, wanted) if at_once else cross_entropy(part.float(), wanted, reduction="none")
+        for reader in readers:
+            reader.read(part, wanted, nll)
+        yield nll
 
 
 def _by_rows(values: Tensor, targets: Tensor, rows: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 
 from slimsweep.errors import MetricError, StoreError
-from slimsweep.evaluation.base import Measurement, Metric
+from slimsweep.evaluation.base import Measurement, Metric, Reader, together
 from slimsweep.evaluation.quantity import as_plain
 from slimsweep.linear.base import linear_forms
 from slimsweep.models.anatomy import shapes_digest
 from slimsweep.models.language_model import LanguageModel, parameter_count, weights_digest
 from slimsweep.models.placement.loading import has_room
 from slimsweep.models.storage.saved_model import save
+from slimsweep.pipeline.beside_base import base_of, keep_bases, reader_of, reading_along
 from slimsweep.pipeline.chain import Compressed, compress, load
 from slimsweep.pipeline.experiment import Asked, Experiment
 from slimsweep.pipeline.keys import digest_of
@@ -57,6 +58,7 @@ def run(experiment: Experiment, store: Store, missing: dict[str, Asked], save_to
         StoreError: the model came out with other weights than its record has.
     """
     before = store.model(experiment.key)
+    keep_bases(experiment, missing)
     done = compress(experiment)  # load or restore, calibrate, stage 1 .. stage n
     model = describe(experiment, done)
     if before:
@@ -92,25 +94,42 @@ def measure(
     experiment: Experiment, store: Store, model: LanguageModel, missing: dict[str, Asked]
 ) -> Iterator[dict[str, Any]]:
     """Measure what is missing, one by one; what depends on shapes alone is taken over where it is known."""
-    shapes = shapes_digest(model)
+    shapes, along = shapes_digest(model), reading_along(experiment, missing)
+    waiting = {identity for identities in along.values() for identity in identities}
     for identity, asked in missing.items():
+        if identity in waiting:  # measured by the forward of another
+            continue
         if not experiment.fresh and (known := _shared(experiment, store, asked, identity, shapes)):
             log.info("%s: as measured of record %s, which has the same shapes", asked.name, known["source"][:8])
             yield known
             continue
-        log.info("%s: measuring", asked.name)
+        readers = {other: reader_of(experiment, missing[other], model) for other in along.get(identity, [])}
+        log.info("%s: measuring", ", ".join(missing[one].name for one in (identity, *readers)))
         started = time.perf_counter()
-        result = asked.metric.measure(model, experiment.corpora)
-        if asked.metric.compared:
-            result = _compared(experiment, model, asked.metric, result)
-        seconds, created = time.perf_counter() - started, datetime.now(UTC).isoformat(timespec="seconds")
-        one = measurement(asked.name, identity, asked.content, result, seconds, created) | {
-            "ran_on": ran_on(experiment),
-            "quantities": declared(asked, result),
-        }
+        result = _result(experiment, model, asked, list(readers.values()))
+        seconds = time.perf_counter() - started - sum(reader.seconds for reader in readers.values())
+        one = _kept(experiment, asked, identity, result, seconds)
         if place := _place(experiment, asked, identity, shapes):
             store.share(place, one | {"outcomes": {}}, experiment.key)
         yield one
+        for other, reader in readers.items():
+            yield _kept(experiment, missing[other], other, reader.result(), reader.seconds)
+
+
+def _result(experiment: Experiment, model: LanguageModel, asked: Asked, readers: list[Reader]) -> Measurement:
+    """Measure one metric, with what stands beside the dense model, and let readers look at its logits."""
+    metric, further = asked.metric, [base_of(experiment)] if asked.metric.needs_base else []
+    result = metric.measure(model, experiment.corpora, *further, *([readers] if readers else []))
+    return _compared(experiment, model, metric, result) if metric.compared else result
+
+
+def _kept(experiment: Experiment, asked: Asked, identity: str, result: Measurement, seconds: float) -> dict[str, Any]:
+    """A measurement as the store keeps it."""
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    return measurement(asked.name, identity, asked.content, result, seconds, created) | {
+        "ran_on": ran_on(experiment),
+        "quantities": declared(asked, result),
+    }
 
 
 def declared(asked: Asked, result: Measurement) -> dict[str, dict[str, Any]]:
@@ -175,12 +194,7 @@ def _compared(experiment: Experiment, model: LanguageModel, metric: Metric, resu
     else:
         log.info("speed-up: measuring beside the dense model")
         beside = metric.compare(load(experiment).model, model)
-    return Measurement(
-        result.values | beside.values,
-        result.reasons | beside.reasons,
-        result.protocols | beside.protocols,
-        result.outcomes | beside.outcomes,
-    )
+    return together([result, beside])
 
 
 def _has_room_for_dense(experiment: Experiment, model: LanguageModel) -> bool:

@@ -25,7 +25,7 @@ def write(path: Path, outcomes: dict[str, Outcomes]) -> None:
 
 
 def described(outcomes: dict[str, Outcomes]) -> dict[str, dict[str, Any]]:
-    """What a measurement's own file says of its outcomes, by field."""
+    """Part of the outcomes that stands in the measurement's own file, by field."""
     return {field: {"aggregate": one.aggregate, "items": one.items} for field, one in outcomes.items()}
 
 

@@ -162,7 +162,7 @@ class Store:
         return self.folder(key) / "measurements" / f"{identity[:FOLDER_CHARACTERS]}.json"
 
     def outcomes(self, record: dict[str, Any]) -> dict[str, Outcomes]:
-        """What each item contributed, by field of a record; measurements of older versions kept none.
+        """Contribution of each item, by field of a record; measurements of older versions kept none.
 
         Raises:
             StoreError: a file of outcomes is damaged.
