@@ -17,6 +17,7 @@ from slimsweep.records.store import JobStatus, Store
 
 Format = StrEnum("Format", ["md", "csv", "json", "latex", "github"])
 Over = StrEnum("Over", ["seed"])
+Against = StrEnum("Against", ["base"])
 
 
 class Slim(TyperGroup):
@@ -72,6 +73,15 @@ As = Annotated[
     Format, typer.Option("--format", help="md, latex and github show chosen columns, csv and json every field.")
 ]
 
+Margins = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--margin",
+        help="Equivalent within so much, in units of the quantity; FIELD=NUMBER for some; may be repeated.",
+    ),
+]
+Holm = Annotated[bool, typer.Option("--holm", help="Correct each p for the number of comparisons.")]
+
 
 def _store(folder: Path | None) -> Store:
     return Store(project_path(folder) if folder else outputs_dir())
@@ -124,6 +134,11 @@ def table(
     plain: Annotated[
         bool, typer.Option("--plain", help="Every column, not the rows and columns of the sweep's study.")
     ] = False,
+    against: Annotated[
+        Against | None, typer.Option(help="Compare each record with its base, item by item, instead.")
+    ] = None,
+    margin: Margins = None,
+    holm: Holm = False,
     outputs: Outputs = None,
 ) -> None:
     """Records as a table; json is a list of flat records on standard output."""
@@ -141,10 +156,23 @@ def table(
         _echo_reports(store, sweeps, kinds, format)
         return
     records = _records(store, sweeps)
+    if against:
+        _echo_against(store, records, (margin, holm), format)
+        return
     records = over_seed(records) if over else records
     study = study_table.of_sweep(sweeps[0]) if sweeps and len(sweeps) == 1 and not (plain or is_data) else None
     text = layout(study_table.table(study, records), format.value) if study else render(records, format.value)
     typer.echo(text)
+
+
+def _echo_against(
+    store: Store, records: Sequence[dict[str, Any]], rules: tuple[list[str] | None, bool], format: Format
+) -> None:
+    """Print how records differ from their bases, item by item."""
+    from slimsweep.cli.comparing import against
+    from slimsweep.records.paired_table import Rules
+
+    typer.echo(against(store, records, Rules.of(rules[0] or [], rules[1]), format.value))
 
 
 def _echo_reports(store: Store, sweeps: Sequence[str] | None, kinds: Sequence[str], format: Format) -> None:
@@ -215,23 +243,28 @@ def _echo_paths(paths: Sequence[Path]) -> None:
 
 
 @app.command()
-def compare(first: Sweep, second: Sweep, format: As = Format.md, outputs: Outputs = None) -> None:
-    """Two sweeps point by point: model, technique, pattern, ratio and seed."""
-    from slimsweep.records.comparison import comparison, pairs
-    from slimsweep.records.points import label
-    from slimsweep.records.table import layout, render
+def compare(
+    first: Annotated[str, typer.Argument(autocompletion=_sweep_names, help="A sweep, or the key of a record.")],
+    second: Annotated[
+        str | None, typer.Argument(autocompletion=_sweep_names, help="Another; default: the same in --against.")
+    ] = None,
+    against: Annotated[Path | None, typer.Option(help="Outputs folder that holds the second one.")] = None,
+    margin: Margins = None,
+    holm: Holm = False,
+    format: As = Format.md,
+    outputs: Outputs = None,
+) -> None:
+    """Two sweeps point by point (model, technique, pattern, ratio, seed), or two records; item by item where kept."""
+    from slimsweep.cli.comparing import compare as text_of
+    from slimsweep.cli.comparing import other_store
+    from slimsweep.records.paired_table import Rules
 
+    if second is None and against is None:
+        raise StoreError(f"nothing to compare {first} with: give a second sweep or key, or --against FOLDER")
     store = _store(outputs)
-    rows, only_first, only_second = pairs(_records(store, [first]), _records(store, [second]))
-    for name, records in ((first, only_first), (second, only_second)):
-        if records:
-            points = ", ".join(label(record) for record in records[:8])
-            more = f" and {len(records) - 8} more" if len(records) > 8 else ""
-            typer.echo(f"only in {name}: {points}{more}", err=True)
-    if not rows:
-        raise StoreError(f"{first} and {second} have no point in common (model, technique, pattern, ratio, seed)")
-    is_data = format in (Format.csv, Format.json)
-    typer.echo(render(rows, format.value) if is_data else layout(comparison(rows, (first, second)), format.value))
+    other = other_store(project_path(against) if against else None, store)
+    names = (first, second or first)
+    typer.echo(text_of((store, other), names, Rules.of(margin or [], holm), format.value))
 
 
 @app.command()
