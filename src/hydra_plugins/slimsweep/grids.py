@@ -14,7 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 from slimsweep.cli.arguments import is_knob, readable
 from slimsweep.cli.live import shown
 from slimsweep.errors import ConfigError
+from slimsweep.paths import project_path
 from slimsweep.pipeline.compose import missing_knob
+from slimsweep.records.store import Store
 
 
 @dataclass
@@ -26,6 +28,8 @@ class GridsConfig:
     """Each grid is one Cartesian product, `{key: "value,value"}` or `{key: [value, value]}`; their union is run."""
     max_batch_size: int | None = None
     params: dict[str, Any] | None = None
+    amends: str | None = None
+    """Name of a sweep whose jobs are run once more, each with what is given beside; None: the grids are run."""
 
 
 ConfigStore.instance().store(group="hydra/sweeper", name="grids", node=GridsConfig, provider="slimsweep")
@@ -53,9 +57,10 @@ class GridsSweeper(BasicSweeper):
     A knob reaches the jobs that have it: one of a technique those with the technique, `model.path` those on disk.
     """
 
-    def __init__(self, grids: Any, max_batch_size: int | None, params: Any):
+    def __init__(self, grids: Any, max_batch_size: int | None, params: Any, amends: str | None = None):
         super().__init__(max_batch_size, _plain(params))
         self.grids = _plain(grids) or [{}]
+        self.amends = amends
 
     def sweep(self, arguments: list[str]) -> Any:
         """Compose and check every job, then launch those that differ.
@@ -72,6 +77,8 @@ class GridsSweeper(BasicSweeper):
             for overrides in self.jobs(arguments)
         }
         sweep = Sweep.plan(configs)
+        if self.amends:
+            sweep.tell_what_is_missing()
         if self.config.dry_run:
             return sweep.show()
         context.config_loader = FrozenConfigs(context.config_loader, configs)
@@ -104,13 +111,28 @@ class GridsSweeper(BasicSweeper):
         replaced = {override.get_key_element().lstrip("+~") for override in parser.parse_overrides(given)}
         required = set(replaced)
         jobs = []
-        for grid in self._checked_grids():
+        for own in self._amended(replaced) if self.amends else []:
+            for batch in self.split_arguments(parser.parse_overrides(with_more_choices(own, given)), None):
+                jobs += [tuple(overrides) for overrides in batch]
+        for grid in [] if self.amends else self._checked_grids():
             kept = {key: value for key, value in grid.items() if key.lstrip("+~") not in replaced}
             if len(kept) == len(grid):  # else a knob may belong to a choice that the command line replaced
                 required |= {key.lstrip("+~") for key in kept}
             for batch in self.split_arguments(parser.parse_overrides([*self._overrides_of(kept), *given]), None):
                 jobs += [tuple(overrides) for overrides in batch]
         return self._with_fitting_knobs(jobs, required)
+
+    def _amended(self, replaced: set[str]) -> list[list[str]]:
+        """Overrides of each job of the sweep that is amended, without those that the command line replaces.
+
+        Choices of metrics are never replaced: the command line adds to them.
+        """
+        store = Store(project_path(self.config.outputs_dir))
+        replaced = replaced - {"metric"}
+        return [
+            [word for word in job.overrides if word.partition("=")[0].lstrip("+~") not in replaced]
+            for job in store.sweep_jobs(self.amends)
+        ]
 
     def _checked_grids(self) -> list[dict[str, Any]]:
         if not isinstance(self.grids, list) or not all(isinstance(grid, dict) for grid in self.grids):
@@ -173,6 +195,19 @@ class GridsSweeper(BasicSweeper):
         if faults:
             raise ConfigError(faults)
         return list(dict.fromkeys(fitting))
+
+
+def with_more_choices(own: list[str], given: list[str]) -> list[str]:
+    """Overrides of a job with those of the command line; metrics chosen by both become one list, each once.
+
+    Hydra refuses a group that is chosen twice.
+    """
+    words = [*own, *given]
+    chosen = [word for word in words if word.startswith("+metric=")]
+    if len(chosen) < 2:
+        return words
+    names = [name.strip() for word in chosen for name in word.partition("=")[2].strip("[]").split(",")]
+    return [*(word for word in words if word not in chosen), f"+metric=[{','.join(dict.fromkeys(names))}]"]
 
 
 def _plain(config: Any) -> Any:

@@ -49,12 +49,17 @@ def compare(stores: tuple[Store, Store], names: tuple[str, str], rules: Rules, f
             typer.echo(f"only in {name}: {points}{more}", err=True)
     if not rows:
         raise StoreError(f"{names[0]} and {names[1]} have no point in common (model, technique, pattern, ratio, seed)")
+    titles = (_title(names[0], first, is_one), _title(names[1], second, is_other))
     by_key = [{record["key"]: record for record in records} for records in (first, second)]
     found = [one for row in rows for one in _pair(stores, by_key[0][row["key_a"]], by_key[1][row["key_b"]])]
     if format in DATA:
         return render(_with_items(rows, found, rules), format)
-    parts = [layout(comparison(rows, names), format)]
-    return "\n\n".join([*parts, *([layout(table_of(found, rules, names), format)] if found else [])])
+    parts = [layout(comparison(rows, titles), format)]
+    return "\n\n".join([*parts, *([layout(table_of(found, rules, titles), format)] if found else [])])
+
+
+def _title(name: str, records: Sequence[Record], is_one: bool) -> str:
+    return f"{name} ({label(records[0])})" if is_one else name
 
 
 def _pair(stores: tuple[Store, Store], first: Record, second: Record) -> list[Comparison]:

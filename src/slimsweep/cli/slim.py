@@ -267,6 +267,21 @@ def compare(
     typer.echo(text_of((store, other), names, Rules.of(margin or [], holm), format.value))
 
 
+@app.command(context_settings={"ignore_unknown_options": True})
+def amend(
+    sweep: Sweep,
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(help="What every job gets beside its own settings: +metric=fidelity, seed=1,2, dry_run=true."),
+    ] = None,
+    outputs: Outputs = None,
+) -> None:
+    """Run a sweep's jobs once more with further metrics, seeds or settings: tell what is missing, and run that."""
+    from slimsweep.cli.amending import launch
+
+    launch(_store(outputs), sweep, settings or [])
+
+
 @app.command()
 def publish(
     sweeps: Sweeps = None,

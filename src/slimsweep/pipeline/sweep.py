@@ -96,6 +96,21 @@ class Sweep:
             total = count + len(self.jobs)
             raise SweepError(f"{count} of {total} jobs of {self.name} cannot run: the reasons are above.")
 
+    def tell_what_is_missing(self) -> None:
+        """Print what a launch will run: each job that lacks something, with the measurements it lacks."""
+        from slimsweep.pipeline.job import lacking
+
+        whole = 0
+        for job, experiment in self.launches:
+            missing = list(dict.fromkeys(asked.name for asked in lacking(experiment, self.store).values()))
+            is_new = self.store.model(job.key) is None
+            if not missing and not is_new:
+                whole += 1
+                continue
+            what = "a new model, measured by" if is_new else "only"
+            print(f"{job.key[:16]}  {job.label}: {what} {', '.join(missing) or 'nothing'}")
+        print(f"{self.name}: {len(self.launches) - whole} of {len(self.launches)} jobs lack something", flush=True)
+
     def open(self) -> list[list[str]]:
         """Write the sweep's own list of keys; returns the overrides of the jobs that have no record yet."""
         from slimsweep.pipeline.job import lacking, publish

@@ -121,10 +121,10 @@ def t_test(first: Outcomes, second: Outcomes) -> tuple[float, tuple[float, float
         slope = {"ratio": 1.0, "exp_mean": value, "bits": 1 / math.log(2)}[outcomes.aggregate]
         means.append((above.sum() / below.sum(), residual))
         effects.append(slope * residual)
-    change = means[1][0] - means[0][0]
-    error = (means[1][1] - means[0][1]).std(ddof=1) / math.sqrt(count)
+    change = float(means[1][0] - means[0][0])
+    error = float((means[1][1] - means[0][1]).std(ddof=1)) / math.sqrt(count)
     p = 2 * float(t.sf(abs(change) / error, count - 1)) if error else float(change == 0)
-    reach = (effects[1] - effects[0]).std(ddof=1) / math.sqrt(count)
+    reach = float((effects[1] - effects[0]).std(ddof=1)) / math.sqrt(count)
     inner, outer = (float(t.ppf(0.5 + level / 2, count - 1)) * reach for level in (EQUIVALENCE_LEVEL, LEVEL))
     return p, (difference - outer, difference + outer), (difference - inner, difference + inner)
 

@@ -76,8 +76,10 @@ def compared(
     for name, one in quantities_of([first, second]).items():
         if one.group not in groups or first.get(name) is None or second.get(name) is None:
             continue
-        refuse_other_protocols(first, second, name)
-        if name not in own or name not in other:
+        is_kept = name in own and name in other
+        if is_kept or one.group == "quality":
+            refuse_other_protocols(first, second, name)
+        if not is_kept:
             continue
         if own[name].items != other[name].items:
             digests = " and ".join(outcomes[name].items[:SHOWN_KEY] for outcomes in (own, other))
@@ -112,8 +114,8 @@ def against_base(store: Store, records: Sequence[Record]) -> list[Comparison]:
         base = store.model(record["base_key"]) if record.get("base_key") else None
         if base is None:
             raise StoreError(
-                f"the base of {label(record)} ({record['key'][:SHOWN_KEY]}) has no record: run the dense model with the "
-                "same evaluation, such as: slimsweep technique=[]"
+                f"the base of {label(record)} ({record['key'][:SHOWN_KEY]}) has no record: run the dense model "
+                "with the same evaluation, such as: slimsweep technique=[]"
             )
         if base["key"] == record["key"]:
             continue
@@ -121,7 +123,12 @@ def against_base(store: Store, records: Sequence[Record]) -> list[Comparison]:
         shared = {name: identity for name, identity in identities.items() if identity in known}
         values = {name: known[identity]["values"].get(name.partition("[")[0]) for name, identity in shared.items()}
         protocols = {name: (record.get("protocols") or {}).get(name) for name in shared}
-        beside = base | values | {"identities": shared, "protocols": protocols, "quantities": record.get("quantities")}
+        beside = (
+            base
+            | dict.fromkeys(identities)
+            | values
+            | {"identities": shared, "protocols": protocols, "quantities": record.get("quantities")}
+        )
         own = compared(beside, record, store.outcomes(beside), store.outcomes(record), ("quality",))
         found += own
         without += [] if own else [record]

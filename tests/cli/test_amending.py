@@ -1,0 +1,68 @@
+"""slim amend on a finished sweep of a small random model: exactly the missing work runs, as the log tells."""
+
+import re
+
+import pytest
+from small_jobs import SMALL
+from typer.testing import CliRunner
+
+from slimsweep.cli.amending import words_of
+from slimsweep.cli.slim import app
+from slimsweep.errors import StoreError
+from slimsweep.records.store import Store, SweepJob
+
+
+@pytest.fixture
+def slim(tmp_path):
+    return lambda *words: CliRunner().invoke(app, [*words, "--outputs", str(tmp_path / "outputs")])
+
+
+def measured(store, keys) -> list[str]:
+    """What the logs of some records say was measured, in order."""
+    logs = [(store.folder(key) / "job.log").read_text() for key in keys]
+    return [name for log in logs for name in re.findall(r"run: (.+): measuring", log)]
+
+
+def test_a_metric_is_added_and_nothing_else_runs_then_a_seed(slim, slimsweep, tmp_path):
+    store = Store(tmp_path / "outputs")
+    words = ("-m", *SMALL, "technique=[],random", "ratio=0.5", "sweep=mine", "evaluation=cost", "+metric=perplexity")
+    words = tuple(word for word in words if not word.startswith("evaluation.tasks"))
+    assert slimsweep(*words).status == 0
+    before = [job.key for job in store.sweep_jobs("mine")]
+    done = measured(store, before)
+    assert sorted(set(done)) == ["cost", "perplexity", "size"]
+
+    told = slim("amend", "mine", "+metric=fidelity", "dry_run=true")
+    assert told.exit_code == 0, told.output
+    assert told.stdout.count(": only fidelity") == 2 and "2 of 2 jobs lack something" in told.stdout
+    assert measured(store, before) == done
+
+    added = slim("amend", "mine", "+metric=fidelity")
+    assert added.exit_code == 0, added.output
+    assert measured(store, before) == [*_of(done, 0), "fidelity", *_of(done, 1), "fidelity"]
+    assert [job.key for job in store.sweep_jobs("mine")] == before
+    records = store.sweep_records("mine")
+    assert all(record["top_agreement_movie_reviews"] is not None for record in records)
+
+    again = slim("amend", "mine", "+metric=fidelity", "seed=0,1")
+    assert again.exit_code == 0 and "1 of 3 jobs lack something" in again.stdout, again.output
+    (new,) = [job.key for job in store.sweep_jobs("mine") if job.key not in before]
+    assert measured(store, before) == [*_of(done, 0), "fidelity", *_of(done, 1), "fidelity"]
+    assert set(measured(store, [new])) == {"cost", "size", "perplexity, fidelity"}
+
+
+def _of(done: list[str], part: int) -> list[str]:
+    """The half of a list: two jobs measured the same."""
+    half = len(done) // 2
+    return done[part * half : (part + 1) * half]
+
+
+def test_what_is_no_setting_or_names_another_sweep_is_refused(tmp_path):
+    store = Store(tmp_path)
+    store.open_sweep("mine", [SweepJob("ab" * 32, "job", ["ratio=0.5"])])
+    assert words_of(store, "mine", ["seed=1"])[-1] == "seed=1"
+    for words, message in ((["fidelity"], "KEY=VALUE"), (["sweep=other"], "launch slimsweep for another")):
+        with pytest.raises(StoreError, match=message):
+            words_of(store, "mine", words)
+    with pytest.raises(StoreError, match="known: mine"):
+        words_of(store, "nope", [])
