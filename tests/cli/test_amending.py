@@ -11,6 +11,12 @@ from slimsweep.cli.slim import app
 from slimsweep.errors import StoreError
 from slimsweep.records.store import Store, SweepJob
 
+MORE = (
+    "+metric=fidelity",
+    "evaluation.metrics.fidelity.context_tokens=64",
+    "evaluation.metrics.fidelity.max_windows=2",
+)
+
 
 @pytest.fixture
 def slim(tmp_path):
@@ -25,26 +31,27 @@ def measured(store, keys) -> list[str]:
 
 def test_a_metric_is_added_and_nothing_else_runs_then_a_seed(slim, slimsweep, tmp_path):
     store = Store(tmp_path / "outputs")
-    words = ("-m", *SMALL, "technique=[],random", "ratio=0.5", "sweep=mine", "evaluation=cost", "+metric=perplexity")
-    words = tuple(word for word in words if not word.startswith("evaluation.tasks"))
+    words = ["-m", *(word for word in SMALL if not word.startswith("evaluation.")), "technique=[],random", "ratio=0.5"]
+    words += ["evaluation=cost", "+metric=perplexity", "evaluation.metrics.perplexity.context_tokens=64"]
+    words += ["evaluation.metrics.perplexity.max_windows=2", "sweep=mine"]
     assert slimsweep(*words).status == 0
     before = [job.key for job in store.sweep_jobs("mine")]
     done = measured(store, before)
     assert sorted(set(done)) == ["cost", "perplexity", "size"]
 
-    told = slim("amend", "mine", "+metric=fidelity", "dry_run=true")
+    told = slim("amend", "mine", *MORE, "dry_run=true")
     assert told.exit_code == 0, told.output
     assert told.stdout.count(": only fidelity") == 2 and "2 of 2 jobs lack something" in told.stdout
     assert measured(store, before) == done
 
-    added = slim("amend", "mine", "+metric=fidelity")
+    added = slim("amend", "mine", *MORE)
     assert added.exit_code == 0, added.output
     assert measured(store, before) == [*_of(done, 0), "fidelity", *_of(done, 1), "fidelity"]
     assert [job.key for job in store.sweep_jobs("mine")] == before
     records = store.sweep_records("mine")
     assert all(record["top_agreement_movie_reviews"] is not None for record in records)
 
-    again = slim("amend", "mine", "+metric=fidelity", "seed=0,1")
+    again = slim("amend", "mine", *MORE, "seed=0,1")
     assert again.exit_code == 0 and "1 of 3 jobs lack something" in again.stdout, again.output
     (new,) = [job.key for job in store.sweep_jobs("mine") if job.key not in before]
     assert measured(store, before) == [*_of(done, 0), "fidelity", *_of(done, 1), "fidelity"]
