@@ -46,7 +46,7 @@ def _figure(panel: Panel, drawn: Sequence[Line]) -> Figure:
     for bits, value in stars:
         axes.plot([bits], [value], "k*", markersize=7)
     places = [x for line in drawn for x in (*line.unmeasured, *(point.x for point in line.points))]
-    _bits_axis(axes, [*places, *(bits for bits, _ in stars)])
+    bits_axis(axes, [*places, *(bits for bits, _ in stars)])
     axes.set_xlabel(quantity("bits_per_weight", panel.records).axis())
     axes.set_ylabel(panel.quantity.axis())
     paper_title(axes, panel)
@@ -54,7 +54,8 @@ def _figure(panel: Panel, drawn: Sequence[Line]) -> Figure:
     return figure
 
 
-def _bits_axis(axes: Axes, bits: Sequence[float]) -> None:
+def bits_axis(axes: Axes, bits: Sequence[float]) -> None:
+    """Make x logarithmic, with ticks at the bits that quantizers have."""
     log_axis(axes, bits, axes.xaxis)
     low, high = axes.get_xlim()
     axes.xaxis.set_major_locator(FixedLocator([tick for tick in TICKS if low <= tick <= high]))
