@@ -68,6 +68,7 @@ def test_what_is_no_setting_or_names_another_sweep_is_refused(tmp_path):
     store = Store(tmp_path)
     store.open_sweep("mine", [SweepJob("ab" * 32, "job", ["ratio=0.5"])])
     assert words_of(store, "mine", ["seed=1"])[-1] == "seed=1"
+    assert words_of(store, "mine", [], tmp_path)[:2] == ["--config-dir", str(tmp_path)]
     for words, message in ((["fidelity"], "KEY=VALUE"), (["sweep=other"], "launch slimsweep for another")):
         with pytest.raises(StoreError, match=message):
             words_of(store, "mine", words)

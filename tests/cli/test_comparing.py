@@ -34,16 +34,12 @@ def test_sweeps_keys_other_folders_and_bases_are_compared_item_by_item(slim, job
     assert one["items"] == 4 and one["field"] == FIELD and one["better"] + one["worse"] + one["same"] == 4
     assert one["difference"] == pytest.approx(pruned[FIELD] - dense[FIELD])
     base = slim("table", "mine", "--against", "base")
-    assert base.exit_code == 0 and "magnitude 0.5" in base.stdout and base.stdout.count("perplexity movie reviews") == 1
+    assert base.exit_code == 0 and "magnitude 0.5" in base.stdout and base.stdout.count("perplexity movie_reviews") == 1
     (flat,) = json.loads(slim("table", "mine", "--against", "base", "--format", "json").stdout)
-    assert flat["difference"] == one["difference"] and flat["first"] == dense["key"]
-    itself = slim("compare", "mine", "--against", str(tmp_path / "outputs"))
-    assert itself.exit_code == 0 and "magnitude 0.5" in itself.stdout
-    assert [cell.strip() for cell in itself.stdout.split("perplexity movie reviews")[-1].split("|")[3:6]] == [
-        "0",
-        "0",
-        "4",
-    ]
+    assert flat["difference"] == one["difference"] and flat["key_a"] == dense["key"]
+    itself = slim("compare", "mine", "--against", str(tmp_path / "outputs"), "--format", "json")
+    flips = [(one["better"], one["worse"], one["same"]) for row in json.loads(itself.stdout) for one in row["items"]]
+    assert flips == [(0, 0, 4), (0, 0, 4)]
 
 
 def test_what_cannot_be_compared_is_told(slim, jobs, tmp_path):

@@ -71,7 +71,7 @@ def _with_items(rows: Sequence[Record], found: Sequence[Comparison], rules: Rule
     """Rows of points, each with its comparisons by items under `items`."""
     plains = plain(found, rules)
     return [
-        row | {"items": [one for one in plains if (one["first"], one["second"]) == (row["key_a"], row["key_b"])]}
+        row | {"items": [one for one in plains if (one["key_a"], one["key_b"]) == (row["key_a"], row["key_b"])]}
         for row in rows
     ]
 

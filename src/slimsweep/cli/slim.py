@@ -274,12 +274,13 @@ def amend(
         list[str] | None,
         typer.Argument(help="What every job gets beside its own settings: +metric=fidelity, seed=1,2, dry_run=true."),
     ] = None,
+    config_dir: Annotated[Path | None, typer.Option(help="Folder of configs that the sweep was launched with.")] = None,
     outputs: Outputs = None,
 ) -> None:
     """Run a sweep's jobs once more with further metrics, seeds or settings: tell what is missing, and run that."""
     from slimsweep.cli.amending import launch
 
-    launch(_store(outputs), sweep, settings or [])
+    launch(_store(outputs), sweep, settings or [], config_dir)
 
 
 @app.command()

@@ -36,7 +36,7 @@ class Kept:
 
     tokens: Int[Tensor, "place k"]
     log_probs: Float[Tensor, "place k"]
-    """Log-probabilities of these tokens, fp64."""
+    """Log-probabilities of these tokens, fp32."""
     nll: Float[Tensor, " place"]
 
 
@@ -69,7 +69,7 @@ class BaseLogits:
     def part(self, start: int, end: int, device: torch.device) -> Kept:
         """Places from `start` to before `end`."""
         read = {name: self._read(name, start, end).to(device) for name in ("logits", "tokens", "log_partition", "nll")}
-        log_probs = read["logits"].double() - read["log_partition"].double()[:, None]
+        log_probs = read["logits"].float() - read["log_partition"][:, None]
         return Kept(read["tokens"].long(), log_probs, read["nll"])
 
     def _read(self, name: str, start: int, end: int) -> Tensor:

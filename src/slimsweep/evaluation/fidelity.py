@@ -30,6 +30,8 @@ from slimsweep.numerics.divergences import kl_per_place, log_probs
 
 log = logging.getLogger(__name__)
 
+TIES = 8
+"""Most likely tokens of the base that are looked through for ties."""
 LAYOUT = 1
 """Raised by hand when what is kept of a base changes."""
 
@@ -229,9 +231,11 @@ class FidelityReader:
         kept = self.kept.part(start, end, logits.device)
         kl = lumped_kl(kept, logits, log_partition(logits, targets, nll), self.kept.is_whole)
         # Of ties, which bfloat16 has many of, all are top tokens; one in common will do.
-        theirs = logits.gather(1, kept.tokens) == logits.amax(dim=1, keepdim=True)
+        few = slice(None, TIES)
+        is_top = kept.log_probs[:, few] == kept.log_probs[:, :1]
+        theirs = logits.gather(1, kept.tokens[:, few]) == logits.amax(dim=1, keepdim=True)
         self._kl.append(kl.cpu())
-        self._agrees.append((theirs & (kept.log_probs == kept.log_probs[:, :1])).any(dim=1).cpu())
+        self._agrees.append((theirs & is_top).any(dim=1).cpu())
         self._nll.append(nll.cpu())
         first, last = np.searchsorted(self.kept.checked, (start, end)).tolist()
         if last > first:
@@ -282,11 +286,11 @@ class FidelityReader:
 def lumped_kl(
     base: Kept, logits: Float[Tensor, "place vocabulary"], log_partition: Float[Tensor, " place"], is_whole: bool
 ) -> Float[Tensor, " place"]:
-    """KL(base || model) of each place in nats and fp64, over the tokens kept of the base and all others as one.
+    """KL(base || model) of each place in nats and fp32, over the tokens kept of the base and all others as one.
 
     Lumping never raises a KL. What it misses is the mass of the others times the KL within them.
     """
-    log_q = logits.gather(1, base.tokens).double() - log_partition.double()[:, None]
+    log_q = logits.gather(1, base.tokens).float() - log_partition[:, None]
     found = kl_per_place(base.log_probs, log_q)
     if is_whole:
         return found

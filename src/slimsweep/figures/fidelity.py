@@ -59,7 +59,7 @@ def _figure(panel: Panel, columns: list[tuple[str, list[Record]]]) -> Figure:
     figure = new_figure(width, 0.4 + ROW_INCHES * len(rows))
     grid = figure.subplots(len(rows), len(columns), squeeze=False, sharex="col", sharey="row")
     for row, quantity_shown in enumerate(rows):
-        _draw_row(grid[row], quantity_shown, [drawn[quantity_shown.field, x] for x, _ in columns], looks)
+        _draw_row(list(grid[row]), quantity_shown, [drawn[quantity_shown.field, x] for x, _ in columns], looks)
     for axes, (x, members) in zip(grid[-1], columns, strict=True):
         _label_x(axes, x, members)
     figure.suptitle("; ".join(panel.title.split("\n")), fontsize=8)

@@ -11,7 +11,7 @@ from slimsweep.errors import StoreError
 from slimsweep.evaluation.outcomes import Outcomes
 from slimsweep.evaluation.quantity import Quantity
 from slimsweep.records.paired import LEVEL, Paired, holm, paired
-from slimsweep.records.points import Record, label
+from slimsweep.records.points import Record, distinctions, label
 from slimsweep.records.quantities import quantities_of
 from slimsweep.records.store import Store
 from slimsweep.records.table import SHOWN_KEY, Table
@@ -148,7 +148,7 @@ def plain(comparisons: Sequence[Comparison], rules: Rules) -> list[dict[str, Any
     rows = []
     for one, p in zip(comparisons, corrected, strict=True):
         margin = rules.margin(one.quantity.field)
-        row = {"first": one.first["key"], "second": one.second["key"], "field": one.quantity.field}
+        row = {"key_a": one.first["key"], "key_b": one.second["key"], "field": one.quantity.field}
         row |= {"point": label(one.second), "model": one.second.get("model")} | dataclasses.asdict(one.result)
         row |= {"p_holm": p, "comparisons": len(comparisons), "margin": margin}
         row |= {"equivalent": None if margin is None else one.result.is_within(margin)}
@@ -167,6 +167,7 @@ def table_of(comparisons: Sequence[Comparison], rules: Rules, names: tuple[str, 
     table.add("B" if firsts != seconds else "point", seconds, True)
     if len({one.second.get("model") for one in comparisons}) > 1:
         table.add("model", [one.second.get("model") or "" for one in comparisons], True)
+    table.add("settings", distinctions([one.second for one in comparisons]), True)
     table.add("quantity", [one.quantity.title for one in comparisons], True)
     for heading, side in (("A value", "first"), ("B value", "second")):
         table.add(heading, [one.quantity.text(getattr(one.result, side)) for one in comparisons])
