@@ -248,7 +248,7 @@ class FidelityReader:
 
     def result(self) -> Measurement:
         """All quantities of the text."""
-        kl, agrees = torch.cat(self._kl).numpy(), torch.cat(self._agrees).numpy()
+        kl, agrees = torch.cat(self._kl).double().numpy(), torch.cat(self._agrees).numpy()
         missing = torch.cat(self._missing).numpy() if self._missing else np.zeros(1)
         change, error = perplexity_change(self.kept.nll, torch.cat(self._nll).numpy(), self.windows)
         is_known = bool(np.isfinite(kl).all())

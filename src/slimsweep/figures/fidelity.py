@@ -1,6 +1,7 @@
 """Distance from the base: KL and agreement of top tokens over the ratio of pruners and the bits of quantizers."""
 
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,6 +29,8 @@ from slimsweep.records.quantities import quantities_of, quantity
 SWEEPS = ("unstructured", "bits")
 
 ROW_INCHES = 1.9
+LABEL_LETTERS = 24
+"""Letters of a label's line that fit beside a row."""
 
 
 def draw(records: list[dict[str, Any]]) -> dict[str, Figure]:
@@ -81,7 +84,7 @@ def _draw_row(grid: Sequence[Axes], shown: Quantity, columns: list[list[Line]], 
         for line in drawn:
             values += draw_line(axes, line, looks[line.label])
         mark_overflow(axes, drawn, [looks[line.label] for line in drawn])
-    grid[0].set_ylabel(shown.axis())
+    grid[0].set_ylabel(textwrap.fill(shown.axis(), LABEL_LETTERS))
     if shown.scale == "log":
         for axes in grid:
             log_axis(axes, [value for value in values if math.isfinite(value)])
