@@ -7,7 +7,7 @@ from sacrebleu.significance import PairedTest
 from scipy import stats
 
 from slimsweep.evaluation.outcomes import Outcomes
-from slimsweep.records.paired import bootstrap, holm, mcnemar, paired, proportions, t_test
+from slimsweep.records.paired import bootstrap, holm, mcnemar, paired, proportions, sacrebleu_p, t_test
 
 
 def right(*values) -> Outcomes:
@@ -91,9 +91,9 @@ def test_the_bootstrap_is_sacrebleus_own(monkeypatch):
     p, (low, high), _ = bootstrap(*rows, samples=300)
     (first, second) = found["BLEU"]
     assert [one.score() for one in rows] == pytest.approx([first.score, second.score])
-    assert 0 < p < 0.5 and p == second.p_value
-    assert low < second.score - first.score < high
-    assert paired(*rows).method == "paired bootstrap, 1000 resamples, seed 12345"
+    assert 0 < second.p_value < 0.5 and sacrebleu_p(*rows, samples=300) == second.p_value
+    assert low < second.score - first.score < high and p >= second.p_value
+    assert paired(*rows).method.startswith("paired bootstrap, 1000 resamples, seed 12345; sacrebleu's own p 0.")
 
 
 def test_scores_between_0_and_1_are_bootstrapped_too():
@@ -102,6 +102,23 @@ def test_scores_between_0_and_1_are_bootstrapped_too():
     found = paired(first, second)
     assert (found.better, found.worse, found.same) == (20, 10, 10)
     assert 0 < found.low < found.difference < found.high and found.p < 0.05
+
+
+@pytest.mark.parametrize("aggregate", ["mean", "bleu"])
+def test_equal_texts_are_no_difference(aggregate):
+    values = np.array([[7, 7, 5, 3, 2, 1, 7, 6, 5, 4]] * 9 if aggregate == "bleu" else [0.2, 0.5, 0.4] * 3)
+    found = paired(Outcomes(values, aggregate, "a"), Outcomes(values.copy(), aggregate, "a"))
+    assert (found.p, found.difference, found.low, found.high) == (1.0, 0.0, 0.0, 0.0)
+
+
+def test_the_bootstrap_finds_a_difference_by_chance_as_often_as_it_says():
+    chance, hits = np.random.default_rng(0), 0
+    for _ in range(200):
+        first, second = (Outcomes(chance.random(60), "mean", "a") for _ in range(2))
+        p, (low, high), _ = bootstrap(first, second, samples=200)
+        hits += p < 0.05
+        assert p > 0.02 or low > 0 or high < 0  # p and the interval agree
+    assert 2 <= hits <= 20  # 10 are expected
 
 
 def test_holm_worked_by_hand():

@@ -81,11 +81,14 @@ def test_quantities_without_outcomes_are_left_out():
 def test_records_are_compared_with_their_base_by_the_same_measurement(tmp_path):
     store = Store(tmp_path)
     base, model = kept(store, "ba" * 32, [1, 1, 0, 0]), kept(store, "cd" * 32, [1, 0, 0, 1])
-    (one,) = against_base(store, [base, model])
+    (one,), without = against_base(store, [base, model])
+    assert without == []
     assert one.second["key"] == model["key"] and (one.result.better, one.result.worse) == (1, 1)
     other = kept(store, "ef" * 32, [1, 1, 1, 1], identity="2" * 64)
     with pytest.raises(StoreError, match="measure both with the same evaluation"):
         against_base(store, [other])
+    (_,), without = against_base(store, [model, other])
+    assert [record["key"] for record in without] == [other["key"]]
     with pytest.raises(StoreError, match="nothing to compare"):
         against_base(store, [base])
 

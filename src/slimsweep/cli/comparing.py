@@ -82,10 +82,14 @@ def against(store: Store, records: Sequence[Record], rules: Rules, format: str) 
     Raises:
         StoreError: a base has no record, or nothing can be compared.
     """
-    found = against_base(store, records)
+    found, without = against_base(store, records)
     if format in DATA:
         return render(plain(found, rules), format)
-    return layout(table_of(found, rules, ("the base of each record", "the record")), format)
+    table = table_of(found, rules, ("the base of each record", "the record"))
+    if without:
+        names = ", ".join(label(record) for record in without)
+        table.notes.append(f"not compared, for want of outcomes that the base has too: {names}")
+    return layout(table, format)
 
 
 def other_store(folder: Path | None, store: Store) -> Store:

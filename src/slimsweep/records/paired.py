@@ -15,6 +15,8 @@ LEVEL = 0.95
 """Confidence of the interval that is shown."""
 EQUIVALENCE_LEVEL = 0.90
 """Confidence of the interval that must lie within a margin: two one-sided tests at 5 % each."""
+CORPUS_SCORES = ("bleu", "chrf")
+"""Aggregates whose paired bootstrap sacrebleu has too."""
 SUMS = ("ratio", "exp_mean", "bits")
 """Aggregates of windows or pairs of text: functions of a mean, compared by a paired t test."""
 
@@ -51,7 +53,7 @@ def paired(first: Outcomes, second: Outcomes, higher_is_better: bool = True) -> 
     """Compare outcomes of the same items.
 
     Right and wrong answers: McNemar's exact test. Perplexities and other ratios over windows: a paired t test. Anything
-    else: the paired bootstrap as sacrebleu has it.
+    else: the paired bootstrap.
 
     Raises:
         ValueError: they are of other items or another aggregate.
@@ -69,7 +71,10 @@ def paired(first: Outcomes, second: Outcomes, higher_is_better: bool = True) -> 
     elif first.aggregate in SUMS:
         (p, *intervals), method = t_test(first, second), "paired t over windows or pairs of text; delta method"
     else:
-        (p, *intervals), method = bootstrap(first, second), f"paired bootstrap, {SAMPLES} resamples, seed {SEED}"
+        p, *intervals = bootstrap(first, second)
+        method = f"paired bootstrap, {SAMPLES} resamples, seed {SEED}"
+        if first.aggregate in CORPUS_SCORES:
+            method += f"; sacrebleu's own p {sacrebleu_p(first, second):.3g}"
     values = first.score(), second.score()
     return Paired(
         *(len(a), better, worse, len(a) - better - worse, *values, values[1] - values[0], *intervals[0], intervals[1]),
@@ -132,19 +137,37 @@ def t_test(first: Outcomes, second: Outcomes) -> tuple[float, tuple[float, float
 def bootstrap(
     first: Outcomes, second: Outcomes, samples: int = SAMPLES, seed: int = SEED
 ) -> tuple[float, tuple[float, float], tuple[float, float]]:
-    """p of the paired bootstrap test, and percentile intervals of the difference at both levels.
+    """Two-sided p of the paired bootstrap test, and percentile intervals of the difference at both levels.
+
+    p is the share of resamples whose difference is at least as far from the measured one as that is from 0, one added
+    to both counts; 1 where all items are equal. Source: Efron and Tibshirani, 1993, ch. 16: resamples are centred, as
+    if there were no difference.
+    """
+    found, measured = _resampled(first, second, samples, seed)
+    if np.array_equal(first.rows, second.rows):
+        return 1.0, (0.0, 0.0), (0.0, 0.0)
+    p = (int((np.abs(found - measured) >= abs(measured)).sum()) + 1) / (samples + 1)
+    intervals = [np.quantile(found, [0.5 - level / 2, 0.5 + level / 2]) for level in (LEVEL, EQUIVALENCE_LEVEL)]
+    (low, high), (inner_low, inner_high) = ([float(end) for end in interval] for interval in intervals)
+    return p, (low, high), (inner_low, inner_high)
+
+
+def sacrebleu_p(first: Outcomes, second: Outcomes, samples: int = SAMPLES, seed: int = SEED) -> float:
+    """p as sacrebleu prints it, which is about that of a one-sided test and 1 / (samples + 1) for equal items.
 
     Source: sacrebleu's `_paired_bs_test` (Koehn 2004, with p as in multeval): the share of resamples whose absolute
     difference exceeds their mean by more than the absolute difference that was measured, one added to both counts.
     """
+    found, measured = _resampled(first, second, samples, seed)
+    sizes = np.abs(found)
+    return (int((sizes - sizes.mean() > abs(measured)).sum()) + 1) / (samples + 1)
+
+
+def _resampled(first: Outcomes, second: Outcomes, samples: int, seed: int) -> tuple[np.ndarray, float]:
+    """Differences of resamples of the items, and the measured difference."""
     chosen = np.random.default_rng(seed).choice(len(first.rows), size=(samples, len(first.rows)), replace=True)
     found = np.array([second.score(some) - first.score(some) for some in chosen])
-    sizes = np.abs(found)
-    measured = abs(second.score() - first.score())
-    p = (int((sizes - sizes.mean() > measured).sum()) + 1) / (samples + 1)
-    intervals = [np.quantile(found, [0.5 - level / 2, 0.5 + level / 2]) for level in (LEVEL, EQUIVALENCE_LEVEL)]
-    (low, high), (inner_low, inner_high) = ([float(end) for end in interval] for interval in intervals)
-    return p, (low, high), (inner_low, inner_high)
+    return found, second.score() - first.score()
 
 
 def holm(ps: Sequence[float]) -> list[float]:

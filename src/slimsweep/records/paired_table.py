@@ -103,8 +103,10 @@ def _names(first: Record, second: Record) -> str:
     return " and ".join(f"{label(record)} ({record['key'][:SHOWN_KEY]})" for record in (first, second))
 
 
-def against_base(store: Store, records: Sequence[Record]) -> list[Comparison]:
+def against_base(store: Store, records: Sequence[Record]) -> tuple[list[Comparison], list[Record]]:
     """Compare the qualities of records with those of their bases, by the same measurements.
+
+    The second value holds the records that keep no outcomes which their base has too.
 
     Raises:
         StoreError: a base has no record, or nothing can be compared.
@@ -139,7 +141,7 @@ def against_base(store: Store, records: Sequence[Record]) -> list[Comparison]:
             if without
             else "there is no record but bases: nothing to compare"
         )
-    return found
+    return found, without
 
 
 def plain(comparisons: Sequence[Comparison], rules: Rules) -> list[dict[str, Any]]:
