@@ -7,7 +7,7 @@ from made_up import record
 from slimsweep.errors import StoreError
 from slimsweep.evaluation.base import Measurement
 from slimsweep.evaluation.outcomes import Outcomes
-from slimsweep.records.paired_table import Rules, against_base, compared, plain, table_of
+from slimsweep.records.paired_table import Rules, against_base, compared, plain, refuse_other_protocols, table_of
 from slimsweep.records.record import measurement
 from slimsweep.records.store import Store
 from slimsweep.records.table import markdown
@@ -66,7 +66,9 @@ def test_holm_and_a_margin_are_columns_where_they_are_asked_for():
 def test_different_protocols_are_refused_and_both_are_named():
     first, second = pair(protocol="wikitext2:test:ctx=2048")
     with pytest.raises(StoreError, match=r"dense .* and wanda 0.5 .*ctx=512.* and by wikitext2:test:ctx=2048"):
-        compared(first, second, right(1), right(1), QUALITY)
+        refuse_other_protocols(first, second)
+    first, second = (one | {"protocols": {"accuracy_sentiment": one["key"]}} for one in pair())
+    assert compared(first, second, right(1), right(1), QUALITY) == []  # of two sweeps: the table of points says why
 
 
 def test_different_items_are_refused_and_both_are_named():

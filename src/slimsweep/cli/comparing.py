@@ -7,7 +7,15 @@ import typer
 
 from slimsweep.errors import StoreError
 from slimsweep.records.comparison import comparison, pairs
-from slimsweep.records.paired_table import Comparison, Rules, against_base, compared, plain, table_of
+from slimsweep.records.paired_table import (
+    Comparison,
+    Rules,
+    against_base,
+    compared,
+    plain,
+    refuse_other_protocols,
+    table_of,
+)
 from slimsweep.records.points import AXES, Record, label
 from slimsweep.records.store import Store
 from slimsweep.records.table import layout, render
@@ -35,10 +43,11 @@ def compare(stores: tuple[Store, Store], names: tuple[str, str], rules: Rules, f
     """The text of `slim compare`: the points of two sweeps, or two records, then their items where both keep them.
 
     Raises:
-        StoreError: there is no common point, or one quantity has two protocols.
+        StoreError: there is no common point, or a quality of two single records has two protocols.
     """
     (first, is_one), (second, is_other) = (chosen(*both) for both in zip(stores, names, strict=True))
     if is_one and is_other:  # two records are a pair, whatever their points are
+        refuse_other_protocols(first[0], second[0])
         rows, lost = pairs([first[0]], [second[0] | {name: first[0].get(name) for name in AXES}])[0], ([], [])
     else:
         rows, *lost = pairs(first, second)

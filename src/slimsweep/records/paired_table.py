@@ -64,22 +64,19 @@ class Rules:
 def compared(
     first: Record, second: Record, own: dict[str, Outcomes], other: dict[str, Outcomes], groups: Sequence[str]
 ) -> list[Comparison]:
-    """Compare every quantity of some groups whose outcomes both records keep.
+    """Compare every quantity of some groups whose outcomes both records keep, by the same protocol.
 
     Args:
         own: Outcomes of the first record by field; `other`: of the second.
 
     Raises:
-        StoreError: a quantity was measured by different protocols or on different items.
+        StoreError: a quantity was measured by one protocol on different items.
     """
     found = []
     for name, one in quantities_of([first, second]).items():
         if one.group not in groups or first.get(name) is None or second.get(name) is None:
             continue
-        is_kept = name in own and name in other
-        if is_kept or one.group == "quality":
-            refuse_other_protocols(first, second, name)
-        if not is_kept:
+        if name not in own or name not in other or _protocols(first, second, name) is not None:
             continue
         if own[name].items != other[name].items:
             digests = " and ".join(outcomes[name].items[:SHOWN_KEY] for outcomes in (own, other))
@@ -89,14 +86,22 @@ def compared(
     return found
 
 
-def refuse_other_protocols(first: Record, second: Record, name: str) -> None:
-    """Raise StoreError where a field of two records was measured by different protocols."""
-    protocols = [(record.get("protocols") or {}).get(name) for record in (first, second)]
-    if protocols[0] != protocols[1]:
-        raise StoreError(
-            f"{_names(first, second)}: {name} was measured by {protocols[0]} and by {protocols[1]}, which must not be "
-            "compared. Measure both by one protocol"
-        )
+def refuse_other_protocols(first: Record, second: Record) -> None:
+    """Raise StoreError where a quality of two records was measured by different protocols."""
+    for name, one in quantities_of([first, second]).items():
+        if one.group != "quality" or first.get(name) is None or second.get(name) is None:
+            continue
+        if protocols := _protocols(first, second, name):
+            raise StoreError(
+                f"{_names(first, second)}: {name} was measured by {protocols[0]} and by {protocols[1]}, which must not "
+                "be compared. Measure both by one protocol"
+            )
+
+
+def _protocols(first: Record, second: Record, name: str) -> tuple[str | None, str | None] | None:
+    """Protocols of a field where two records differ in them; None where they agree."""
+    found = tuple((record.get("protocols") or {}).get(name) for record in (first, second))
+    return None if found[0] == found[1] else (found[0], found[1])
 
 
 def _names(first: Record, second: Record) -> str:
