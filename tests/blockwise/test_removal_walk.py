@@ -121,7 +121,7 @@ def test_a_repair_is_fitted_on_what_the_reduced_and_repaired_model_before_it_giv
     units = units_of(half_way, "neurons", 1)
     (inputs,) = layer_inputs(half_way.module, [units.reader.name], ids()).values()
     weight, kept = weight_2d(units.reader.module).double(), weight_2d(model.blocks[1].mlp.down_proj)
-    repaired, before, after = least_squares(weight, moment(inputs.double()), torch.arange(20))
+    repaired, before, after, _ = least_squares(weight, moment(inputs.double()), torch.arange(20))
     assert torch.allclose(kept.double(), repaired[:, 20:], atol=1e-4 * float(weight.abs().max()))
     assert (entries[2]["error_before_repair"], entries[2]["error_after_repair"]) == (
         pytest.approx(before, rel=1e-4),

@@ -26,12 +26,32 @@ JOBS = {
     "workflow": 8,
     "low_rank": 43,
     "learned_bits": 16,
+    "zero_shot": 7,
+    "calibration": 5,  # of 53, and 17 of 39: on one model and on shapes many are one experiment
+    "counts": 17,
     "seeds": 5,  # of 13: chance decides nothing on shapes alone, so three seeds are one experiment
 }
 
 
+PREPARED = {
+    "bert_sst2": ("sst2",),
+    "translation": ("multi30k",),
+    "summarization": ("cnn_dailymail_slice",),
+    "slim_transform": ("slimorca", "model=random"),
+}
+"""Sweeps that read a prepared dataset, and words that make them quick to refuse."""
+ON_A_HUB = {"translation_marian"}
+
+
 def test_every_sweep_file_is_planned_here():
-    assert {path.stem for path in (PROJECT / "sweeps").glob("*.yaml")} == set(JOBS)
+    assert {path.stem for path in (PROJECT / "sweeps").glob("*.yaml")} == {*JOBS, *PREPARED, *ON_A_HUB}
+
+
+@pytest.mark.parametrize("name", PREPARED)
+def test_a_sweep_on_a_dataset_tells_the_command_that_prepares_it(slimsweep, name):
+    dataset, *words = PREPARED[name]
+    answer = slimsweep("dry_run=true", f"+sweeps={name}", *words)
+    assert answer.status == 1 and f"slim prepare {dataset}" in answer.err
 
 
 @pytest.mark.parametrize(("name", "jobs"), JOBS.items())

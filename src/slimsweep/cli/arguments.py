@@ -24,6 +24,7 @@ TEXT = (
     *("model.file", "model.tokenizer_path", "tracker.project", "tracker.entity", "tracker.tags", "tracker.notes"),
     *(
         "calibration.corpus",
+        "calibration.dataset",
         "calibration.path",
         "data.corpus",
         "data.dataset",
