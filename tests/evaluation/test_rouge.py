@@ -1,11 +1,14 @@
+import io
+
 import pytest
 import torch
+from absl.logging import get_absl_handler
 from small_pairs import pair_table, seq2seq, words
 
 from slimsweep.data.corpora import Corpora
 from slimsweep.data.references import Reference
 from slimsweep.evaluation.generated_text import Written
-from slimsweep.evaluation.rouge import KINDS, Rouge, baseline_text, sentences
+from slimsweep.evaluation.rouge import KINDS, Rouge, baseline_text, rouge_scorer, sentences
 
 TEXTS = ["the cat sat on the mat", "a dog barked\nat the cars", ""]
 TARGETS = ["the cat was sitting on a mat", "dogs bark at cars\nevery day", "nothing"]
@@ -77,3 +80,11 @@ def test_sentences_of_a_text_on_one_line_are_compared_as_those_of_lines(tiny):
     assert scores["rouge_lsum"].value == 1
     assert scores["rouge_l"].value < 1
     assert "sentences by" in scores["rouge_lsum"].protocol and "sentences" not in scores["rouge_l"].protocol
+
+
+def test_configuring_logging_closes_no_stream_of_anothers(monkeypatch):
+    stream = io.StringIO()
+    monkeypatch.setattr(get_absl_handler().python_handler, "stream", stream)  # as where it was imported under capture
+    rouge_scorer(stemmer=True)
+    get_absl_handler().python_handler.close()
+    assert not stream.closed

@@ -4,6 +4,7 @@ import hashlib
 import importlib.metadata
 import random
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -109,8 +110,12 @@ class Rouge(GeneratedText):
 
 def rouge_scorer(stemmer: bool) -> Any:
     """The library's scorer of all KINDS."""
+    from absl.logging import get_absl_handler
     from rouge_score.rouge_scorer import RougeScorer
 
+    # rouge-score imports absl, whose handler keeps what stood for standard error then, and closes it once logging is
+    # configured anew, though another part of the program may still write there.
+    get_absl_handler().python_handler.stream = sys.__stderr__
     return RougeScorer(list(KINDS.values()), use_stemmer=stemmer)
 
 
