@@ -6,6 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from absl.logging import get_absl_handler
+
+# absl, which rouge-score imports, closes the stream that stood for standard error when it was imported, once logging is
+# configured anew: under pytest that is the capture of another test.
+get_absl_handler().python_handler.stream = sys.__stderr__
 
 PROJECT = Path(__file__).resolve().parents[1]
 CACHE = PROJECT / "outputs" / "cache"
