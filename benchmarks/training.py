@@ -82,11 +82,12 @@ def plain_trainer(model: Any, data: TrainingSet, asked: argparse.Namespace) -> N
 
 def bare_loop(model: Any, data: TrainingSet, asked: argparse.Namespace) -> None:
     """A dozen lines of torch."""
+    is_bf16 = model.dtype == torch.bfloat16
     module = with_adapters(model.module.float(), asked.rank).train()
     trained = [one for one in module.parameters() if one.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=RATE)
     loader = DataLoader(Examples(data.training), asked.sequences, shuffle=True, collate_fn=collate)
-    device, is_bf16 = model.compute_device.type, model.dtype == torch.bfloat16
+    device = model.compute_device.type
     for step, batch in enumerate(loader):
         if step == asked.steps:
             break

@@ -52,6 +52,8 @@ Pair = tuple[Tensor, Tensor]
 class TrainedLayers(Schedule, LayerTargets):
     """Mix-in of a stage that lowers an objective by the shared loop. Stands before Technique among the bases."""
 
+    version: ClassVar[int] = 2
+
     def __post_init__(self) -> None:
         super().__post_init__()
         refuse(self.schedule_faults())

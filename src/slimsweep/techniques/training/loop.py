@@ -100,8 +100,9 @@ def train(
         )
     keeps_zeros = getattr(schedule, "preserve_sparsity", True)
     settings = {"steps": steps, "parameters": [list(one.shape) for one in trained]}
+    is_bf16 = model.dtype == torch.bfloat16  # before what is trained is given fp32
     with _work_folder(context, settings) as folder, _trainable(model, trained, objective, keeps_zeros):
-        report = _run(model, objective, schedule, context, steps, folder, title)
+        report = _run(model, objective, schedule, context, steps, folder, title, is_bf16)
     log.info(
         "%s: %d of %d steps, validation loss %.4f before, %.4f best, %.4f at the end%s",
         *(title, report.steps, steps, report.loss_start, report.loss_best, report.loss_end),
@@ -118,13 +119,13 @@ def _run(
     steps: int,
     folder: Path,
     title: str,
+    is_bf16: bool,
 ) -> TrainingReport:
     """Run transformers' trainer, and put the best weights back."""
     from slimsweep.techniques.training.trainer import StageTrainer, last_checkpoint
 
     device, data = model.compute_device, context.data
     checkpoint = last_checkpoint(folder)
-    is_bf16 = model.dtype == torch.bfloat16
     trainer = StageTrainer(
         model,
         objective,
