@@ -6,9 +6,7 @@ import pytest
 from made_up import curve, record, sweep
 from typer.testing import CliRunner
 
-from slimsweep.cli.slim import app, stage_lines
-from slimsweep.pipeline.keys import StageKey
-from slimsweep.pipeline.stage_cache.cache import StageCache
+from slimsweep.cli.slim import app
 from slimsweep.records.store import Store, SweepJob
 
 
@@ -218,19 +216,3 @@ def test_reading_commands_write_nothing(store, slim, tmp_path, monkeypatch):
         assert contents(tmp_path) == before
         monkeypatch.undo()
     assert "3 done, 0 running, 0 failed, 1 missing" in slim("status", "mine").stdout
-
-
-def test_kept_stages_are_listed_for_people(tmp_path, tiny):
-    cache = StageCache(tmp_path, 10 * 10**9)
-    assert cache.open() is None
-    assert stage_lines(cache) == [f"0 entries, 0.0 MB of 10.0 GB in {cache.folder}"]
-    for name in "ab":
-        key = StageKey(name * 64, ({"name": name},), "tiny", f"chain {name}")
-        cache.keep(key, tiny, {"stages": [{"seconds": 1.5}]}, 9.0)
-        os.utime(cache.folder / key.digest / "used", (0, ord(name)))
-    (cache.folder / ("b" * 64) / "entry.json").write_text("{")
-    head, damaged, whole, total = stage_lines(cache)
-    assert head.split() == ["chain", "model", "size", "computed", "in", "last", "used"]
-    assert damaged.startswith(f"damaged: {'b' * 16}") and "0.1 MB" in whole
-    assert whole.startswith("chain a") and "tiny" in whole and "1.5 s" in whole
-    assert head.index("model") == whole.index("tiny") and total.startswith("2 entries, 0.2 MB of 10.0 GB in")

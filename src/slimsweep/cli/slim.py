@@ -3,7 +3,6 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
-from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -380,59 +379,16 @@ def cache(
     outputs: Outputs = None,
 ) -> None:
     """List cached stages: technique, model, size and time of last use; a chain continues from the longest it finds."""
-    from slimsweep.pipeline.stage_cache import training_files
-    from slimsweep.pipeline.stage_cache.cache import StageCache, limit_of
-    from slimsweep.pipeline.stage_cache.entry import format_bytes
+    from slimsweep.cli.caching import clear_lines, list_lines
 
     folder = project_path(cache_dir) if cache_dir else _store(outputs).outputs_dir / "cache"
-    kept = StageCache(folder, limit_of(folder / "stages"))
-    if clear:
-        removed, left = kept.clear()
-        typer.echo(f"{len(removed)} entries removed, {format_bytes(sum(entry.bytes for entry in removed))} freed")
-        if left:
-            typer.echo(f"{len(left)} are in use and stay: {', '.join(entry.chain for entry in left)}", err=True)
-        for line in training_lines(*training_files.clear(folder), word="removed"):
-            typer.echo(line)
+    if not clear:
+        typer.echo("\n".join(list_lines(folder)))
         return
-    for line in [*stage_lines(kept), *training_lines(training_files.folders(folder), [], word="kept")]:
-        typer.echo(line)
-
-
-def training_lines(folders: Sequence[Any], left: Sequence[Any], word: str) -> list[str]:
-    """A line on checkpoints of unfinished training and one on predictions of teachers; none where there are none."""
-    from slimsweep.pipeline.stage_cache.entry import format_bytes
-
-    lines = []
-    for is_checkpoint, name in ((True, "checkpoints of unfinished training"), (False, "predictions of teachers")):
-        these = [one for one in folders if one.is_checkpoint == is_checkpoint]
-        stay = sum(one.is_checkpoint == is_checkpoint for one in left)
-        if these or stay:
-            size = format_bytes(sum(one.bytes for one in these))
-            in_use = f"; {stay} may be in use and stay" if stay else ""
-            lines.append(f"{name}: {len(these)} {word}, {size}{in_use}")
-    return lines
-
-
-def stage_lines(kept: Any) -> list[str]:
-    """A line for each entry of a stage cache, the one used last first, then what all take together."""
-    from slimsweep.pipeline.stage_cache.entry import format_bytes
-
-    entries = kept.entries()
-    total, limit = format_bytes(sum(entry.bytes for entry in entries)), format_bytes(kept.limit_bytes)
-    head = ("chain", "model", "size", "computed in", "last used")
-    rows = [
-        (
-            entry.chain or f"damaged: {entry.digest[:16]}",
-            entry.model,
-            format_bytes(entry.bytes),
-            f"{entry.seconds:.1f} s",
-            datetime.fromtimestamp(entry.last_used).strftime("%Y-%m-%d %H:%M"),
-        )
-        for entry in entries
-    ]
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    table = ["  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)) for row in (head, *rows)]
-    return [*(line.rstrip() for line in table if rows), f"{len(entries)} entries, {total} of {limit} in {kept.folder}"]
+    lines, in_use = clear_lines(folder)
+    typer.echo("\n".join(lines))
+    if in_use:
+        typer.echo(in_use, err=True)
 
 
 def _owners(store: Store) -> dict[str, list[str]]:

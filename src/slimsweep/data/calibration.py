@@ -10,17 +10,18 @@ from torch import Tensor
 
 from slimsweep.checks import choice_faults, refuse, whole_number_faults
 from slimsweep.data.corpora import Corpora, Text, tokenize
+from slimsweep.data.drawn_bytes import DrawnBytes
 from slimsweep.data.rows import KINDS
 from slimsweep.data.unknown_tokens import ids_fault, texts_fault
 from slimsweep.errors import TooFewTokensError
-from slimsweep.models.batch_sizes import BATCH_TOKENS, longest_context
+from slimsweep.models.batch_sizes import longest_context
 from slimsweep.models.batches import Batch, text_batch
 
 DRAWS = ("document", "joined")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Calibration:
+class Calibration(DrawnBytes):
     """Calibration text: its source, its amount and how it is drawn.
 
     Source: arXiv:2301.00774, sec. 4. The draws are those of its code and of Wanda's: the same seed, text and
@@ -87,19 +88,9 @@ class Calibration:
             return ids_fault(what, corpora.token_ids(self._corpus, tokenizer), tokenizer, embeddings)
         return texts_fault(what, text.documents, tokenizer, embeddings)
 
-    def hidden_bytes(self, token_bytes: int) -> int:
-        """Bytes of all sequences between two blocks, for plans; `token_bytes` is the hidden state of one token."""
-        return self.sequences * self.tokens * token_bytes
-
-    def working_bytes(self, token_bytes: int, is_whole: bool) -> int:
-        """Approximate bytes of a forward through a block, for plans.
-
-        Args:
-            token_bytes: of one token in such a forward.
-            is_whole: whether all sequences are in it; else one batch.
-        """
-        tokens = self.sequences * self.tokens
-        return token_bytes * (tokens if is_whole else min(max(BATCH_TOKENS, self.tokens), tokens))
+    @property
+    def longest_tokens(self) -> int:
+        return self.tokens
 
     def digest(self, corpora: Corpora) -> str:
         """SHA-256 of the text."""

@@ -5,15 +5,15 @@ from typing import Any, ClassVar
 
 from slimsweep.checks import refuse, whole_number_faults
 from slimsweep.data.corpora import Corpora
+from slimsweep.data.drawn_bytes import DrawnBytes
 from slimsweep.data.pair_file import PairFile
 from slimsweep.data.pairs import HELD_OUT_PART, Pair, TokenPair, draw, pair_batch
 from slimsweep.errors import CorpusError
-from slimsweep.models.batch_sizes import BATCH_TOKENS
 from slimsweep.models.batches import Batch
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairCalibration(PairFile):
+class PairCalibration(DrawnBytes, PairFile):
     """Calibration pairs: their file and their number. Pairs that are held out for measuring are never drawn."""
 
     sequences: int
@@ -33,27 +33,9 @@ class PairCalibration(PairFile):
         found = len(self._drawable(source.tokenizer()))
         return [self._too_few(found)] if found < self.sequences else []
 
-    def hidden_bytes(self, token_bytes: int) -> int:
-        """Upper bound of the bytes of all pairs between two blocks, for plans.
-
-        `token_bytes` is the hidden state of one token. The encoder's output stays while the decoder is calibrated.
-        """
-        return self._tokens * token_bytes
-
-    def working_bytes(self, token_bytes: int, is_whole: bool) -> int:
-        """Approximate bytes of a forward through a block, for plans.
-
-        Args:
-            token_bytes: of one token in such a forward.
-            is_whole: whether all pairs are in it; else one batch.
-        """
-        one = self._tokens // self.sequences
-        return token_bytes * (self._tokens if is_whole else min(max(BATCH_TOKENS, one), self._tokens))
-
     @property
-    def _tokens(self) -> int:
-        """Upper bound of the tokens of all drawn sources and targets, padding among them."""
-        return self.sequences * (self.longest("source") + self.longest("target"))
+    def longest_tokens(self) -> int:
+        return self.longest("source") + self.longest("target")
 
     def digest(self, corpora: Corpora) -> str:
         """SHA-256 of all pairs of the file."""

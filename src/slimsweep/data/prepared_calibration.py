@@ -6,14 +6,14 @@ from typing import Any, ClassVar
 
 from slimsweep.checks import refuse, whole_number_faults
 from slimsweep.data.corpora import Corpora
+from slimsweep.data.drawn_bytes import DrawnBytes
 from slimsweep.data.prepared_training import PreparedTraining
 from slimsweep.data.training import length_faults
-from slimsweep.models.batch_sizes import BATCH_TOKENS
 from slimsweep.models.batches import Batch
 
 
 @dataclass(frozen=True, kw_only=True)
-class PreparedCalibration:
+class PreparedCalibration(DrawnBytes):
     """Examples drawn from a dataset that `slim prepare` wrote: texts, labelled rows, pairs or conversations.
 
     They are those that `data=prepared` trains on; its validation examples and the dataset's other splits are not drawn.
@@ -64,25 +64,6 @@ class PreparedCalibration:
         examples = self._training.examples(source, corpora)
         return examples.collate(random.Random(seed).sample(list(examples.training), self.sequences))
 
-    def hidden_bytes(self, token_bytes: int) -> int:
-        """Upper bound of the bytes of all examples between two blocks, for plans.
-
-        Args:
-            token_bytes: of the hidden state of one token.
-        """
-        return self._tokens * token_bytes
-
-    def working_bytes(self, token_bytes: int, is_whole: bool) -> int:
-        """Approximate bytes of a forward through a block, for plans.
-
-        Args:
-            token_bytes: of one token in such a forward.
-            is_whole: whether all examples are in it; else one batch.
-        """
-        one = self._tokens // self.sequences
-        return token_bytes * (self._tokens if is_whole else min(max(BATCH_TOKENS, one), self._tokens))
-
     @property
-    def _tokens(self) -> int:
-        """Upper bound of the tokens of all drawn examples, padding among them."""
-        return self.sequences * max(self.tokens, self.source_tokens + self.target_tokens)
+    def longest_tokens(self) -> int:
+        return max(self.tokens, self.source_tokens + self.target_tokens)

@@ -20,7 +20,7 @@ class Latency(Metric):
     """Seconds of one example in a batch of one: median of repeats after warm-ups. Tokenization is not in it.
 
     A classifier runs one forward. A model that generates reads the example and writes `new_tokens` greedy tokens with
-    its cache, whether or not an end token is among them, so that models of equal shapes take equally long.
+    its cache. It goes on past an end token, so that models of equal shapes take equally long.
     """
 
     depends_on_values: ClassVar[bool] = False

@@ -8,6 +8,7 @@ from slimsweep.models.language_model import LanguageModel
 from slimsweep.pipeline.chain import compress
 from slimsweep.pipeline.experiment import Asked, Experiment
 from slimsweep.pipeline.keys import digest_of, metric_identity
+from slimsweep.pipeline.stage_cache.side_folders import base_folder
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +21,7 @@ def base_of(experiment: Experiment) -> Base:
         log.info("%s: loading the base, %s", experiment.label, base.label)
         return compress(base).model
 
-    return Base(experiment.cache_dir / "bases" / base.key[:16], load, experiment.model.tokenizer())
+    return Base(base_folder(experiment.cache_dir, base.key), load, experiment.model.tokenizer())
 
 
 def keep_bases(experiment: Experiment, missing: dict[str, Asked]) -> None:

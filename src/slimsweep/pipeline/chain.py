@@ -20,7 +20,7 @@ from slimsweep.models.skeleton import Skeleton
 from slimsweep.pipeline import memory_plan
 from slimsweep.pipeline.experiment import Experiment, Stage
 from slimsweep.pipeline.keys import StageKey, digest_of, stage_keys
-from slimsweep.pipeline.stage_cache import training_files
+from slimsweep.pipeline.stage_cache import side_folders
 from slimsweep.pipeline.stage_cache.cache import StageCache
 from slimsweep.pipeline.stage_cache.entry import written_digest
 from slimsweep.pipeline.stage_cache.statistics import StatisticsCache
@@ -84,7 +84,7 @@ def compress(experiment: Experiment) -> Compressed:
                 work_dir=checkpoints(experiment, keys[position]) if stage.technique.requirements.data else None,
                 teacher_dir=teacher_dir(experiment, position) if cache else None,
             )
-            with training_files.held(context.work_dir):
+            with side_folders.held(context.work_dir):
                 apply(experiment, stage, context, done)
                 unkept += done.stages[-1]["seconds"]
                 if cache and _keep(cache, keys[position], done, unkept, upstream):
@@ -121,12 +121,12 @@ def teacher_dir(experiment: Experiment, position: int) -> Path | None:
     else:
         parts = [experiment.teachers[stage.name].digest(), experiment.resolved_dtype, experiment.resolved_device]
         identity = digest_of(parts)
-    return training_files.teacher_folder(experiment.cache_dir, identity)
+    return side_folders.teacher_folder(experiment.cache_dir, identity)
 
 
 def checkpoints(experiment: Experiment, key: StageKey) -> Path:
     """Folder of the checkpoints of an unfinished stage."""
-    return training_files.checkpoint_folder(experiment.cache_dir, key.digest)
+    return side_folders.checkpoint_folder(experiment.cache_dir, key.digest)
 
 
 def load(experiment: Experiment) -> Compressed:

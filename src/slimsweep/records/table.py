@@ -141,14 +141,19 @@ def number_text(record: Record, name: str, form: str) -> str:
     return "" if value is None else form.format(value)
 
 
+def _pipe_columns(table: Table) -> list[list[str]]:
+    """Columns with their headings, bars in cells escaped."""
+    return [
+        [heading, *(cell.replace("|", "\\|") for cell in cells)]
+        for heading, cells in zip(table.headings, table.columns, strict=True)
+    ]
+
+
 def markdown(table: Table) -> str:
     """A Markdown table with aligned columns, its footnotes and notes below."""
     if not table.columns:
         return "no records"
-    columns = [
-        [heading, *(cell.replace("|", "\\|") for cell in cells)]
-        for heading, cells in zip(table.headings, table.columns, strict=True)
-    ]
+    columns = _pipe_columns(table)
     widths = [max(3, *map(len, column)) for column in columns]
     notes = [f"- {note}" for note in dict.fromkeys([*table.footnotes, *table.notes])]
     title = [f"**{table.title}**", ""] if table.title else []
@@ -159,10 +164,7 @@ def github(table: Table) -> str:
     """A Markdown table for an issue: no padding, footnotes below it, notes folded away."""
     if not table.columns:
         return "no records"
-    columns = [
-        [heading, *(cell.replace("|", "\\|") for cell in cells)]
-        for heading, cells in zip(table.headings, table.columns, strict=True)
-    ]
+    columns = _pipe_columns(table)
     title = [f"**{table.title}**", ""] if table.title else []
     lines = [*title, *_pipes(columns, [0] * len(columns), table.are_words)]
     lines += ["", *(f"- {note}" for note in dict.fromkeys(table.footnotes))] if table.footnotes else []

@@ -4,7 +4,7 @@ from contexts import text_context
 from filelock import FileLock
 
 from slimsweep.blockwise.activations import Activations, InputSum
-from slimsweep.cli.slim import stage_lines
+from slimsweep.cli.caching import stage_lines
 from slimsweep.models.language_model import weights_digest
 from slimsweep.numerics import hessian
 from slimsweep.pipeline.keys import StageKey, sums_key

@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+from family_shapes import random_model
 from tiny_training import FAST, tiny_llama, training_context
 
 from slimsweep.errors import TrainingError, TrainingPaused
@@ -198,3 +199,12 @@ def test_without_preserve_sparsity_removed_weights_come_back_and_leave_the_mask(
         mask = removed(layer)
         assert int((layer.weight == 0).sum()) < 0.1 * layer.weight.numel()
         assert mask is None or bool((layer.weight[mask] == 0).all())
+
+
+@pytest.mark.parametrize(("dtype", "products"), [(torch.bfloat16, torch.bfloat16), (torch.float32, torch.float32)])
+def test_all_weights_of_a_16_bit_model_are_trained_in_fp32_under_autocast(tmp_path, dtype, products):
+    model, seen = random_model("llama", str(tmp_path)).load(dtype, torch.device("cpu")), set()
+    layer = model.blocks[0].mlp.up_proj
+    layer.register_forward_hook(lambda one, _, output: seen.add((one.weight.dtype, output.dtype)))
+    Finetune(**FAST).apply(model, training_context(model))
+    assert seen == {(torch.float32, products)} and layer.weight.dtype == dtype

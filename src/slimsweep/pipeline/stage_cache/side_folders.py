@@ -1,6 +1,6 @@
-"""Files of training below a cache folder: checkpoints of unfinished stages, and what teachers predicted.
+"""Folders of a cache beside its stages: checkpoints of training, predictions of teachers and of bases.
 
-They are beside the stage cache: its limit does not count them, and only `slim cache --clear` removes them.
+The limit of the stage cache does not count them, and only `slim cache --clear` removes them.
 """
 
 import logging
@@ -15,14 +15,20 @@ from filelock import FileLock, Timeout
 
 log = logging.getLogger(__name__)
 
-UNFINISHED, TEACHERS = "unfinished", "teachers"
+UNFINISHED, TEACHERS, BASES = "unfinished", "teachers", "bases"
+KINDS = {
+    UNFINISHED: "checkpoints of unfinished training",
+    TEACHERS: "predictions of teachers",
+    BASES: "predictions of bases",
+}
+"""Names of the folders that hold them, and what they hold in words."""
 IN_USE_SECONDS = 3600
-"""A teacher's folder that was written to more lately than this may be read by a job, and stays."""
+"""Predictions that were written more lately than this may be read by a job, and stay."""
 
 
 @dataclass(frozen=True)
 class Folder:
-    """One folder of either kind."""
+    """One folder of any kind."""
 
     path: Path
     bytes: int
@@ -30,9 +36,9 @@ class Folder:
     """Unix time."""
 
     @property
-    def is_checkpoint(self) -> bool:
-        """Whether it holds checkpoints of a stage; else predictions of a teacher."""
-        return self.path.parent.name == UNFINISHED
+    def kind(self) -> str:
+        """One of KINDS."""
+        return self.path.parent.name
 
 
 def checkpoint_folder(cache_dir: Path, digest: str) -> Path:
@@ -43,6 +49,11 @@ def checkpoint_folder(cache_dir: Path, digest: str) -> Path:
 def teacher_folder(cache_dir: Path, identity: str) -> Path:
     """Folder of what a teacher predicts, by its identity."""
     return cache_dir / TEACHERS / identity[:16]
+
+
+def base_folder(cache_dir: Path, key: str) -> Path:
+    """Folder of what the base of an experiment predicts, by the base's key."""
+    return cache_dir / BASES / key[:16]
 
 
 @contextmanager
@@ -66,9 +77,9 @@ def held(folder: Path | None) -> Iterator[None]:
 
 
 def folders(cache_dir: Path) -> list[Folder]:
-    """All folders of both kinds."""
+    """All folders of all kinds."""
     found = []
-    for path in sorted([*cache_dir.glob(f"{UNFINISHED}/*/"), *cache_dir.glob(f"{TEACHERS}/*/")]):
+    for path in sorted(path for kind in KINDS for path in cache_dir.glob(f"{kind}/*/")):
         stats = [file.stat() for file in [path, *path.rglob("*")] if file.exists()]
         size = sum(one.st_size for one in stats)
         found.append(Folder(path, size, max((one.st_mtime for one in stats), default=0.0)))
@@ -85,7 +96,7 @@ def clear(cache_dir: Path) -> tuple[list[Folder], list[Folder]]:
 
 
 def _remove(folder: Folder) -> bool:
-    if not folder.is_checkpoint:
+    if folder.kind != UNFINISHED:
         if time.time() - folder.last_written < IN_USE_SECONDS:
             return False
         shutil.rmtree(folder.path, ignore_errors=True)
