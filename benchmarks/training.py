@@ -111,10 +111,13 @@ def main() -> None:
     dense = made.model.load(getattr(torch, made.resolved_dtype), torch.device(made.resolved_device))
     ways = {"ours": ours, "transformers Trainer": plain_trainer, "bare loop": bare_loop}
 
-    def run(name: str) -> None:
-        ways[name](dense.copy(), data, asked)
+    def run(name: str, steps: int = asked.steps) -> None:
+        few = TrainingSet(data.training[: steps * asked.sequences], data.validation, collate, data.origin)
+        ways[name](dense.copy(), few, argparse.Namespace(**vars(asked) | {"steps": steps}))
 
-    seconds = measuring.alternate({name: partial(run, name) for name in ways}, asked.rounds)
+    for name in ways:
+        run(name, steps=2)  # imports and compiled kernels
+    seconds = measuring.alternate({name: partial(run, name) for name in ways}, asked.rounds, warm_ups=0)
     trained = asked.steps * asked.sequences * asked.tokens
     rates = {name: trained / statistics.median(times) for name, times in seconds.items()}
     for name, rate in rates.items():

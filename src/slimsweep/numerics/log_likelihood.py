@@ -1,5 +1,7 @@
 """Negative log-likelihoods of targets from bf16 logits on a CPU, in two reads of the logits and no copy.
 
+For training, a third read makes the gradient of their mean.
+
     row of logits (uint16 bits)  ->  highest, by comparing the bits as integers
                                  ->  sum of exp(logit - highest), LANES at a time in fp32, the parts in fp64
 
@@ -11,13 +13,15 @@ The exponential is a polynomial of degree 7 on [-ln 2 / 2, ln 2 / 2] times a pow
 Source: S. Moshier, Cephes, expf.
 """
 
-from typing import no_type_check
+import math
+from typing import Any, no_type_check
 
 import numba
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from slimsweep.numerics.parallel import parallel_map
 
@@ -29,18 +33,82 @@ LEAST = -87.0
 
 def bf16_nll(logits: Float[Tensor, "token vocabulary"], targets: Int[Tensor, " token"]) -> Float[Tensor, " token"]:
     """Negative log-likelihoods in nats and fp32; nan where a row has a logit that is nan or plus infinity."""
-    bits = logits.contiguous().view(torch.int16).numpy()
-    wanted, nll = targets.numpy(), np.empty(len(bits), np.float32)
-    parts = np.array_split(np.arange(len(bits)), max(1, min(torch.get_num_threads(), len(bits))))
-    ranges = [(int(part[0]), int(part[-1]) + 1) for part in parts if len(part)]
-    parallel_map(lambda part: _rows(bits[slice(*part)], wanted[slice(*part)], nll[slice(*part)]), ranges, logits.device)
-    return torch.from_numpy(nll)
+    return _Rows(logits.contiguous()[None], targets[None]).read()[1][0]
+
+
+def mean_nll(
+    logits: Float[Tensor, "sequence *place vocabulary"], targets: Int[Tensor, "sequence *place"], ignored: int
+) -> Float[Tensor, ""]:
+    """Mean negative log-likelihood in nats over all targets that are not `ignored`; nan where there are none.
+
+    In bf16 on a CPU the gradient is made from the logits themselves, where torch keeps fp32 copies of them: less memory,
+    and a quarter of the time on two cores (80 against 300 ms for 512 tokens of 49,152 words, beside other work).
+    """
+    if not logits.is_cpu or logits.dtype != torch.bfloat16:
+        return cross_entropy(logits.float().flatten(0, -2), targets.flatten(), ignore_index=ignored)
+    places = logits.flatten(1, -2) if logits.ndim > 2 else logits[:, None]
+    return _MeanNLL.apply(places, targets.reshape(places.shape[:-1]), ignored)
+
+
+class _MeanNLL(torch.autograd.Function):
+    """Mean over rows; its gradient is (softmax - target) / rows, rounded to bf16 once."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor, ignored: int) -> Tensor:
+        counted = targets != ignored
+        log_sums, nll = _Rows(logits, targets.masked_fill(~counted, 0)).read()
+        ctx.save_for_backward(logits, targets, log_sums)
+        ctx.ignored, ctx.count = ignored, int(counted.sum())
+        total = nll.double().masked_fill(~counted, 0).sum()
+        return (total / ctx.count if ctx.count else total + math.nan).float()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        logits, targets, log_sums = ctx.saved_tensors
+        wanted = targets.masked_fill(targets == ctx.ignored, -1)
+        scale = float(gradient) / max(1, ctx.count)
+        return _Rows(logits, wanted).gradient(log_sums, scale), None, None
+
+
+class _Rows:
+    """Rows of logits as bits, in parts for each core. A sequence may be a part of a longer one: it is not copied."""
+
+    def __init__(self, logits: Float[Tensor, "sequence place vocabulary"], targets: Int[Tensor, "sequence place"]):
+        if logits.numel() and not logits[0].is_contiguous():
+            logits = logits.contiguous()
+        self.bits, self.targets = logits.detach().view(torch.int16).numpy(), targets.numpy()
+        cores = max(1, min(torch.get_num_threads(), targets.numel()))
+        each = max(1, math.ceil(targets.shape[1] / math.ceil(cores / max(1, len(targets)))))
+        starts = range(0, targets.shape[1], each)
+        self.parts = [(one, slice(start, start + each)) for one in range(len(targets)) for start in starts]
+
+    def read(self) -> tuple[Float[Tensor, "sequence place"], Float[Tensor, "sequence place"]]:
+        """Logarithms of the sums of exponentials, and negative log-likelihoods."""
+        log_sums, nll = np.empty(self.targets.shape, np.float32), np.empty(self.targets.shape, np.float32)
+
+        def work(part: Any) -> None:
+            _rows(self.bits[part], self.targets[part], log_sums[part], nll[part])
+
+        parallel_map(work, self.parts, torch.device("cpu"))
+        return torch.from_numpy(log_sums), torch.from_numpy(nll)
+
+    def gradient(self, log_sums: Tensor, scale: float) -> Float[Tensor, "sequence place vocabulary"]:
+        """Gradient of the sum of the negative log-likelihoods, times `scale`; 0 in rows with a target below 0."""
+        made, sums = torch.empty(self.bits.shape, dtype=torch.bfloat16), log_sums.numpy()
+        bits = made.view(torch.int16).numpy()
+
+        def work(part: Any) -> None:
+            _gradients(self.bits[part], self.targets[part], sums[part], np.float32(scale), bits[part])
+
+        parallel_map(work, self.parts, torch.device("cpu"))
+        return made
 
 
 # Without nnan and ninf among the flags, comparisons with infinities and nan hold; sums may be reordered into vectors.
 @numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz", "arcp"}, error_model="numpy")
 @no_type_check
-def _rows(bits, targets, nll):
+def _rows(bits, targets, log_sums, nll):
     for row in range(bits.shape[0]):
         line = bits[row]
         top, bottom = np.int16(-32768), np.int16(32767)
@@ -50,13 +118,41 @@ def _rows(bits, targets, nll):
             order = np.int16(value ^ np.int16(np.int16(value >> np.int16(15)) & np.int16(0x7FFF)))
             top, bottom = max(top, order), min(bottom, order)
         if top >= np.int16(0x7F80) or bottom < np.int16(-0x7F81):  # inf, nan, or nan with a sign
-            nll[row] = np.nan
+            log_sums[row] = nll[row] = np.nan
             continue
         highest = _number(np.int16(top ^ np.int16(np.int16(top >> np.int16(15)) & np.int16(0x7FFF))))
         total = 0.0
         for start in range(0, line.shape[0], LANES):
             total += _exponentials(line[start : start + LANES], highest)
+        log_sums[row] = np.float32(highest + np.log(total))
         nll[row] = np.float32(highest + np.log(total) - _number(line[targets[row]]))
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz", "arcp"}, error_model="numpy")
+@no_type_check
+def _gradients(bits, targets, log_sums, scale, made):
+    for row in range(bits.shape[0]):
+        line, out, log_sum = bits[row], made[row], log_sums[row]
+        if targets[row] < 0:
+            out[:] = np.int16(0)
+            continue
+        if np.isnan(log_sum):
+            out[:] = np.int16(0x7FC0)  # nan
+            continue
+        for column in range(line.shape[0]):
+            out[column] = _bf16(_exponential(_number(line[column]) - log_sum) * scale)
+        wanted = targets[row]
+        likelihood = _exponential(_number(line[wanted]) - log_sum)
+        out[wanted] = _bf16((likelihood - np.float32(1)) * scale)
+
+
+@numba.njit(nogil=True, cache=True, inline="always")
+@no_type_check
+def _bf16(value):
+    """Bits of the nearest number in bf16, ties to even."""
+    bits = np.float32(value).view(np.uint32)
+    rounded = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
+    return np.int16(rounded >> np.uint32(16))
 
 
 @numba.njit(nogil=True, cache=True, inline="always")
@@ -70,16 +166,21 @@ def _number(bits):
 def _exponentials(line, highest):
     total = np.float32(0)
     for column in range(line.shape[0]):
-        x = _number(line[column]) - highest
-        x = x if x > np.float32(LEAST) else np.float32(LEAST)
-        power = np.floor(x * np.float32(1.4426950408889634) + np.float32(0.5))
-        rest = x - power * np.float32(0.693359375) + power * np.float32(2.12194440e-4)  # ln 2 in two parts
-        y = np.float32(1.9875691500e-4)
-        y = y * rest + np.float32(1.3981999507e-3)
-        y = y * rest + np.float32(8.3334519073e-3)
-        y = y * rest + np.float32(4.1665795894e-2)
-        y = y * rest + np.float32(1.6666665459e-1)
-        y = y * rest + np.float32(5.0000001201e-1)
-        y = y * rest * rest + rest + np.float32(1)
-        total += y * np.int32((np.int32(power) + np.int32(127)) << np.int32(23)).view(np.float32)
+        total += _exponential(_number(line[column]) - highest)
     return total
+
+
+@numba.njit(nogil=True, cache=True, inline="always")
+@no_type_check
+def _exponential(x):
+    x = x if x > np.float32(LEAST) else np.float32(LEAST)
+    power = np.floor(x * np.float32(1.4426950408889634) + np.float32(0.5))
+    rest = x - power * np.float32(0.693359375) + power * np.float32(2.12194440e-4)  # ln 2 in two parts
+    y = np.float32(1.9875691500e-4)
+    y = y * rest + np.float32(1.3981999507e-3)
+    y = y * rest + np.float32(8.3334519073e-3)
+    y = y * rest + np.float32(4.1665795894e-2)
+    y = y * rest + np.float32(1.6666665459e-1)
+    y = y * rest + np.float32(5.0000001201e-1)
+    y = y * rest * rest + rest + np.float32(1)
+    return y * np.int32((np.int32(power) + np.int32(127)) << np.int32(23)).view(np.float32)

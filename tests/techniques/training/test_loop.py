@@ -3,8 +3,10 @@ import json
 import pytest
 import torch
 from family_shapes import random_model
-from tiny_training import FAST, tiny_llama, training_context
+from tiny_training import FAST, counting_windows, tiny_llama, training_context
 
+from slimsweep.blockwise.stage_context import StageContext
+from slimsweep.data.training import TrainingSet, padded_batch
 from slimsweep.errors import TrainingError, TrainingPaused
 from slimsweep.linear.mask import removed
 from slimsweep.models.language_model import weights_digest
@@ -53,6 +55,30 @@ def test_several_forwards_of_a_step_equal_one(tmp_path):
     assert losses[2]["curve"][1]["loss"] == pytest.approx(losses[0]["curve"][1]["loss"], abs=1e-4)
 
 
+def test_a_step_of_similar_lengths_is_padded_less(tmp_path, monkeypatch):
+    read, plain = [], StageTrainer.training_step
+
+    def reading(self, model, inputs, *given):
+        read.append(inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])))
+        return plain(self, model, inputs, *given)
+
+    monkeypatch.setattr(StageTrainer, "training_step", reading)
+    padded = {}
+    for grouped in (False, True):
+        model, read[:] = tiny_llama(tmp_path), []
+        windows = [window[: 2 + place % 15].tolist() for place, window in enumerate(counting_windows(32, 200))]
+        windows = [{"input_ids": window, "labels": window} for window in windows]
+        data = TrainingSet(windows[:-8], windows[-8:], lambda rows: padded_batch(rows, 0), "of many lengths")
+        Finetune(epochs=1, tokens=None, batch_sequences=4, evaluations=1, group_lengths=grouped).apply(
+            model, StageContext(data=data)
+        )
+        assert sum(int(mask.sum()) for mask in read) == sum(
+            len(window["input_ids"]) for window in windows[:-8]
+        )  # each once
+        padded[grouped] = sum(int((mask == 0).sum()) for mask in read)
+    assert padded[True] < padded[False] / 3
+
+
 def test_activations_computed_again_change_nothing(tmp_path):
     ends = []
     for again in (False, True):
@@ -62,10 +88,13 @@ def test_activations_computed_again_change_nothing(tmp_path):
     assert ends[0] == pytest.approx(ends[1], abs=1e-5)
 
 
-@pytest.mark.parametrize("killed_at", [1, 3, 4, 6, 11])
-def test_a_killed_run_goes_on_and_ends_at_the_same_bits(tmp_path, monkeypatch, killed_at):
+@pytest.mark.parametrize(
+    ("killed_at", "grouped"), [(1, False), (3, False), (4, False), (6, False), (11, False), (6, True), (11, True)]
+)
+def test_a_killed_run_goes_on_and_ends_at_the_same_bits(tmp_path, monkeypatch, killed_at, grouped):
+    technique = Finetune(**FAST, group_lengths=grouped)  # steps 11 and 12 are of the second epoch
     undisturbed = tiny_llama(tmp_path)
-    whole = account(Finetune(**FAST).apply(undisturbed, training_context(undisturbed)))
+    whole = account(technique.apply(undisturbed, training_context(undisturbed)))
     plain = StageTrainer.training_step
 
     def dying(self, *given):
@@ -76,10 +105,10 @@ def test_a_killed_run_goes_on_and_ends_at_the_same_bits(tmp_path, monkeypatch, k
     monkeypatch.setattr(StageTrainer, "training_step", dying)
     folder, model = tmp_path / "work", tiny_llama(tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        Finetune(**FAST).apply(model, training_context(model, work_dir=folder))
+        technique.apply(model, training_context(model, work_dir=folder))
     monkeypatch.setattr(StageTrainer, "training_step", plain)
     model = tiny_llama(tmp_path)
-    resumed = account(Finetune(**FAST).apply(model, training_context(model, work_dir=folder)))
+    resumed = account(technique.apply(model, training_context(model, work_dir=folder)))
     assert stable(resumed) == stable(whole)
     assert weights_digest(model) == weights_digest(undisturbed)
 

@@ -52,7 +52,7 @@ Pair = tuple[Tensor, Tensor]
 class TrainedLayers(Schedule, LayerTargets):
     """Mix-in of a stage that lowers an objective by the shared loop. Stands before Technique among the bases."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -13,6 +13,7 @@ from torch.nn import functional
 from slimsweep.models.batches import IGNORED, Batch, token_mask
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.numerics import divergences
+from slimsweep.numerics.log_likelihood import mean_nll
 from slimsweep.techniques.training.objective import Objective
 
 LOGITS = {
@@ -75,9 +76,7 @@ class Distillation(Objective):
         counted = labels != IGNORED
         total = logits.new_zeros((), dtype=torch.float32)
         if weight := self.losses.weights.get("hard"):
-            total = total + weight * functional.cross_entropy(
-                logits.float().flatten(0, -2), labels.flatten(), ignore_index=IGNORED
-            )
+            total = total + weight * mean_nll(logits, labels, IGNORED)
         if self.teacher is None:
             return total
         with torch.no_grad():

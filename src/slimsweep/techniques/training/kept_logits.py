@@ -35,6 +35,7 @@ from slimsweep.errors import TrainingError
 from slimsweep.models.batches import IGNORED, Batch, to_device
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.numerics.divergences import TopLogProbs, top_k_error_bound, top_k_forward_kl, top_log_probs
+from slimsweep.numerics.log_likelihood import mean_nll
 from slimsweep.progress import tracked
 from slimsweep.techniques.training.objective import Objective
 
@@ -163,8 +164,7 @@ class KeptDistillation(Objective):
         logits, labels = model.task.aligned(model.task.forward(model.module, batch).logits, batch)
         total = logits.new_zeros((), dtype=torch.float32)
         if weight := self.weights.get("hard"):
-            flat = logits.float().flatten(0, -2)
-            total = total + weight * functional.cross_entropy(flat, labels.flatten(), ignore_index=IGNORED)
+            total = total + weight * mean_nll(logits, labels, IGNORED)
         if weight := self.weights.get("soft"):
             places = logits[labels != IGNORED]
             everywhere = torch.ones(len(places), dtype=torch.bool, device=places.device)

@@ -55,7 +55,7 @@ class LoRAPrune(Training):
         scale of the product is one factor of all scores and is left out of the gradient.
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     needs_rank: ClassVar[bool] = True
 
     ratio: float | int

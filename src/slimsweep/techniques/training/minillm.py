@@ -19,7 +19,7 @@ from slimsweep.numerics.policy_gradient import IMPORTANCE, SampledSequences, min
 from slimsweep.techniques.base import Requirements
 from slimsweep.techniques.training.base import Training
 from slimsweep.techniques.training.generation import continuations, prompts_of
-from slimsweep.techniques.training.objective import Objective
+from slimsweep.techniques.training.objective import Objective, TaskLoss
 from slimsweep.techniques.training.teachers import Teachers, frozen_teacher, teacher_bytes
 
 EXAMPLES_AT_ONCE = 64
@@ -107,7 +107,7 @@ class OnPolicy(Objective):
             return reverse_kl(*self._logits(model, batch))
         loss = self._sampled_loss(model, self.responses(model, batch))
         if weight := self.settings.language_weight:
-            loss = loss + weight * model.task.loss(model.module, batch)
+            loss = loss + weight * TaskLoss().loss(model, batch)
         return loss
 
     def responses(self, student: LanguageModel, batch: Batch) -> Batch:

@@ -5,8 +5,9 @@ from abc import ABC, abstractmethod
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from slimsweep.models.batches import Batch
+from slimsweep.models.batches import IGNORED, Batch
 from slimsweep.models.language_model import LanguageModel
+from slimsweep.numerics.log_likelihood import mean_nll
 
 
 class Objective(ABC):
@@ -24,4 +25,5 @@ class TaskLoss(Objective):
     """Cross-entropy of the model's task with the labels of the data."""
 
     def loss(self, model: LanguageModel, batch: Batch) -> Float[Tensor, ""]:
-        return model.task.loss(model.module, batch)
+        logits, labels = model.task.aligned(model.task.forward(model.module, batch).logits, batch)
+        return mean_nll(logits, labels, IGNORED)

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional
 
 from slimsweep.data.problems import (
     Problem,
@@ -24,6 +23,7 @@ from slimsweep.models.batches import IGNORED, Batch, padding_id
 from slimsweep.models.generation import BLANK_LINE
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.numerics.divergences import forward_kl
+from slimsweep.numerics.log_likelihood import mean_nll
 from slimsweep.techniques.training.objective import Objective
 
 RATIONALE, ANSWER = "[rationale] ", "[answer] "
@@ -95,10 +95,9 @@ def task_losses(
     """Mean cross-entropy of answers (the first rows) and of rationales (the other rows), each over its own tokens."""
 
     def mean(rows: slice) -> Tensor:
-        flat, wanted = logits[rows].float().flatten(0, 1), labels[rows].flatten()
-        if not bool((wanted != IGNORED).any()):
-            return flat.sum() * 0
-        return functional.cross_entropy(flat, wanted, ignore_index=IGNORED)
+        if not bool((labels[rows] != IGNORED).any()):
+            return logits[rows].float().sum() * 0
+        return mean_nll(logits[rows], labels[rows], IGNORED)
 
     return mean(slice(0, problems)), mean(slice(problems, None))
 

@@ -25,6 +25,8 @@ class Schedule:
     """Sequences of one step."""
     micro_sequences: int | None = None
     """Sequences of one forward; gradients of a step are summed over several forwards. Null: those of a step."""
+    group_lengths: bool = False
+    """Whether a step has sequences of similar length, so that less is padded. No gain where all are equally long."""
     learning_rate: int | float = 1e-4
     """Highest learning rate of AdamW."""
     warmup_fraction: int | float = 0.05
@@ -63,9 +65,9 @@ class Schedule:
         faults += number_faults("warmup_fraction", self.warmup_fraction, "[0, 1)")
         faults += number_faults("weight_decay", self.weight_decay, "[0, inf)")
         faults += number_faults("max_gradient_norm", self.max_gradient_norm, "(0, inf)")
-        faults += choice_faults("decay", [self.decay], DECAYS) + flag_faults(
-            "checkpoint_blocks", self.checkpoint_blocks
-        )
+        faults += choice_faults("decay", [self.decay], DECAYS)
+        for name in ("checkpoint_blocks", "group_lengths"):
+            faults += flag_faults(name, getattr(self, name))
         if self.max_minutes is not None:
             faults += number_faults("max_minutes", self.max_minutes, "(0, inf)")
         return faults

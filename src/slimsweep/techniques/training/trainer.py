@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from slimsweep.errors import TrainingError, TrainingPaused
 from slimsweep.linear.base import is_linear
@@ -20,6 +21,7 @@ from slimsweep.models.batches import Batch, to_device
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.progress import watcher
 from slimsweep.techniques.training.objective import Objective
+from slimsweep.techniques.training.schedule import Schedule
 
 TRAINED = "trained.safetensors"
 STATE = "stage.json"
@@ -35,8 +37,7 @@ class StageTrainer(Trainer):
         model: LanguageModel,
         objective: Objective,
         title: str,
-        patience: int,
-        minutes: int | float | None,
+        schedule: Schedule,
         **rest: Any,
     ):
         super().__init__(model=model.module, **rest)
@@ -44,7 +45,7 @@ class StageTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         self.add_callback(Watch(self))
         self.stage, self.objective, self.title = model, objective, title
-        self.patience, self.minutes = patience, minutes
+        self.schedule = schedule
         self.curve: list[dict[str, Any]] = []
         """Step, mean training loss since the entry before, and validation loss."""
         self.tokens, self.seconds_before = 0, 0.0
@@ -60,7 +61,8 @@ class StageTrainer(Trainer):
     @property
     def is_late(self) -> bool:
         """Whether this launch has trained for as long as it may."""
-        return self.minutes is not None and time.monotonic() - self._began > 60 * self.minutes
+        minutes = self.schedule.max_minutes
+        return minutes is not None and time.monotonic() - self._began > 60 * minutes
 
     @property
     def best(self) -> float:
@@ -109,6 +111,13 @@ class StageTrainer(Trainer):
             return first_non_finite(self.stage, to_device(batch, self.args.device))
         return ""
 
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if not self.schedule.group_lengths:
+            return super()._get_train_sampler(train_dataset)
+        examples = self.train_dataset
+        lengths = [token_count(self.data_collator([examples[place]])) for place in range(len(examples))]
+        return SimilarLengths(self.schedule.batch_sequences, lengths, self.args.data_seed)
+
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
         """Clip over the model and the objective's modules together."""
         return nn.utils.clip_grad_norm_(list(self.trained().values()), self.args.max_grad_norm)
@@ -149,7 +158,7 @@ class StageTrainer(Trainer):
         self._recent = []
         if not math.isfinite(value):
             self.stopped = self.stopped or f"the validation loss is not finite at step {self.state.global_step}"
-        elif self._since >= self.patience:
+        elif self._since >= self.schedule.patience:
             self.stopped = self.stopped or (
                 f"the validation loss rose or stood still at {self._since} evaluations in a row, the last at step "
                 f"{self.state.global_step}"
@@ -198,7 +207,7 @@ class StageTrainer(Trainer):
         if self.is_late and self.stopped is None and self.state.global_step < self.args.max_steps:
             raise TrainingPaused(
                 f"paused at step {self.state.global_step} of {self.args.max_steps} after "
-                f"max_minutes={self.minutes:g}: the same command goes on from there"
+                f"max_minutes={self.schedule.max_minutes:g}: the same command goes on from there"
             )
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
@@ -235,6 +244,19 @@ class StageTrainer(Trainer):
     @property
     def _folder(self) -> Path:
         return Path(self.args.output_dir)
+
+
+class SimilarLengths(LengthGroupedSampler):
+    """Order of examples in which neighbours have similar lengths; of each epoch its own, whatever came before."""
+
+    def __init__(self, batch_size: int, lengths: list[int], seed: int):
+        super().__init__(batch_size, lengths=lengths)
+        self.seed = seed
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """The trainer says at its beginning which epoch it is, after an interruption too."""
+        self.generator = torch.Generator().manual_seed(self.seed + epoch)
 
 
 class Watch(TrainerCallback):
