@@ -73,7 +73,8 @@ class Rows:
 
     def _both_ways(self, data_dir: Path | None, cause: str) -> str:
         folder = f"{data_dir} has none" if data_dir else "no data_dir is set"
-        local = f"put a copy named {' or '.join(self.files)} below data_dir=FOLDER (or SLIMSWEEP_DATA; {folder})"
+        option = "data_dir=FOLDER, of slim --data-dir FOLDER (or SLIMSWEEP_DATA"
+        local = f"put a copy named {' or '.join(self.files)} below {option}; {folder})"
         if not self.hub:
             return f"{cause}: {local}"
         return f"{cause}. Either {local}, or give network access to the hub dataset {self.hub['path']}"
