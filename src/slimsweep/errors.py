@@ -76,3 +76,7 @@ class FigureError(StoreError):
         super().__init__(message)
         self.drawn = list(drawn)
         """Files of the other figures, which were drawn."""
+
+
+class ExportError(SlimsweepError):
+    """A model cannot be expressed in a format, or the written files do not compute what the model does."""

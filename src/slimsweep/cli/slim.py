@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from slimsweep.cli import exporting
 from slimsweep.errors import FigureError, SlimsweepError, StoreError
 from slimsweep.paths import outputs_dir, project_path
 from slimsweep.records.store import JobStatus, Store
@@ -327,6 +328,9 @@ def save(
     is_plain = save_again(store, store.find(key), folder, project_path(data_dir) if data_dir else None)
     load = f"AutoModel...from_pretrained({str(folder)!r})" if is_plain else f"slimsweep.load({str(folder)!r})"
     typer.echo(f"{folder}\nload it with {load}")
+
+
+app.command("export")(exporting.export)
 
 
 @app.command()

@@ -5,15 +5,21 @@ import re
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import OmegaConf
 
 from slimsweep.errors import StoreError
 from slimsweep.evaluation.quantity import Quantity
-from slimsweep.models.language_model import weights_digest
+from slimsweep.models.batches import Batch
+from slimsweep.models.language_model import LanguageModel, weights_digest
+from slimsweep.models.skeleton import Skeleton
+from slimsweep.models.sources.local import LocalModel
 from slimsweep.models.storage import saved_model
 from slimsweep.paths import config_root
 from slimsweep.pipeline.chain import compress
@@ -35,40 +41,105 @@ def save(store: Store, record: dict[str, Any], folder: Path, data_dir: Path | No
         StoreError: the record's settings no longer give its key, or counts or quality come out different.
     """
     saved_model.refuse_unless_empty(folder)
-    model_folder = store.folder(record["key"]) / "model"
-    if model_folder.is_dir():
+    rebuild = Rebuild(store, record, data_dir)
+    if rebuild.is_kept:
         with saved_model.written_whole(folder) as partial:
-            shutil.copytree(model_folder, partial, dirs_exist_ok=True)
+            shutil.copytree(rebuild.kept, partial, dirs_exist_ok=True)
         return saved_model.is_plain(folder)
-    experiment = experiment_of(store, record, data_dir)
-    model = compress(experiment).model
-    versions = [type(stage.technique).version for stage in experiment.stages]
-    is_other = versions != [stage["version"] for stage in record["stages"]]
-    if is_other and weights_digest(model) != record["weights_digest"]:
-        raise StoreError(
-            f"record {record['key'][:8]} was made by other versions of its techniques, which now give other weights. "
-            "Run the experiment anew, with save_model=true."
-        )
-    kept, faults = store.measured(record["key"]), []
-    asked = {
-        identity: one
-        for identity, one in experiment.asked.items()
-        if identity in kept and compared(one.metric.quantities())
-    }
-    if not asked:
-        raise StoreError(
-            f"record {record['key'][:8]} measured nothing to compare by, such as size or quality. "
-            "Run the experiment with save_model=true."
-        )
-    for one in measure(experiment, store, model, asked):
-        quantities = asked[one["identity"]].metric.quantities()
-        faults += differences(kept[one["identity"]]["values"], one["values"], quantities)
-    if faults:
-        raise StoreError(
-            f"record {record['key'][:8]} is not what its settings give here: {'; '.join(faults)}. Nothing was saved. "
-            "Another machine, thread count or package version rounds otherwise; run the experiment here and save that."
-        )
-    return saved_model.save(model, folder)
+    return saved_model.save(rebuild.model(), folder)
+
+
+@dataclass(frozen=True)
+class Rebuild:
+    """A recorded model on its way back: its shapes first, then the model itself, compared with the record."""
+
+    store: Store
+    record: dict[str, Any]
+    data_dir: Path | None
+    """Local copies of corpora."""
+
+    @property
+    def kept(self) -> Path:
+        """Folder that `save_model=true` writes the model to."""
+        return self.store.folder(self.record["key"]) / "model"
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the model lies beside its record."""
+        return self.kept.is_dir()
+
+    @cached_property
+    def experiment(self) -> Experiment:
+        """The checked experiment; see `experiment_of`."""
+        return experiment_of(self.store, self.record, self.data_dir)
+
+    def skeleton(self) -> Skeleton:
+        """The shapes of the model, without weights: of the kept folder, else as the stages plan them.
+
+        Raises:
+            StoreError, ConfigError: see `experiment_of`.
+        """
+        if self.is_kept:
+            return self._source().skeleton()
+        planned = self.experiment.model.skeleton().copy()
+        for stage in self.experiment.stages:
+            stage.technique.plan(planned)
+        return planned
+
+    def model(self) -> LanguageModel:
+        """The model of the record: the kept one, else compressed again.
+
+        Raises:
+            StoreError: the record's settings no longer give its key, or counts or quality come out different.
+        """
+        if self.is_kept:
+            source = self._source()
+            stored = str(source.config().dtype or self.record["dtype"]).removeprefix("torch.")
+            return source.load(getattr(torch, stored), torch.device("cpu"))
+        model = compress(self.experiment).model
+        self._refuse_other_weights(model)
+        self._refuse_other_results(model)
+        return model
+
+    def calibration(self) -> Batch:
+        """The calibration sequences of the record's job, drawn with its seed."""
+        return self.experiment.calibration.sample(self.experiment.model, self.experiment.corpora, self.experiment.seed)
+
+    def _source(self) -> LocalModel:
+        task = self.record["config"]["model"].get("task", "causal_lm")
+        return LocalModel(path=str(self.kept), task=task, cache_dir=str(self.store.outputs_dir / "cache"))
+
+    def _refuse_other_weights(self, model: LanguageModel) -> None:
+        versions = [type(stage.technique).version for stage in self.experiment.stages]
+        is_other = versions != [stage["version"] for stage in self.record["stages"]]
+        if is_other and weights_digest(model) != self.record["weights_digest"]:
+            raise StoreError(
+                f"record {self.record['key'][:8]} was made by other versions of its techniques, which now give other "
+                "weights. Run the experiment anew, with save_model=true."
+            )
+
+    def _refuse_other_results(self, model: LanguageModel) -> None:
+        key, experiment = self.record["key"], self.experiment
+        kept, faults = self.store.measured(key), []
+        asked = {
+            identity: one
+            for identity, one in experiment.asked.items()
+            if identity in kept and compared(one.metric.quantities())
+        }
+        if not asked:
+            raise StoreError(
+                f"record {key[:8]} measured nothing to compare by, such as size or quality. "
+                "Run the experiment with save_model=true."
+            )
+        for one in measure(experiment, self.store, model, asked):
+            quantities = asked[one["identity"]].metric.quantities()
+            faults += differences(kept[one["identity"]]["values"], one["values"], quantities)
+        if faults:
+            raise StoreError(
+                f"record {key[:8]} is not what its settings give here: {'; '.join(faults)}. Nothing was saved. "
+                "Another machine, thread count or package version rounds otherwise; run the experiment here and save "
+                "that."
+            )
 
 
 NO_DATA = {"corpus": "movie_reviews_calibration", "tokens": 256}

@@ -40,20 +40,25 @@ def save(model: LanguageModel, folder: Path) -> bool:
         ModelError: the folder exists and is not empty, or cannot be written.
     """
     refuse_unless_empty(folder)
+    with written_whole(folder) as partial:
+        write(model, partial)
+    return is_plain(folder)
+
+
+def write(model: LanguageModel, folder: Path) -> None:
+    """Write weights, config and tokenizer into an existing folder."""
     config, has_forms = plain_config(model), bool(linear_forms(model.module))
     quantization = quantization_config(model) if config is not None and has_forms else None
-    with written_whole(folder) as partial:
-        if config is not None and not has_forms:
-            _save_plain(model, config, partial)
-            write_masks(model.module, partial)
-        else:
-            if quantization is not None:
-                config.quantization_config = quantization
-            save_with_manifest(model, partial, config if quantization else None)
-            write_adapters(model.module, partial)
-        if model.tokenizer is not None:
-            model.tokenizer.save_pretrained(partial)
-    return is_plain(folder)
+    if config is not None and not has_forms:
+        _save_plain(model, config, folder)
+        write_masks(model.module, folder)
+    else:
+        if quantization is not None:
+            config.quantization_config = quantization
+        save_with_manifest(model, folder, config if quantization else None)
+        write_adapters(model.module, folder)
+    if model.tokenizer is not None:
+        model.tokenizer.save_pretrained(folder)
 
 
 def refuse_unless_empty(folder: Path) -> None:
