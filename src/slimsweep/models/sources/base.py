@@ -144,11 +144,9 @@ class ModelSource(ABC):
             return AutoConfig.for_model(**self.shape)
 
     def _folder_config(self) -> Any:
-        from transformers import AutoConfig
-
         family_of(checkpoint.model_type(self.light_folder()))
         with self._refusals():
-            return AutoConfig.from_pretrained(self.light_folder(), trust_remote_code=self.trust_remote_code)
+            return saved_model.read_config(self.light_folder(), self.trust_remote_code)
 
     def skeleton(self, dtype: torch.dtype = torch.float32) -> Skeleton:
         """The model on the meta device: shapes without weights, kept for the process.

@@ -100,13 +100,11 @@ def load(folder: str | Path, dtype: torch.dtype | None = None, device: str | tor
     Raises:
         ModelError: config, manifest and weights do not agree, or the folder is no model.
     """
-    from transformers import AutoConfig
-
     folder, device = Path(folder), torch.device(device)
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} has no config.json; give a folder that slimsweep saved.")
     with _refusals(folder):
-        config = AutoConfig.from_pretrained(folder)
+        config = read_config(folder)
     task = task_of((config.architectures or [""])[0])
     dtype = dtype or getattr(torch, str(config.dtype).removeprefix("torch."), torch.float32)
     return read(folder, task, dtype, device, remote_code=False).eval().requires_grad_(False)
@@ -124,10 +122,9 @@ def read(folder: Path, task: Task, dtype: torch.dtype, device: torch.device, rem
         return module
     from safetensors import SafetensorError
     from safetensors.torch import load_file
-    from transformers import AutoConfig
 
     with _refusals(folder):
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=remote_code)
+        config = read_config(folder, remote_code)
         if hasattr(config, "quantization_config"):
             del config.quantization_config  # the manifest says more
         module = loading.build_empty(config, task, dtype, remote_code)
@@ -150,6 +147,20 @@ def read(folder: Path, task: Task, dtype: torch.dtype, device: torch.device, rem
     read_masks(module, folder)
     loading.read_generation_settings(module, folder)
     return module.to(device)
+
+
+def read_config(folder: Path, remote_code: bool = False) -> Any:
+    """The transformers config of a folder.
+
+    Beside a manifest, which says the same, an entry `per_layer_config` is left out: transformers reads it, then refuses
+    every question for a width that it holds, and builds no model by it.
+    """
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=remote_code)
+    if (folder / MANIFEST).is_file() and getattr(config, "is_heterogeneous", False):
+        config.per_layer_config = None
+    return config
 
 
 def _fill(module: nn.Module, tensors: dict[str, torch.Tensor], dtype: torch.dtype) -> None:
