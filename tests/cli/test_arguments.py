@@ -147,6 +147,13 @@ def test_every_text_field_of_a_choice_is_kept_as_text():
                     assert any(fnmatchcase(key, known) for known in TEXT) or key == "model.cache_dir", key
 
 
+def test_an_option_may_stand_between_two_settings(slimsweep, tmp_path):
+    option = sweep_file(tmp_path, "sweep: mine\nhydra: {sweeper: {grids: [{technique: wanda}]}}\n")
+    for words in ([option], option.split("=", 1)):
+        answer = slimsweep(LISTED[0], *words, "+sweeps=mine", *LISTED[1:], "ratio=0.3,0.5")
+        assert labels(answer) == ["random wanda 0.3 seed=0", "random wanda 0.5 seed=0"]
+
+
 def test_a_sweep_file_without_a_mode_runs_its_grids(slimsweep, tmp_path):
     own = sweep_file(tmp_path, "sweep: mine\nhydra:\n  sweeper:\n    grids:\n      - {technique: '[],wanda'}\n")
     assert labels(slimsweep(own, *LISTED, "+sweeps=mine")) == ["random dense", "random wanda 0.5 seed=0"]

@@ -54,8 +54,13 @@ OTHER_COMMANDS = re.compile(
 )
 
 
+VALUED_OPTIONS = ("-cd", "--config-dir", "-cp", "--config-path", "-cn", "--config-name", "-p", "--package")
+"""Options whose value is the next word."""
+
+
 def from_shell(arguments: list[str]) -> list[str]:
     """The words of the command line as Hydra is to read them."""
+    arguments = _options_first(arguments)
     read = [readable(argument) for argument in arguments if argument not in [f"{name}=" for name in FOLDERS]]
     if any(map(OTHER_COMMANDS.match, read)):
         return read
@@ -64,9 +69,18 @@ def from_shell(arguments: list[str]) -> list[str]:
     has_mode = any(argument.startswith("hydra.mode=") for argument in read)
     if not any(argument in asks for argument in read) and (not is_sweep_file or has_mode):
         return read
-    # First: argparse takes no option between two settings. Without -m Hydra would run one job where it cannot find the
+    # First, see _options_first. Without -m Hydra would run one job where it cannot find the
     # mode, so that a fault in the sweep file would be told as one of the command line.
     return ["-m", *(_left_to_the_jobs(argument) for argument in read if argument not in asks[:2])]
+
+
+def _options_first(arguments: list[str]) -> list[str]:
+    """Options with their values before all settings, since argparse takes no option between two settings."""
+    options, settings = [], []
+    for place, word in enumerate(arguments):
+        is_value = place > 0 and arguments[place - 1] in VALUED_OPTIONS
+        (options if is_value or word.startswith("-") else settings).append(word)
+    return options + settings
 
 
 def readable(argument: str) -> str:

@@ -90,8 +90,9 @@ def _by_settings(dataset: Dataset, corpora: Corpora) -> Folder:
     most = [folder for folder in found if len(folder.card["splits"]) == len(found[0].card["splits"])]
     if len({str(folder.card["splits"]) for folder in most}) > 1:
         keys = ", ".join(folder.key for folder in most)
+        folder = lasting_cache(corpora.cache_dir) / "prepared" / dataset.name
         raise CorpusError(
-            f"dataset {dataset.name} was prepared from several sources ({keys} in {most[0].path.parent}) and none of "
+            f"dataset {dataset.name} was prepared from several sources ({keys} in {folder}) and none of "
             "them is at hand: set data_dir=FOLDER to the one that is meant, or remove the other folders"
         )
     return most[0]
