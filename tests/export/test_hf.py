@@ -1,51 +1,37 @@
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
+from exporting import written
 
 import slimsweep as package
 from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.errors import ExportError
 from slimsweep.export import hf
-from slimsweep.export.base import Content
 from slimsweep.export.hf import HuggingFace
-from slimsweep.export.sample import sample_of
 from slimsweep.models.storage.checkpoint import MANIFEST
 from slimsweep.techniques.quantization.nf4 import NF4
 from slimsweep.techniques.quantization.rtn import RTN
 from slimsweep.techniques.structured.glu import Glu
 
 
-def record_of(**fields):
-    fields = {"model": "tiny", "technique": "glu", "key": "a" * 64, "dtype": "float32", "seed": None} | fields
-    return {"stages": [], "config": {"model": {}}, "versions": {}, "protocols": {}, "quantities": {}} | fields
-
-
-def written(model, folder: Path):
-    """Write a model as hf, without the new process; returns the sample to verify by."""
-    folder.mkdir()
-    HuggingFace().write(Content(model=model, record=record_of(), calibration=dict), folder)
-    return sample_of(model)
-
-
 def test_a_plain_model_is_read_by_transformers_with_equal_logits(tiny, tmp_path):
-    sample = written(tiny, tmp_path / "out")
+    sample = written(HuggingFace(), tiny, tmp_path / "out")
     assert not (tmp_path / "out" / MANIFEST).exists()
     (line,) = HuggingFace().verify(tmp_path / "out", sample)
     assert "plain transformers" in line and "differ by 0 " in line
 
 
 def test_another_model_than_the_sample_fails(tiny, tmp_path):
-    sample = written(tiny, tmp_path / "out")
+    sample = written(HuggingFace(), tiny, tmp_path / "out")
     with pytest.raises(ExportError, match="differ by .* allowed is 0.0001"):
         HuggingFace().verify(tmp_path / "out", replace(sample, logits=sample.logits.roll(1, -1)))
 
 
 def test_unequal_neurons_stand_in_per_layer_config_and_load_by_the_manifest(tiny, tmp_path):
     Glu(ratio=0.25, blocks=(1, 1)).apply(tiny, StageContext())
-    sample = written(tiny, tmp_path / "out")
+    sample = written(HuggingFace(), tiny, tmp_path / "out")
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["per_layer_config"] == {"1": {"intermediate_size": 36}}  # 48 of 48 and 36 of 48 neurons
     assert (tmp_path / "out" / MANIFEST).exists()
@@ -57,7 +43,7 @@ def test_from_pretrained_refuses_unequal_widths_and_draws_no_weights(tiny, tmp_p
     from transformers import AutoModelForCausalLM
 
     Glu(ratio=0.25, blocks=(1, 1)).apply(tiny, StageContext())
-    written(tiny, tmp_path / "out")
+    written(HuggingFace(), tiny, tmp_path / "out")
     with pytest.raises(RuntimeError, match="per-layer attribute"):
         AutoModelForCausalLM.from_pretrained(tmp_path / "out")
 
@@ -66,7 +52,7 @@ def test_transformers_reads_the_widths_of_each_block(tiny, tmp_path):
     from transformers import AutoConfig
 
     Glu(ratio=0.25, blocks=(1, 1)).apply(tiny, StageContext())
-    written(tiny, tmp_path / "out")
+    written(HuggingFace(), tiny, tmp_path / "out")
     config = AutoConfig.from_pretrained(tmp_path / "out")
     assert [config.per_layer_config[block].intermediate_size for block in (0, 1)] == [48, 36]
 
@@ -80,7 +66,7 @@ def test_transformers_takes_only_blocks_that_are_there(block, is_readable):
 @pytest.mark.parametrize("technique", [NF4(), RTN(bits=4, group_size=16)], ids=["nf4", "rtn"])
 def test_packed_models_keep_their_form(tiny, tmp_path, technique):
     technique.apply(tiny, StageContext())
-    sample = written(tiny, tmp_path / "out")
+    sample = written(HuggingFace(), tiny, tmp_path / "out")
     HuggingFace().verify(tmp_path / "out", sample)
     assert torch.allclose(
         package.load(tmp_path / "out")(sample.batch["input_ids"]).logits, sample.logits, atol=1e-4, rtol=1e-4

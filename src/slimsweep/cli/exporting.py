@@ -1,11 +1,12 @@
 """The command `slim export`: the model of a record in a format of the export room."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from slimsweep.paths import outputs_dir, project_path
+from slimsweep.errors import ExportError
+from slimsweep.paths import config_root, outputs_dir, project_path
 from slimsweep.records.store import Store
 
 
@@ -16,20 +17,42 @@ def _format_names(incomplete: str) -> list[str]:
 
 
 def export(
-    key: Annotated[str, typer.Argument(help="Key of a record, or its beginning.")],
+    key: Annotated[str | None, typer.Argument(help="Key of a record, or its beginning.")] = None,
     options: Annotated[
         list[str] | None, typer.Argument(help="KEY=VALUE: options of the format, such as int8=true for onnx.")
     ] = None,
     to: Annotated[str, typer.Option("--to", autocompletion=_format_names, help="Format of the files.")] = "hf",
-    output: Annotated[Path, typer.Option(help="Where the files go; a new or empty folder.")] = Path("exported"),
+    output: Annotated[Path | None, typer.Option(help="Where the files go; a new or empty folder.")] = None,
+    matrix: Annotated[
+        bool, typer.Option("--matrix", help="Print which formats express each technique on each family instead.")
+    ] = False,
     data_dir: Annotated[Path | None, typer.Option(envvar="SLIMSWEEP_DATA", help="Local copies of corpora.")] = None,
     outputs: Annotated[Path | None, typer.Option(help="Output folder with the record.")] = None,
 ) -> None:
     """The model of a record in a format of another program, verified in a new process; prints the folder last."""
     store = Store(project_path(outputs) if outputs else outputs_dir())
+    if matrix:
+        typer.echo(matrix_text(store.outputs_dir / "cache"))
+        return
+    if key is None or output is None:
+        raise ExportError(
+            "give the key of a record and a folder: slim export KEY --to FORMAT --output FOLDER "
+            "(`slim table` lists keys, `slim export --matrix` formats)"
+        )
     for line in exported(store, key, (to, options or []), output, project_path(data_dir) if data_dir else None):
         typer.echo(line)
     typer.echo(output)
+
+
+def record_at(place: str) -> dict[str, Any] | None:
+    """The record of the run that made a model; None where `place` is no path that exists.
+
+    Raises:
+        ExportError: a folder or file without a record.
+    """
+    from slimsweep.export.origin import record_at as read
+
+    return read(Path(place)) if Path(place).exists() else None
 
 
 def exported(store: Store, prefix: str, to: tuple[str, list[str]], folder: Path, data_dir: Path | None) -> list[str]:
@@ -55,3 +78,28 @@ def exported(store: Store, prefix: str, to: tuple[str, list[str]], folder: Path,
     rebuild = Rebuild(store, store.find(prefix), data_dir)
     refuse(format, rebuild.skeleton())
     return write_and_verify(format, rebuild.model(), rebuild.record, rebuild.calibration, folder)
+
+
+def matrix_text(cache_dir: Path) -> str:
+    """The matrix technique x family x format as Markdown."""
+    from slimsweep.export.matrix import markdown, matrix
+
+    return markdown(matrix(techniques(), str(cache_dir)))
+
+
+def techniques() -> dict[str, Any]:
+    """Every technique of conf/technique with the settings of its YAML and a ratio of 0.5, by name."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    import slimsweep.cli.app  # noqa: F401  registers what conf/config.yaml asks for
+    from slimsweep.pipeline.experiment import Experiment
+
+    folder, found = config_root() / "conf", {}
+    with initialize_config_dir(str(folder), version_base="1.3", job_name="matrix"):
+        for file in sorted((folder / "technique").glob("*.yaml")):
+            words = [f"technique={file.stem}", "cache_dir=."]
+            (stage,) = Experiment.of(compose("config", words), words).stages
+            found[file.stem] = stage.technique
+    GlobalHydra.instance().clear()
+    return found

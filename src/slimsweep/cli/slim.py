@@ -194,9 +194,12 @@ def _echo_reports(store: Store, sweeps: Sequence[str] | None, kinds: Sequence[st
 
 
 @app.command()
-def show(key: Annotated[str, typer.Argument(help="Key of a record, or its beginning.")], outputs: Outputs = None):
-    """One record as JSON: every field, and why a null is null."""
-    typer.echo(json.dumps(_store(outputs).find(key), indent=1))
+def show(
+    key: Annotated[str, typer.Argument(help="Key of a record or its beginning, or a model's folder, GGUF or ONNX.")],
+    outputs: Outputs = None,
+) -> None:
+    """One record as JSON, or the record of the run that made a model: every field, and why a null is null."""
+    typer.echo(json.dumps(exporting.record_at(key) or _store(outputs).find(key), indent=1))
 
 
 @app.command()

@@ -19,8 +19,6 @@ from torch import Tensor
 from slimsweep.models.batches import Batch
 from slimsweep.models.language_model import LanguageModel
 
-RECORD_FILE = "record.json"
-"""Record of the run that made a model, beside its weights."""
 RECORD_KEY = "slimsweep.record"
 """Key under which a file with metadata of its own (GGUF, ONNX) holds the record as one JSON string."""
 

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from slimsweep.errors import ExportError, ModelError
-from slimsweep.export.base import RECORD_FILE, Content, Format
+from slimsweep.export.base import Content, Format
 from slimsweep.export.checking import verified
 from slimsweep.export.formats import refuse
 from slimsweep.export.sample import sample_of
 from slimsweep.models.batches import Batch
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.storage.saved_model import refuse_unless_empty, written_whole
+from slimsweep.records.record import RECORD_FILE
 
 
 def refuse_folder(folder: Path) -> None:

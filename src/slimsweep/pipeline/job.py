@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from slimsweep.paths import STANDS_FOR
 from slimsweep.pipeline.experiment import Asked, Experiment
 from slimsweep.progress import watcher
-from slimsweep.records.record import write_json
+from slimsweep.records.record import RECORD_FILE, write_json
 from slimsweep.records.store import Store
 
 log = logging.getLogger(__name__)
@@ -98,6 +98,8 @@ def complete(experiment: Experiment, store: Store, missing: dict[str, Asked]) ->
                 shutil.rmtree(save_to, ignore_errors=True)  # left by a job that was killed
             run(experiment, store, missing, save_to)
         record = store.finish(key, experiment.asked)
+        if (folder / "model").is_dir():  # the kept model tells which run made it
+            write_json(folder / "model" / RECORD_FILE, record)
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         # The job's own log keeps the traceback: Hydra shows only the first failure of a multirun.

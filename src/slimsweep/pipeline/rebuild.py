@@ -27,6 +27,7 @@ from slimsweep.pipeline.experiment import Experiment
 from slimsweep.pipeline.keys import model_key
 from slimsweep.pipeline.run import measure
 from slimsweep.pipeline.stage_cache.cache import limit_of
+from slimsweep.records.record import RECORD_FILE, write_json
 from slimsweep.records.store import Store
 
 
@@ -45,8 +46,13 @@ def save(store: Store, record: dict[str, Any], folder: Path, data_dir: Path | No
     if rebuild.is_kept:
         with saved_model.written_whole(folder) as partial:
             shutil.copytree(rebuild.kept, partial, dirs_exist_ok=True)
+            write_json(partial / RECORD_FILE, record)
         return saved_model.is_plain(folder)
-    return saved_model.save(rebuild.model(), folder)
+    model = rebuild.model()
+    with saved_model.written_whole(folder) as partial:
+        saved_model.write(model, partial)
+        write_json(partial / RECORD_FILE, record)
+    return saved_model.is_plain(folder)
 
 
 @dataclass(frozen=True)

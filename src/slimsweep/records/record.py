@@ -46,6 +46,8 @@ FIELDS = (
     *("config",),
 )
 
+RECORD_FILE = "record.json"
+"""Name of its file in the folder of a record, and beside the weights of a model that the run made."""
 BEFORE = "_before"
 """End of the field of a quality as it was before the last stage that trains."""
 

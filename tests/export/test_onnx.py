@@ -1,0 +1,48 @@
+import pytest
+import torch
+from exporting import record_of, written
+
+from slimsweep.blockwise.stage_context import StageContext
+from slimsweep.errors import ExportError
+from slimsweep.export.onnx import FILE, Onnx, run
+from slimsweep.export.origin import record_at
+from slimsweep.techniques.factorization.svd import SVD
+from slimsweep.techniques.quantization.nf4 import NF4
+from slimsweep.techniques.structured.glu import Glu
+
+pytest.importorskip("onnxruntime", reason="needs the extra `export` (onnx, onnxruntime, onnxscript)")
+
+
+def test_unequal_and_factored_blocks_run_in_onnxruntime_at_other_sizes_than_the_example(tiny, tmp_path):
+    Glu(ratio=0.25, blocks=(1, 1)).apply(tiny, StageContext())
+    SVD(ratio=0.5, variant="plain", include=["*.0.mlp.*"]).apply(tiny, StageContext())
+    sample = written(Onnx(), tiny, tmp_path / "out")
+    (line,) = Onnx().verify(tmp_path / "out", sample)
+    assert "by onnxruntime differ by" in line
+    batch = {"input_ids": torch.randint(0, 258, (3, 7))}
+    with torch.no_grad():
+        expected = tiny.task.forward(tiny.module, batch).logits
+    assert torch.allclose(run(tmp_path / "out" / FILE, batch), expected, atol=1e-4)
+    assert record_at(tmp_path / "out" / FILE) == record_at(tmp_path / "out") == record_of()
+
+
+def test_weights_of_8_bits_are_smaller_and_nearly_the_same(tiny, tmp_path):
+    sample = written(Onnx(int8=True), tiny, tmp_path / "out")
+    files = list((tmp_path / "out").glob(f"{FILE}*"))
+    weights = sum(parameter.numel() for parameter in tiny.module.parameters())
+    assert [file.name for file in files] == [FILE]
+    assert b"DynamicQuantizeLinear" in files[0].read_bytes() and weights
+    Onnx(int8=True).verify(tmp_path / "out", sample)
+    with pytest.raises(ExportError, match="allowed is 0.001"):  # rounding shows at the tolerance of fp32
+        Onnx().verify(tmp_path / "out", sample)
+
+
+def test_packed_layers_are_refused_with_what_would_work(tiny):
+    NF4().apply(tiny, StageContext())
+    (fault,) = Onnx().faults(tiny)
+    assert "14 layers are packed (nf4)" in fault and "int8=true" in fault
+
+
+def test_a_bad_option_is_refused():
+    with pytest.raises(ValueError, match="int8=4"):
+        Onnx(int8=4)
