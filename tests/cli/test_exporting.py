@@ -82,3 +82,11 @@ def test_files_that_compute_something_else_leave_no_folder(slimsweep, slim, here
     answer = slim("export", key, "--to", "hf", "--output", tmp_path / "out")
     assert answer.exit_code == 1 and "allowed is -1" in answer.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_kept_model_with_2_4_zeros_is_no_dense_model(slimsweep, slim, here, tmp_path):
+    words = ("technique=magnitude", "ratio=0.5", "technique.magnitude.pattern=2:4", "save_model=true")
+    record = record_at(slimsweep(*SMALL, *words))
+    answer = slim("export", record["key"], "--to", "compressed-tensors", "--output", tmp_path / "out")
+    assert answer.exit_code == 0, answer.output
+    assert "sparsity_config" in json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]

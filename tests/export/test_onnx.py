@@ -1,6 +1,7 @@
 import pytest
 import torch
 from exporting import record_of, written
+from family_shapes import DECODERS, ENCODER_DECODERS, ENCODERS, random_model
 
 from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.errors import ExportError
@@ -46,3 +47,11 @@ def test_packed_layers_are_refused_with_what_would_work(tiny):
 def test_a_bad_option_is_refused():
     with pytest.raises(ValueError, match="int8=4"):
         Onnx(int8=4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*DECODERS, *ENCODERS, *ENCODER_DECODERS])
+def test_every_family_runs_in_onnxruntime(tmp_path, name):
+    model = random_model(name, str(tmp_path)).load(torch.float32, torch.device("cpu"))
+    sample = written(Onnx(), model, tmp_path / "out")
+    Onnx().verify(tmp_path / "out", sample)

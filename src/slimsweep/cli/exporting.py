@@ -1,5 +1,6 @@
 """The command `slim export`: the model of a record in a format of the export room."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,6 +9,9 @@ import typer
 from slimsweep.errors import ExportError
 from slimsweep.paths import config_root, outputs_dir, project_path
 from slimsweep.records.store import Store
+
+PAIRS = (("sparsegpt", "eora"), ("wanda", "rtn"), ("llm_pruner", "rtn"), ("glu", "nf4"))
+"""Chains of two stages in the matrix; `eora` repairs what an earlier stage lost and cannot stand alone."""
 
 
 def _format_names(incomplete: str) -> list[str]:
@@ -84,11 +88,26 @@ def matrix_text(cache_dir: Path) -> str:
     """The matrix technique x family x format as Markdown."""
     from slimsweep.export.matrix import markdown, matrix
 
-    return markdown(matrix(techniques(), str(cache_dir)))
+    return markdown(matrix(chains(techniques()), str(cache_dir)))
+
+
+def chains(known: dict[str, Any]) -> dict[str, list[Any]]:
+    """Chains of the matrix: each technique alone, those with a pattern at 2:4 too, and a few of two stages.
+
+    Args:
+        known: techniques by name, as `techniques` returns them.
+    """
+    found = {name: [technique] for name, technique in known.items() if name != "eora"}
+    found |= {
+        f"{name} 2:4": [replace(technique, pattern="2:4", ratio=0.5)]
+        for name, technique in known.items()
+        if hasattr(technique, "pattern")
+    }
+    return found | {f"{first}+{second}": [known[first], known[second]] for first, second in PAIRS}
 
 
 def techniques() -> dict[str, Any]:
-    """Every technique of conf/technique with the settings of its YAML and a ratio of 0.5, by name."""
+    """Every technique of conf/technique with the settings of its YAML and a ratio of 0.3, by name."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
@@ -98,7 +117,7 @@ def techniques() -> dict[str, Any]:
     folder, found = config_root() / "conf", {}
     with initialize_config_dir(str(folder), version_base="1.3", job_name="matrix"):
         for file in sorted((folder / "technique").glob("*.yaml")):
-            words = [f"technique={file.stem}", "cache_dir=."]
+            words = [f"technique={file.stem}", "ratio=0.3", "cache_dir=."]
             (stage,) = Experiment.of(compose("config", words), words).stages
             found[file.stem] = stage.technique
     GlobalHydra.instance().clear()

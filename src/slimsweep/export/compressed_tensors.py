@@ -32,14 +32,14 @@ class CompressedTensors(Format):
     packages: ClassVar[tuple[str, ...]] = ("compressed_tensors",)
 
     def faults(self, model: LanguageModel) -> list[str]:
-        if plain_config(model) is None:
-            return ["its config cannot tell the widths of its blocks, and this format has no manifest. Use hf"]
         forms = linear_forms(model.module)
         if forms and quantization_config(model) is None:
             return [
                 f"its layers are stored as {kinds_of(forms)} in a {model.config.model_type}, which this format cannot "
                 f"express. It packs layers of {PACKERS}, each symmetric or asymmetric, on families with nn.Linear"
             ]
+        if plain_config(model) is None:
+            return ["its config cannot tell the widths of its blocks, and this format has no manifest. Use hf"]
         if forms or is_semi_structured(model):
             return []
         return [f"no layer is packed and none has 2:4 zeros. Use hf, or pack the weights with one of {PACKERS}"]

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from slimsweep.export.base import Content, Format, Sample
-from slimsweep.export.model_card import model_card
+from slimsweep.export.model_card import CARD, model_card
 from slimsweep.export.sample import compared
 from slimsweep.models import anatomy
 from slimsweep.models.language_model import LanguageModel
@@ -21,7 +21,6 @@ TOLERANCE = 1e-4
 ROUNDED_INPUTS = 0.5
 """The same where inputs are rounded to 8 bits too: last bits decide codes; see linear/w8a8.py."""
 PER_LAYER = "per_layer_config"
-CARD = "README.md"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +119,7 @@ def _is_readable(config: dict[str, Any]) -> bool:
 
 
 def write_card(content: Content, folder: Path) -> None:
-    """Write the model card beside the weights."""
+    """Write the model card of a folder that transformers or slimsweep loads."""
     task = content.model.task
     lines = ["from transformers import AutoTokenizer"]
     if saved_model.is_plain(folder):

@@ -4,7 +4,7 @@ technique      skeleton of 2 blocks      planned         asked
 sparsegpt  ->  llama, gpt2, bert, ... ->  its shapes  ->  Format.faults
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,9 @@ from slimsweep.models.sources.random import RandomModel
 from slimsweep.techniques.base import Technique
 
 SMALL = {
-    2: ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers")
-    + ("encoder_layers", "decoder_layers", "num_key_value_heads", "num_kv_heads"),
+    2: ("num_key_value_heads", "num_kv_heads"),
+    7: ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers")
+    + ("encoder_layers", "decoder_layers"),
     4: ("num_attention_heads", "n_head", "n_heads", "num_heads", "encoder_attention_heads")
     + ("decoder_attention_heads",),
     16: ("rotary_dim",),
@@ -27,15 +28,18 @@ SMALL = {
     + ("encoder_ffn_dim", "decoder_ffn_dim"),
     260: ("vocab_size",),
 }
-"""Sizes of the small models, by the names that configs have for them. Groups of 64 fit."""
+"""Sizes of the small models, by the names that configs have for them.
+
+Groups of 64 fit. Seven blocks: some techniques leave the first four and the last two as they are.
+"""
 IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One technique on one family: the formats that express the result, and why others do not."""
+    """One chain on one family: the formats that express the result, and why others do not."""
 
-    technique: str
+    chain: str
     family: str
     faults: dict[str, list[str]]
     """Reasons by format; empty where the format expresses the model."""
@@ -43,17 +47,16 @@ class Cell:
     """Reason why the technique itself refuses the family; then there is no model."""
 
 
-def matrix(techniques: Mapping[str, Technique], cache_dir: str) -> list[Cell]:
-    """Cells of all techniques and families; an entry `dense` stands first.
+def matrix(chains: Mapping[str, Sequence[Technique]], cache_dir: str) -> list[Cell]:
+    """Cells of all chains and families; an entry `dense` stands first.
 
     Args:
-        techniques: techniques with their settings, by name.
+        chains: stages in order, with their settings, by name.
     """
     skeletons = {model_type: skeleton_of(model_type, cache_dir) for model_type in family_names()}
-    cells = [_cell("dense", None, name, skeleton) for name, skeleton in skeletons.items()]
-    return cells + [
-        _cell(name, technique, family, skeleton)
-        for name, technique in techniques.items()
+    return [
+        _cell(name, stages, family, skeleton)
+        for name, stages in {"dense": (), **chains}.items()
         for family, skeleton in skeletons.items()
     ]
 
@@ -94,9 +97,9 @@ def _task(family: Family) -> str:
     return "sequence_classification" if family.head.startswith("classifier") else "causal_lm"
 
 
-def _cell(name: str, technique: Technique | None, family: str, skeleton: Skeleton) -> Cell:
+def _cell(name: str, stages: Sequence[Technique], family: str, skeleton: Skeleton) -> Cell:
     planned = skeleton.copy()
-    if technique is not None:
+    for technique in stages:
         try:
             if refused := technique.faults(planned):
                 return Cell(name, family, {}, refused[0])
@@ -107,15 +110,18 @@ def _cell(name: str, technique: Technique | None, family: str, skeleton: Skeleto
 
 
 def markdown(cells: list[Cell]) -> str:
-    """The matrix as one table: techniques down, formats across; a cell names the families."""
+    """The matrix as one table: chains down, formats across; a cell names the families.
+
+    A chain that runs on no family, such as one whose program is not installed, has no row.
+    """
     every, words = sorted({cell.family for cell in cells}), list(formats())
     rows = []
-    for name in dict.fromkeys(cell.technique for cell in cells):
-        own = [cell for cell in cells if cell.technique == name]
-        run = {cell.family for cell in own if not cell.refused}
+    for name in dict.fromkeys(cell.chain for cell in cells if not cell.refused):
+        own = [cell for cell in cells if cell.chain == name and not cell.refused]
+        run = {cell.family for cell in own}
         entries = [_families({cell.family for cell in own if cell.faults.get(word) == []}, run) for word in words]
         rows.append(f"| `{name}` | {_families(run, set(every))} | {' | '.join(entries)} |")
-    head = f"| technique | runs on | {' | '.join(f'`{word}`' for word in words)} |"
+    head = f"| chain | runs on | {' | '.join(f'`{word}`' for word in words)} |"
     return "\n".join([f"Families: {', '.join(every)}.", "", head, "|---" * (len(words) + 2) + "|", *rows])
 
 
@@ -129,7 +135,7 @@ def _families(these: set[str], all_of: set[str]) -> str:
     return f"all but {', '.join(sorted(others))}" if len(others) < len(these) else ", ".join(sorted(these))
 
 
-def formats_of(cells: list[Cell], technique: str, family: str) -> list[str]:
-    """Formats that express one technique on one family."""
-    found = next(cell for cell in cells if (cell.technique, cell.family) == (technique, family))
+def formats_of(cells: list[Cell], chain: str, family: str) -> list[str]:
+    """Formats that express one chain on one family."""
+    found = next(cell for cell in cells if (cell.chain, cell.family) == (chain, family))
     return [word for word, faults in found.faults.items() if not faults]

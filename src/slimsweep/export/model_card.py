@@ -8,8 +8,9 @@ from typing import Any
 import yaml
 
 from slimsweep.paths import project_path
-from slimsweep.records.quantities import in_group, quantity
+from slimsweep.records.quantities import in_group
 
+CARD = "README.md"
 SIZES = ("parameters", "nonzero_parameters", "sparsity", "weight_bytes", "bits_per_weight", "compression_factor")
 PACKAGES = ("slimsweep", "torch", "transformers")
 UNKNOWN = "not stated by the weights that were read; look it up before you publish this model"
@@ -95,16 +96,14 @@ def _steps(record: dict[str, Any]) -> str:
 
 
 def _sizes(record: dict[str, Any]) -> str:
-    """Table of the achieved sizes."""
-    rows = [(quantity(name, [record]), record.get(name)) for name in SIZES]
-    known = [(one, value) for one, value in rows if value is not None]
-    lines = ["## Achieved sizes\n", "| quantity | value |", "|---|---:|"]
-    lines += [f"| {one.title} | {value:,} |" if isinstance(value, int) else _row(one, value) for one, value in known]
-    return "\n".join(lines) + "\n" if known else ""
+    """Table of the achieved sizes, in base units."""
+    known = {name: record[name] for name in SIZES if record.get(name) is not None}
+    rows = [f"| {name.replace('_', ' ')} | {_number(value)} |" for name, value in known.items()]
+    return "\n".join(["## Achieved sizes\n", "| quantity | value |", "|---|---:|", *rows]) + "\n" if rows else ""
 
 
-def _row(one: Any, value: float) -> str:
-    return f"| {one.title} | {one.text(value)} |"
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
 def _scores(record: dict[str, Any]) -> str:

@@ -14,12 +14,20 @@ from torch import Tensor, nn
 
 from slimsweep.checks import flag_faults, refuse
 from slimsweep.export.base import RECORD_KEY, Content, Format, Sample
+from slimsweep.export.model_card import CARD, model_card
 from slimsweep.export.sample import compared, in_fp32, sample_batch
 from slimsweep.linear.base import kinds_of, packed_layers
 from slimsweep.models.batches import Batch
 from slimsweep.models.language_model import LanguageModel
 
 FILE = "model.onnx"
+LOADING = """import onnxruntime
+from transformers import AutoTokenizer
+
+batch = AutoTokenizer.from_pretrained("FOLDER")("Once upon a time", return_tensors="np")
+session = onnxruntime.InferenceSession("FOLDER/model.onnx")
+logits = session.run(["logits"], {one.name: batch[one.name] for one in session.get_inputs()})[0]"""
+"""Lines for the model card; an encoder-decoder takes `decoder_input_ids` too."""
 INPUTS = ("input_ids", "attention_mask", "decoder_input_ids")
 TOLERANCE = 1e-3
 """Allowed relative difference of logits in fp32: another program sums in another order."""
@@ -62,6 +70,7 @@ class Onnx(Format):
         if model.tokenizer is not None:
             model.tokenizer.save_pretrained(folder)
         model.config.save_pretrained(folder)
+        (folder / CARD).write_text(model_card(content.record, LOADING), encoding="utf-8")
 
     def verify(self, folder: Path, sample: Sample) -> list[str]:
         """Run the graph by onnxruntime on the sample, which has another batch size than the exported example."""

@@ -86,7 +86,9 @@ class Rebuild:
             StoreError, ConfigError: see `experiment_of`.
         """
         if self.is_kept:
-            return self._source().skeleton()
+            kept = self._source().skeleton().copy()
+            kept.zeros = {name: zeros for name, zeros in self._zeros().items() if name in kept.targets()}
+            return kept
         planned = self.experiment.model.skeleton().copy()
         for stage in self.experiment.stages:
             stage.technique.plan(planned)
@@ -110,6 +112,11 @@ class Rebuild:
     def calibration(self) -> Batch:
         """The calibration sequences of the record's job, drawn with its seed."""
         return self.experiment.calibration.sample(self.experiment.model, self.experiment.corpora, self.experiment.seed)
+
+    def _zeros(self) -> dict[str, int]:
+        """Exact zeros by layer, as the last stage that treated it left them."""
+        stages = self.store.layers(self.record["key"]) or []
+        return {layer["name"]: layer["zeros"] for stage in stages for layer in stage["layers"]}
 
     def _source(self) -> LocalModel:
         task = self.record["config"]["model"].get("task", "causal_lm")
