@@ -81,6 +81,10 @@ class GridsSweeper(BasicSweeper):
             sweep.tell_what_is_missing()
         if self.config.dry_run:
             return sweep.show()
+        if self.config.trial:
+            from slimsweep.pipeline import trial
+
+            return trial.of_sweep([experiment for _, experiment in sweep.launches])
         context.config_loader = FrozenConfigs(context.config_loader, configs)
         try:
             with shown():

@@ -38,9 +38,11 @@ SHOW_CURSOR = b"\x1b[?25h"
 """Control sequence of terminals."""
 
 OmegaConf.register_new_resolver("slimsweep.path", lambda path: str(project_path(path)), replace=True)
-# Hydra makes the folder of a run before the job begins; a dry run makes none.
+# Hydra makes the folder of a run before the job begins; a dry run and a trial make none.
 OmegaConf.register_new_resolver(
-    "slimsweep.run_folder", lambda path, dry_run: "." if dry_run is True else str(project_path(path)), replace=True
+    "slimsweep.run_folder",
+    lambda path, *keeps_nothing: "." if True in keeps_nothing else str(project_path(path)),
+    replace=True,
 )
 OmegaConf.register_new_resolver("slimsweep.env", lambda name, default: os.environ.get(name) or default, replace=True)
 OmegaConf.register_new_resolver("slimsweep.sweep", lambda name: name or UNNAMED_SWEEP, replace=True)
@@ -147,6 +149,10 @@ def job(config: DictConfig) -> str | None:
         state = "done" if store.read(experiment.key, experiment.asked) else "missing"
         print(f"{experiment.key[:16]}  {state:8} {experiment.label}")
         return None
+    if config.trial:
+        from slimsweep.pipeline import trial
+
+        return trial.of_job(experiment)
     fault = store.fault()
     if fault:
         raise ConfigError([fault])

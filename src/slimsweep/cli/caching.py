@@ -1,8 +1,9 @@
 """Lines of `slim cache`: what a cache folder holds, and what was removed of it."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from slimsweep.pipeline.stage_cache import side_folders
 from slimsweep.pipeline.stage_cache.cache import StageCache, limit_of
@@ -12,6 +13,24 @@ from slimsweep.pipeline.stage_cache.entry import format_bytes
 def list_lines(folder: Path) -> list[str]:
     """Lines on all that a cache folder holds."""
     return [*stage_lines(_cache(folder)), *_side_lines(side_folders.folders(folder), [], word="kept")]
+
+
+def content(folder: Path) -> dict[str, Any]:
+    """Everything that a cache folder holds, as plain values: stages, and folders beside them by kind."""
+    kept = _cache(folder)
+    stages = [
+        {
+            "digest": entry.digest,
+            "chain": entry.chain,
+            "model": entry.model,
+            "bytes": entry.bytes,
+            "seconds": entry.seconds,
+            "last_used": datetime.fromtimestamp(entry.last_used, UTC).isoformat(timespec="seconds"),
+        }
+        for entry in kept.entries()
+    ]
+    beside = [{"kind": one.kind, "bytes": one.bytes} for one in side_folders.folders(folder)]
+    return {"folder": str(kept.folder), "limit_bytes": kept.limit_bytes, "stages": stages, "beside": beside}
 
 
 def clear_lines(folder: Path) -> tuple[list[str], str]:

@@ -1,8 +1,8 @@
 """The command `slim`: prepare datasets, read what sweeps have left. Only `save` loads a model."""
 
-import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +11,9 @@ import typer
 from typer.core import TyperGroup
 
 from slimsweep.cli import exporting
+from slimsweep.cli.doctor import doctor
+from slimsweep.cli.fetching import fetch
+from slimsweep.cli.formats import Shown, ShownAs, echo_json
 from slimsweep.errors import FigureError, SlimsweepError, StoreError
 from slimsweep.paths import outputs_dir, project_path
 from slimsweep.records.store import JobStatus, Store
@@ -53,6 +56,8 @@ def _dataset_names(incomplete: str) -> list[str]:
     return [name for name in dataset_names() if name.startswith(incomplete)]
 
 
+app.command()(fetch)
+app.command()(doctor)
 Outputs = Annotated[
     Path | None,
     typer.Option(help="Output folder; default: environment SLIMSWEEP_OUTPUTS, else `outputs` of the project."),
@@ -102,10 +107,17 @@ def _records(store: Store, sweeps: Sequence[str] | None) -> list[dict[str, Any]]
 
 
 @app.command()
-def status(sweep: Annotated[str | None, typer.Argument(autocompletion=_sweep_names)] = None, outputs: Outputs = None):
+def status(
+    sweep: Annotated[str | None, typer.Argument(autocompletion=_sweep_names)] = None,
+    format: ShownAs = Shown.text,
+    outputs: Outputs = None,
+):
     """Done, running, failed and missing jobs of one sweep or of all, with the reason of each failure."""
     store = _store(outputs)
     names = [sweep] if sweep else store.sweep_names()
+    if format == Shown.json:
+        echo_json([{"sweep": name, "jobs": [asdict(job) for job in store.status(name)]} for name in names])
+        return
     if not names:
         raise StoreError(f"no sweep was launched into {store.outputs_dir} yet. Run: slimsweep +sweeps=unstructured")
     for name in names:
@@ -139,9 +151,13 @@ def table(
     ] = None,
     margin: Margins = None,
     holm: Holm = False,
+    query: Annotated[
+        str | None, typer.Option(help="SQL over the table `records` instead: SELECT technique, ratio FROM records.")
+    ] = None,
     outputs: Outputs = None,
 ) -> None:
     """Records as a table; json is a list of flat records on standard output."""
+    from slimsweep.cli.querying import echo_query
     from slimsweep.records.points import over_seed
     from slimsweep.records.table import layout, render
     from slimsweep.reports import study_table
@@ -160,6 +176,9 @@ def table(
         _echo_against(store, records, (margin, holm), format)
         return
     records = over_seed(records) if over else records
+    if query is not None:
+        echo_query(records, query, format.value)
+        return
     study = study_table.of_sweep(sweeps[0]) if sweeps and len(sweeps) == 1 and not (plain or is_data) else None
     text = layout(study_table.table(study, records), format.value) if study else render(records, format.value)
     typer.echo(text)
@@ -196,10 +215,11 @@ def _echo_reports(store: Store, sweeps: Sequence[str] | None, kinds: Sequence[st
 @app.command()
 def show(
     key: Annotated[str, typer.Argument(help="Key of a record or its beginning, or a model's folder, GGUF or ONNX.")],
+    format: Annotated[Shown, typer.Option("--format", help="A record is always shown as json.")] = Shown.json,
     outputs: Outputs = None,
 ) -> None:
     """One record as JSON, or the record of the run that made a model: every field, and why a null is null."""
-    typer.echo(json.dumps(exporting.record_at(key) or _store(outputs).find(key), indent=1))
+    echo_json(exporting.record_at(key) or _store(outputs).find(key))
 
 
 @app.command()
@@ -218,6 +238,7 @@ def figures(
     ] = None,
     sweeps: Annotated[bool, typer.Option("--sweeps", help="Print which sweeps they read; draw nothing.")] = False,
     package: Packages = None,
+    format: ShownAs = Shown.text,
     outputs: Outputs = None,
 ) -> None:
     """Figures from records, PDF and PNG; prints their paths."""
@@ -230,10 +251,16 @@ def figures(
         except FigureError as error:
             _echo_paths(error.drawn)
             raise
-        _echo_paths(drawn)
+        if format == Shown.json:
+            echo_json(drawn)
+        else:
+            _echo_paths(drawn)
         return
     packages = [*(package or []), *packages_of(store.records())]
     figures, faults = known(packages)
+    if format == Shown.json:
+        echo_json({name: list(sweeps_of(name, packages)) for name in names or figures})
+        return
     for name in names or figures:
         read = " ".join(sweeps_of(name, packages))
         typer.echo(read if names and len(names) == 1 else f"{name}: {read}")
@@ -383,12 +410,17 @@ def migrate(
 def cache(
     clear: Annotated[bool, typer.Option("--clear", help="Remove all that no running job holds.")] = False,
     cache_dir: Annotated[Path | None, typer.Option(help="The cache_dir of jobs; default: `cache` in outputs.")] = None,
+    format: ShownAs = Shown.text,
     outputs: Outputs = None,
 ) -> None:
     """List cached stages: technique, model, size and time of last use; a chain continues from the longest it finds."""
-    from slimsweep.cli.caching import clear_lines, list_lines
+    from slimsweep.cli.caching import clear_lines, content, list_lines
 
     folder = project_path(cache_dir) if cache_dir else _store(outputs).outputs_dir / "cache"
+    if format == Shown.json:
+        in_use = clear_lines(folder)[1] if clear else ""
+        echo_json(content(folder) | ({"in_use": in_use} if clear else {}))
+        return
     if not clear:
         typer.echo("\n".join(list_lines(folder)))
         return

@@ -23,12 +23,34 @@ log = logging.getLogger(__name__)
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 KEYS = frozenset(
     ("model", "technique", "ratio", "seed", "calibration", "data", "evaluation", "tracker", "device", "dtype")
-    + ("on_error", "dry_run", "save_model", "outputs_dir", "data_dir", "cache", "cache_limit_gb", "cache_dir", "sweep")
+    + (
+        "on_error",
+        "dry_run",
+        "trial",
+        "save_model",
+        "outputs_dir",
+        "data_dir",
+        "cache",
+        "cache_limit_gb",
+        "cache_dir",
+        "sweep",
+    )
     + ("memory_budget", "offload", "keep_zeros", "fresh", "amend")
 )
 """The keys of conf/config.yaml."""
 DROPPED = frozenset(
-    ("outputs_dir", "data_dir", "cache_dir", "cache", "cache_limit_gb", "tracker", "sweep", "on_error", "dry_run")
+    (
+        "outputs_dir",
+        "data_dir",
+        "cache_dir",
+        "cache",
+        "cache_limit_gb",
+        "tracker",
+        "sweep",
+        "on_error",
+        "dry_run",
+        "trial",
+    )
     + ("save_model", "memory_budget", "fresh", "amend", "table")
 )
 """Keys that decide no result, and stand in no record. `table` is a sweep file's own; `slim table` reads it there."""
@@ -219,7 +241,7 @@ def bad_scalars(plain: dict[str, Any]) -> list[str]:
         parse_budget(plain["memory_budget"])
     except ValueError as error:
         faults.append(str(error))
-    for name in ("offload", "keep_zeros", "fresh", "amend", "dry_run", "save_model"):
+    for name in ("offload", "keep_zeros", "fresh", "amend", "dry_run", "trial", "save_model"):
         faults += flag_faults(name, plain[name])
     if plain["save_model"] is True and plain["model"].get("weights") == "meta":
         faults.append("save_model=true, but model.weights=meta has no weights to save: set one of them otherwise")

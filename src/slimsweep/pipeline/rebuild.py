@@ -196,7 +196,7 @@ def composed(record: dict[str, Any], own: dict[str, Any]) -> Experiment:
     device = "cpu" if record["device"] == "cpu" else "auto"
     settings = config | own | {"dtype": record["dtype"], "device": device, "sweep": None, "cache": True}
     settings |= {"on_error": "stop", "memory_budget": None, "keep_zeros": config.get("keep_zeros", False)}
-    settings |= dict.fromkeys(("dry_run", "save_model", "fresh", "amend"), False)
+    settings |= dict.fromkeys(("dry_run", "trial", "save_model", "fresh", "amend"), False)
     settings["tracker"] = {"_target_": "slimsweep.records.tracking.none.NoTracker"}
     config, choices = {"data": NO_DATA, **config}, {"data": "quick", **choices}
     for group in ("model", "calibration", "data"):

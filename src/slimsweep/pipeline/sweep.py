@@ -70,7 +70,7 @@ class Sweep:
         if not faults:
             experiment = next(experiment for _, experiment in launches.values())
             store = Store(experiment.outputs_dir)
-            fault = None if config.dry_run is True else store.fault()
+            fault = None if True in (config.dry_run, config.trial) else store.fault()
             if fault:
                 faults[fault] = ""
         if faults:
