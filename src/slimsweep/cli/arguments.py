@@ -14,6 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import OverrideParseException
 
+from slimsweep.paths import config_root
 from slimsweep.pipeline.compose import FORMER_KNOBS, knobs_of
 
 log = logging.getLogger(__name__)
@@ -21,7 +22,8 @@ log = logging.getLogger(__name__)
 FOLDERS = ("outputs_dir", "data_dir", "cache_dir")
 TEXT = (
     *("sweep", *FOLDERS, "model.name", "model.id", "model.revision", "model.path", "model.baseline", "model.package"),
-    *("model.file", "model.tokenizer_path", "tracker.project", "tracker.entity", "tracker.tags", "tracker.notes"),
+    *("model.file", "model.tokenizer_path", "tracker.*project", "tracker.*entity", "tracker.*tags", "tracker.*notes"),
+    *("tracker.*experiment", "tracker.*uri", "tracker.*folder"),
     *(
         "calibration.corpus",
         "calibration.dataset",
@@ -60,7 +62,7 @@ VALUED_OPTIONS = ("-cd", "--config-dir", "-cp", "--config-path", "-cn", "--confi
 
 def from_shell(arguments: list[str]) -> list[str]:
     """The words of the command line as Hydra is to read them."""
-    arguments = _options_first(arguments)
+    arguments = _with_tracker_names(_options_first(arguments))
     read = [readable(argument) for argument in arguments if argument not in [f"{name}=" for name in FOLDERS]]
     if any(map(OTHER_COMMANDS.match, read)):
         return read
@@ -81,6 +83,17 @@ def _options_first(arguments: list[str]) -> list[str]:
         is_value = place > 0 and arguments[place - 1] in VALUED_OPTIONS
         (options if is_value or word.startswith("-") else settings).append(word)
     return options + settings
+
+
+def _with_tracker_names(arguments: list[str]) -> list[str]:
+    """Words in which a setting of the only tracker, `tracker.project=mine`, names it: `tracker.wandb.project=mine`."""
+    chosen = next((word.partition("=")[2] for word in reversed(arguments) if word.startswith("tracker=")), "wandb")
+    names = chosen.strip("[] ").split(",")
+    known = {file.stem for file in (config_root() / "conf" / "tracker").glob("*.yaml")}
+    if len(names) != 1 or names[0] not in known:
+        return arguments
+    single = re.compile(rf"^tracker\.(?!(?:{'|'.join(known)})\.)(?=\w+=)")
+    return [single.sub(f"tracker.{names[0]}.", argument) for argument in arguments]
 
 
 def readable(argument: str) -> str:

@@ -14,6 +14,7 @@ from slimsweep.cli import exporting
 from slimsweep.cli.doctor import doctor
 from slimsweep.cli.fetching import fetch
 from slimsweep.cli.formats import Shown, ShownAs, echo_json
+from slimsweep.cli.publishing import publish
 from slimsweep.errors import FigureError, SlimsweepError, StoreError
 from slimsweep.paths import outputs_dir, project_path
 from slimsweep.records.store import JobStatus, Store
@@ -58,6 +59,7 @@ def _dataset_names(incomplete: str) -> list[str]:
 
 app.command()(fetch)
 app.command()(doctor)
+app.command()(publish)
 Outputs = Annotated[
     Path | None,
     typer.Option(help="Output folder; default: environment SLIMSWEEP_OUTPUTS, else `outputs` of the project."),
@@ -314,37 +316,6 @@ def amend(
 
 
 @app.command()
-def publish(
-    sweeps: Sweeps = None,
-    tracker: Annotated[str, typer.Option(help="A choice of conf/tracker.")] = "wandb",
-    project: Annotated[str | None, typer.Option(help="W&B project.")] = None,
-    entity: Annotated[str | None, typer.Option(help="W&B entity; default: yours.")] = None,
-    mode: Annotated[
-        str | None, typer.Option(help="auto (as W&B is set, else online with a key), online or offline.")
-    ] = None,
-    outputs: Outputs = None,
-) -> None:
-    """Send records to a tracker again. With W&B, runs of the same key are replaced, never doubled."""
-    from slimsweep.pipeline.tracker_choice import tracker_of
-
-    store = _store(outputs)
-    settings = {"project": project, "entity": entity, "mode": mode}
-    records = _records(store, sweeps)
-    packages = [name for one in records for name in (one.get("choices") or {}).get("packages") or []]
-    given = {name: value for name, value in settings.items() if value is not None}
-    mirror = tracker_of(tracker, given, list(dict.fromkeys(packages)))
-    if not records:
-        raise StoreError(f"{store.outputs_dir} holds no record to publish. Run: slimsweep +sweeps=unstructured")
-    owners = _owners(store)
-    sent = sum(mirror.publish(record, owners.get(record["key"], []), store.outputs_dir) for record in records)
-    for name in sweeps or store.sweep_names():
-        mirror.publish_sweep(name, store.sweep_records(name), _drawn(store, name), store.outputs_dir)
-    typer.echo(f"{sent} of {len(records)} records published")
-    if sent < len(records):
-        raise typer.Exit(1)
-
-
-@app.command()
 def save(
     key: Annotated[str, typer.Argument(help="Key of a record, or its beginning.")],
     folder: Annotated[Path, typer.Argument(help="Where the model goes; a new or empty folder.")],
@@ -428,28 +399,6 @@ def cache(
     typer.echo("\n".join(lines))
     if in_use:
         typer.echo(in_use, err=True)
-
-
-def _owners(store: Store) -> dict[str, list[str]]:
-    """Names of the sweeps of every key, each sweep's list read once."""
-    owners: dict[str, list[str]] = {}
-    for name in store.sweep_names():
-        for job in store.sweep_jobs(name):
-            owners.setdefault(job.key, []).append(name)
-    return owners
-
-
-def _drawn(store: Store, sweep: str) -> list[Path]:
-    """Figures of one sweep, in a folder of their own; none where it measured nothing to draw."""
-    from slimsweep.figures import render
-
-    try:
-        return render(store, sweeps=[sweep], folder=store.outputs_dir / "figures" / sweep)
-    except FigureError as error:
-        typer.echo(f"slim: {error}", err=True)
-        return error.drawn
-    except StoreError:
-        return []
 
 
 if __name__ == "__main__":

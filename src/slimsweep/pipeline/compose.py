@@ -97,6 +97,22 @@ def build(where: str, fields: Any, faults: list[str]) -> Any:
     return None
 
 
+def tracker_from(fields: Any, faults: list[str]) -> Any:
+    """The tracker of the settings below `tracker`: one, or several as one.
+
+    Each choice lies below its own name; that of another package may lie at the top instead.
+    """
+    from slimsweep.records.tracking.several import Several
+
+    named = {name: own for name, own in fields.items() if isinstance(own, dict) and "_target_" in own}
+    top = {name: own for name, own in fields.items() if name not in named}
+    found = [build(f"tracker.{name}", own, faults) for name, own in named.items()]
+    found += [build("tracker", top, faults)] if top or not named else []
+    if None in found:
+        return None
+    return found[0] if len(found) == 1 else Several(trackers=tuple(found))
+
+
 def _number_for_text(where: str, name: str, kind: Any, settings: dict[str, Any]) -> str | None:
     """Turn a whole number in a field of text into text; a fault where the text can no longer be known.
 

@@ -24,6 +24,7 @@ from slimsweep.pipeline.compose import (
     repeated_stages,
     rounded,
     telling,
+    tracker_from,
     unknown_keys,
 )
 from slimsweep.pipeline.keys import digest_of, identity, metric_identity, model_key, name_of, stem_of
@@ -137,7 +138,7 @@ class Experiment:
         Raises:
             ConfigError: with all of them.
         """
-        faults = [*device_faults(self.device, self.offload), *self.model.faults()]
+        faults = [*device_faults(self.device, self.offload), *self.tracker.faults(), *self.model.faults()]
         if not faults:  # the rest asks the model's shape and tokenizer
             faults += self._shape_faults()
         if faults:
@@ -349,7 +350,8 @@ def _parts(plain: dict[str, Any], faults: list[str]) -> dict[str, Any]:
             Stage(name, build(f"technique.{name}", fields, faults))
             for name, fields in (plain.get("technique") or {}).items()
         ),
-        **{name: build(name, plain[name], faults) for name in ("model", "calibration", "data", "tracker")},
+        **{name: build(name, plain[name], faults) for name in ("model", "calibration", "data")},
+        "tracker": tracker_from(plain["tracker"], faults),
         "metrics": {
             name: build(f"evaluation.metrics.{name}", fields, faults)
             for name, fields in (plain["evaluation"].get("metrics") or {}).items()

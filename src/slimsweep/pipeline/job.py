@@ -105,6 +105,7 @@ def complete(experiment: Experiment, store: Store, missing: dict[str, Asked]) ->
         # The job's own log keeps the traceback: Hydra shows only the first failure of a multirun.
         log.error("failed: %s: %s (%s)", experiment.label, reason, folder / "job.log", exc_info=True)
         store.write_failure(key, reason)
+        experiment.tracker.publish_failure(key, experiment.label, reason, store.outputs_dir)
         watcher().job_failed(experiment.label, reason)
         raise
     seconds = time.perf_counter() - started

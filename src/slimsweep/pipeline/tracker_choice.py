@@ -20,20 +20,30 @@ def tracker_of(name: str, settings: dict[str, Any], packages: Sequence[str] = ()
     `settings` win over those of the YAML.
 
     Raises:
-        ConfigError: there is no such tracker, it has no such setting, or it would publish nothing.
+        ConfigError: there is no such tracker, it has no such setting, it cannot work here, or would publish nothing.
+    """
+    faults: list[str] = []
+    tracker = build("tracker", {**fields_of(name, packages), **settings}, faults)
+    if tracker:
+        faults += tracker.faults()
+    if not faults and (reason := tracker.off_reason()):
+        faults = [reason]
+    if faults:
+        raise ConfigError(faults)
+    return tracker
+
+
+def fields_of(name: str, packages: Sequence[str] = ()) -> dict[str, Any]:
+    """Settings of a tracker as its YAML has them.
+
+    Raises:
+        ConfigError: there is no such tracker, or its YAML cannot be read.
     """
     folders = [config_root() / "conf" / "tracker", *group_folders("tracker", packages)]
     files = {file.stem: file for folder in reversed(folders) for file in folder.glob("*.yaml")}
     if name not in files:
         raise ConfigError([f"there is no tracker {name!r}. {allowed_names(name, files, 'Trackers')}"])
     try:
-        fields = OmegaConf.to_container(OmegaConf.load(files[name]), resolve=True)
+        return OmegaConf.to_container(OmegaConf.load(files[name]), resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError([f"{files[name]}: {error}"]) from error
-    faults: list[str] = []
-    tracker = build("tracker", {**fields, **settings}, faults)
-    if reason := tracker and tracker.off_reason():
-        faults = [reason]
-    if faults:
-        raise ConfigError(faults)
-    return tracker

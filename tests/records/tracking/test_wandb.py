@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from made_up import curve, record
 
+from slimsweep.records.store import Store
 from slimsweep.records.tracking import wandb as tracker_module
 from slimsweep.records.tracking.wandb import Wandb, has_key, stop_service
 
@@ -197,7 +198,7 @@ def test_auto_is_online_only_with_a_key(tmp_path, monkeypatch):
 
 
 def test_a_mistyped_mode_names_what_is_allowed():
-    with pytest.raises(ValueError, match=r"tracker.mode='on': give auto, online, offline or disabled"):
+    with pytest.raises(ValueError, match=r"tracker.wandb.mode='on': give auto, online, offline or disabled"):
         Wandb(mode="on")
 
 
@@ -279,3 +280,25 @@ def test_a_run_replaces_its_own_folders_and_no_others(tmp_path):
         assert Wandb().publish_sweep("a", [record()], [], tmp_path)
     left = {path.name for path in (tmp_path / ".wandb").glob("offline-run-*")}
     assert {path.name for path in kept} < left and len(left) == 4
+
+
+def test_alerts_stand_in_the_run_and_its_summary(tmp_path):
+    dense, one = record(), record("wanda", 0.9)
+    one |= {"base_key": dense["key"], "perplexity_wikitext2": 1e5}
+    Store(tmp_path).write(dense, [])
+    assert Wandb().publish(one, [], tmp_path)
+    (run,) = runs(tmp_path)
+    assert "perplexity over ten times dense" in json.loads(inspect(run, "--summary"))["summary"]["alerts"][0]
+    assert '"alert"' in inspect(run)
+
+
+def test_a_failed_job_is_a_run_that_its_record_replaces(tmp_path):
+    one = record("wanda", 0.5, 0)
+    assert Wandb().publish_failure(one["key"], "tiny wanda", "ModelError: /a/b is gone", tmp_path)
+    (run,) = runs(tmp_path)
+    summary = json.loads(inspect(run, "--summary"))["summary"]
+    assert summary["state"] == "failed" and summary["reason"] == "ModelError: b is gone"
+    assert summary["alerts"] == ["job failed: tiny wanda: ModelError: b is gone"]
+    assert Wandb().publish(one, [], tmp_path)
+    (run,) = runs(tmp_path)
+    assert "state" not in json.loads(inspect(run, "--summary"))["summary"]

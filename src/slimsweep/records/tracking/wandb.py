@@ -16,11 +16,13 @@ from urllib.parse import urlsplit
 from slimsweep.checks import choice_faults, refuse
 from slimsweep.records.points import Record
 from slimsweep.records.quantities import quantities_of
+from slimsweep.records.tracking.alerts import Alert, alerts_of, failure
 from slimsweep.records.tracking.base import Tracker
 from slimsweep.records.tracking.published import (
     config_of,
     curves_over_ratio,
     point_of,
+    portable,
     scalar_table,
     summary_of,
     training_curves,
@@ -59,7 +61,7 @@ class Wandb(Tracker):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tags", (self.tags,) if isinstance(self.tags, str) else tuple(self.tags))
-        refuse(choice_faults("tracker.mode", [self.mode], MODES))
+        refuse(choice_faults("tracker.wandb.mode", [self.mode], MODES))
 
     def off_reason(self) -> str | None:
         if self.resolved_mode() != "disabled":
@@ -86,7 +88,9 @@ class Wandb(Tracker):
                     run.log({f"{stage}/{name}": value for name, value in point.items()})
             run.log(point_of(record))
             run.summary.update(summary_of(record))
+            raise_alerts(run, alerts)
 
+        alerts = alerts_of(record, outputs_dir)
         return self._send(identity, fill, outputs_dir)
 
     def publish_sweep(self, sweep: str, records: list[Record], figures: list[Path], outputs_dir: Path) -> bool:
@@ -106,6 +110,23 @@ class Wandb(Tracker):
             table = wandb.Table(columns=columns, data=rows)
             run.log({"records": table, **images, **charts(records, wandb)})
             run.summary.update({"jobs": len(records), "keys": [record["key"] for record in records]})
+
+        return self._send(identity, fill, outputs_dir)
+
+    def publish_failure(self, key: str, label: str, reason: str, outputs_dir: Path) -> bool:
+        """Make a run of a failed job with its alert; the record's run has the same id and replaces it later."""
+        identity = {
+            "id": key[:16],
+            "name": label,
+            "group": None,
+            "job_type": "failure",
+            "tags": ["failed"],
+            "config": {"key": key},
+        }
+
+        def fill(run: Any, wandb: Any) -> None:
+            run.summary.update({"state": "failed", "reason": portable(reason)})
+            raise_alerts(run, [failure(label, reason)])
 
         return self._send(identity, fill, outputs_dir)
 
@@ -163,6 +184,14 @@ class Wandb(Tracker):
             if mode == "online":
                 log.info("Weights & Biases: %s", run.url)
         remove_older(current.parent, identity["id"], current)
+
+
+def raise_alerts(run: Any, alerts: Sequence[Alert]) -> None:
+    """Raise alerts on a run, and keep them in its summary: an offline run sends them when it is synchronised."""
+    for one in alerts:
+        run.alert(one.title, one.text, level="ERROR" if one.is_error else "WARN")
+    if alerts:
+        run.summary.update({"alerts": [f"{one.title}: {one.text}" for one in alerts]})
 
 
 def private_settings(wandb: Any, mode: str) -> Any:

@@ -1,0 +1,84 @@
+"""Trackio's SQLite files, read back with sqlite3 and by Trackio itself."""
+
+import json
+import sqlite3
+
+import pytest
+from made_up import curve, record
+
+pytest.importorskip("trackio", reason="needs the package trackio, which the extra `trackio` installs")
+
+from slimsweep.records.store import Store
+from slimsweep.records.tracking.trackio import Trackio, storage_in
+
+
+@pytest.fixture(autouse=True)
+def no_folder_of_the_user(monkeypatch):
+    monkeypatch.delenv("TRACKIO_DIR", raising=False)
+
+
+def rows(folder, table: str, project: str = "slimsweep") -> list[dict]:
+    database = sqlite3.connect(folder / "trackio" / f"{project}.db")
+    database.row_factory = sqlite3.Row
+    try:
+        return [dict(row) for row in database.execute(f"SELECT * FROM {table}")]
+    finally:
+        database.close()
+
+
+def test_a_record_becomes_one_run_in_the_file_of_its_project(tmp_path):
+    one = record("wanda", 0.5, 0)
+    assert Trackio(project="mine").publish(one, ["unstructured"], tmp_path) is True
+    (row,) = rows(tmp_path, "metrics", "mine")
+    assert row["run_id"] == one["key"][:16] and row["run_name"].startswith("tiny wanda")
+    assert json.loads(row["metrics"])["perplexity_wikitext2"] == 35.0
+    (config,) = rows(tmp_path, "configs", "mine")
+    settings = json.loads(config["config"])
+    assert settings["technique"] == "wanda" and settings["_Group"] == "unstructured" and "_Username" not in settings
+
+
+def test_publishing_again_replaces_the_run(tmp_path):
+    one = record("wanda", 0.5, 0)
+    for value in (35.0, 36.0):
+        assert Trackio().publish(one | {"perplexity_wikitext2": value}, [], tmp_path)
+    (row,) = rows(tmp_path, "metrics")
+    assert json.loads(row["metrics"])["perplexity_wikitext2"] == 36.0
+    with storage_in(tmp_path / "trackio") as storage:
+        assert len(storage.get_run_records("slimsweep")) == 1
+
+
+def test_a_sweep_is_a_run_with_a_row_for_each_ratio(tmp_path):
+    assert Trackio().publish_sweep("unstructured", [record(), *curve("wanda")], [], tmp_path)
+    found = [json.loads(row["metrics"]) for row in rows(tmp_path, "metrics")]
+    assert [row["ratio"] for row in found] == [one["ratio"] for one in curve("wanda")]
+    assert all(any(name.startswith("perplexity_wikitext2/") for name in row) for row in found)
+
+
+def test_a_failed_job_and_a_bad_record_raise_alerts(tmp_path):
+    dense, one = record(), record("wanda", 0.9)
+    one |= {"base_key": dense["key"], "perplexity_wikitext2": 1e5}
+    Store(tmp_path).write(dense, [])
+    assert Trackio().publish_failure(one["key"], "tiny wanda", "ModelError: gone", tmp_path)
+    (alert,) = rows(tmp_path, "alerts")
+    assert (alert["title"], alert["level"]) == ("job failed", "error") and "gone" in alert["text"]
+    assert Trackio().publish(one, [], tmp_path)
+    (alert,) = rows(tmp_path, "alerts")
+    assert (alert["title"], alert["level"]) == ("perplexity over ten times dense", "warn")
+
+
+def test_a_loss_curve_has_a_row_for_each_of_its_points(tmp_path):
+    points = [{"step": step, "validation_loss": 3.0 - step} for step in range(2)]
+    stages = [{"name": "lora", "notes": {"training": {"curve": points}}}]
+    assert Trackio().publish(record("wanda", 0.5) | {"stages": stages}, [], tmp_path)
+    found = [json.loads(row["metrics"]) for row in rows(tmp_path, "metrics")]
+    assert [row.get("lora/validation_loss") for row in found] == [3.0, 2.0, None]
+
+
+def test_a_folder_that_cannot_be_written_is_a_warning(tmp_path, caplog):
+    (tmp_path / "trackio").write_text("a file")
+    assert Trackio().publish(record(), [], tmp_path) is False and "Trackio" in caplog.text
+
+
+def test_a_project_that_is_no_file_name_is_refused():
+    with pytest.raises(ValueError, match="letters, digits"):
+        Trackio(project="../mine")
