@@ -105,6 +105,7 @@ class Trial:
     """Steps that were tried, in order, each with what came of it."""
     skipped: list[str] = field(default_factory=list)
     """Parts that the copy is too small for, with the reason."""
+    warnings: list[str] = field(default_factory=list)
     reason: str = ""
     """Reason of the failure; empty where the trial passed."""
     seconds: float = 0.0
@@ -123,6 +124,7 @@ class Trial:
             *([f"  copy      {self.copy}"] if self.copy else []),
             *(f"  ok        {step}" for step in self.steps),
             *(f"  not tried {reason}" for reason in self.skipped),
+            *(f"  warning   {text}" for text in self.warnings),
             f"  {end}",
         ]
 
@@ -228,7 +230,7 @@ class _Steps(logging.Handler):
         text = record.getMessage()
         if record.levelno >= logging.WARNING:
             if not record.exc_info:
-                self._trial.skipped.append(f"without a warning: {text}")
+                self._trial.warnings.append(text)
         elif ": computed in " in text or ": restored (" in text:
             self._done(f"stage {text}")
         elif text.endswith(": measuring"):

@@ -115,7 +115,7 @@ class _Run:
     name: str
     tags: dict[str, str]
     parameters: dict[str, Any]
-    numbers: Sequence[tuple[str, float, int]] = ()
+    numbers: Sequence[tuple[str, int | float, int]] = ()
     """Name, value and step."""
     documents: dict[str, Any] | None = None
     files: tuple[Path, ...] = ()
@@ -144,7 +144,7 @@ def _fill(client: Any, run_id: str, run: _Run) -> None:
         client.log_artifact(run_id, str(path), "figures")
 
 
-def _curve_numbers(record: Record) -> list[tuple[str, float, int]]:
+def _curve_numbers(record: Record) -> list[tuple[str, int | float, int]]:
     """Loss curves of stages that trained, at their steps."""
     return [
         (f"{stage}/{name}", value, int(point.get("step", 0)))
