@@ -37,7 +37,7 @@ class Wheel:
 
     @property
     def requirement(self) -> str:
-        """What pip is asked for."""
+        """Requirement for pip, with the release where one is known."""
         return f"{self.distribution}=={self.release}" if self.release else self.distribution
 
     def folder(self, cache_dir: Path) -> Path:
