@@ -218,17 +218,6 @@ def test_reading_commands_write_nothing(store, slim, tmp_path, monkeypatch):
     assert "3 done, 0 running, 0 failed, 1 missing" in slim("status", "mine").stdout
 
 
-def test_a_query_reads_the_records_of_a_sweep_in_every_format(store, slim):
-    sweep(store, "mine", [record(), *curve("wanda")])
-    sql = "SELECT technique, count(*) AS jobs FROM records GROUP BY technique ORDER BY technique"
-    rows = json.loads(slim("table", "mine", "--query", sql, "--format", "json").stdout)
-    assert rows == [{"technique": "dense", "jobs": 1}, {"technique": "wanda", "jobs": 3}]
-    assert slim("table", "mine", "--query", sql, "--format", "csv").stdout == "technique,jobs\ndense,1\nwanda,3\n"
-    assert "| wanda" in slim("table", "--query", sql).stdout
-    refused = slim("table", "--query", "DROP TABLE records")
-    assert refused.exit_code == 1 and "does more than read" in refused.stderr
-
-
 def test_status_show_and_cache_have_a_format_for_scripts(store, slim, tmp_path):
     done, failed, _ = curve("wanda")
     sweep(store, "mine", [done])

@@ -1,0 +1,31 @@
+"""`slim table --query` through the real command."""
+
+import json
+
+import pytest
+from made_up import curve, record, sweep
+from typer.testing import CliRunner
+
+from slimsweep.cli.slim import app
+from slimsweep.records.store import Store
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path)
+
+
+@pytest.fixture
+def slim(tmp_path):
+    return lambda *words: CliRunner().invoke(app, [*words, "--outputs", str(tmp_path)])
+
+
+def test_a_query_reads_the_records_of_a_sweep_in_every_format(store, slim):
+    sweep(store, "mine", [record(), *curve("wanda")])
+    sql = "SELECT technique, count(*) AS jobs FROM records GROUP BY technique ORDER BY technique"
+    rows = json.loads(slim("table", "mine", "--query", sql, "--format", "json").stdout)
+    assert rows == [{"technique": "dense", "jobs": 1}, {"technique": "wanda", "jobs": 3}]
+    assert slim("table", "mine", "--query", sql, "--format", "csv").stdout == "technique,jobs\ndense,1\nwanda,3\n"
+    assert "| wanda" in slim("table", "--query", sql).stdout
+    refused = slim("table", "--query", "DROP TABLE records")
+    assert refused.exit_code == 1 and "does more than read" in refused.stderr
