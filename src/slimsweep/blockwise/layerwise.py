@@ -49,6 +49,8 @@ class LayerReport:
     error: float | None = None
     """Relative error (Frobenius) of what a packed or factored layer stores, from the weight it was to store."""
     notes: dict[str, Any] = field(default_factory=dict)
+    change: float | None = None
+    """Relative distance (Frobenius) of a pruned dense weight from the weight before this stage."""
 
 
 def compress_blocks(
@@ -168,8 +170,10 @@ def replace_weight(
         )
     elif not is_plain(layer):
         form, wanted = layer.requantize(result), result
+    change = None
     if form is None:
         weight = weight_2d(layer)
+        change = relative_error(result.to(weight.device), weight.float()) if is_pruned else None
         weight.copy_(result)
     else:
         install(model.module, name, form)
@@ -180,7 +184,8 @@ def replace_weight(
     if mask is not None and (form is not None or not is_pruned):  # rounding or a repair may leave no zero there
         mask = mask & (weight == 0)
     set_removed(layer, mask)
-    return LayerReport(name, weight.numel(), weight.numel() - int(torch.count_nonzero(weight)), error, notes or {})
+    zeros = weight.numel() - int(torch.count_nonzero(weight))
+    return LayerReport(name, weight.numel(), zeros, error, notes or {}, change)
 
 
 def install_empty(skeleton: Skeleton, name: str, form: type[LinearForm], settings: dict[str, Any]) -> None:

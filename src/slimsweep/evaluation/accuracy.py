@@ -50,6 +50,7 @@ class Accuracy(Metric):
     declares: ClassVar[tuple[Quantity, ...]] = (
         Quantity(
             field="accuracy_*",
+            kind="accuracy",
             label="accuracy",
             unit="fraction",
             higher_is_better=True,

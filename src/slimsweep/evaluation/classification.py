@@ -44,6 +44,7 @@ class Classification(Metric):
     declares: ClassVar[tuple[Quantity, ...]] = (
         Quantity(
             field="classification_accuracy",
+            kind="accuracy",
             label="classification accuracy",
             unit="fraction",
             higher_is_better=True,

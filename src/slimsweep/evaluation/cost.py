@@ -25,7 +25,7 @@ class Cost(Metric):
 
     needs_weights: ClassVar[bool] = False
     declares: ClassVar[tuple[Quantity, ...]] = (
-        Quantity(field="gmacs", label="GMacs", higher_is_better=False, format=".3f"),
+        Quantity(field="gmacs", kind="work", label="GMacs", higher_is_better=False, format=".3f"),
         Quantity(
             field="gmacs_nonzero",
             label="GMacs without zero weights",

@@ -27,6 +27,7 @@ class Latency(Metric):
     declares: ClassVar[tuple[Quantity, ...]] = (
         Quantity(
             field="latency_seconds",
+            kind="latency",
             label="latency per example",
             unit="s",
             higher_is_better=False,

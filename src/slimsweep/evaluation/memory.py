@@ -42,6 +42,7 @@ class Memory(Metric):
         ),
         Quantity(
             field="peak_memory_bytes",
+            kind="memory",
             label="peak memory",
             unit="bytes",
             higher_is_better=False,

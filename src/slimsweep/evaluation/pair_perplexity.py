@@ -38,6 +38,7 @@ class PairPerplexity(PairFile, Metric):
     declares: ClassVar[tuple[Quantity, ...]] = (
         Quantity(
             field="pair_perplexity",
+            kind="perplexity",
             label="perplexity of targets given their sources",
             higher_is_better=False,
             scale="log",

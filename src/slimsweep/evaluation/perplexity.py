@@ -35,6 +35,7 @@ class Perplexity(Metric):
     declares: ClassVar[tuple[Quantity, ...]] = (
         Quantity(
             field="perplexity_*",
+            kind="perplexity",
             label="perplexity",
             higher_is_better=False,
             scale="log",

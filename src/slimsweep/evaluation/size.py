@@ -82,6 +82,7 @@ class Size(Metric):
         Quantity(field="sparsity", label="sparsity", unit="fraction", format=".4f", tolerance=0.0),
         Quantity(
             field="weight_bytes",
+            kind="size",
             label="weights in memory",
             unit="bytes",
             higher_is_better=False,
@@ -115,6 +116,7 @@ class Size(Metric):
         Quantity(field="compression_factor", label="compression factor", higher_is_better=True, format=".2f"),
         Quantity(
             field="checkpoint_bytes",
+            kind="file",
             label="file on disk",
             unit="bytes",
             higher_is_better=False,

@@ -24,7 +24,14 @@ class Speed(Metric):
     depends_on_values: ClassVar[bool] = False
     compared: ClassVar[tuple[str, ...]] = ("speedup_prefill", "speedup_decode")
     declares: ClassVar[tuple[Quantity, ...]] = (
-        Quantity(field="prefill_seconds", label="time of a prefill", unit="s", higher_is_better=False, varies=True),
+        Quantity(
+            field="prefill_seconds",
+            kind="latency",
+            label="time of a prefill",
+            unit="s",
+            higher_is_better=False,
+            varies=True,
+        ),
         Quantity(
             field="decode_tokens_per_second",
             label="tokens per second",
