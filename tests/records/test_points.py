@@ -1,6 +1,6 @@
 from made_up import record
 
-from slimsweep.records.points import label, over_seed
+from slimsweep.records.points import label, over_seed, seed_groups, titles
 
 
 def test_seeds_become_mean_and_sample_deviation():
@@ -60,3 +60,13 @@ def test_seeds_of_an_older_version_declare_nothing_together():
 def test_label_names_the_point():
     assert label(record("wanda", 0.5, 1, pattern="2:4")) == "wanda 0.5 2:4 seed 1"
     assert label(record()) == "dense"
+
+
+def test_titles_tell_records_of_one_technique_apart():
+    records = [record("rtn", fields={"bits": 4}), record("rtn", fields={"bits": 3}), record("wanda", 0.5, 1)]
+    assert list(titles(records).values()) == ["rtn, bits 4", "rtn, bits 3", "wanda 0.5 seed 1"]
+
+
+def test_groups_of_seeds_keep_the_records():
+    records = [record("wanda", 0.5, 0), record("wanda", 0.7, 0), record("wanda", 0.5, 1)]
+    assert seed_groups(records) == [[records[0], records[2]], [records[1]]]

@@ -5,7 +5,7 @@ from made_up import record
 
 from slimsweep.evaluation.quantity import Quantity
 from slimsweep.records.points import over_seed
-from slimsweep.records.quantities import builtin, in_group, quantities_of, quantity
+from slimsweep.records.quantities import builtin, in_group, of_kind, quantities_of, quantity
 
 OWN = {"toy_a": {"field": "toy_a", "label": "toy", "group": "quality"}}
 
@@ -52,3 +52,11 @@ def test_todays_records_are_read_without_the_metrics_and_torch():
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert answer.returncode == 0 and "toy a" in answer.stdout, answer.stderr
+
+
+def test_quantities_of_a_kind_are_found_in_records_of_older_versions_too():
+    old = record(perplexity_c4=12.0)
+    assert [one.field for one in of_kind([old], "perplexity")] == ["perplexity_c4", "perplexity_wikitext2"]
+    mine = record(quantities={"my_score": {"field": "my_score", "label": "mine", "kind": "perplexity"}}, my_score=1.0)
+    assert [one.field for one in of_kind([mine], "perplexity")] == ["my_score"]
+    assert of_kind([old], "temperature") == []

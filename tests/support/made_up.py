@@ -1,8 +1,12 @@
 """Records with made-up numbers, for tests of what reads records."""
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
+from slimsweep.evaluation.outcomes import Outcomes
 from slimsweep.records.record import ordered
 from slimsweep.records.store import Store, SweepJob
 
@@ -103,3 +107,12 @@ def _stage(name: str, ratio: float | None, bits: float, fields: dict[str, Any]) 
         return {"name": name, "technique": name, "fields": fields, "notes": {"bits_per_weight": bits}}
     notes = {"removed_parameters": 100} if name == "llm_pruner" else {}
     return {"name": name, "technique": name, "fields": {"ratio": ratio} | fields, "notes": notes}
+
+
+def with_outcomes(store: Store, made: dict[str, Any], field: str, values: Sequence[float], items: str = "some"):
+    """Keep outcomes of a field beside a record: right and wrong answers, or other values whose mean is the quantity."""
+    identity = hashlib.sha256(repr((made["key"], field)).encode()).hexdigest()
+    made["identities"] = (made["identities"] or {}) | {field: identity}
+    outcomes = {field: Outcomes(np.array(values, dtype=np.float64), "mean", items)}
+    store.keep(made["key"], {"identity": identity, "values": {field: made[field]}, "outcomes": outcomes})
+    return made

@@ -15,6 +15,9 @@ from slimsweep.cli.doctor import doctor
 from slimsweep.cli.fetching import fetch
 from slimsweep.cli.formats import Shown, ShownAs, echo_json
 from slimsweep.cli.publishing import publish
+from slimsweep.cli.recommending import recommend
+from slimsweep.cli.reporting import report
+from slimsweep.cli.selecting import records_of
 from slimsweep.errors import FigureError, SlimsweepError, StoreError
 from slimsweep.paths import outputs_dir, project_path
 from slimsweep.records.store import JobStatus, Store
@@ -60,6 +63,8 @@ def _dataset_names(incomplete: str) -> list[str]:
 app.command()(fetch)
 app.command()(doctor)
 app.command()(publish)
+app.command()(recommend)
+app.command()(report)
 Outputs = Annotated[
     Path | None,
     typer.Option(help="Output folder; default: environment SLIMSWEEP_OUTPUTS, else `outputs` of the project."),
@@ -92,20 +97,6 @@ Holm = Annotated[bool, typer.Option("--holm", help="Correct each p for the numbe
 
 def _store(folder: Path | None) -> Store:
     return Store(project_path(folder) if folder else outputs_dir())
-
-
-def _records(store: Store, sweeps: Sequence[str] | None) -> list[dict[str, Any]]:
-    """Records of the named sweeps, each once, or of all; what is missing is said on standard error."""
-    if not sweeps:
-        return store.records()
-    found: dict[str, dict[str, Any]] = {}
-    for name in sweeps:
-        records = store.sweep_records(name)
-        missing = len(store.sweep_jobs(name)) - len(records)
-        if missing:
-            typer.echo(f"{name}: {missing} jobs have no record yet; see: slim status {name}", err=True)
-        found |= {record["key"]: record for record in records}
-    return list(found.values())
 
 
 @app.command()
@@ -173,7 +164,7 @@ def table(
         kinds = [name for name, is_asked in (("literature", literature), ("claims", claims)) if is_asked]
         _echo_reports(store, sweeps, kinds, format)
         return
-    records = _records(store, sweeps)
+    records = records_of(store, sweeps)
     if against:
         _echo_against(store, records, (margin, holm), format)
         return

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from slimsweep.figures.series import Panel, dense, lines, log_quality, panels
 from slimsweep.figures.style import appearances, log_axis, new_figure, paper_title, place_legend, scaled
+from slimsweep.records.front import front
 from slimsweep.records.quantities import quantity
 
 SWEEPS = ("unstructured",)
@@ -59,11 +60,8 @@ def _draw(axes: Axes, panel: Panel, size: str) -> None:
     axes.set_ylabel(panel.quantity.axis())
 
 
-def frontier(points: Sequence[tuple[float, float]], higher_is_better: bool = False) -> list[tuple[float, float]]:
+def frontier(
+    points: Sequence[tuple[int | float, int | float]], higher_is_better: bool = False
+) -> list[tuple[int | float, int | float]]:
     """The points that no other one beats in both coordinates, by growing first one; a smaller first one is better."""
-    sign = -1 if higher_is_better else 1
-    found: list[tuple[float, float]] = []
-    for x, y in sorted(points, key=lambda point: (point[0], sign * point[1])):
-        if not found or sign * y < sign * found[-1][1]:
-            found.append((x, y))
-    return found
+    return [points[place] for place in front(points, higher_is_better)]

@@ -76,13 +76,18 @@ def over_seed(records: Iterable[Record]) -> list[Record]:
     Numbers become their mean, with the sample standard deviation beside them as `<field>_deviation` (null for
     a single seed); `n` counts the seeds. Fields that differ otherwise, such as keys, are left out.
     """
+    return [_mean(members) for members in seed_groups(records)]
+
+
+def seed_groups(records: Iterable[Record]) -> list[list[Record]]:
+    """Records that differ only in their seed, in the order of the first of each."""
     groups: dict[str, list[Record]] = {}
     for record in records:
         place = [record.get(axis) for axis in AXES if axis != "seed"]
         ratios = [stage.get("fields", {}).get("ratio") for stage in record.get("stages") or []]
         same = [place, ratios, settings_of(record), record.get("protocols"), record.get("device")]
         groups.setdefault(json.dumps(same, sort_keys=True, default=str), []).append(record)
-    return [_mean(members) for members in groups.values()]
+    return list(groups.values())
 
 
 def _mean(members: Sequence[Record]) -> Record:
@@ -106,3 +111,12 @@ def label(record: Record) -> str:
     words = [record["technique"], *([f"{record['ratio']:g}"] if record.get("ratio") is not None else [])]
     words += [record["pattern"]] if record.get("pattern") not in (None, "unstructured") else []
     return " ".join([*words, f"seed {record['seed']}"] if record.get("seed") is not None else words)
+
+
+def titles(records: Iterable[Record]) -> dict[str, str]:
+    """Points by key: the label, and the settings by which records of one technique differ, `rtn, bits 4`."""
+    records = list(records)
+    return {
+        record["key"]: ", ".join(filter(None, (label(record), settings)))
+        for record, settings in zip(records, distinctions(records), strict=True)
+    }

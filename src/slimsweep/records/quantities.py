@@ -52,6 +52,16 @@ def in_group(records: Iterable[Record], group: str) -> list[Quantity]:
     return [one for one in quantities_of(records).values() if one.group == group]
 
 
+def of_kind(records: Iterable[Record], kind: str) -> list[Quantity]:
+    """Quantities of one kind, such as perplexity or size, in the order of columns.
+
+    Records of older versions name no kinds; this package's own declaration of the field tells it there.
+    """
+    every = quantities_of(records).values()
+    named = [one for one in every if one.kind == kind]
+    return named or [one for one in every if not one.kind and (own := builtin(one.field)) and own.kind == kind]
+
+
 @functools.cache
 def builtin(field: str) -> Quantity | None:
     """Quantity that a metric of this package declares for a field; None where none does."""

@@ -1,0 +1,284 @@
+"""The best experiments under a budget, the Pareto front around them, and whether the lead is real."""
+
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from slimsweep.errors import StoreError
+from slimsweep.evaluation.quantity import Quantity
+from slimsweep.hints import allowed_names
+from slimsweep.records.front import front
+from slimsweep.records.paired import Paired
+from slimsweep.records.points import Record, seed_groups, titles
+from slimsweep.records.quantities import in_group, of_kind
+from slimsweep.records.store import Store
+from slimsweep.records.table import SHOWN_KEY
+from slimsweep.reports.budget import Limit
+from slimsweep.reports.cautions import base_value
+from slimsweep.reports.noise import compare, digits
+from slimsweep.reports.selection import meaningful
+
+SHOWN_PROTOCOLS = 4
+"""Protocols that a refusal lists."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Records that differ only in their seed, as one choice: its values are means."""
+
+    records: tuple[Record, ...]
+    title: str
+
+    @property
+    def key(self) -> str:
+        """Key of its first record, which tells it from other experiments."""
+        return self.records[0]["key"]
+
+    def value(self, one: Quantity) -> float | None:
+        """Mean of a quantity; None where a record lacks it."""
+        values = [record.get(one.field) for record in self.records]
+        return None if None in values else statistics.fmean(values)
+
+    def nearest(self, one: Quantity) -> Record:
+        """The record whose value is nearest to the mean: neither the luckiest seed nor the unluckiest."""
+        mean = self.value(one)
+        return min(self.records, key=lambda record: abs(record[one.field] - mean))
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A limit on one quantity, with its bound for each experiment that measured it."""
+
+    limit: Limit
+    quantity: Quantity
+    bounds: dict[str, float]
+    """Bounds by the key of an experiment."""
+
+    def excess(self, experiment: Experiment) -> float:
+        """Relative distance by which an experiment misses the bound; at most 0 where it meets it."""
+        return self.limit.excess(experiment.value(self.quantity), self.bounds[experiment.key])
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The answer: experiments that meet every limit, best first, and what speaks for the first."""
+
+    quality: Quantity
+    size: Quantity
+    """Cost that the Pareto front, and the price of the next unit, are counted in."""
+    wants_small: bool
+    """Whether the smallest is best, because every limit is one on quality; else the best quality."""
+    bounds: list[Bound]
+    ranked: list[Experiment]
+    front: list[Experiment]
+    """Front of size and quality of all experiments, by growing size."""
+    lead: Paired | None = None
+    """Comparison of the runner-up (second) with the choice (first), item by item."""
+    left_out: list[str] = field(default_factory=list)
+
+    @property
+    def choice(self) -> Experiment:
+        """The best experiment."""
+        return self.ranked[0]
+
+    @property
+    def runner_up(self) -> Experiment | None:
+        """The second best."""
+        return self.ranked[1] if len(self.ranked) > 1 else None
+
+    def neighbour(self, step: int) -> Experiment | None:
+        """The next larger (1) or smaller (-1) experiment on the front; None where there is none.
+
+        A choice that another limit keeps off the front is compared with those of the front that are larger, or smaller.
+        """
+        size = self.choice.value(self.size)
+        beyond = [one for one in self.front if step * (one.value(self.size) - size) > 0]
+        return (beyond[0] if step > 0 else beyond[-1]) if beyond else None
+
+
+def recommend(store: Store, records: Sequence[Record], limits: Sequence[Limit], quality: str = "") -> Recommendation:
+    """The best experiments among records that meet all limits.
+
+    Args:
+        quality: field or heading of the quality that decides; empty: the first one that was measured.
+
+    Raises:
+        StoreError: no record says anything, a limit or a quality was measured by unknown or several protocols or not at
+            all, or no experiment meets the limits.
+    """
+    records = _usable(records)
+    judged = _quality(records, quality)
+    limited = [(limit, one) for limit in limits for one in limit.quantities(records)]
+    size = next((one for limit, one in limited if one.group != "quality"), None) or _size(records)
+    refuse_protocols(records, [judged, size, *(one for _, one in limited)])
+    names = titles(records)
+    every = [Experiment(tuple(group), _title(group, names)) for group in seed_groups(records)]
+    needed = [judged, size, *(one for _, one in limited)]
+    whole = [one for one in every if all(one.value(wanted) is not None for wanted in needed)]
+    if not whole:
+        raise StoreError(f"no record has all of {', '.join(dict.fromkeys(one.title for one in needed))}")
+    bounds = [_bound(store, limit, one, whole, records) for limit, one in limited]
+    ranked = [one for one in whole if all(bound.excess(one) <= 0 for bound in bounds)]
+    if not ranked:
+        raise StoreError(_nearest(whole, bounds))
+    wants_small = all(one.group == "quality" for _, one in limited)
+    order = _by_size(size, judged) if wants_small else _by_quality(size, judged)
+    ranked.sort(key=order)
+    points = [(_signed(size, one.value(size), True), one.value(judged)) for one in whole]
+    on_front = [whole[place] for place in front(points, judged.higher_is_better is True)]
+    lead = _lead(store, judged, ranked) if len(ranked) > 1 else None
+    left_out = [f"{one.title}: {_missing(one, needed)}" for one in every if one not in whole]
+    return Recommendation(judged, size, wants_small, bounds, ranked, on_front, lead, left_out)
+
+
+def _usable(records: Sequence[Record]) -> list[Record]:
+    """Records that say something of a model.
+
+    Raises:
+        StoreError: there is none.
+    """
+    if not records:
+        raise StoreError("there is no record to choose from. Run: slimsweep +sweeps=unstructured")
+    if not (kept := meaningful(records)):
+        raise StoreError("every record is of random weights that nothing trained: they say nothing of a real model")
+    return kept
+
+
+def _quality(records: Sequence[Record], name: str) -> Quantity:
+    """The quality that decides.
+
+    Raises:
+        StoreError: none was measured, or none has that name.
+    """
+    measured = [
+        one
+        for one in in_group(records, "quality")
+        if one.higher_is_better is not None and any(record.get(one.field) is not None for record in records)
+    ]
+    if not measured:
+        raise StoreError("no record measured a quality, such as a perplexity. Run the sweep with evaluation=quick")
+    fitting = [one for one in measured if name in ("", one.field, one.title)]
+    if not fitting:
+        known = allowed_names(name, [one.field for one in measured], "Measured")
+        raise StoreError(f"--quality {name}: no record measured it. {known}")
+    return fitting[0]
+
+
+def _size(records: Sequence[Record]) -> Quantity:
+    """Size of the weights.
+
+    Raises:
+        StoreError: none was measured.
+    """
+    if found := of_kind(records, "size"):
+        return found[0]
+    raise StoreError(
+        "no record measured a size. Run the sweep with evaluation=quick, or: slim amend SWEEP +metric=size"
+    )
+
+
+def refuse_protocols(records: Sequence[Record], used: Iterable[Quantity]) -> None:
+    """Raise StoreError where a quantity was measured by several protocols, or a quality by an unknown one.
+
+    Times and memory must also come from one kind of machine.
+    """
+    faults = []
+    for one in {one.field: one for one in used}.values():
+        measured = [record for record in records if record.get(one.field) is not None]
+        counts: dict[str | None, int] = {}
+        for record in measured:
+            protocol = (record.get("protocols") or {}).get(one.field)
+            counts[protocol] = counts.get(protocol, 0) + 1
+        if one.group == "quality" and None in counts:
+            faults.append(f"{one.title} of {counts[None]} records has no protocol: nobody knows how it was measured")
+        elif len(counts) > 1:
+            faults.append(f"{one.title} was measured by {len(counts)} protocols: {_listed(counts)}")
+        machines = {f"{record.get('device')} with {record.get('threads')} threads" for record in measured}
+        if one.varies and len(machines) > 1:
+            faults.append(f"{one.title} was measured on {' and on '.join(sorted(machines))}")
+    if faults:
+        raise StoreError(
+            "these records must not be compared. "
+            + "; ".join(faults)
+            + ". Name sweeps that were measured alike, or measure them again by one protocol: slim amend SWEEP ..."
+        )
+
+
+def _listed(counts: dict[str | None, int]) -> str:
+    texts = [f"{protocol or 'none'} ({count} records)" for protocol, count in counts.items()]
+    return "; ".join(texts[:SHOWN_PROTOCOLS]) + (" and others" if len(texts) > SHOWN_PROTOCOLS else "")
+
+
+def _title(group: Sequence[Record], names: dict[str, str]) -> str:
+    """Title of an experiment: that of its record, without the seed where there are several."""
+    title, seed = names[group[0]["key"]], f" seed {group[0].get('seed')}"
+    return title if len(group) == 1 else f"{title.replace(seed, '')} (mean of {len(group)} seeds)"
+
+
+def _bound(store: Store, limit: Limit, one: Quantity, whole: Sequence[Experiment], records: Sequence[Record]) -> Bound:
+    """Bound of every experiment.
+
+    Raises:
+        StoreError: it depends on the dense model, which was not measured alike.
+    """
+    bounds, lost = {}, []
+    for experiment in whole:
+        base = base_value(store, experiment.records[0], one, records) if limit.share else None
+        if limit.share and base is None:
+            lost.append(experiment.title)
+        bounds[experiment.key] = limit.bound(base)
+    if lost:
+        raise StoreError(
+            f"{limit.option} needs the {one.title} of the dense model by the same protocol, which {lost[0]} lacks. "
+            "Run the dense model with the same evaluation: slimsweep technique=[]"
+        )
+    return Bound(limit, one, bounds)
+
+
+def _signed(one: Quantity, value: int | float, wants_low: bool) -> int | float:
+    """A value that is better the lower (or, with wants_low=False, the higher) it is."""
+    return value if (one.higher_is_better is not True) == wants_low else -value
+
+
+def _by_size(size: Quantity, judged: Quantity):
+    return lambda one: (_signed(size, one.value(size), True), _signed(judged, one.value(judged), True))
+
+
+def _by_quality(size: Quantity, judged: Quantity):
+    return lambda one: (_signed(judged, one.value(judged), True), _signed(size, one.value(size), True))
+
+
+def _lead(store: Store, judged: Quantity, ranked: Sequence[Experiment]) -> Paired | None:
+    """Comparison of the runner-up with the choice, by records of one seed where both have it."""
+    first, second = ranked[0], ranked[1]
+    own = first.nearest(judged)
+    same = [record for record in second.records if record.get("seed") == own.get("seed")]
+    other = same[0] if same else second.nearest(judged)
+    return compare(judged, store.outcomes(own), store.outcomes(other))
+
+
+def _missing(experiment: Experiment, needed: Sequence[Quantity]) -> str:
+    lacks = dict.fromkeys(one.title for one in needed if experiment.value(one) is None)
+    return f"{', '.join(lacks)} not measured"
+
+
+def _nearest(whole: Sequence[Experiment], bounds: Sequence[Bound]) -> str:
+    """Message on the experiment that comes nearest to a budget which none meets."""
+    near = min(whole, key=lambda one: max(bound.excess(one) for bound in bounds))
+    misses = []
+    for bound in bounds:
+        if (excess := bound.excess(near)) > 0:
+            one, limit = bound.quantity, bound.limit
+            word = "under" if limit.is_least else "over"
+            value, target = digits(one, near.value(one)), digits(one, bound.bounds[near.key])
+            misses.append(f"{one.title} {value}, {_percent(excess)} {word} the {target} of {limit.option}")
+    budget = " and ".join(dict.fromkeys(bound.limit.option for bound in bounds))
+    return (
+        f"none of {len(whole)} experiments meets {budget}. The nearest is {near.title} "
+        f"({near.key[:SHOWN_KEY]}): {'; '.join(misses)}"
+    )
+
+
+def _percent(excess: float) -> str:
+    """A relative distance: percent, or a factor where it is large."""
+    return f"{100 * excess:.3g} %" if excess < 10 else f"{excess + 1:,.0f} times"

@@ -1,0 +1,157 @@
+import pytest
+from made_up import chain, record, with_outcomes
+
+from slimsweep.errors import StoreError
+from slimsweep.records.store import Store
+from slimsweep.reports.budget import limits
+from slimsweep.reports.recommend import recommend
+from slimsweep.reports.recommendation_text import command, plain, reasons, step, text
+
+FIELD = "perplexity_wikitext2"
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path)
+
+
+def model(name: str, perplexity: float | None, mebibytes: float, **values):
+    made = chain(name, weights="trained", **values)
+    return made | {FIELD: perplexity, "weight_bytes": int(mebibytes * 2**20)}
+
+
+@pytest.fixture
+def records():
+    """Dense of 16 MiB and three others, of which `squeezellm` is beaten by gptq in both."""
+    return [
+        model("dense", 10.0, 16),
+        model("gptq", 11.0, 4),
+        model("squeezellm", 13.0, 5),
+        model("rtn", 14.0, 3),
+    ]
+
+
+def choose(store, records, **budget):
+    return recommend(store, records, limits({f"--{name.replace('_', '-')}": given for name, given in budget.items()}))
+
+
+def test_under_a_size_the_best_quality_is_chosen(store, records):
+    found = choose(store, records, max_bytes="5MiB")
+    assert [one.title for one in found.ranked] == ["gptq", "squeezellm", "rtn"]
+    assert [one.title for one in found.front] == ["rtn", "gptq", "dense"]
+    assert found.neighbour(1).title == "dense" and found.neighbour(-1).title == "rtn"
+
+
+def test_under_a_quality_the_smallest_is_chosen(store, records):
+    found = choose(store, records, max_perplexity_increase="30%")
+    assert [one.title for one in found.ranked] == ["gptq", "squeezellm", "dense"]
+    assert found.wants_small and found.bounds[0].bounds[found.choice.key] == pytest.approx(13.0)
+
+
+def test_the_price_of_the_next_unit_is_told(store, records):
+    found = choose(store, records, max_bytes="5MiB")
+    assert step(found, 1).endswith(
+        "perplexity wikitext2 10 (-1, which is -0.0833 for each further unit of weights MiB)."
+    )
+    assert "The next smaller one on the front is rtn: weights MiB 3 (-1), perplexity wikitext2 14 (+3" in step(
+        found, -1
+    )
+    assert step(choose(store, records, max_bytes="20MiB"), 1).startswith("More weights MiB buys nothing")
+
+
+def test_a_budget_that_nothing_meets_names_the_nearest(store, records):
+    with pytest.raises(StoreError, match=r"none of 4 experiments meets --max-bytes 2MiB. The nearest is rtn") as caught:
+        choose(store, records, max_bytes="2MiB")
+    assert "weights MiB 3, 50 % over the 2 of --max-bytes 2MiB" in str(caught.value)
+    with pytest.raises(StoreError, match="nearest is gptq") as caught:
+        choose(store, records, max_bytes="3900kB", max_perplexity_increase="0.9")
+    assert "3900kB" in str(caught.value) and "over the 10.9 of --max-perplexity-increase 0.9" in str(caught.value)
+
+
+def test_mixed_protocols_are_refused_with_both(store, records):
+    other = model("nf4", 9.0, 4, protocol="wikitext2:test:ctx=2048")
+    with pytest.raises(StoreError, match="measured by 2 protocols") as caught:
+        choose(store, [*records, other], max_bytes="5MiB")
+    assert "ctx=2048 (1 records)" in str(caught.value) and "ctx=512" in str(caught.value)
+
+
+def test_an_unknown_protocol_is_refused(store, records):
+    unknown = model("nf4", 9.0, 4) | {"protocols": {}}
+    with pytest.raises(StoreError, match="has no protocol"):
+        choose(store, [*records, unknown], max_bytes="5MiB")
+
+
+def test_times_of_two_machines_are_refused(store, records):
+    timed = [
+        one | {"prefill_seconds": 1.0, "threads": threads} for one, threads in zip(records, (1, 2, 1, 1), strict=True)
+    ]
+    with pytest.raises(StoreError, match="cpu with 1 threads and on cpu with 2 threads"):
+        choose(store, timed, max_latency="2s")
+
+
+def test_seeds_are_one_experiment_with_their_mean(store):
+    seeds = [
+        model("gptq", value, 4) | {"seed": seed, "key": f"{seed}" * 64} for seed, value in enumerate((11.0, 12.5, 11.9))
+    ]
+    found = choose(store, [model("dense", 10.0, 16), *seeds], max_bytes="5MiB")
+    assert found.choice.title == "gptq (mean of 3 seeds)"
+    assert found.choice.value(found.quality) == pytest.approx(11.8)
+    assert found.choice.nearest(found.quality)["seed"] == 2
+
+
+def test_a_lead_of_few_items_may_be_noise(store, records):
+    with_outcomes(store, records[1], FIELD, [11.0, 10.0, 12.0, 11.5])
+    with_outcomes(store, records[2], FIELD, [11.2, 9.9, 12.1, 11.4])
+    found = choose(store, records, max_bytes="5MiB")
+    assert "may be noise" in " ".join(reasons(found)) and found.lead.items == 4
+    assert "no outcomes" in " ".join(reasons(choose(store, records[:2] + records[3:], max_bytes="5MiB")))
+
+
+def test_a_real_lead_is_called_so(store, records):
+    with_outcomes(store, records[1], FIELD, [11.0 + place / 100 for place in range(40)])
+    with_outcomes(store, records[2], FIELD, [13.0 + place / 90 for place in range(40)])
+    assert "It is really worse" in " ".join(reasons(choose(store, records, max_bytes="5MiB")))
+    small = choose(store, records[1:3], max_bytes="5MiB")
+    assert plain(small, None)["difference_to_runner_up"]["is_real"] is True
+
+
+def test_records_without_a_value_are_left_out_and_named(store, records):
+    found = choose(store, [*records, model("nf4", None, 2)], max_bytes="5MiB")
+    assert found.left_out == ["nf4: perplexity wikitext2 not measured"]
+    assert "nf4: perplexity wikitext2 not measured" in text(found, None)
+
+
+def test_a_share_of_the_dense_model_needs_it(store, records):
+    with pytest.raises(StoreError, match="needs the accuracy sentiment of the dense model"):
+        choose(store, records[1:], min_accuracy="95%")
+
+
+def test_random_weights_and_nothing_are_no_choice(store):
+    with pytest.raises(StoreError, match="there is no record to choose from"):
+        choose(store, [], max_bytes="5MiB")
+    with pytest.raises(StoreError, match="random weights"):
+        choose(store, [record()], max_bytes="5MiB")
+
+
+def test_another_quality_decides_where_it_is_named(store, records):
+    records[3]["accuracy_sentiment"] = 0.9
+    found = recommend(store, records, limits({"--max-bytes": "5MiB"}), "accuracy_sentiment")
+    assert found.choice.title == "rtn"
+    with pytest.raises(StoreError, match="--quality bleu: no record measured it. .*accuracy_sentiment"):
+        recommend(store, records, limits({"--max-bytes": "5MiB"}), "bleu")
+
+
+def test_the_command_exports_the_choice(store, records, tmp_path):
+    found = choose(store, records, max_bytes="5MiB")
+    key = records[1]["key"]
+    assert command(found, None) == f"slim export {key[:16]} --to gguf --output exports/{key[:8]}"
+    assert command(found, tmp_path).endswith(f" --outputs {tmp_path}")
+    assert command(found, None) in text(found, None)
+
+
+def test_plain_values_hold_every_number(store, records):
+    found = plain(choose(store, records, max_bytes="5MiB"), None)
+    assert found["choice"]["key"] == records[1]["key"] and found["choice"]["weight_bytes"] == 4 * 2**20
+    assert [one["title"] for one in found["front"]] == ["rtn", "gptq", "dense"]
+    assert found["limits"] == [{"limit": "--max-bytes 5MiB", "field": "weight_bytes", "bound": 5 * 2**20}]
+    assert found["next_larger"]["title"] == "dense" and found["difference_to_runner_up"] is None
