@@ -65,6 +65,8 @@ def test_label_names_the_point():
 def test_titles_tell_records_of_one_technique_apart():
     records = [record("rtn", fields={"bits": 4}), record("rtn", fields={"bits": 3}), record("wanda", 0.5, 1)]
     assert list(titles(records).values()) == ["rtn, bits 4", "rtn, bits 3", "wanda 0.5 seed 1"]
+    two = titles([record("wanda", 0.5), record("wanda", 0.5, model="large")])
+    assert list(two.values()) == ["tiny, wanda 0.5", "large, wanda 0.5"]
 
 
 def test_groups_of_seeds_keep_the_records():

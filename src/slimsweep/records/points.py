@@ -114,9 +114,13 @@ def label(record: Record) -> str:
 
 
 def titles(records: Iterable[Record]) -> dict[str, str]:
-    """Points by key: the label, and the settings by which records of one technique differ, `rtn, bits 4`."""
+    """Points by key: the label, and the settings by which records of one technique differ, `rtn, bits 4`.
+
+    Where records are of several models, the model stands first.
+    """
     records = list(records)
+    several = len({record["model"] for record in records}) > 1
     return {
-        record["key"]: ", ".join(filter(None, (label(record), settings)))
+        record["key"]: ", ".join(filter(None, (record["model"] if several else "", label(record), settings)))
         for record, settings in zip(records, distinctions(records), strict=True)
     }
