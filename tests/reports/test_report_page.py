@@ -145,7 +145,7 @@ def test_in_a_browser_the_table_sorts_and_charts_hover_and_filter(show):
     assert points.count() == 8  # dense and rtn have no ratio
     points.first.hover(force=True)
     window.wait_for_selector("#ratio .hoverlayer .hovertext")
-    label = window.locator("#ratio .hoverlayer").inner_text()
+    label = window.locator("#ratio .hoverlayer").text_content()
     assert "perplexity wikitext2: " in label
     points.first.click(force=True)
     window.wait_for_selector("#all:visible")
