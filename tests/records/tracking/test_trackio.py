@@ -1,7 +1,15 @@
 """Trackio's SQLite files, read back with sqlite3 and by Trackio itself."""
 
+import contextlib
 import json
+import os
+import shutil
+import socket
 import sqlite3
+import subprocess
+import sys
+import time
+import urllib.request
 
 import pytest
 from made_up import curve, record
@@ -82,3 +90,51 @@ def test_a_folder_that_cannot_be_written_is_a_warning(tmp_path, caplog):
 def test_a_project_that_is_no_file_name_is_refused():
     with pytest.raises(ValueError, match="letters, digits"):
         Trackio(project="../mine")
+
+
+SHOW = """
+import sys, trackio
+trackio.show("slimsweep", open_browser=False, block_thread=True, server_port=int(sys.argv[1]))
+"""
+
+
+@pytest.fixture
+def dashboard(tmp_path):
+    """Address of Trackio's dashboard of two runs, one with an alert."""
+    dense, one = record(), record("wanda", 0.9)
+    one |= {"base_key": dense["key"], "perplexity_wikitext2": 1e5}
+    Store(tmp_path).write(dense, [])
+    for published in (dense, one):
+        assert Trackio().publish(published, ["unstructured"], tmp_path)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {"TRACKIO_DIR": str(tmp_path / "trackio"), "HF_HUB_OFFLINE": "1"}
+    server = subprocess.Popen([sys.executable, "-c", SHOW, str(port)], env=environment, stdout=subprocess.DEVNULL)
+    address = f"http://127.0.0.1:{port}/"
+    try:
+        for _ in range(600):
+            with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=5):
+                break
+            time.sleep(0.5)
+        yield address
+    finally:
+        server.kill()
+        server.wait()
+
+
+@pytest.mark.slow
+def test_the_dashboard_shows_the_runs_in_a_browser(dashboard, tmp_path):
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("needs Debian's chromium")
+    options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=options, timeout=300_000)
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.goto(f"{dashboard}?project=slimsweep", timeout=300_000)
+        page.get_by_text("tiny wanda").first.wait_for(timeout=300_000)
+        page.get_by_text("perplexity_wikitext2").first.wait_for(timeout=300_000)
+        page.screenshot(path=os.environ.get("TRACKIO_SCREENSHOT") or tmp_path / "dashboard.png")
+        browser.close()
