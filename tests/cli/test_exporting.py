@@ -3,9 +3,11 @@
 import json
 
 import pytest
+from conftest import CACHE, PROJECT
 from small_jobs import SMALL, record_at
 from typer.testing import CliRunner
 
+from slimsweep.cli.exporting import matrix_text
 from slimsweep.cli.slim import app
 from slimsweep.export import checking
 from slimsweep.models.sources.base import ModelSource
@@ -90,3 +92,10 @@ def test_a_kept_model_with_2_4_zeros_is_no_dense_model(slimsweep, slim, here, tm
     answer = slim("export", record["key"], "--to", "compressed-tensors", "--output", tmp_path / "out")
     assert answer.exit_code == 0, answer.output
     assert "sparsity_config" in json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
+
+
+@pytest.mark.slow
+def test_the_page_holds_the_matrix_of_today():
+    page = (PROJECT / "docs" / "export.md").read_text(encoding="utf-8")
+    table = page.partition("<!-- matrix -->\n")[2].partition("<!-- end of matrix -->")[0]
+    assert table.strip() == matrix_text(CACHE), "print it with: slim export --matrix"

@@ -3,6 +3,7 @@ import json
 import pytest
 import torch
 from exporting import written
+from family_shapes import random_model
 
 from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.export.compressed_tensors import CompressedTensors, semi_structured
@@ -66,3 +67,11 @@ def test_two_zeros_of_every_four_inputs_are_needed(tiny, zeros, is_sparse):
         layer.weight.data = torch.ones_like(layer.weight)
         layer.weight.data.unflatten(1, (-1, 4))[..., :zeros] = 0
     assert bool(semi_structured(tiny)) == is_sparse
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gpt_neox", "bert", "t5"])
+def test_zeros_of_2_4_load_in_other_families(tmp_path, name):
+    model = random_model(name, str(tmp_path)).load(torch.float32, torch.device("cpu"))
+    Magnitude(ratio=0.5, pattern="2:4").apply(model, StageContext())
+    sample = written(FORMAT, model, tmp_path / "out")
+    FORMAT.verify(tmp_path / "out", sample)

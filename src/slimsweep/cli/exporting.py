@@ -10,7 +10,7 @@ from slimsweep.errors import ExportError
 from slimsweep.paths import config_root, outputs_dir, project_path
 from slimsweep.records.store import Store
 
-PAIRS = (("sparsegpt", "eora"), ("wanda", "rtn"), ("llm_pruner", "rtn"), ("glu", "nf4"))
+PAIRS = (("sparsegpt", "eora"), ("wanda", "rtn"), ("llm_pruner", "dynamic_int8"), ("glu", "nf4"))
 """Chains of two stages in the matrix; `eora` repairs what an earlier stage lost and cannot stand alone."""
 
 

@@ -26,7 +26,7 @@ def model_card(record: dict[str, Any], loading: str) -> str:
     base, licence = base_of(model, record["model"]), licence_of(model)
     head = {"library_name": "transformers", "tags": ["slimsweep", *record["technique"].split("+")]}
     head |= {"base_model": model["id"]} if model.get("id") else {}
-    head |= {"license": licence} if licence else {}
+    head |= {"license": licence.lower()} if licence else {}  # the hub knows them in lower case
     parts = [
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n",
         f"# {record['model']}, {record['technique']}\n",
