@@ -77,12 +77,13 @@
   // A log axis over many decades labels the powers of ten alone.
   const decades = (points) => Math.log10(Math.max(...points.map((point) => point.y)) / Math.min(...points.map((point) => point.y)));
   function layout(chart, x) {
-    const { ink, line, card } = colours();
+    const { ink, faint, line, card } = colours();
     const axis = { gridcolor: line, zerolinecolor: line, linecolor: line, automargin: true, title: { standoff: 8 } };
     const y = { ...axis, title: { text: plain(chart.title), standoff: 8 }, type: chart.isLog ? "log" : "linear" };
     if (chart.isLog && decades(chart.points) > 2.5) y.dtick = 1;
     return {
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: ink, size: 12 },
+      modebar: { bgcolor: "rgba(0,0,0,0)", color: faint, activecolor: ink },
       margin: { l: 8, r: 8, t: 8, b: 8 }, hovermode: "closest", dragmode: narrow.matches ? false : "zoom",
       xaxis: { ...axis, ...x }, yaxis: y,
       legend: { orientation: "h", y: -0.22, yanchor: "top", x: 0, font: { size: narrow.matches ? 10 : 11 } },
