@@ -4,7 +4,9 @@ import dataclasses
 import random
 
 import pytest
+import torch
 from conftest import PROJECT
+from small_classifier import small_classifier
 from small_jobs import SMALL
 from small_pairs import pair_table, saved_seq2seq, words
 
@@ -67,13 +69,12 @@ def test_encoder_decoders_are_tried_on_their_pairs(slimsweep, tmp_path, family):
 def test_a_classifier_is_tried_on_its_rows(slimsweep, tmp_path):
     rows = "".join(f"{text}\t{label}\n" for text, label in zip(_texts(), [0, 1] * 20, strict=True))
     (tmp_path / "rows.tsv").write_text("text\tlabel\n" + rows)
-    shape = "model.shape={model_type: bert, vocab_size: 260, hidden_size: 32, intermediate_size: 48, "
-    shape += "num_hidden_layers: 3, num_attention_heads: 4, max_position_embeddings: 128}"
-    data = ("data=rows", f"data.path={tmp_path / 'rows.tsv'}", "evaluation=cost")
-    answer = slimsweep(
-        *("model=random", "+model.task=sequence_classification", shape, *data, "tracker=none", "trial=true"),
-        *("technique=[finetune,half]", "cache=off"),
-    )
+    source = small_classifier(tmp_path)
+    source.load(torch.float32, torch.device("cpu")).module.save_pretrained(tmp_path / "bert")
+    source.tokenizer().save_pretrained(tmp_path / "bert")
+    model = ("model=local", f"model.path={tmp_path / 'bert'}", "model.task=sequence_classification")
+    data = ("data=rows", f"data.path={tmp_path / 'rows.tsv'}", "data.tokens=32", "evaluation=cost")
+    answer = slimsweep(*model, *data, "technique=[finetune,half]", "tracker=none", "dtype=float32", "trial=true")
     assert answer.status == 0 and "bert, 2 blocks" in answer.out and "stage half: computed" in answer.out
 
 
