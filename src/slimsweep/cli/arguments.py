@@ -22,7 +22,15 @@ log = logging.getLogger(__name__)
 FOLDERS = ("outputs_dir", "data_dir", "cache_dir")
 TEXT = (
     *("sweep", *FOLDERS, "model.name", "model.id", "model.revision", "model.path", "model.baseline", "model.package"),
-    *("model.file", "model.tokenizer_path", "tracker.*project", "tracker.*entity", "tracker.*tags", "tracker.*notes"),
+    *(
+        "model.file",
+        "model.release",
+        "model.tokenizer_path",
+        "tracker.*project",
+        "tracker.*entity",
+        "tracker.*tags",
+        "tracker.*notes",
+    ),
     *("tracker.*experiment", "tracker.*uri", "tracker.*folder"),
     *(
         "calibration.corpus",
