@@ -64,7 +64,20 @@ OTHER_COMMANDS = re.compile(
 )
 
 
-VALUED_OPTIONS = ("-cd", "--config-dir", "-cp", "--config-path", "-cn", "--config-name", "-p", "--package")
+VALUED_OPTIONS = (
+    "-c",
+    "--cfg",
+    "-p",
+    "--package",
+    "-cd",
+    "--config-dir",
+    "-cp",
+    "--config-path",
+    "-cn",
+    "--config-name",
+    "-p",
+    "--package",
+)
 """Options whose value is the next word."""
 
 
