@@ -173,3 +173,13 @@ def test_sharing_and_batching_agree_with_plain_forwards_on_a_trained_model(stori
             weight.copy_(wanda_layer(weight, inputs, 0.5))
     found = perplexity(stories260k.module, judged)
     assert found == pytest.approx(perplexity(restated.module, judged), rel=0.005)
+
+
+def test_a_pruned_layer_tells_how_far_its_weight_moved(tiny):
+    before = weights(tiny)
+    report = Magnitude(ratio=0.5).apply(tiny, text_context(ids()))
+    after = weights(tiny)
+    for layer in report.layers:
+        moved = (before[layer.name] - after[layer.name]).double().square().sum()
+        expected = float((moved / before[layer.name].double().square().sum()).sqrt())
+        assert 0 < expected < 1 and layer.change == pytest.approx(expected, rel=1e-5)
