@@ -1,0 +1,214 @@
+"""Format `gguf`: one file with weights, tokenizer and record, for llama.cpp and the programs built on it."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from slimsweep.checks import choice_faults, refuse
+from slimsweep.errors import ExportError
+from slimsweep.export.base import RECORD_KEY, Content, Format, Sample
+from slimsweep.export.llama_cpp import packing, running
+from slimsweep.export.llama_cpp.architecture import ARCHITECTURES, NamedTensor, metadata, named_tensors
+from slimsweep.export.llama_cpp.importance import importance, usable
+from slimsweep.export.llama_cpp.vocabulary import check, vocabulary
+from slimsweep.export.sample import compared
+from slimsweep.linear.base import linear_forms
+from slimsweep.models.language_model import LanguageModel
+from slimsweep.models.storage.plain import plain_config
+from slimsweep.models.storage.saved_model import saved_tensors
+
+FILE = "model.gguf"
+CHECK_KEY = "slimsweep.tokenizer_check"
+"""Key of a text and its token ids, as JSON."""
+IMPORTANCE_KEY = "quantize.imatrix.entries_count"
+"""llama.cpp's key of the number of layers whose importance was used."""
+LIKELY = 500
+"""Next tokens that are compared with llama.cpp: it writes each as text, so a whole vocabulary takes long."""
+TOLERANCES = {"F32": 1e-3, "F16": 0.02, "BF16": 0.1, "Q8_0": 0.1, "Q6_K": 0.2, "Q4_K_M": 0.7, "Q4_0": 0.7}
+"""Relative difference of logits that each type may leave; errors in order or names leave 1 or more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gguf(Format):
+    """A GGUF file of one of llama.cpp's types."""
+
+    summary: ClassVar[str] = "one GGUF file with tokenizer and record, for llama.cpp, ollama, LM Studio"
+
+    type: str = "F16"
+    """Type of most weights: F32, F16, BF16, Q8_0, Q4_0, Q6_K or Q4_K_M."""
+    importance: bool = False
+    """Weigh the errors of K-quants by the mean square of each input over the calibration text."""
+
+    def __post_init__(self) -> None:
+        faults = choice_faults("type", [self.type], tuple(packing.MIXTURES))
+        if self.importance and not faults and packing.MIXTURES[self.type].most not in packing.WEIGHTED:
+            faults.append(f"importance=true changes K-quants only, and type={self.type}: set type=Q4_K_M or type=Q6_K")
+        refuse(faults)
+
+    def faults(self, model: LanguageModel) -> list[str]:
+        config, faults = _config(model)
+        if config is None:
+            return faults
+        kinds = self._kinds(model, config)
+        if (missing := packing.missing_packer(kinds)) is not None:
+            faults.append(missing)
+        if self.importance and not set(kinds.values()) & set(packing.WEIGHTED):
+            faults.append("importance=true changes nothing: no row of this model is a multiple of 256 long")
+        if model.tokenizer is not None and not model.is_meta:
+            try:
+                vocabulary(model.tokenizer, config.vocab_size)
+            except ExportError as error:
+                faults.append(f"{error} (--to hf keeps the tokenizer as it is)")
+        return faults
+
+    def write(self, content: Content, folder: Path) -> None:
+        import gguf
+
+        config, faults = _config(content.model)
+        if config is None:
+            raise ExportError("; ".join(faults))
+        architecture = ARCHITECTURES[config.model_type]
+        writer = gguf.GGUFWriter(folder / FILE, architecture.name)
+        self._add_metadata(writer, content, config)
+        tensors = list(named_tensors(architecture, config, saved_tensors(content.model.module)))
+        weights = importance(content.model, content.calibration()) if self.importance else {}
+        if weights:
+            writer.add_uint32(IMPORTANCE_KEY, len(weights))
+        kinds = self._kinds(content.model, config)
+        for tensor in tensors:
+            shape, kind = tensor.shape, kinds[tensor.name]
+            size = packing.row_bytes(kind, shape[-1]) * int(np.prod(shape[:-1], dtype=np.int64))
+            writer.add_tensor_info(
+                tensor.name, shape, np.dtype(np.float32), size, raw_dtype=gguf.GGMLQuantizationType[kind]
+            )
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for tensor in tensors:
+            writer.write_tensor_data(_packed(tensor, kinds[tensor.name], weights))
+            content.model.release()
+        writer.close()
+
+    def verify(self, folder: Path, sample: Sample) -> list[str]:
+        """Compare logits as transformers computes them from the file, then ids and logits of llama.cpp itself."""
+        lines = [self._verify_by_transformers(folder, sample)]
+        if not running.is_installed():
+            return [*lines, "not run by llama.cpp: pip install xllamacpp, and export again to have this checked"]
+        return lines + self._verify_by_llama_cpp(folder, sample)
+
+    def _verify_by_transformers(self, folder: Path, sample: Sample) -> str:
+        from transformers import AutoModelForCausalLM
+
+        module = AutoModelForCausalLM.from_pretrained(folder, gguf_file=FILE, dtype=torch.float32).eval()
+        with torch.no_grad():
+            logits = module(**sample.batch).logits
+        return compared(logits, sample, TOLERANCES[self.type], "transformers, from the file")
+
+    def _verify_by_llama_cpp(self, folder: Path, sample: Sample) -> list[str]:
+        text = json.loads(_field(folder / FILE, CHECK_KEY))
+        token_ids = sample.batch["input_ids"][0].tolist()
+        with running.running(folder / FILE, len(token_ids) + 64) as model:
+            ids = model.token_ids(text["text"])
+            if ids != text["ids"]:
+                raise ExportError(f"llama.cpp makes other token ids of {text['text']!r}: {ids}, not {text['ids']}")
+            likely = model.next_log_probabilities(token_ids, LIKELY)
+        kept, values = zip(*likely.items(), strict=True)
+        ours = Sample(sample.batch, sample.logits[:, -1:].log_softmax(-1)[..., list(kept)])
+        line = compared(torch.tensor(values)[None, None], ours, TOLERANCES[self.type], "llama.cpp, of likely next tokens,")
+        return [f"verified: llama.cpp makes the same {len(ids)} token ids of a text", line]
+
+    def _kinds(self, model: LanguageModel, config: Any) -> dict[str, str]:
+        """Type of each tensor by its GGUF name."""
+        mixture = packing.MIXTURES[self.type]
+        tensors = saved_tensors(model.module)
+        is_tied = f"{model.family.head}.weight" not in tensors
+        blocks = config.num_hidden_layers
+        return {
+            tensor.name: packing.tensor_type(mixture, tensor.name, tensor.shape, blocks, is_tied)
+            for tensor in named_tensors(ARCHITECTURES[config.model_type], config, tensors)
+        }
+
+    def _add_metadata(self, writer: Any, content: Content, config: Any) -> None:
+        record, tokenizer = content.record, content.model.tokenizer
+        technique = record.get("technique")
+        _add(writer, "general.name", f"{record.get('model', 'model')} {technique}" if technique else "model")
+        _add(writer, "general.file_type", packing.MIXTURES[self.type].number)
+        _add(writer, "general.quantization_version", 2)
+        for key, value in metadata(ARCHITECTURES[config.model_type], config).items():
+            _add(writer, key, value)
+        if tokenizer is None:
+            raise ExportError("the model has no tokenizer, and a GGUF file holds one")
+        for key, value in vocabulary(tokenizer, config.vocab_size).settings.items():
+            _add(writer, f"tokenizer.{key}", value)
+        _add(writer, RECORD_KEY, json.dumps(record))
+        _add(writer, CHECK_KEY, check(tokenizer))
+
+
+def _config(model: LanguageModel) -> tuple[Any | None, list[str]]:
+    """Config of a model as it is now, and reasons why GGUF cannot express it; with a reason there is no config."""
+    kind = model.config.model_type
+    if kind not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
+        return None, [f"GGUF export knows the model types {known}, and this is {kind!r}; --to hf or --to onnx take it"]
+    if model.task.name != "causal_lm":
+        return None, [f"GGUF export writes models of task causal_lm, and this is {model.task.name}; --to hf takes it"]
+    forms = sorted({type(form).kind for form in linear_forms(model.module).values()})
+    if forms:
+        return None, [
+            f"GGUF has packed types of its own and cannot hold layers of kind {', '.join(forms)}: export the record of "
+            "the chain without that stage, with type=Q4_K_M or type=Q8_0; --to hf keeps these layers"
+        ]
+    config = plain_config(model)
+    if config is None:
+        return None, ["a GGUF file has one width for all blocks, and this model has several; --to hf keeps them"]
+    faults = ARCHITECTURES[kind].faults(config)
+    try:
+        list(named_tensors(ARCHITECTURES[kind], config, saved_tensors(model.module)))
+    except LookupError as error:
+        faults.append(f"llama.cpp's {ARCHITECTURES[kind].name} has no tensor {error}")
+    return (None, faults) if faults else (config, [])
+
+
+def _packed(tensor: NamedTensor, kind: str, weights: dict[str, torch.Tensor]) -> np.ndarray:
+    """Bytes of a tensor.
+
+    Raises:
+        ExportError: numbers that are not finite, or that the type cannot hold.
+    """
+    values = tensor.values().cpu()
+    size = packing.largest(values)
+    if not np.isfinite(size) or (kind not in ("F32", "BF16") and size > packing.MAX_HALF):
+        raise ExportError(f"{tensor.source} holds {size:g}, which {kind} cannot hold; set type=BF16 or type=F32")
+    given = weights.get(tensor.source.removesuffix(".weight"))
+    try:
+        return packing.packed(values, kind, None if given is None else usable(given))
+    except ValueError as error:
+        raise ExportError(f"{tensor.source}: {error}") from error
+
+
+def _add(writer: Any, key: str, value: Any) -> None:
+    """Add an entry in the kind that llama.cpp reads: whole numbers as uint32, lists as arrays of int32 or fp32."""
+    if isinstance(value, bool):
+        writer.add_bool(key, value)
+    elif isinstance(value, int):
+        writer.add_uint32(key, value)
+    elif isinstance(value, float):
+        writer.add_float32(key, value)
+    elif isinstance(value, str):
+        writer.add_string(key, value)
+    else:
+        writer.add_array(key, value)
+
+
+def _field(file: Path, key: str) -> str:
+    """A string of a file's metadata."""
+    import gguf
+
+    entry = gguf.GGUFReader(file).get_field(key)
+    if entry is None:
+        raise ExportError(f"{file} has no entry {key}")
+    return entry.contents()
