@@ -4,17 +4,11 @@ The server answers over HTTP on a port of the local machine. It gives probabilit
 """
 
 import contextlib
-import importlib.util
 import json
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-
-def is_installed() -> bool:
-    """Whether xllamacpp is there."""
-    return importlib.util.find_spec("xllamacpp") is not None
 
 
 class Running:
@@ -37,7 +31,9 @@ class Running:
 
     def next_log_probabilities(self, token_ids: list[int], tokens: int) -> dict[int, float]:
         """Log-probabilities of the most likely next tokens, by id: as many as asked for, at most the vocabulary."""
-        answer = self._complete(token_ids, n_predict=1, n_probs=tokens)
+        # Probabilities are those of the bare logits. The bias makes the server draw a token that is text: an end, or
+        # half a character, comes without probabilities.
+        answer = self._complete(token_ids, n_predict=1, n_probs=tokens, logit_bias=[[token_ids[-1], 1e3]])
         return {entry["id"]: entry["logprob"] for entry in answer["completion_probabilities"][0]["top_logprobs"]}
 
     def _complete(self, token_ids: list[int], **settings: Any) -> dict[str, Any]:
@@ -68,6 +64,7 @@ def running(file: Path, context_tokens: int, threads: int = 1) -> Iterator[Runni
     settings.model.path = str(file)
     settings.n_ctx, settings.n_batch, settings.n_ubatch = context_tokens, context_tokens, min(512, context_tokens)
     settings.n_parallel, settings.warmup, settings.verbosity = 1, False, -1
+    settings.cache_type_k = settings.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32  # fp16 would round by 0.1 %
     settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = threads
     server = xllamacpp.Server(settings)
     try:

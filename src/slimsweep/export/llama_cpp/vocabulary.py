@@ -78,6 +78,8 @@ def check(tokenizer: Any) -> str:
 
 def _byte_level(parts: dict[str, Any]) -> Vocabulary:
     rule = _rule(parts["pre_tokenizer"])
+    if not parts["model"]["merges"] and not rule:
+        rule = ("words of GPT-2",)  # without merges each byte is a token, wherever words are cut
     if rule not in RULES:
         known = ", ".join(name for name, _ in RULES.values())
         raise ExportError(f"llama.cpp's rules for words known here are {known}; the tokenizer has another: {rule}")
