@@ -17,6 +17,7 @@ from slimsweep.export.base import RECORD_KEY, Content, Format, Sample
 from slimsweep.export.llama_cpp import packing, running
 from slimsweep.export.llama_cpp.architecture import ARCHITECTURES, NamedTensor, metadata, named_tensors
 from slimsweep.export.llama_cpp.importance import importance, usable
+from slimsweep.export.llama_cpp.template_lint import lint
 from slimsweep.export.llama_cpp.vocabulary import check, vocabulary
 from slimsweep.export.sample import compared
 from slimsweep.linear.base import linear_forms
@@ -101,18 +102,14 @@ class Gguf(Format):
 
     def verify(self, folder: Path, sample: Sample) -> list[str]:
         """Compare token ids and logits of llama.cpp itself. transformers reads some architectures wrongly."""
-        text = json.loads(_field(folder / FILE, CHECK_KEY))
+        expected = json.loads(_field(folder / FILE, CHECK_KEY))
         token_ids = sample.batch["input_ids"][0].tolist()
-        with running.running(folder / FILE, len(token_ids) + len(text["ids"])) as model:
-            ids = model.token_ids(text["text"])
-            if ids != text["ids"]:
-                raise ExportError(f"llama.cpp makes other token ids of {text['text']!r}: {ids}, not {text['ids']}")
+        with running.running(folder / FILE, len(token_ids) + len(expected["ids"])) as model:
+            lines = _verify_tokenizer(model, expected)
             lengths = sorted({math.ceil(len(token_ids) * part / PREFIXES) for part in range(1, PREFIXES + 1)})
             likely = [model.next_log_probabilities(token_ids[:length], LIKELY) for length in lengths]
-        return [
-            f"verified: llama.cpp makes the same {len(ids)} token ids of a text",
-            compared(*_likely_logits(likely, lengths, sample), TOLERANCES[self.type], "llama.cpp"),
-        ]
+        lines.append(compared(*_likely_logits(likely, lengths, sample), TOLERANCES[self.type], "llama.cpp"))
+        return lines + lint(folder / FILE)
 
     def _kinds(self, model: LanguageModel, config: Any) -> dict[str, str]:
         """Type of each tensor by its GGUF name."""
@@ -181,6 +178,23 @@ def _packed(tensor: NamedTensor, kind: str, weights: dict[str, Tensor]) -> np.nd
         return packing.packed(values, kind, None if given is None else usable(given))
     except ValueError as error:
         raise ExportError(f"{tensor.source}: {error}") from error
+
+
+def _verify_tokenizer(model: running.Running, expected: dict[str, Any]) -> list[str]:
+    """Compare the ids of a text and the prompt of a conversation with those that the file states.
+
+    Raises:
+        ExportError: other ids.
+    """
+    ids = model.token_ids(expected["text"])
+    if ids != expected["ids"]:
+        raise ExportError(f"llama.cpp makes other token ids of {expected['text']!r}: {ids}, not {expected['ids']}")
+    lines = [f"verified: llama.cpp makes the same {len(ids)} token ids of a text"]
+    if "messages" in expected:
+        is_same = model.applied_template(expected["messages"]).endswith(expected["prompt"])
+        says = "verified: llama.cpp writes" if is_same else "warning: llama.cpp does not write"
+        lines.append(f"{says} a conversation as the chat template of the tokenizer does")
+    return lines
 
 
 def _likely_logits(

@@ -107,7 +107,8 @@ def _pack(rows: Float[Tensor, "row in"], kind: str, importance: Float[Tensor, " 
         return gguf.quantize(rows.contiguous().numpy(), gguf.GGMLQuantizationType[kind])
     from auto_round.export.export_to_gguf.packing import ggml_quant
 
-    return ggml_quant(rows.clone(), kind.lower(), imatrix=importance, device="cpu", original=importance is None)
+    # Its other path, original=True, fails for Q6_K (auto-round 0.15.1).
+    return ggml_quant(rows.clone(), kind.lower(), imatrix=importance, device="cpu", original=False)
 
 
 def row_bytes(kind: str, width: int) -> int:

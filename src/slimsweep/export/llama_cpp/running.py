@@ -63,7 +63,7 @@ def running(file: Path, context_tokens: int, threads: int = 1) -> Iterator[Runni
     settings = xllamacpp.CommonParams()
     settings.model.path = str(file)
     settings.n_ctx, settings.n_batch, settings.n_ubatch = context_tokens, context_tokens, min(512, context_tokens)
-    settings.n_parallel, settings.warmup, settings.verbosity = 1, False, -1
+    settings.n_parallel, settings.warmup, settings.verbosity, settings.use_jinja = 1, False, -1, True
     settings.cache_type_k = settings.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32  # fp16 would round by 0.1 %
     settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = threads
     server = xllamacpp.Server(settings)

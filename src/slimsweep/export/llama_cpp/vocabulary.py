@@ -18,6 +18,7 @@ from slimsweep.errors import ExportError
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 """Kinds of tokens. Source: `llama_token_type` of llama.cpp."""
 SPACE = "▁"
+BEGINS = "ggml.add_bos_token"
 BYTES = frozenset(f"<0x{byte:02X}>" for byte in range(256))
 _TAIL = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
@@ -35,6 +36,12 @@ CHECK_TEXT = (
     "  \"Quoted\" text; it's 100% fine...   "
 )
 """Text whose ids a file carries, so that any reader of the file can compare."""
+CHECK_CONVERSATION = (
+    {"role": "user", "content": "What is 2 + 2?"},
+    {"role": "assistant", "content": "It is 4."},
+    {"role": "user", "content": "And 3 + 3?"},
+)
+"""Conversation that a file carries as its chat template writes it."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +79,18 @@ def vocabulary(tokenizer: Any, rows: int) -> Vocabulary:
 
 
 def check(tokenizer: Any) -> str:
-    """JSON of a text and of its ids, special tokens of the tokenizer's own included."""
-    return json.dumps({"text": CHECK_TEXT, "ids": tokenizer(CHECK_TEXT)["input_ids"]}, ensure_ascii=False)
+    """JSON of a text with its ids and, where there is a chat template, of a conversation with its prompt."""
+    content = {"text": CHECK_TEXT, "ids": tokenizer(CHECK_TEXT)["input_ids"]}
+    if isinstance(tokenizer.chat_template, str):
+        messages = list(CHECK_CONVERSATION)
+        prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        content |= {"messages": messages, "prompt": without_beginning(tokenizer, prompt)}
+    return json.dumps(content, ensure_ascii=False)
+
+
+def without_beginning(tokenizer: Any, prompt: str) -> str:
+    """A prompt without the token of its beginning, which programs add with the ids."""
+    return prompt.removeprefix(tokenizer.bos_token) if tokenizer.bos_token and _special(tokenizer)[BEGINS] else prompt
 
 
 def _byte_level(parts: dict[str, Any]) -> Vocabulary:
@@ -201,7 +218,7 @@ def _special(tokenizer: Any) -> dict[str, Any]:
     if whole != [ids["bos"]] * begins + plain + [ids["eos"]] * ends:
         raise ExportError("llama.cpp puts the beginning or the end around a text, and the tokenizer puts other tokens")
     settings: dict[str, Any] = {f"ggml.{name}_token_id": index for name, index in ids.items() if index is not None}
-    return settings | {"ggml.add_bos_token": begins, "ggml.add_eos_token": ends}
+    return settings | {BEGINS: begins, "ggml.add_eos_token": ends}
 
 
 def _pair(merge: Any) -> list[str]:
