@@ -18,7 +18,10 @@ def test_rows_of_a_head_become_neighbours():
 
 
 def test_names_and_values_of_tensors():
-    tensors = {"model.layers.1.self_attn.k_proj.weight": torch.arange(32.0 * 64).view(32, 64), "model.norm.weight": torch.zeros(64)}
+    tensors = {
+        "model.layers.1.self_attn.k_proj.weight": torch.arange(32.0 * 64).view(32, 64),
+        "model.norm.weight": torch.zeros(64),
+    }
     llama = {t.name: t.values() for t in named_tensors(ARCHITECTURES["llama"], config_of("llama"), tensors)}
     assert llama["blk.1.attn_k.weight"][:3, 0].tolist() == [0, 8 * 64, 64]
     assert llama["output_norm.weight"].tolist() == [0] * 64
@@ -49,7 +52,13 @@ def test_the_window_of_mistral_bounds_the_context():
 
 
 def test_factors_of_llama_3():
-    rope = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    rope = {
+        "rope_type": "llama3",
+        "rope_theta": 10000.0,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+    }
     config = config_of("llama", rope_parameters=rope | {"original_max_position_embeddings": 64})
     factors = rope_factors(config)  # by width 16: 64 / 2 pi = 10.2 turns of the fastest pair, 0.003 of the slowest
     assert factors[0] == 1 and factors[-1] == 8

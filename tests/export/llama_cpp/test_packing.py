@@ -15,7 +15,9 @@ def error(values, kind, importance=None):
     return float(((back - values).square() * weight).mean())
 
 
-@pytest.mark.parametrize(("kind", "largest"), [("F32", 0), ("F16", 1e-6), ("Q8_0", 1e-4), ("Q5_0", 6e-3), ("Q4_0", 2e-2)])
+@pytest.mark.parametrize(
+    ("kind", "largest"), [("F32", 0), ("F16", 1e-6), ("Q8_0", 1e-4), ("Q5_0", 6e-3), ("Q4_0", 2e-2)]
+)
 def test_packed_values_come_back(kind, largest):
     values = torch.randn(4, 256, generator=torch.Generator().manual_seed(0))
     assert packed(values, kind).nbytes == 4 * row_bytes(kind, 256)

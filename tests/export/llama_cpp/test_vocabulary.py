@@ -18,7 +18,12 @@ def test_kinds_of_tokens():
     tokenizer = small_tokenizers.byte_level("gpt-2")
     settings = vocabulary(tokenizer, 420).settings
     kinds = dict(zip(settings["ggml.tokens"], settings["ggml.token_type"], strict=True))
-    assert (kinds["<|im_end|>"], kinds["<tool>"], kinds["a"], kinds["[PAD419]"]) == (CONTROL, USER_DEFINED, NORMAL, UNUSED)
+    assert (kinds["<|im_end|>"], kinds["<tool>"], kinds["a"], kinds["[PAD419]"]) == (
+        CONTROL,
+        USER_DEFINED,
+        NORMAL,
+        UNUSED,
+    )
     assert settings["ggml.eos_token_id"] == 2
     assert settings["ggml.add_bos_token"] is False
 
@@ -65,7 +70,10 @@ def changed(tokenizer, **parts):
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ({"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}}, "rules"),
+        (
+            {"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}},
+            "rules",
+        ),
         ({"normalizer": {"type": "Lowercase"}}, "Lowercase"),
     ],
 )

@@ -60,12 +60,15 @@ class Architecture:
             return []
         pattern = self.window_pattern
         expected = [
-            "sliding_attention" if pattern and (block + 1) % pattern else "full_attention" for block in range(len(kinds))
+            "sliding_attention" if pattern and (block + 1) % pattern else "full_attention"
+            for block in range(len(kinds))
         ]
         if list(kinds) == expected:
             return []
         rule = f"every block but each {pattern}th has a sliding window" if pattern else "no block has a sliding window"
-        return [f"in llama.cpp's {self.name} {rule}, and layer_types of the config say otherwise (were blocks removed?)"]
+        return [
+            f"in llama.cpp's {self.name} {rule}, and layer_types of the config say otherwise (were blocks removed?)"
+        ]
 
     def _scale_faults(self, config: Any) -> list[str]:
         scalar = getattr(config, "query_pre_attn_scalar", None)

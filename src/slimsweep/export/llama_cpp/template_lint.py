@@ -16,7 +16,7 @@ ABOUT_OLLAMA = ("X003", "O001")
 
 
 def lint(file: Path) -> list[str]:
-    """A line on each error of the template; empty where there is no template, or ggufdoctor is not installed.
+    """A line on each error of the template; empty where ggufdoctor is not installed.
 
     The template is that of the tokenizer, so an error is no fault of the export.
     """
@@ -26,8 +26,8 @@ def lint(file: Path) -> list[str]:
         report = Path(folder) / "report.json"
         command = [sys.executable, "-c", START, str(file), "--json", str(report), "--fail-on", "never"]
         subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
-        if not report.is_file():  # a file without a template
-            return []
+        if not report.is_file():
+            return ["warning: ggufdoctor could not read the chat template"]
         findings = json.loads(report.read_text(encoding="utf-8"))["findings"]
     errors = [entry for entry in findings if entry["severity"] == WORST and entry["id"] not in ABOUT_OLLAMA]
     lines = [f"warning: chat template, {entry['id']}: {entry['message']}" for entry in errors]

@@ -33,7 +33,7 @@ NORMALIZED = ("qwen2",)
 """Rules whose tokenizers compose characters first (NFC), which llama.cpp does not: decomposed text gets other ids."""
 CHECK_TEXT = (
     "The year 2026, and 3.14159 too: don't stop!\n\n\tdef f(x):  return x**2  # naïve café — 北京 🙂\n"
-    "  \"Quoted\" text; it's 100% fine...   "
+    '  "Quoted" text; it\'s 100% fine...   '
 )
 """Text whose ids a file carries, so that any reader of the file can compare."""
 CHECK_CONVERSATION = (
@@ -61,7 +61,9 @@ def vocabulary(tokenizer: Any, rows: int) -> Vocabulary:
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        raise ExportError(f"GGUF export reads tokenizers with a tokenizer.json, and this is a {type(tokenizer).__name__}")
+        raise ExportError(
+            f"GGUF export reads tokenizers with a tokenizer.json, and this is a {type(tokenizer).__name__}"
+        )
     parts = json.loads(backend.to_str())
     if len(tokenizer) > rows:
         raise ExportError(f"the tokenizer has {len(tokenizer)} tokens, and the model has {rows} embeddings")
@@ -135,7 +137,9 @@ def _sentence_piece(parts: dict[str, Any]) -> Vocabulary:
     """Metadata of a BPE over characters with spaces as ▁ and unknown characters as bytes."""
     model = parts["model"]
     if not model.get("byte_fallback") or not model["vocab"].keys() >= BYTES or model.get("ignore_merges"):
-        raise ExportError("llama.cpp's SentencePiece tokenizer writes unknown characters as bytes, and this one does not")
+        raise ExportError(
+            "llama.cpp's SentencePiece tokenizer writes unknown characters as bytes, and this one does not"
+        )
     steps = [*_steps(parts["normalizer"], "normalizers"), *_steps(parts["pre_tokenizer"], "pretokenizers")]
     prefix = any(
         (step["type"] == "Prepend" and step["prepend"] == SPACE)
@@ -180,7 +184,9 @@ def _scores(tokens: list[str], kinds: list[int], merges: list[Any]) -> list[floa
         extra = {cut for cut in cuts if cut[0] in pieces and cut[1] in pieces} - pairs.get(piece, set())
         if extra:
             left, right = min(extra)
-            raise ExportError(f"llama.cpp would join {left!r} and {right!r} to {piece!r}, and the tokenizer has no such merge")
+            raise ExportError(
+                f"llama.cpp would join {left!r} and {right!r} to {piece!r}, and the tokenizer has no such merge"
+            )
     return [scores.get(token, 0.0) if kind == NORMAL else 0.0 for token, kind in zip(tokens, kinds, strict=True)]
 
 
