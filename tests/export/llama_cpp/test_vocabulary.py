@@ -2,6 +2,7 @@ import json
 
 import pytest
 import small_tokenizers
+
 from slimsweep.errors import ExportError
 from slimsweep.export.llama_cpp.vocabulary import CONTROL, NORMAL, UNUSED, USER_DEFINED, _scores, check, vocabulary
 from slimsweep.models.sources.byte_tokenizer import byte_tokenizer

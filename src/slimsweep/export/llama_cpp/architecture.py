@@ -66,9 +66,7 @@ class Architecture:
         if list(kinds) == expected:
             return []
         rule = f"every block but each {pattern}th has a sliding window" if pattern else "no block has a sliding window"
-        return [
-            f"in llama.cpp's {self.name} {rule}, and layer_types of the config say otherwise (were blocks removed?)"
-        ]
+        return [f"in llama.cpp's {self.name} {rule}, and the config says otherwise (were blocks removed?)"]
 
     def _scale_faults(self, config: Any) -> list[str]:
         scalar = getattr(config, "query_pre_attn_scalar", None)
@@ -186,7 +184,7 @@ def _values(architecture: Architecture, config: Any, source: str, tensor: Tensor
     return values
 
 
-def interleave(rows: Float[Tensor, "row *column"], heads: int) -> Float[Tensor, "row *column"]:
+def interleave(rows: Float[Tensor, "..."], heads: int) -> Float[Tensor, "..."]:
     """Put row i of each head beside row i + width/2; see the picture at the top of this file."""
     return rows.reshape(heads, 2, -1, *rows.shape[1:]).transpose(1, 2).reshape(rows.shape)
 

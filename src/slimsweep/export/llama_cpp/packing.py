@@ -9,7 +9,7 @@ one type for most tensors and a finer one for those where an error costs most, b
     rows that 256 does not divide   the next type of 32: Q4_K -> Q5_0, Q6_K -> Q8_0
     rows that 32 does not divide    F16
 
-The package gguf packs blocks of 32. Blocks of 256 are packed by auto-round, with an importance of each input or without.
+The package gguf packs blocks of 32. Blocks of 256 are packed by auto-round, with an importance of inputs or without.
 """
 
 import importlib.util
