@@ -93,7 +93,7 @@ ARCHITECTURES = {
     "gemma2": Architecture(name="gemma2", norm_offset=1.0, window_pattern=2, wide_blocks=46),
     "gemma3_text": Architecture(name="gemma3", norm_offset=1.0, window_pattern=6, wide_blocks=62),
 }
-"""By the `model_type` of a transformers config."""
+"""Architectures by the `model_type` of a transformers config."""
 
 
 def head_width(config: Any) -> int:
