@@ -65,18 +65,8 @@ OTHER_COMMANDS = re.compile(
 
 
 VALUED_OPTIONS = (
-    "-c",
-    "--cfg",
-    "-p",
-    "--package",
-    "-cd",
-    "--config-dir",
-    "-cp",
-    "--config-path",
-    "-cn",
-    "--config-name",
-    "-p",
-    "--package",
+    *("-c", "--cfg", "-p", "--package", "-cd", "--config-dir"),
+    *("-cp", "--config-path", "-cn", "--config-name"),
 )
 """Options whose value is the next word."""
 
