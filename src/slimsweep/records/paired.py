@@ -43,6 +43,8 @@ class Paired:
     """Two-sided probability of a difference at least as large without any."""
     method: str
     """Test and interval in words."""
+    sacrebleu_p: float | None
+    """The p of sacrebleu's own paired bootstrap, which has no sides; None where the score is not sacrebleu's."""
 
     def is_within(self, margin: float) -> bool:
         """Whether the two are equivalent: the interval at EQUIVALENCE_LEVEL lies within ±margin."""
@@ -71,14 +73,11 @@ def paired(first: Outcomes, second: Outcomes, higher_is_better: bool = True) -> 
     elif first.aggregate in SUMS:
         (p, *intervals), method = t_test(first, second), "paired t over windows or pairs of text; delta method"
     else:
-        p, *intervals = bootstrap(first, second)
-        method = f"paired bootstrap, {SAMPLES} resamples, seed {SEED}"
-        if first.aggregate in CORPUS_SCORES:
-            method += f"; sacrebleu's own p {sacrebleu_p(first, second):.3g}"
+        (p, *intervals), method = bootstrap(first, second), f"paired bootstrap, {SAMPLES} resamples, seed {SEED}"
     values = first.score(), second.score()
     return Paired(
         *(len(a), better, worse, len(a) - better - worse, *values, values[1] - values[0], *intervals[0], intervals[1]),
-        *(p, method),
+        *(p, method, sacrebleu_p(first, second) if first.aggregate in CORPUS_SCORES else None),
     )
 
 

@@ -184,6 +184,8 @@ def table_of(comparisons: Sequence[Comparison], rules: Rules, names: tuple[str, 
     table.add("difference", [_signed(one.quantity, one.result.difference) for one in comparisons])
     table.add(f"{LEVEL:.0%} interval", [_interval(one.quantity, one.result) for one in comparisons])
     table.add("p", [_p(one.p) for one in results])
+    if any(one.sacrebleu_p is not None for one in results):
+        table.add("sacrebleu's p", ["" if one.sacrebleu_p is None else _p(one.sacrebleu_p) for one in results])
     if rules.corrects:
         table.add("p (Holm)", [_p(p) for p in holm([one.p for one in results])])
     if rules.margins:
