@@ -56,5 +56,13 @@ def test_one_kind_alone_has_one_column_and_chains_of_both_are_left_out():
     assert len(figure.axes) == 2 and [len(axes.get_lines()) for axes in figure.axes] == [1, 1]
 
 
+def test_the_title_of_one_column_is_not_cut():
+    made = pruned(0.3, 0.1) | {"model": "smollm2_135m_instruct"}
+    figure = draw([made, made | {"ratio": 0.5}])["fidelity_wikitext2"]
+    figure.canvas.draw()
+    title = figure._suptitle.get_window_extent()
+    assert title.x0 >= 0 and title.x1 <= figure.bbox.width
+
+
 def test_records_without_fidelity_and_the_base_alone_draw_nothing():
     assert draw([record(), record("wanda", 0.5)]) == {} and draw([moved(record(), 0.0, 1.0)]) == {}

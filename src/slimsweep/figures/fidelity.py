@@ -65,7 +65,7 @@ def _figure(panel: Panel, columns: list[tuple[str, list[Record]]]) -> Figure:
         _draw_row(list(grid[row]), quantity_shown, [drawn[quantity_shown.field, x] for x, _ in columns], looks)
     for axes, (x, members) in zip(grid[-1], columns, strict=True):
         _label_x(axes, x, members)
-    figure.suptitle("; ".join(panel.title.split("\n")), fontsize=8)
+    figure.suptitle(("; " if len(columns) > 1 else "\n").join(panel.title.split("\n")), fontsize=8)
     footnote(figure, panel.protocol)
     _legend(figure, seeds_note([line for every in drawn.values() for line in every]))
     return figure
