@@ -1,11 +1,11 @@
 import pytest
-from made_up import chain, record, with_outcomes
+from made_up import chain, record
 
 from slimsweep.errors import StoreError
 from slimsweep.records.store import Store
 from slimsweep.reports.budget import limits
 from slimsweep.reports.recommend import recommend
-from slimsweep.reports.recommendation_text import command, plain, reasons, step, text
+from slimsweep.reports.recommendation_text import text
 
 FIELD = "perplexity_wikitext2"
 
@@ -48,17 +48,6 @@ def test_under_a_quality_the_smallest_is_chosen(store, records):
     assert found.wants_small and found.bounds[0].bounds[found.choice.key] == pytest.approx(13.0)
 
 
-def test_the_price_of_the_next_unit_is_told(store, records):
-    found = choose(store, records, max_bytes="5MiB")
-    assert step(found, 1).endswith(
-        "perplexity wikitext2 10 (-1, which is -0.0833 for each further unit of weights MiB)."
-    )
-    assert "The next smaller one on the front is rtn: weights MiB 3 (-1), perplexity wikitext2 14 (+3" in step(
-        found, -1
-    )
-    assert step(choose(store, records, max_bytes="20MiB"), 1).startswith("More weights MiB buys nothing")
-
-
 def test_a_budget_that_nothing_meets_names_the_nearest(store, records):
     with pytest.raises(StoreError, match=r"none of 4 experiments meets --max-bytes 2MiB. The nearest is rtn") as caught:
         choose(store, records, max_bytes="2MiB")
@@ -99,22 +88,6 @@ def test_seeds_are_one_experiment_with_their_mean(store):
     assert found.choice.nearest(found.quality)["seed"] == 2
 
 
-def test_a_lead_of_few_items_may_be_noise(store, records):
-    with_outcomes(store, records[1], FIELD, [11.0, 10.0, 12.0, 11.5])
-    with_outcomes(store, records[2], FIELD, [11.2, 9.9, 12.1, 11.4])
-    found = choose(store, records, max_bytes="5MiB")
-    assert "may be noise" in " ".join(reasons(found)) and found.lead.items == 4
-    assert "no outcomes" in " ".join(reasons(choose(store, records[:2] + records[3:], max_bytes="5MiB")))
-
-
-def test_a_real_lead_is_called_so(store, records):
-    with_outcomes(store, records[1], FIELD, [11.0 + place / 100 for place in range(40)])
-    with_outcomes(store, records[2], FIELD, [13.0 + place / 90 for place in range(40)])
-    assert "It is really worse" in " ".join(reasons(choose(store, records, max_bytes="5MiB")))
-    small = choose(store, records[1:3], max_bytes="5MiB")
-    assert plain(small, None)["difference_to_runner_up"]["is_real"] is True
-
-
 def test_records_without_a_value_are_left_out_and_named(store, records):
     found = choose(store, [*records, model("nf4", None, 2)], max_bytes="5MiB")
     assert found.left_out == ["nf4: perplexity wikitext2 not measured"]
@@ -139,19 +112,3 @@ def test_another_quality_decides_where_it_is_named(store, records):
     assert found.choice.title == "rtn"
     with pytest.raises(StoreError, match="--quality bleu: no record measured it. .*accuracy_sentiment"):
         recommend(store, records, limits({"--max-bytes": "5MiB"}), "bleu")
-
-
-def test_the_command_exports_the_choice(store, records, tmp_path):
-    found = choose(store, records, max_bytes="5MiB")
-    key = records[1]["key"]
-    assert command(found, None) == f"slim export {key[:16]} --to gguf --output exports/{key[:8]}"
-    assert command(found, tmp_path).endswith(f" --outputs {tmp_path}")
-    assert command(found, None) in text(found, None)
-
-
-def test_plain_values_hold_every_number(store, records):
-    found = plain(choose(store, records, max_bytes="5MiB"), None)
-    assert found["choice"]["key"] == records[1]["key"] and found["choice"]["weight_bytes"] == 4 * 2**20
-    assert [one["title"] for one in found["front"]] == ["rtn", "gptq", "dense"]
-    assert found["limits"] == [{"limit": "--max-bytes 5MiB", "field": "weight_bytes", "bound": 5 * 2**20}]
-    assert found["next_larger"]["title"] == "dense" and found["difference_to_runner_up"] is None

@@ -1,0 +1,77 @@
+import pytest
+from made_up import chain, with_outcomes
+
+from slimsweep.records.store import Store
+from slimsweep.reports.budget import limits
+from slimsweep.reports.recommend import recommend
+from slimsweep.reports.recommendation_text import command, plain, reasons, step, text
+
+FIELD = "perplexity_wikitext2"
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path)
+
+
+def model(name: str, perplexity: float | None, mebibytes: float, **values):
+    made = chain(name, weights="trained", **values)
+    return made | {FIELD: perplexity, "weight_bytes": int(mebibytes * 2**20)}
+
+
+@pytest.fixture
+def records():
+    """Dense of 16 MiB and three others, of which `squeezellm` is beaten by gptq in both."""
+    return [
+        model("dense", 10.0, 16),
+        model("gptq", 11.0, 4),
+        model("squeezellm", 13.0, 5),
+        model("rtn", 14.0, 3),
+    ]
+
+
+def choose(store, records, **budget):
+    return recommend(store, records, limits({f"--{name.replace('_', '-')}": given for name, given in budget.items()}))
+
+
+def test_the_price_of_the_next_unit_is_told(store, records):
+    found = choose(store, records, max_bytes="5MiB")
+    assert step(found, 1).endswith(
+        "perplexity wikitext2 10 (-1, which is -0.0833 for each further unit of weights MiB)."
+    )
+    assert "The next smaller one on the front is rtn: weights MiB 3 (-1), perplexity wikitext2 14 (+3" in step(
+        found, -1
+    )
+    assert step(choose(store, records, max_bytes="20MiB"), 1).startswith("More weights MiB buys nothing")
+
+
+def test_a_lead_of_few_items_may_be_noise(store, records):
+    with_outcomes(store, records[1], FIELD, [11.0, 10.0, 12.0, 11.5])
+    with_outcomes(store, records[2], FIELD, [11.2, 9.9, 12.1, 11.4])
+    found = choose(store, records, max_bytes="5MiB")
+    assert "may be noise" in " ".join(reasons(found)) and found.lead.items == 4
+    assert "no outcomes" in " ".join(reasons(choose(store, records[:2] + records[3:], max_bytes="5MiB")))
+
+
+def test_a_real_lead_is_called_so(store, records):
+    with_outcomes(store, records[1], FIELD, [11.0 + place / 100 for place in range(40)])
+    with_outcomes(store, records[2], FIELD, [13.0 + place / 90 for place in range(40)])
+    assert "It is really worse" in " ".join(reasons(choose(store, records, max_bytes="5MiB")))
+    small = choose(store, records[1:3], max_bytes="5MiB")
+    assert plain(small, None)["difference_to_runner_up"]["is_real"] is True
+
+
+def test_the_command_exports_the_choice(store, records, tmp_path):
+    found = choose(store, records, max_bytes="5MiB")
+    key = records[1]["key"]
+    assert command(found, None) == f"slim export {key[:16]} --to gguf --output exports/{key[:8]}"
+    assert command(found, tmp_path).endswith(f" --outputs {tmp_path}")
+    assert command(found, None) in text(found, None)
+
+
+def test_plain_values_hold_every_number(store, records):
+    found = plain(choose(store, records, max_bytes="5MiB"), None)
+    assert found["choice"]["key"] == records[1]["key"] and found["choice"]["weight_bytes"] == 4 * 2**20
+    assert [one["title"] for one in found["front"]] == ["rtn", "gptq", "dense"]
+    assert found["limits"] == [{"limit": "--max-bytes 5MiB", "field": "weight_bytes", "bound": 5 * 2**20}]
+    assert found["next_larger"]["title"] == "dense" and found["difference_to_runner_up"] is None
