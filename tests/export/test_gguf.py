@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import small_tokenizers
 import torch
-from conftest import CACHE, meta_model
+from conftest import CACHE, PROJECT, meta_model
 
 from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.errors import ExportError
@@ -186,6 +186,22 @@ def test_importance_without_a_row_of_256_is_refused(tiny):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "tolerance"), [("F16", 1e-3), ("Q8_0", 5e-3)])
+def test_perplexity_of_the_embedded_model_is_kept(kind, tolerance, smollm2, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    model = smollm2.load(torch.float32, torch.device("cpu"))
+    written(Gguf(type=kind), model, tmp_path)
+    text = (PROJECT / "README.md").read_text(encoding="utf-8")
+    token_ids = torch.tensor([model.tokenizer(text)["input_ids"][:512]])
+    ours, theirs = (
+        math.exp(float(module(input_ids=token_ids, labels=token_ids).loss))
+        for module in (model.module, AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file=FILE).float())
+    )
+    assert theirs == pytest.approx(ours, rel=tolerance)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "tolerance"), [("F16", 1e-3), ("Q8_0", 1e-2)])  # Q8_0 rounds inputs too: 0.6 % here
 def test_perplexity_by_llama_cpp_equals_ours(kind, tolerance, stories260k, tmp_path):
     pytest.importorskip("xllamacpp")
     text = "Once upon a time, there was a little girl named Lily. She loved to play outside in the park with her dog. "
