@@ -32,7 +32,7 @@ def test_the_choice_its_reasons_and_its_command_are_printed(slim, store):
     assert result.exit_code == 0, result.stderr
     key = next(one["key"] for one in store.records() if one["technique"] == "rtn")
     assert result.stdout.startswith(f"**rtn** ({key[:8]})")
-    assert f"slim export {key[:16]} --to gguf --output exports/{key[:8]} --outputs {store.outputs_dir}" in result.stdout
+    assert f"slim export {key[:16]} --to hf --output exports/{key[:8]} --outputs {store.outputs_dir}" in result.stdout
 
 
 def test_json_is_one_document(slim):

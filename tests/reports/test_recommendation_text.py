@@ -64,9 +64,10 @@ def test_a_real_lead_is_called_so(store, records):
 def test_the_command_exports_the_choice(store, records, tmp_path):
     found = choose(store, records, max_bytes="5MiB")
     key = records[1]["key"]
-    assert command(found, None) == f"slim export {key[:16]} --to gguf --output exports/{key[:8]}"
+    assert command(found, None) == f"slim export {key[:16]} --to hf --output exports/{key[:8]}"
     assert command(found, tmp_path).endswith(f" --outputs {tmp_path}")
     assert command(found, None) in text(found, None)
+    assert " --to gguf " in command(choose(store, records, max_bytes="20MiB"), None)  # the dense model
 
 
 def test_plain_values_hold_every_number(store, records):

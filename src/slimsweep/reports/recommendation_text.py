@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from slimsweep.evaluation.quantity import Quantity
+from slimsweep.figures.kinds import is_quantized
 from slimsweep.records.table import SHOWN_KEY, Table, markdown
 from slimsweep.reports.noise import digits, is_real, sentence
 from slimsweep.reports.recommend import Experiment, Recommendation
@@ -81,10 +82,11 @@ def step(found: Recommendation, direction: int) -> str:
 
 
 def command(found: Recommendation, outputs: Path | None) -> str:
-    """The command line that exports the choice."""
-    key = found.choice.nearest(found.quality)["key"][:16]
+    """The command line that exports the choice: as GGUF, which has packed types of its own; packed models as hf."""
+    record = found.choice.nearest(found.quality)
+    key, form = record["key"][:16], "hf" if is_quantized(record) else "gguf"
     folder = f" --outputs {outputs}" if outputs else ""
-    return f"slim export {key} --to gguf --output exports/{key[:SHOWN_KEY]}{folder}"
+    return f"slim export {key} --to {form} --output exports/{key[:SHOWN_KEY]}{folder}"
 
 
 def _table(found: Recommendation, experiments: Sequence[Experiment]) -> Table:
