@@ -31,8 +31,8 @@ logits = session.run(["logits"], {one.name: batch[one.name] for one in session.g
 INPUTS = ("input_ids", "attention_mask", "decoder_input_ids")
 TOLERANCE = 1e-3
 """Allowed relative difference of logits in fp32: another program sums in another order."""
-ROUNDED_TOLERANCE = 0.5
-"""The same with int8: weights and inputs are rounded. Above half of the norm the graph is not this model."""
+ROUNDED_TOLERANCE = 1.0
+"""The same with int8. onnxruntime gives all tokens of a forward one scale; see docs/export.md on what that costs."""
 
 
 @dataclass(frozen=True, kw_only=True)
