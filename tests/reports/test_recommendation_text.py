@@ -61,6 +61,27 @@ def test_a_real_lead_is_called_so(store, records):
     assert plain(small, None)["difference_to_runner_up"]["is_real"] is True
 
 
+def seeds(name: str, perplexities: list[float], mebibytes: float):
+    return [
+        model(name, value, mebibytes) | {"seed": seed, "key": f"{name}{seed}".encode().hex().ljust(64, "0")}
+        for seed, value in enumerate(perplexities)
+    ]
+
+
+def test_of_several_seeds_the_tested_one_is_named_and_must_agree_with_the_means(store):
+    best, second = seeds("gptq", [11.0, 10.0, 12.0], 4), seeds("rtn", [10.5, 14.0, 13.0], 4)
+    with_outcomes(store, best[0], FIELD, [11.0 + place / 100 for place in range(40)])
+    with_outcomes(store, second[0], FIELD, [10.5 + place / 90 for place in range(40)])
+    found = choose(store, best + second, max_bytes="5MiB")
+    said = " ".join(reasons(found))
+    assert found.choice.title == "gptq (mean of 3 seeds)" and found.is_lead_opposite
+    assert "The difference in seed 0 of each contradicts the means" in said and "really" not in said
+    assert plain(found, None)["difference_to_runner_up"]["is_real"] is False
+    with_outcomes(store, second[0], FIELD, [13.0 + place / 90 for place in range(40)])
+    said = " ".join(reasons(choose(store, best + second, max_bytes="5MiB")))
+    assert "It is really worse in seed 0 of each" in said
+
+
 def test_the_command_exports_the_choice(store, records, tmp_path):
     found = choose(store, records, max_bytes="5MiB")
     key = records[1]["key"]

@@ -73,13 +73,22 @@ class Recommendation:
     front: list[Experiment]
     """Front of size and quality of all experiments, by growing size."""
     lead: Paired | None = None
-    """Comparison of the runner-up (second) with the choice (first), item by item."""
+    """Comparison of the runner-up (second) with the choice (first), item by item, in the records of `tested`."""
+    tested: tuple[Record, ...] = ()
+    """One record of the choice and one of the runner-up, where there is one: of one seed if both have it."""
     left_out: list[str] = field(default_factory=list)
 
     @property
     def choice(self) -> Experiment:
         """The best experiment."""
         return self.ranked[0]
+
+    @property
+    def is_lead_opposite(self) -> bool:
+        """Whether the tested records differ the other way than the means that ranked their experiments."""
+        if self.lead is None or self.runner_up is None:
+            return False
+        return self.lead.difference * (self.runner_up.value(self.quality) - self.choice.value(self.quality)) < 0
 
     @property
     def runner_up(self) -> Experiment | None:
@@ -126,9 +135,10 @@ def recommend(store: Store, records: Sequence[Record], limits: Sequence[Limit], 
     ranked.sort(key=order)
     points = [(_signed(size, one.value(size), True), one.value(judged)) for one in whole]
     on_front = [whole[place] for place in front(points, judged.higher_is_better is True)]
-    lead = _lead(store, judged, ranked) if len(ranked) > 1 else None
+    tested = _tested(judged, *ranked[:2]) if len(ranked) > 1 else ()
+    lead = compare(judged, *map(store.outcomes, tested)) if tested else None
     left_out = [f"{one.title}: {_missing(one, needed)}" for one in every if one not in whole]
-    return Recommendation(judged, size, wants_small, bounds, ranked, on_front, lead, left_out)
+    return Recommendation(judged, size, wants_small, bounds, ranked, on_front, lead, tested, left_out)
 
 
 def _usable(records: Sequence[Record]) -> list[Record]:
@@ -248,13 +258,11 @@ def _by_quality(size: Quantity, judged: Quantity):
     return lambda one: (_signed(judged, one.value(judged), True), _signed(size, one.value(size), True))
 
 
-def _lead(store: Store, judged: Quantity, ranked: Sequence[Experiment]) -> Paired | None:
-    """Comparison of the runner-up with the choice, by records of one seed where both have it."""
-    first, second = ranked[0], ranked[1]
+def _tested(judged: Quantity, first: Experiment, second: Experiment) -> tuple[Record, Record]:
+    """A record of each experiment, of one seed where both have it: that nearest to the mean of the first."""
     own = first.nearest(judged)
     same = [record for record in second.records if record.get("seed") == own.get("seed")]
-    other = same[0] if same else second.nearest(judged)
-    return compare(judged, store.outcomes(own), store.outcomes(other))
+    return own, same[0] if same else second.nearest(judged)
 
 
 def _missing(experiment: Experiment, needed: Sequence[Quantity]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from slimsweep.evaluation.quantity import Quantity
 from slimsweep.figures.kinds import is_quantized
+from slimsweep.records.paired import Paired
 from slimsweep.records.table import SHOWN_KEY, Table, markdown
 from slimsweep.reports.noise import digits, is_real, sentence
 from slimsweep.reports.recommend import Experiment, Recommendation
@@ -58,11 +59,21 @@ def lead(found: Recommendation) -> str:
     start = f"Runner-up: {second.title}, {size.title} {digits(size, second.value(size))}."
     if found.lead is None:
         return f"{start} They keep no outcomes of the same items, so it is unknown whether the difference is real."
-    words = sentence(found.quality, found.lead)
+    words, seeds = sentence(found.quality, found.lead), _seeds(found)
     if not is_real(found.lead):
-        return f"{start} The difference may be noise: {words}. The smaller of the two is then the better choice."
+        return f"{start} The difference{seeds} may be noise: {words}. The smaller of the two is then the better choice."
+    if found.is_lead_opposite:
+        return f"{start} The difference{seeds} contradicts the means, so do not rely on their order: {words}."
     is_better = (found.lead.difference > 0) == (found.quality.higher_is_better is True)
-    return f"{start} It is really {'better' if is_better else 'worse'}: {words}."
+    return f"{start} It is really {'better' if is_better else 'worse'}{seeds}: {words}."
+
+
+def _seeds(found: Recommendation) -> str:
+    """Seeds of the records that were tested, with a space before; empty where each side has one record."""
+    if len(found.choice.records) == len(found.runner_up.records) == 1:
+        return ""
+    own, other = (record.get("seed") for record in found.tested)
+    return f" in seed {own} of each" if own == other else f" in seed {own} of the choice and seed {other} of the other"
 
 
 def step(found: Recommendation, direction: int) -> str:
@@ -114,7 +125,7 @@ def plain(found: Recommendation, outputs: Path | None) -> dict[str, Any]:
         keys = [record["key"] for record in experiment.records]
         return {"key": experiment.nearest(found.quality)["key"], "keys": keys, "title": experiment.title} | values
 
-    pair = None if found.lead is None else dataclasses.asdict(found.lead) | {"is_real": is_real(found.lead)}
+    pair = None if found.lead is None else dataclasses.asdict(found.lead) | _tested(found, found.lead)
     larger, smaller = found.neighbour(1), found.neighbour(-1)
     return _finite(
         {
@@ -135,6 +146,13 @@ def plain(found: Recommendation, outputs: Path | None) -> dict[str, Any]:
             "left_out": found.left_out,
         }
     )
+
+
+def _tested(found: Recommendation, pair: Paired) -> dict[str, Any]:
+    """Records that a comparison is of, and whether its difference is real; never where the means say the opposite."""
+    agrees = not found.is_lead_opposite
+    keys = [record["key"] for record in found.tested]
+    return {"keys": keys, "agrees_with_means": agrees, "is_real": is_real(pair) and agrees}
 
 
 def _finite(value: Any) -> Any:
