@@ -88,6 +88,8 @@ def test_the_command_exports_the_choice(store, records, tmp_path):
     assert command(found, None) == f"slim export {key[:16]} --to hf --output exports/{key[:8]}"
     assert command(found, tmp_path).endswith(f" --outputs {tmp_path}")
     assert command(found, None) in text(found, None)
+    assert command(found, tmp_path / "my runs").endswith(f" --outputs '{tmp_path}/my runs'")
+    records[0]["config"]["model"] = {"shape": {"model_type": "llama"}}
     assert " --to gguf " in command(choose(store, records, max_bytes="20MiB"), None)  # the dense model
 
 

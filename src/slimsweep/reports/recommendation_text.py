@@ -2,12 +2,13 @@
 
 import dataclasses
 import math
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from slimsweep.evaluation.quantity import Quantity
-from slimsweep.figures.kinds import is_quantized
+from slimsweep.export.suggestion import suggested_format
 from slimsweep.records.paired import Paired
 from slimsweep.records.table import SHOWN_KEY, Table, markdown
 from slimsweep.reports.noise import digits, is_real, sentence
@@ -93,10 +94,10 @@ def step(found: Recommendation, direction: int) -> str:
 
 
 def command(found: Recommendation, outputs: Path | None) -> str:
-    """The command line that exports the choice: as GGUF, which has packed types of its own; packed models as hf."""
+    """The command line that exports the choice, in a format that its record suggests."""
     record = found.choice.nearest(found.quality)
-    key, form = record["key"][:16], "hf" if is_quantized(record) else "gguf"
-    folder = f" --outputs {outputs}" if outputs else ""
+    key, form = record["key"][:16], suggested_format(record)
+    folder = f" --outputs {shlex.quote(str(outputs))}" if outputs else ""
     return f"slim export {key} --to {form} --output exports/{key[:SHOWN_KEY]}{folder}"
 
 
