@@ -1,6 +1,9 @@
+import math
+
 import pytest
 from made_up import chain, record, reduced, with_outcomes
 
+from slimsweep.evaluation.perplexity import non_finite_reason
 from slimsweep.records.store import JobStatus, Store
 from slimsweep.reports.cautions import base_value, cautions
 
@@ -47,10 +50,25 @@ def test_what_overflowed_and_a_loss_that_rose_are_divergences(found):
     ]
 
 
-def test_what_was_not_asked_of_an_evaluation_is_no_divergence(found):
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "not measured by this evaluation",
+        "depends on data or weights, and only shapes were loaded (model.weights=meta)",
+        "one question has no standard error",
+    ],
+)
+def test_a_value_that_was_not_measured_is_no_divergence(found, reason):
     lacking = record("wanda", 0.1, accuracy_sentiment=None)
-    lacking["reasons"] = {"accuracy_sentiment": "not measured by this evaluation"}
+    lacking["reasons"] = {"accuracy_sentiment": reason}
     assert found([lacking]) == []
+
+
+@pytest.mark.parametrize("nll", [math.nan, 1000.0])
+def test_reasons_of_perplexities_that_are_no_number_are_divergences(found, nll):
+    broken = record("wanda", 0.9, perplexity_wikitext2=None)
+    broken["reasons"] = {"perplexity_wikitext2": non_finite_reason(nll)}
+    assert [kind for kind, _ in found([broken])] == ["Divergences"]
 
 
 def test_a_ratio_that_was_not_reached_is_named(found):

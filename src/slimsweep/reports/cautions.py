@@ -14,6 +14,8 @@ FAR = 10.0
 """A perplexity so many times that of the dense model is far off."""
 RATIO_TOLERANCE = 0.01
 """Largest distance of an achieved ratio from the requested one. Counts are rounded down in each row or layer."""
+NOT_FINITE = ("not finite", "perplexity overflowed")
+"""Words in the reasons of values that were measured and are no number."""
 BITS_TOLERANCE = 0.1
 """Largest share of bits that scales and tables may add without a warning."""
 
@@ -55,7 +57,7 @@ def _diverged(record: Record) -> list[Caution]:
     found, reasons = [], record.get("reasons") or {}
     for one in in_group([record], "quality"):
         reason = reasons.get(one.field, "")
-        if record.get(one.field) is None and reason and reason != "not measured by this evaluation":
+        if record.get(one.field) is None and any(words in reason for words in NOT_FINITE):
             found.append(_of(record, "Divergences", f"{one.title} has no value: {reason}"))
     for stage in record.get("stages") or []:
         training = (stage.get("notes") or {}).get("training") or {}
