@@ -78,6 +78,20 @@ def test_times_of_two_machines_are_refused(store, records):
         choose(store, timed, max_latency="2s")
 
 
+def test_times_of_two_processors_are_refused_where_they_are_known(store, records):
+    def ran(place: int, processor: str | None) -> None:
+        made, ran_on = records[place], {"device": "cpu", "threads": 1, "processor": processor}
+        made |= {"prefill_seconds": 1.0, "threads": 1, "identities": {"prefill_seconds": f"time{place}"}}
+        store.keep(made["key"], {"identity": f"time{place}", "values": {}, "outcomes": {}, "ran_on": ran_on})
+
+    for place, processor in enumerate(("EPYC", None, "EPYC", "EPYC")):
+        ran(place, processor)
+    assert choose(store, records, max_latency="2s").choice.title == "dense"
+    ran(2, "Xeon")
+    with pytest.raises(StoreError, match="was measured on EPYC and on Xeon"):
+        choose(store, records, max_latency="2s")
+
+
 def test_seeds_are_one_experiment_with_their_mean(store):
     seeds = [
         model("gptq", value, 4) | {"seed": seed, "key": f"{seed}" * 64} for seed, value in enumerate((11.0, 12.5, 11.9))

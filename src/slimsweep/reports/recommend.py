@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from slimsweep.errors import StoreError
 from slimsweep.evaluation.quantity import Quantity
@@ -119,7 +120,7 @@ def recommend(store: Store, records: Sequence[Record], limits: Sequence[Limit], 
     judged = _quality(records, quality)
     limited = [(limit, one) for limit in limits for one in limit.quantities(records)]
     size = next((one for limit, one in limited if one.group != "quality"), None) or _size(records)
-    refuse_protocols(records, [judged, size, *(one for _, one in limited)])
+    refuse_protocols(store, records, [judged, size, *(one for _, one in limited)])
     names = titles(records)
     every = [Experiment(tuple(group), _title(group, names)) for group in seed_groups(records)]
     needed = [judged, size, *(one for _, one in limited)]
@@ -187,10 +188,10 @@ def _size(records: Sequence[Record]) -> Quantity:
     )
 
 
-def refuse_protocols(records: Sequence[Record], used: Iterable[Quantity]) -> None:
+def refuse_protocols(store: Store, records: Sequence[Record], used: Iterable[Quantity]) -> None:
     """Raise StoreError where a quantity was measured by several protocols, or a quality by an unknown one.
 
-    Times and memory must also come from one kind of machine.
+    Times and memory must also come from one kind of machine: the processor counts where the store knows it.
     """
     faults = []
     for one in {one.field: one for one in used}.values():
@@ -203,15 +204,29 @@ def refuse_protocols(records: Sequence[Record], used: Iterable[Quantity]) -> Non
             faults.append(f"{one.title} of {counts[None]} records has no protocol: nobody knows how it was measured")
         elif len(counts) > 1:
             faults.append(f"{one.title} was measured by {len(counts)} protocols: {_listed(counts)}")
-        machines = {f"{record.get('device')} with {record.get('threads')} threads" for record in measured}
-        if one.varies and len(machines) > 1:
-            faults.append(f"{one.title} was measured on {' and on '.join(sorted(machines))}")
+        if one.varies:
+            faults += _machine_faults(one, [_ran_on(store, record, one) for record in measured])
     if faults:
         raise StoreError(
             "these records must not be compared. "
             + "; ".join(faults)
             + ". Name sweeps that were measured alike, or measure them again by one protocol: slim amend SWEEP ..."
         )
+
+
+def _machine_faults(one: Quantity, ran_on: Sequence[dict[str, Any]]) -> list[str]:
+    """Reason why a quantity was not measured on one machine; a processor that is not known counts as any."""
+    machines = {f"{ran.get('device')} with {ran.get('threads')} threads" for ran in ran_on}
+    processors = {ran["processor"] for ran in ran_on if ran.get("processor")}
+    several = machines if len(machines) > 1 else processors
+    return [f"{one.title} was measured on {' and on '.join(sorted(several))}"] if len(several) > 1 else []
+
+
+def _ran_on(store: Store, record: Record, one: Quantity) -> dict[str, Any]:
+    """Machine of a measurement: device and threads, and the processor where its measurement is in the store."""
+    identity = (record.get("identities") or {}).get(one.field)
+    measured = store.measured(record["key"]).get(identity) if identity else None
+    return {name: record.get(name) for name in ("device", "threads")} | ((measured or {}).get("ran_on") or {})
 
 
 def _listed(counts: dict[str | None, int]) -> str:
