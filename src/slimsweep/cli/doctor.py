@@ -15,7 +15,8 @@ import typer
 
 from slimsweep.cli.fetching import cache_of, packaged_models
 from slimsweep.cli.formats import Shown, ShownAs, echo_json
-from slimsweep.paths import config_root, is_checkout, outputs_dir, project_path
+from slimsweep.cli.outputs import Outputs, outputs_folder
+from slimsweep.paths import config_root, is_checkout, project_path
 
 NEEDED = (
     "torch",
@@ -64,11 +65,11 @@ class Finding:
 def doctor(
     data_dir: Annotated[Path | None, typer.Option(envvar="SLIMSWEEP_DATA", help="Local copies of corpora.")] = None,
     cache_dir: Annotated[Path | None, typer.Option(help="The cache_dir of jobs; default: `cache` in outputs.")] = None,
-    outputs: Annotated[Path | None, typer.Option(help="Output folder of jobs.")] = None,
+    outputs: Outputs = None,
     format: ShownAs = Shown.text,
 ) -> None:
     """Look at this installation: packages, devices, bf16, bitsandbytes, trackers, models, data and disk."""
-    folder = project_path(outputs) if outputs else outputs_dir()
+    folder = outputs_folder(outputs)
     data = project_path(data_dir) if data_dir else None
     found = examined(folder, cache_of(cache_dir, folder), data)
     if format == Shown.json:

@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
+from slimsweep.cli.outputs import Outputs, store_of
 from slimsweep.errors import ExportError
-from slimsweep.paths import config_root, outputs_dir, project_path
+from slimsweep.paths import config_root, project_path
 from slimsweep.records.store import Store
 
 PAIRS = (("sparsegpt", "eora"), ("wanda", "rtn"), ("llm_pruner", "dynamic_int8"), ("glu", "nf4"))
@@ -31,10 +32,10 @@ def export(
         bool, typer.Option("--matrix", help="Print which formats express each technique on each family instead.")
     ] = False,
     data_dir: Annotated[Path | None, typer.Option(envvar="SLIMSWEEP_DATA", help="Local copies of corpora.")] = None,
-    outputs: Annotated[Path | None, typer.Option(help="Output folder with the record.")] = None,
+    outputs: Outputs = None,
 ) -> None:
     """The model of a record in a format of another program, verified in a new process; prints the folder last."""
-    store = Store(project_path(outputs) if outputs else outputs_dir())
+    store = store_of(outputs)
     if matrix:
         typer.echo(matrix_text(store.outputs_dir / "cache"))
         return

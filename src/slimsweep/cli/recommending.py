@@ -1,14 +1,12 @@
 """The command `slim recommend`: the best experiments under a budget, with reasons and the command that exports them."""
 
 import json
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from slimsweep.cli.outputs import Outputs, store_of
 from slimsweep.cli.selecting import records_of
-from slimsweep.paths import outputs_dir, project_path
-from slimsweep.records.store import Store
 
 
 def recommend(
@@ -27,10 +25,7 @@ def recommend(
         str, typer.Option(help="Field of the quality that decides; default: the first column of `slim table`.")
     ] = "",
     format: Annotated[Literal["md", "json"], typer.Option(help="md: to read; json: for programs.")] = "md",
-    outputs: Annotated[
-        Path | None,
-        typer.Option(help="Output folder; default: environment SLIMSWEEP_OUTPUTS, else `outputs` of the project."),
-    ] = None,
+    outputs: Outputs = None,
 ) -> None:
     """The best experiments under a budget: why, by how much, what more would buy, and the command that exports them."""
     from slimsweep.reports.budget import limits
@@ -45,6 +40,6 @@ def recommend(
         "--min-accuracy": min_accuracy,
     }
     budget = limits(given, device)
-    store = Store(project_path(outputs) if outputs else outputs_dir())
+    store = store_of(outputs)
     choice = choose(store, records_of(store, sweeps), budget, quality)
     typer.echo(json.dumps(plain(choice, outputs), indent=1) if format == "json" else text(choice, outputs))

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 import typer
 
 from slimsweep.atomic import whole_file
+from slimsweep.cli.outputs import Outputs, store_of
 from slimsweep.errors import StoreError
-from slimsweep.paths import outputs_dir, project_path
 from slimsweep.records.store import Store
 
 
@@ -23,13 +23,10 @@ def report(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file, if it is there.")] = False,
     figures: Annotated[bool, typer.Option(help="Draw the figures that the records allow.")] = True,
-    outputs: Annotated[
-        Path | None,
-        typer.Option(help="Output folder; default: environment SLIMSWEEP_OUTPUTS, else `outputs` of the project."),
-    ] = None,
+    outputs: Outputs = None,
 ) -> None:
     """One self-contained file on sweeps: charts, table, jobs, layers, protocols, warnings, figures."""
-    store = Store(project_path(outputs) if outputs else outputs_dir())
+    store = store_of(outputs)
     kind = format or ("md" if output and output.suffix == ".md" else "html")
     path = output or store.outputs_dir / "reports" / f"{'_'.join(sweeps or ['all'])}.{kind}"
     write(store, sweeps or [], path, kind, (overwrite, figures))

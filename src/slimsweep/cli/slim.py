@@ -14,12 +14,13 @@ from slimsweep.cli import exporting
 from slimsweep.cli.doctor import doctor
 from slimsweep.cli.fetching import fetch
 from slimsweep.cli.formats import Shown, ShownAs, echo_json
+from slimsweep.cli.outputs import Outputs, store_of
 from slimsweep.cli.publishing import publish
 from slimsweep.cli.recommending import recommend
 from slimsweep.cli.reporting import report
 from slimsweep.cli.selecting import records_of
 from slimsweep.errors import FigureError, SlimsweepError, StoreError
-from slimsweep.paths import outputs_dir, project_path
+from slimsweep.paths import project_path
 from slimsweep.records.store import JobStatus, Store
 
 Format = StrEnum("Format", ["md", "csv", "json", "latex", "github"])
@@ -51,7 +52,7 @@ app = typer.Typer(
 
 
 def _sweep_names(incomplete: str) -> list[str]:
-    return [name for name in Store(outputs_dir()).sweep_names() if name.startswith(incomplete)]
+    return [name for name in store_of(None).sweep_names() if name.startswith(incomplete)]
 
 
 def _dataset_names(incomplete: str) -> list[str]:
@@ -65,10 +66,6 @@ app.command()(doctor)
 app.command()(publish)
 app.command()(recommend)
 app.command()(report)
-Outputs = Annotated[
-    Path | None,
-    typer.Option(help="Output folder; default: environment SLIMSWEEP_OUTPUTS, else `outputs` of the project."),
-]
 Sweep = Annotated[str, typer.Argument(autocompletion=_sweep_names, help="Name of a sweep launched before.")]
 Sweeps = Annotated[
     list[str] | None,
@@ -95,10 +92,6 @@ Margins = Annotated[
 Holm = Annotated[bool, typer.Option("--holm", help="Correct each p for the number of comparisons.")]
 
 
-def _store(folder: Path | None) -> Store:
-    return Store(project_path(folder) if folder else outputs_dir())
-
-
 @app.command()
 def status(
     sweep: Annotated[str | None, typer.Argument(autocompletion=_sweep_names)] = None,
@@ -106,7 +99,7 @@ def status(
     outputs: Outputs = None,
 ):
     """Done, running, failed and missing jobs of one sweep or of all, with the reason of each failure."""
-    store = _store(outputs)
+    store = store_of(outputs)
     names = [sweep] if sweep else store.sweep_names()
     if format == Shown.json:
         echo_json([{"sweep": name, "jobs": [asdict(job) for job in store.status(name)]} for name in names])
@@ -155,7 +148,7 @@ def table(
     from slimsweep.records.table import layout, render
     from slimsweep.reports import study_table
 
-    store, is_data = _store(outputs), format in (Format.csv, Format.json)
+    store, is_data = store_of(outputs), format in (Format.csv, Format.json)
     if literature and claims and is_data:
         raise typer.BadParameter(
             f"--format {format.value} is one document: give --literature or --claims", param_hint="--format"
@@ -212,7 +205,7 @@ def show(
     outputs: Outputs = None,
 ) -> None:
     """One record as JSON, or the record of the run that made a model: every field, and why a null is null."""
-    echo_json(exporting.record_at(key) or _store(outputs).find(key))
+    echo_json(exporting.record_at(key) or store_of(outputs).find(key))
 
 
 @app.command()
@@ -237,7 +230,7 @@ def figures(
     """Figures from records, PDF and PNG; prints their paths."""
     from slimsweep.figures import known, packages_of, refuse_broken, render, sweeps_of
 
-    store = _store(outputs)
+    store = store_of(outputs)
     if not sweeps:
         try:
             drawn = render(store, names or [], sweep or [], packages=package or [])
@@ -284,7 +277,7 @@ def compare(
 
     if second is None and against is None:
         raise StoreError(f"nothing to compare {first} with: give a second sweep or key, or --against FOLDER")
-    store = _store(outputs)
+    store = store_of(outputs)
     other = other_store(project_path(against) if against else None, store)
     names = (first, second or first)
     typer.echo(text_of((store, other), names, Rules.of(margin or [], holm), format.value))
@@ -303,7 +296,7 @@ def amend(
     """Run a sweep's jobs once more with further metrics, seeds or settings: tell what is missing, and run that."""
     from slimsweep.cli.amending import launch
 
-    launch(_store(outputs), sweep, settings or [], config_dir)
+    launch(store_of(outputs), sweep, settings or [], config_dir)
 
 
 @app.command()
@@ -316,7 +309,7 @@ def save(
     """The model of a record as safetensors: the one kept by save_model=true, else computed again and compared."""
     from slimsweep.pipeline.rebuild import save as save_again
 
-    store = _store(outputs)
+    store = store_of(outputs)
     is_plain = save_again(store, store.find(key), folder, project_path(data_dir) if data_dir else None)
     load = f"AutoModel...from_pretrained({str(folder)!r})" if is_plain else f"slimsweep.load({str(folder)!r})"
     typer.echo(f"{folder}\nload it with {load}")
@@ -343,7 +336,7 @@ def prepare(
     from slimsweep.cli.preparation import list_datasets, prepare_dataset
     from slimsweep.data.corpora import Corpora
 
-    folder = project_path(cache_dir) if cache_dir else _store(outputs).outputs_dir / "cache"
+    folder = project_path(cache_dir) if cache_dir else store_of(outputs).outputs_dir / "cache"
     corpora = Corpora(project_path(data_dir) if data_dir else None, folder)
     if name is None:
         list_datasets(corpora)
@@ -378,7 +371,7 @@ def cache(
     """List cached stages: technique, model, size and time of last use; a chain continues from the longest it finds."""
     from slimsweep.cli.caching import clear_lines, content, list_lines
 
-    folder = project_path(cache_dir) if cache_dir else _store(outputs).outputs_dir / "cache"
+    folder = project_path(cache_dir) if cache_dir else store_of(outputs).outputs_dir / "cache"
     if format == Shown.json:
         in_use = clear_lines(folder)[1] if clear else ""
         echo_json(content(folder) | ({"in_use": in_use} if clear else {}))
