@@ -38,3 +38,10 @@ def test_names_are_no_markup(store):
     found = text(gather(store, [], with_figures=False), {})
     assert "<script" not in found and "&lt;script&gt;" in found
     assert "[d](e)" not in found and "\\[d\\](e)" in found and "\\*f\\*" in found
+
+
+def test_an_issue_links_notifies_and_strikes_nothing(store):
+    sweep(store, "mine", [record("wanda", 0.5, model="mine #12 @octocat ~~old~~ it's")])
+    found = text(gather(store, [], with_figures=False), {})
+    assert not re.search(r"#\d|@\w|~~", re.sub(r"&#x27;", "", found)) and "\\~\\~old" in found
+    assert "#<!-- -->12 @<!-- -->octocat" in found

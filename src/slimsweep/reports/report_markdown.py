@@ -56,7 +56,7 @@ def _layers(report: Report) -> list[str]:
 
 def _job(job: Job) -> str:
     # Markdown is not read inside a tag of HTML, so the summary is escaped for HTML alone.
-    lines = [f"<details><summary>{html.escape(job.title)} ({short(job.key)})</summary>", ""]
+    lines = [f"<details><summary>{_unlinked(html.escape(job.title))} ({short(job.key)})</summary>", ""]
     for heading, pairs in (("Measured", job.values), ("Settings", job.settings), ("Not measured", job.nulls)):
         lines += _pairs(heading, pairs)
     return "\n".join([*lines, "", "</details>"])
@@ -76,9 +76,20 @@ def _escaped_table(table: Table) -> Table:
 
 
 def _escaped(text: str) -> str:
-    """A text as one line without tags, links or emphasis. Bars are left to the table, which escapes them."""
+    """A text as one line without tags, links, emphasis, mentions or numbers of issues.
+
+    Bars are left to the table, which escapes them.
+    """
     flat = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_\[\]])", r"\\\1", flat)
+    return _unlinked(re.sub(r"([\\`*_~\[\]])", r"\\\1", flat))
+
+
+def _unlinked(text: str) -> str:
+    """A text whose `#12` and `@name` an issue does not link.
+
+    A backslash does not stop it, and neither does a reference such as `&#35;`: an empty comment parts sign and word.
+    """
+    return re.sub(r"(?<!&)([#@])(?=\w)", r"\1<!-- -->", text)
 
 
 def _code(text: str) -> str:
