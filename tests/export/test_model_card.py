@@ -44,3 +44,16 @@ def test_the_licence_of_a_package_stands_in_its_metadata():
 def test_the_card_of_a_dense_model_says_that_nothing_was_done():
     assert "Nothing: this is the dense model." in card(stages=[], technique="dense")
     assert json.dumps(card())  # text alone
+
+
+def test_a_licence_of_many_words_is_not_written(tmp_path, monkeypatch):
+    text = "Permission is hereby granted, free of charge, to any person"
+    monkeypatch.setattr("slimsweep.export.model_card._package_licence", lambda package: text)
+    assert licence_of({"package": "typer"}) is None
+    (tmp_path / "README.md").write_text("---\nlicense:\n- mit\n---\n")
+    assert licence_of({"path": str(tmp_path)}) is None
+
+
+def test_the_card_names_no_folder_of_this_machine():
+    stages = [{"technique": "lora", "fields": {"path": "/home/me/texts.jsonl"}, "sparsity": None}]
+    assert "path=texts.jsonl" in card(stages=stages, config={"model": {"path": "/home/me/tiny"}})

@@ -76,3 +76,12 @@ def test_a_report_of_no_records_says_what_to_run(store):
         gather(store, ["mine"])
     with pytest.raises(StoreError, match="no sweep 'other' was launched here"):
         gather(store, ["other"])
+
+
+def test_a_report_names_no_folder_of_this_machine(store):
+    made = record("wanda", 0.5, fields={"index": "/home/me/index.json"}, accuracy_sentiment=None)
+    made["reasons"] = {"accuracy_sentiment": "no /home/me/answers.json: missing"}
+    sweep(store, "mine", [record(), made | {"baseline": "/home/me/models/tiny"}])
+    report = gather(store, ["mine"], with_figures=False)
+    assert "/home/me" not in repr(report)
+    assert ("wanda.index", "index.json") in report.jobs[1].settings

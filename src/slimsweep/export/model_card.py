@@ -8,11 +8,14 @@ from typing import Any
 import yaml
 
 from slimsweep.paths import project_path
+from slimsweep.records.portable import portable
 from slimsweep.records.quantities import in_group
 
 CARD = "README.md"
 SIZES = ("parameters", "nonzero_parameters", "sparsity", "weight_bytes", "bits_per_weight", "compression_factor")
 PACKAGES = ("slimsweep", "torch", "transformers")
+SHORT_ID = r"[A-Za-z0-9][\w.+-]{0,39}"
+"""Licence as one word, such as `apache-2.0`; packages may hold a whole text in its place."""
 UNKNOWN = "not stated by the weights that were read; look it up before you publish this model"
 
 
@@ -22,8 +25,10 @@ def model_card(record: dict[str, Any], loading: str) -> str:
     Args:
         loading: lines of Python that load it.
     """
+    licence = record["export"]["licence"] if "export" in record else licence_of(record["config"]["model"])
+    record = portable(record)
     model = record["config"]["model"]
-    base, licence = base_of(model, record["model"]), licence_of(model)
+    base = base_of(model, record["model"])
     head = {"library_name": "transformers", "tags": ["slimsweep", *record["technique"].split("+")]}
     head |= {"base_model": model["id"]} if model.get("id") else {}
     head |= {"license": licence.lower()} if licence else {}  # the hub knows them in lower case
@@ -49,12 +54,14 @@ def base_of(model: dict[str, Any], name: str) -> str:
 
 
 def licence_of(model: dict[str, Any]) -> str | None:
-    """Licence that the base states: in the model card beside its weights, or of its Python package; None: neither."""
+    """Licence that the base states: as one word beside its weights or by its Python package; None: neither."""
     if model.get("package"):
-        return _package_licence(model["package"])
-    card = _card_beside(model)
-    found = re.search(r"^license:\s*(\S+)", card.read_text(encoding="utf-8"), re.MULTILINE) if card else None
-    return found[1].strip("'\"") if found else None
+        stated = _package_licence(model["package"])
+    else:
+        card = _card_beside(model)
+        found = re.search(r"^license:[ \t]*(\S+)", card.read_text(encoding="utf-8"), re.MULTILINE) if card else None
+        stated = found[1].strip("'\"") if found else None
+    return stated if stated and re.fullmatch(SHORT_ID, stated) else None
 
 
 def _card_beside(model: dict[str, Any]) -> Path | None:
@@ -102,7 +109,7 @@ def _sizes(record: dict[str, Any]) -> str:
     return "\n".join(["## Achieved sizes\n", "| quantity | value |", "|---|---:|", *rows]) + "\n" if rows else ""
 
 
-def _number(value: float) -> str:
+def _number(value: int | float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 

@@ -11,10 +11,12 @@ from slimsweep.errors import ExportError, ModelError
 from slimsweep.export.base import Content, Format
 from slimsweep.export.checking import verified
 from slimsweep.export.formats import refuse
+from slimsweep.export.model_card import licence_of
 from slimsweep.export.sample import sample_of
 from slimsweep.models.batches import Batch
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.storage.saved_model import refuse_unless_empty, written_whole
+from slimsweep.records.portable import portable
 from slimsweep.records.record import RECORD_FILE
 
 
@@ -47,6 +49,8 @@ def export(
 
 
 def with_export(record: dict[str, Any], format: Format) -> dict[str, Any]:
-    """A record with an entry `export`: the format, its options, and the time."""
+    """A record without this machine's folders, with an entry `export`: format, options, time, licence of the base."""
     made = datetime.now(UTC).isoformat(timespec="seconds")
-    return record | {"export": {"format": format.name, "options": dataclasses.asdict(format), "created": made}}
+    entry = {"format": format.name, "options": dataclasses.asdict(format), "created": made}
+    # The licence is read now: without its folder the base is not found again.
+    return portable(record) | {"export": entry | {"licence": licence_of(record["config"]["model"])}}

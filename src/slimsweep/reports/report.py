@@ -5,13 +5,14 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from slimsweep.errors import FigureError, StoreError
 from slimsweep.evaluation.quantity import Quantity
 from slimsweep.records.points import Record, settings_of, titles
+from slimsweep.records.portable import portable
 from slimsweep.records.quantities import quantities_of
 from slimsweep.records.store import JobStatus, Store
 from slimsweep.records.table import SHOWN_KEY, Table, summary
@@ -76,7 +77,7 @@ class Report:
 
 
 def gather(store: Store, sweeps: Sequence[str], with_figures: bool = True) -> Report:
-    """Content of a report on some sweeps; on all records where none is named.
+    """Content of a report on some sweeps; on all records where none is named. It names no folder of this machine.
 
     Raises:
         StoreError: a sweep is unknown, there is no record, or a file of outcomes is damaged.
@@ -84,6 +85,8 @@ def gather(store: Store, sweeps: Sequence[str], with_figures: bool = True) -> Re
     records, jobs = _records(store, sweeps)
     if not records:
         raise StoreError(_no_records(store, sweeps, jobs))
+    warnings = [*cautions(store, records, jobs), *noise(store, records)]
+    records = portable(records)
     table, names = summary(records), titles(records)
     return Report(
         title=f"Sweep {', '.join(sweeps)}" if sweeps else "All records",
@@ -92,7 +95,7 @@ def gather(store: Store, sweeps: Sequence[str], with_figures: bool = True) -> Re
         keys=[record["key"] for record in records],
         charts=charts(records, _hover(records, table)),
         costs=costs(records),
-        cautions=[*cautions(store, records, jobs), *noise(store, records)],
+        cautions=[replace(one, text=portable(one.text)) for one in warnings],
         jobs=[_job(store, record, names[record["key"]]) for record in records],
         protocols=_protocols(records),
         figures=_figures(store, sweeps) if with_figures else {},

@@ -4,21 +4,10 @@ from slimsweep.records.tracking.published import (
     config_of,
     curves_over_ratio,
     point_of,
-    portable,
     scalar_table,
     summary_of,
     words,
 )
-
-
-def test_folders_of_this_machine_are_cut_from_anywhere():
-    given = {"path": "/home/me/my models/tiny", "texts": [{"path": "~/mine.txt"}], "why": "no /data/x/y.json: missing"}
-    assert portable(given) == {"path": "tiny", "texts": [{"path": "mine.txt"}], "why": "no y.json: missing"}
-
-
-def test_what_is_no_path_stays():
-    for text in ("org/name", "wikitext2:test:join=\\n\\n:ctx=512", "tokens/s", "and / or", "https://a.b/c", "", "/"):
-        assert portable(text) == ("" if text == "/" else text)
 
 
 def test_config_has_the_axes_as_words_and_the_settings_nested():

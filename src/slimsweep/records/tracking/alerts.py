@@ -7,9 +7,10 @@ from typing import Any
 
 from slimsweep.checks import is_number
 from slimsweep.records.points import Record
+from slimsweep.records.portable import portable
 from slimsweep.records.quantities import in_group
 from slimsweep.records.store import Store
-from slimsweep.records.tracking.published import portable, words
+from slimsweep.records.tracking.published import words
 
 DIVERGED = 1.5
 """Times its first validation loss from which a stage's last one counts as diverged."""

@@ -1,27 +1,14 @@
 """Published part of a record: its fields under their own names, without folders, hosts or users."""
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
 from slimsweep.checks import is_number
 from slimsweep.records.points import Record
+from slimsweep.records.portable import portable
 from slimsweep.records.quantities import in_group
 
 CONFIG_AXES = ("key", "model", "technique", "pattern", "ratio", "seed", "dtype", "device", "baseline")
-
-
-def portable(value: Any) -> Any:
-    """A copy in plain values in which of every absolute path only the last part stays."""
-    if isinstance(value, dict):
-        return {str(name): portable(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [portable(item) for item in value]
-    if not isinstance(value, str):
-        return value
-    if re.match(r"/|~/|[A-Za-z]:\\", value):
-        return re.split(r"[/\\]", value.rstrip("/\\"))[-1]
-    return re.sub(r"(?<![\w.:/-])~?/(?:[^\s/:;,'\"]+/)*(?=[^\s/])", "", value)  # a path inside a sentence
 
 
 def config_of(record: Record) -> dict[str, Any]:

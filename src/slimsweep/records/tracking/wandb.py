@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from slimsweep.checks import choice_faults, refuse
 from slimsweep.records.points import Record
+from slimsweep.records.portable import portable
 from slimsweep.records.quantities import quantities_of
 from slimsweep.records.tracking.alerts import Alert, alerts_of, failure
 from slimsweep.records.tracking.base import Tracker
@@ -22,7 +23,6 @@ from slimsweep.records.tracking.published import (
     config_of,
     curves_over_ratio,
     point_of,
-    portable,
     scalar_table,
     summary_of,
     training_curves,
