@@ -17,7 +17,7 @@ from conftest import CACHE, PROJECT
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
-from slimsweep.cli.arguments import TEXT, readable
+from slimsweep.cli.arguments import TEXT, from_shell, readable
 from slimsweep.records.store import Store
 
 SHAPES = ("model=random", "model.weights=meta", "evaluation=cost", "tracker=none")
@@ -152,6 +152,19 @@ def test_an_option_may_stand_between_two_settings(slimsweep, tmp_path):
     for words in ([option], option.split("=", 1)):
         answer = slimsweep(LISTED[0], *words, "+sweeps=mine", *LISTED[1:], "ratio=0.3,0.5")
         assert labels(answer) == ["random wanda 0.3 seed=0", "random wanda 0.5 seed=0"]
+
+
+@pytest.mark.parametrize(
+    ("words", "read"),
+    [
+        (["a=1", "--info"], ["--info=all", "a=1"]),
+        (["--info", "a=1"], ["--info=all", "a=1"]),
+        (["a=1", "-i", "searchpath", "b=2"], ["-i", "searchpath", "a=1", "b=2"]),
+        (["a=1", "--experimental-rerun", "FILE", "-h"], ["--experimental-rerun", "FILE", "-h", "a=1"]),
+    ],
+)
+def test_options_keep_their_values(words, read):
+    assert from_shell(words) == read
 
 
 def test_a_sweep_file_without_a_mode_runs_its_grids(slimsweep, tmp_path):

@@ -66,9 +66,12 @@ OTHER_COMMANDS = re.compile(
 
 VALUED_OPTIONS = (
     *("-c", "--cfg", "-p", "--package", "-cd", "--config-dir"),
-    *("-cp", "--config-path", "-cn", "--config-name"),
+    *("-cp", "--config-path", "-cn", "--config-name", "--experimental-rerun"),
 )
 """Options whose value is the next word."""
+INFO_OPTIONS = ("-i", "--info")
+INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+"""Values of an option that may have none."""
 
 
 def from_shell(arguments: list[str]) -> list[str]:
@@ -82,8 +85,8 @@ def from_shell(arguments: list[str]) -> list[str]:
     has_mode = any(argument.startswith("hydra.mode=") for argument in read)
     if not any(argument in asks for argument in read) and (not is_sweep_file or has_mode):
         return read
-    # First, see _options_first. Without -m Hydra would run one job where it cannot find the
-    # mode, so that a fault in the sweep file would be told as one of the command line.
+    # First, for the reason in _options_first. Without -m Hydra would run one job where it cannot find the mode, so that
+    # a fault in the sweep file would be told as one of the command line.
     return ["-m", *(_left_to_the_jobs(argument) for argument in read if argument not in asks[:2])]
 
 
@@ -91,8 +94,11 @@ def _options_first(arguments: list[str]) -> list[str]:
     """Options with their values before all settings, since argparse takes no option between two settings."""
     options, settings = [], []
     for place, word in enumerate(arguments):
-        is_value = place > 0 and arguments[place - 1] in VALUED_OPTIONS
+        before = arguments[place - 1] if place else ""
+        is_value = before in VALUED_OPTIONS or (before in INFO_OPTIONS and word in INFO)
         (options if is_value or word.startswith("-") else settings).append(word)
+        if word in INFO_OPTIONS and arguments[place + 1 : place + 2] not in [[one] for one in INFO]:
+            options[-1] = "--info=all"  # else argparse takes the first setting as its value
     return options + settings
 
 

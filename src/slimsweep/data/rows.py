@@ -73,7 +73,7 @@ class Rows:
 
     def _both_ways(self, data_dir: Path | None, cause: str) -> str:
         folder = f"{data_dir} has none" if data_dir else "no data_dir is set"
-        option = "data_dir=FOLDER, of slim --data-dir FOLDER (or SLIMSWEEP_DATA"
+        option = "data_dir=FOLDER (slim prepare: --data-dir FOLDER; or SLIMSWEEP_DATA"
         local = f"put a copy named {' or '.join(self.files)} below {option}; {folder})"
         if not self.hub:
             return f"{cause}: {local}"

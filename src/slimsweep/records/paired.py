@@ -44,7 +44,7 @@ class Paired:
     method: str
     """Test and interval in words."""
     sacrebleu_p: float | None
-    """The p of sacrebleu's own paired bootstrap, which has no sides; None where the score is not sacrebleu's."""
+    """The p of sacrebleu's own paired bootstrap, about that of a one-sided test; None for other scores."""
 
     def is_within(self, margin: float) -> bool:
         """Whether the two are equivalent: the interval at EQUIVALENCE_LEVEL lies within ±margin."""

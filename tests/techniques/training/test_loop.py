@@ -11,6 +11,7 @@ from slimsweep.errors import TrainingError, TrainingPaused
 from slimsweep.linear.mask import removed
 from slimsweep.models.language_model import weights_digest
 from slimsweep.techniques.pruning.magnitude import Magnitude
+from slimsweep.techniques.training import objective
 from slimsweep.techniques.training.finetune import Finetune
 from slimsweep.techniques.training.trainer import StageTrainer
 
@@ -231,9 +232,13 @@ def test_without_preserve_sparsity_removed_weights_come_back_and_leave_the_mask(
 
 
 @pytest.mark.parametrize(("dtype", "products"), [(torch.bfloat16, torch.bfloat16), (torch.float32, torch.float32)])
-def test_all_weights_of_a_16_bit_model_are_trained_in_fp32_under_autocast(tmp_path, dtype, products):
-    model, seen = random_model("llama", str(tmp_path)).load(dtype, torch.device("cpu")), set()
+def test_all_weights_of_a_16_bit_model_are_trained_in_fp32_under_autocast(tmp_path, monkeypatch, dtype, products):
+    model, seen, logits = random_model("llama", str(tmp_path)).load(dtype, torch.device("cpu")), set(), set()
+    plain = objective.mean_nll
+    monkeypatch.setattr(objective, "mean_nll", lambda *given: logits.add(given[0].dtype) or plain(*given))
     layer = model.blocks[0].mlp.up_proj
     layer.register_forward_hook(lambda one, _, output: seen.add((one.weight.dtype, output.dtype)))
     Finetune(**FAST).apply(model, training_context(model))
     assert seen == {(torch.float32, products)} and layer.weight.dtype == dtype
+    assert logits == {products}  # the loss makes no fp32 copies of them
+    assert "forward" not in vars(model.module)  # what comes after computes as a loaded model does

@@ -44,7 +44,7 @@ def test_what_decides_no_result_is_in_no_key():
 
 def test_the_trainers_arguments_are_those_of_the_schedule(tmp_path):
     schedule = Finetune(batch_sequences=8, micro_sequences=2, evaluations=4, warmup_fraction=0.1)
-    arguments = schedule.arguments(40, tmp_path, 3, "cpu", False, False)
+    arguments = schedule.arguments(40, tmp_path, 3, "cpu", False)
     assert (arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps) == (2, 4)
     assert (arguments.max_steps, arguments.eval_steps, arguments.save_steps, arguments.warmup_steps) == (40, 10, 10, 4)
     assert arguments.seed == 3 and arguments.use_cpu and not arguments.bf16 and arguments.report_to == []

@@ -101,8 +101,9 @@ def train(
     keeps_zeros = getattr(schedule, "preserve_sparsity", True)
     settings = {"steps": steps, "parameters": [list(one.shape) for one in trained]}
     is_bf16 = model.dtype == torch.bfloat16  # before what is trained is given fp32
-    with _work_folder(context, settings) as folder, _trainable(model, trained, objective, keeps_zeros):
-        report = _run(model, objective, schedule, context, steps, folder, title, is_bf16)
+    autocast = _autocast(model, is_bf16)
+    with _work_folder(context, settings) as folder, _trainable(model, trained, objective, keeps_zeros), autocast:
+        report = _run(model, objective, schedule, context, steps, folder, title)
     log.info(
         "%s: %d of %d steps, validation loss %.4f before, %.4f best, %.4f at the end%s",
         *(title, report.steps, steps, report.loss_start, report.loss_best, report.loss_end),
@@ -119,7 +120,6 @@ def _run(
     steps: int,
     folder: Path,
     title: str,
-    is_bf16: bool,
 ) -> TrainingReport:
     """Run transformers' trainer, and put the best weights back."""
     from slimsweep.techniques.training.trainer import StageTrainer, last_checkpoint
@@ -131,7 +131,7 @@ def _run(
         objective,
         title,
         schedule,
-        args=schedule.arguments(steps, folder, context.seed, device.type, is_bf16, checkpoint is not None),
+        args=schedule.arguments(steps, folder, context.seed, device.type, checkpoint is not None),
         data_collator=data.collate,
         train_dataset=Examples(data.training),
         eval_dataset=Examples(data.validation),
@@ -207,6 +207,25 @@ def _work_folder(context: StageContext, run: dict[str, Any]) -> Iterator[Path]:
             f"no checkpoint can be written to {folder} ({error.strerror}): choose another cache_dir=FOLDER"
         ) from error
     yield folder
+
+
+@contextlib.contextmanager
+def _autocast(model: LanguageModel, is_bf16: bool) -> Iterator[None]:
+    """Let forwards of a model in bf16 compute in bf16 although its trained weights are in fp32.
+
+    transformers' trainer would do the same, but give logits in fp32, and leave its forward on the model.
+    """
+    if not is_bf16:
+        yield
+        return
+    plain = vars(model.module).get("forward")
+    model.module.forward = torch.autocast(model.compute_device.type, torch.bfloat16)(model.module.forward)
+    try:
+        yield
+    finally:
+        del model.module.forward
+        if plain is not None:
+            model.module.forward = plain
 
 
 @contextlib.contextmanager

@@ -87,8 +87,8 @@ class Schedule:
         """Forwards of a step."""
         return self.batch_sequences // (self.micro_sequences or self.batch_sequences)
 
-    def arguments(self, steps: int, work_dir: Any, seed: int, device_type: str, is_bf16: bool, is_resumed: bool) -> Any:
-        """These settings as transformers' trainer reads them."""
+    def arguments(self, steps: int, work_dir: Any, seed: int, device_type: str, is_resumed: bool) -> Any:
+        """These settings as transformers' trainer reads them; autocast is the loop's own."""
         from transformers import TrainingArguments
 
         return TrainingArguments(
@@ -105,7 +105,6 @@ class Schedule:
             gradient_checkpointing_kwargs={"use_reentrant": False},
             seed=seed % 2**31,
             data_seed=seed % 2**31,
-            bf16=is_bf16,
             use_cpu=device_type == "cpu",
             eval_on_start=not is_resumed,
             eval_strategy="steps",

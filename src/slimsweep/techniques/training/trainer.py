@@ -247,7 +247,7 @@ class StageTrainer(Trainer):
 
 
 class SimilarLengths(LengthGroupedSampler):
-    """Order of examples in which neighbours have similar lengths; of each epoch its own, whatever came before."""
+    """Order of examples in which neighbours have similar lengths. Seed and epoch alone decide it."""
 
     def __init__(self, batch_size: int, lengths: list[int], seed: int):
         super().__init__(batch_size, lengths=lengths)
