@@ -14,6 +14,8 @@ class Skeleton(LanguageModel):
     """Planned zeros by full name of the linear layer."""
     departures: list[str] = field(default_factory=list)
     """Planned stages after which weights differ from those of the base beside what was lost, each with the reason."""
+    device_type: str = "cpu"
+    """Kind of device that the model is planned for."""
     loaded: dict[str, tuple[int, int]] | None = None
     """See `loaded_shapes`; None where nothing was planned yet."""
 
@@ -21,6 +23,7 @@ class Skeleton(LanguageModel):
         copied = super().copy()
         copied.zeros = dict(self.zeros)
         copied.departures = list(self.departures)
+        copied.device_type = self.device_type
         copied.loaded = self.loaded_shapes
         return copied
 

@@ -72,6 +72,7 @@ def predicted_bytes(experiment: Trained) -> dict[str, int]:
 
     dtype = getattr(torch, experiment.resolved_dtype)
     examples, skeleton, found = experiment.training_set, experiment.model.skeleton(dtype).copy(), {}
+    skeleton.device_type = torch.device(experiment.resolved_device).type
     for stage in experiment.stages:
         if stage.technique.requirements.data:
             count = stage.technique.micro_sequences or stage.technique.batch_sequences

@@ -42,8 +42,9 @@ FP32 = 4
 ADAM_BYTES = 8
 """Bytes of AdamW's averages of a trained number."""
 MOMENTARY_LOGITS = 2
-"""Copies of the logits that a backward pass holds for a moment beside what it kept: gradients of the loss. A model in
-16 bits has half a copy more of the logits, and half of their gradient."""
+"""fp32 copies of the logits that a backward pass holds for a moment beside what it kept: gradients of the loss. A model
+in 16 bits has half a copy more of the logits, and half of their gradient. In bf16 on a CPU the loss makes no fp32 copy:
+there are two gradients in 16 bits, and the copy that torch's loss would keep is missing. See `mean_nll`."""
 Pair = tuple[Tensor, Tensor]
 """Factors of an adapter: A [rank in] and B [out rank]."""
 
@@ -254,11 +255,12 @@ def peak_bytes(skeleton: Skeleton, trained: list[nn.Parameter], batch: Batch, is
     Trained parameters are held in fp32, with AdamW's averages, all the time. Activations are fullest when a backward
     pass begins, and gradients when it ends, so that only the larger of the two counts.
     """
-    kept = activation_bytes(skeleton, batch, trained)
+    kept, copies = activation_bytes(skeleton, batch, trained), MOMENTARY_LOGITS + (skeleton.dtype != torch.float32)
+    if skeleton.dtype == torch.bfloat16 and skeleton.device_type == "cpu":
+        kept, copies = kept - logits_bytes(skeleton, batch), 1
     if is_checkpointed:
         kept //= len(skeleton.blocks)
-    logits = MOMENTARY_LOGITS + (skeleton.dtype != torch.float32)
-    moment = kept // len(skeleton.blocks) + logits * logits_bytes(skeleton, batch)
+    moment = kept // len(skeleton.blocks) + copies * logits_bytes(skeleton, batch)
     numbers = sum(parameter.numel() for parameter in trained)
     weights = sum(parameter.nbytes for parameter in skeleton.module.parameters())
     weights -= sum(parameter.nbytes for parameter in trained)
