@@ -1,11 +1,11 @@
 import math
 
 import pytest
-from made_up import chain, record, reduced, with_outcomes
+from made_up import chain, record, reduced
 
 from slimsweep.evaluation.perplexity import non_finite_reason
 from slimsweep.records.store import JobStatus, Store
-from slimsweep.reports.cautions import base_value, cautions
+from slimsweep.reports.cautions import cautions
 
 
 @pytest.fixture
@@ -96,13 +96,3 @@ def test_bits_of_scales_are_named_where_they_are_many(found):
     assert found([chain("rtn", bits=4.3, fields={"rtn": {"bits": 4}})]) == []
     ((_, text),) = found([chain("rtn", bits=3.5, fields={"rtn": {"bits": 3}})])
     assert "bits per weight 3 requested, 3.5 achieved" in text
-
-
-def test_the_base_is_read_from_the_store_where_the_report_lacks_it(tmp_path):
-    store = Store(tmp_path)
-    base = with_outcomes(store, record(), "perplexity_wikitext2", [10.0])
-    own = record("wanda", 0.9, base_key=base["key"], identities=base["identities"])
-    from slimsweep.records.quantities import quantity
-
-    assert base_value(store, own, quantity("perplexity_wikitext2"), [own]) == 10.0
-    assert base_value(store, own | {"identities": {}}, quantity("perplexity_wikitext2"), [own]) is None

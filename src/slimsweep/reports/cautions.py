@@ -5,17 +5,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from slimsweep.checks import is_number
-from slimsweep.evaluation.quantity import Quantity
+from slimsweep.records.divergence import TIMES_DENSE, diverged_losses, far_perplexities, lost
 from slimsweep.records.points import Record, titles
-from slimsweep.records.quantities import in_group, of_kind
+from slimsweep.records.quantities import in_group
 from slimsweep.records.store import JobStatus, Store
 
-FAR = 10.0
-"""A perplexity so many times that of the dense model is far off."""
 RATIO_TOLERANCE = 0.01
 """Largest distance of an achieved ratio from the requested one. Counts are rounded down in each row or layer."""
-NOT_FINITE = ("not finite", "perplexity overflowed")
-"""Words in the reasons of values that were measured and are no number."""
 BITS_TOLERANCE = 0.1
 """Largest share of bits that scales and tables may add without a warning."""
 
@@ -53,21 +49,16 @@ def _without_record(jobs: dict[str, list[JobStatus]]) -> list[Caution]:
 
 
 def _diverged(record: Record) -> list[Caution]:
-    """Qualities that are not finite, and training that ended worse than it began or had no finite loss."""
-    found, reasons = [], record.get("reasons") or {}
-    for one in in_group([record], "quality"):
-        reason = reasons.get(one.field, "")
-        if record.get(one.field) is None and any(words in reason for words in NOT_FINITE):
-            found.append(_of(record, "Divergences", f"{one.title} has no value: {reason}"))
-    for stage in record.get("stages") or []:
-        training = (stage.get("notes") or {}).get("training") or {}
-        start, end = training.get("loss_start"), training.get("loss_end")
-        if training and not is_number(end):
-            found.append(_of(record, "Divergences", f"the loss of {stage['name']} is not finite at its end"))
-        elif is_number(start) and is_number(end) and end > start:
-            text = f"the loss of {stage['name']} rose from {start:.4g} to {end:.4g}"
-            found.append(_of(record, "Divergences", text))
-    return found
+    """Qualities that are not finite, and losses of training that diverged."""
+    texts = [
+        f"{one.title} has no value: {reason}"
+        for one in in_group([record], "quality")
+        if (reason := lost(record, one.field))
+    ]
+    for loss in diverged_losses(record):
+        ending = "is not finite at its end" if loss.end is None else f"rose from {loss.start:.4g} to {loss.end:.4g}"
+        texts.append(f"the loss of {loss.stage} {ending}")
+    return [_of(record, "Divergences", text) for text in texts]
 
 
 def _of(record: Record, kind: str, text: str) -> Caution:
@@ -75,37 +66,13 @@ def _of(record: Record, kind: str, text: str) -> Caution:
 
 
 def _far_off(store: Store, record: Record, records: Sequence[Record]) -> list[Caution]:
-    """Perplexities more than FAR times that of the base, measured by the same protocol."""
+    """Perplexities far above that of the base, measured by the same protocol."""
     found = []
-    for one in of_kind([record], "perplexity"):
-        base = base_value(store, record, one, records)
-        value = record.get(one.field)
-        if base and value is not None and value > FAR * base:
-            factor = times(value / base)
-            text = f"{one.title} {one.text(value)} is {factor} times that of the dense model ({one.text(base)})"
-            found.append(_of(record, f"Perplexity over {FAR:g} times dense", text))
+    for far in far_perplexities(store, record, records):
+        one, factor = far.quantity, times(far.value / far.dense)
+        text = f"{one.title} {one.text(far.value)} is {factor} times that of the dense model ({one.text(far.dense)})"
+        found.append(_of(record, f"Perplexity over {TIMES_DENSE:g} times dense", text))
     return found
-
-
-def base_value(store: Store, record: Record, one: Quantity, records: Sequence[Record]) -> int | float | None:
-    """Value of a quantity in the base of a record, by the same measurement; None where the base has none.
-
-    Records of a base in the report are read first, then the store.
-    """
-    key = record.get("base_key")
-    identity, protocol = (record.get("identities") or {}).get(one.field), (record.get("protocols") or {}).get(one.field)
-    near = [other for other in records if other["key"] == key or _is_dense_beside(other, record)]
-    for other in sorted(near, key=lambda other: other["key"] != key):
-        if (other.get("protocols") or {}).get(one.field) == protocol and other.get(one.field) is not None:
-            return other[one.field]
-    measured = store.measured(key).get(identity) if key and identity else None
-    return measured["values"].get(one.field.partition("[")[0]) if measured else None
-
-
-def _is_dense_beside(other: Record, record: Record) -> bool:
-    """Whether a record without a base_key, of an older version, has this dense model beside it."""
-    same = all(other.get(name) == record.get(name) for name in ("model", "baseline", "dtype", "weights"))
-    return not record.get("base_key") and not other.get("stages") and same
 
 
 def times(factor: int | float) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from slimsweep.errors import StoreError
 from slimsweep.evaluation.quantity import Quantity
 from slimsweep.hints import allowed_names
+from slimsweep.records.divergence import base_value
 from slimsweep.records.front import front
 from slimsweep.records.paired import Paired
 from slimsweep.records.points import Record, seed_groups, titles
@@ -15,7 +16,6 @@ from slimsweep.records.quantities import in_group, of_kind
 from slimsweep.records.store import Store
 from slimsweep.records.table import SHOWN_KEY
 from slimsweep.reports.budget import Limit
-from slimsweep.reports.cautions import base_value
 from slimsweep.reports.noise import compare, digits
 from slimsweep.reports.selection import meaningful
 
