@@ -99,7 +99,7 @@ class _Rows:
         self.parts = [(one, slice(start, start + each)) for one in range(len(targets)) for start in starts]
 
     def read(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Of each row: negative log-likelihood, highest logit, log of the sum of exponentials of the rest to it."""
+        """Negative log-likelihoods, highest logits, and logs of the sums of exp(logit - highest), of each row."""
         nll, highest, log_totals = (np.empty(self.targets.shape, np.float32) for _ in range(3))
 
         def work(part: Any) -> None:
