@@ -11,6 +11,8 @@ from typer.testing import CliRunner
 
 from slimsweep.cli.arguments import from_shell
 from slimsweep.cli.slim import app
+from slimsweep.errors import ModelError
+from slimsweep.pipeline import run as run_module
 from slimsweep.records.tracking.mlflow import MLflow
 
 pytest.importorskip("mlflow", reason="needs the package mlflow-skinny, which the extra `mlflow` installs")
@@ -50,7 +52,7 @@ def test_a_job_is_published_to_several_trackers_and_sent_again_without_doubles(s
     assert run.data.metrics["gmacs"] == pytest.approx(record["gmacs"])
     words = ["publish", record["key"][:10], "--tracker", "trackio", "--tracker", "mlflow", "--outputs", str(outputs)]
     answer = CliRunner().invoke(app, [*words, "--format", "json"])
-    assert json.loads(answer.stdout) == {"published": 1, "records": 1, "sweeps": []}
+    assert json.loads(answer.stdout) == {"published": 1, "records": 1, "published_sweeps": [], "sweeps": []}
     assert len(trackio_rows(outputs, "metrics")) == 1 and len(mlflow_runs(outputs, "slimsweep")) == 1
 
 
@@ -61,6 +63,23 @@ def test_a_failed_job_raises_an_alert_in_each_tracker(slimsweep, tmp_path):
     assert title == "job failed" and "breaking" in name
     (run,) = mlflow_runs(tmp_path / "outputs")
     assert run.info.status == "FAILED" and "broke half-way" in run.data.tags["slimsweep.alerts"]
+
+
+def test_a_failed_addition_to_a_record_leaves_its_run_and_adds_an_alert(slimsweep, tmp_path, monkeypatch):
+    def broken(*_):
+        raise ModelError("the new metric broke")
+
+    words, outputs = (*FAST, *BOTH, "technique=magnitude"), tmp_path / "outputs"
+    record = record_at(slimsweep(*words))
+    more = (*words, "+metric=perplexity", "evaluation.metrics.perplexity.context_tokens=64")
+    monkeypatch.setattr(run_module, "run", broken)
+    assert slimsweep(*more).status == 1
+    ((name, numbers),) = trackio_rows(outputs, "metrics")
+    assert name.startswith("random magnitude") and json.loads(numbers)["gmacs"] == record["gmacs"]
+    assert [title for _, title in trackio_rows(outputs, "alerts")] == ["job failed"]
+    (run,) = mlflow_runs(outputs)
+    assert run.info.status == "FINISHED" and run.data.metrics["gmacs"] == pytest.approx(record["gmacs"])
+    assert "the new metric broke" in run.data.tags["slimsweep.alerts"]
 
 
 def test_a_tracker_that_is_not_installed_is_refused_before_the_job(slimsweep, tmp_path, monkeypatch):

@@ -105,7 +105,7 @@ def complete(experiment: Experiment, store: Store, missing: dict[str, Asked]) ->
         # The job's own log keeps the traceback: Hydra shows only the first failure of a multirun.
         log.error("failed: %s: %s (%s)", experiment.label, reason, folder / "job.log", exc_info=True)
         store.write_failure(key, reason)
-        experiment.tracker.publish_failure(key, experiment.label, reason, store.outputs_dir)
+        publish_failure(experiment, store, reason)
         watcher().job_failed(experiment.label, reason)
         raise
     seconds = time.perf_counter() - started
@@ -146,6 +146,16 @@ def publish(experiment: Experiment, store: Store, record: dict) -> None:
     state = {"tracker": repr(experiment.tracker), "sweeps": sweeps, "measurements": shown}
     if Store.read_json(marker) != state and experiment.tracker.publish(record, sweeps, store.outputs_dir):
         write_json(marker, state)
+
+
+def publish_failure(experiment: Experiment, store: Store, reason: str) -> None:
+    """Tell the tracker that a job failed; where its model has a record, as an alert of this record's run."""
+    key, record = experiment.key, store.read(experiment.key)
+    (store.folder(key) / "published.json").unlink(missing_ok=True)  # the next success takes the alert away
+    if record is None:
+        experiment.tracker.publish_failure(key, experiment.label, reason, store.outputs_dir)
+    else:  # a run of the failure would have the id of the record's run, and replace it
+        experiment.tracker.publish(record, store.sweeps_of(key), store.outputs_dir)
 
 
 def position(experiment: Experiment, store: Store) -> str:

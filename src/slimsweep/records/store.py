@@ -226,6 +226,11 @@ class Store:
         """Keep why a key failed, for `slim status`; a later success removes it."""
         write_json(self.folder(key) / "failure.json", {"reason": reason})
 
+    def failure(self, key: str) -> str | None:
+        """Reason why the last job of a key failed; None where it did not fail."""
+        kept = self.read_json(self.folder(key) / "failure.json", needs="reason")
+        return kept["reason"] if kept else None
+
     def records(self) -> list[dict[str, Any]]:
         """Every finished record, in the order of their keys."""
         paths = sorted(self.records_dir.glob("*/record.json"))
@@ -319,8 +324,8 @@ class Store:
             state = "done"
         elif self.is_claimed(job.key):
             state = "running"
-        elif failure := self.read_json(folder / "failure.json", needs="reason"):
-            state, reason = "failed", failure["reason"]
+        elif failure := self.failure(job.key):
+            state, reason = "failed", failure
         log = folder / "job.log"
         return JobStatus(job.key, job.label, state, reason, str(log) if log.is_file() else "")
 

@@ -1,5 +1,9 @@
+import math
+
+import pytest
 from made_up import record
 
+from slimsweep.evaluation.perplexity import non_finite_reason
 from slimsweep.records.store import Store
 from slimsweep.records.tracking.alerts import alerts_of, failure
 
@@ -27,6 +31,16 @@ def test_a_perplexity_over_ten_times_the_dense_one_raises_an_alert(tmp_path):
     assert not alerts_of(pruned | {name: 9.9 * dense[name]}, tmp_path)
     other = pruned | {name: 1e6, "protocols": {name: "another protocol"}}
     assert not alerts_of(other, tmp_path)
+
+
+@pytest.mark.parametrize("nll", [800.0, math.nan])
+def test_a_perplexity_that_overflowed_raises_an_alert_and_one_not_measured_none(tmp_path, nll):
+    dense, name = record(), "perplexity_wikitext2"
+    lost = record("wanda", 0.9) | {"base_key": dense["key"], name: None, "reasons": {name: non_finite_reason(nll)}}
+    Store(tmp_path).write(dense, [])
+    (alert,) = alerts_of(lost, tmp_path)
+    assert alert.title == "perplexity over ten times dense" and lost["reasons"][name] in alert.text
+    assert not alerts_of(lost | {"reasons": {name: "not measured by this evaluation"}}, tmp_path)
 
 
 def test_the_alert_of_a_failed_job_names_no_folder():

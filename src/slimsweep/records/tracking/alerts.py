@@ -1,6 +1,7 @@
 """Alerts on a record: what somebody should look at, told by every tracker that has alerts."""
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,14 @@ class Alert:
 
 
 def alerts_of(record: Record, outputs_dir: Path) -> list[Alert]:
-    """Alerts of a record: losses that diverged, and perplexities over ten times the dense model's.
+    """Alerts of a record: a later job on it failed, a loss diverged, or a perplexity is far above the dense one.
 
     The dense model's record is read from the output folder; where it is not there, perplexities raise nothing.
     """
-    base = Store(outputs_dir).read(record.get("base_key") or record["key"]) or {}
-    return [*_diverged(record), *_far_from_dense(record, base)]
+    store = Store(outputs_dir)
+    base, reason = store.read(record.get("base_key") or record["key"]) or {}, store.failure(record["key"])
+    failed = [failure(" ".join(words(record)), reason)] if reason else []
+    return [*failed, *_diverged(record), *_far_from_dense(record, base)]
 
 
 def failure(label: str, reason: str) -> Alert:
@@ -65,10 +68,20 @@ def _far_from_dense(record: Record, base: Record) -> list[Alert]:
             continue
         value, dense = record.get(one.field), base.get(one.field)
         same = (record.get("protocols") or {}).get(one.field) == (base.get("protocols") or {}).get(one.field)
-        if same and _is_finite(value) and _is_finite(dense) and value > TIMES_DENSE * dense > 0:
-            text = f"{' '.join(words(record))}: {one.field} is {value:.4g}, and {dense:.4g} of the dense model"
+        if not same or not _is_finite(dense):
+            continue
+        lost = _lost(record, one.field)
+        if lost or (_is_finite(value) and value > TIMES_DENSE * dense > 0):
+            shown = f"has no value ({lost})" if lost else f"is {value:.4g}"
+            text = f"{' '.join(words(record))}: {one.field} {shown}, and {dense:.4g} of the dense model"
             found.append(Alert("perplexity over ten times dense", text))
     return found
+
+
+def _lost(record: Record, field: str) -> str | None:
+    """Reason why a quantity that was measured is null: it overflowed or is no number."""
+    reason = (record.get("reasons") or {}).get(field, "")
+    return reason if record.get(field) is None and re.search(r"not finite|overflowed", reason) else None
 
 
 def _is_finite(value: Any) -> bool:
