@@ -67,6 +67,32 @@ def test_a_query_without_an_end_is_ended(monkeypatch):
     assert time.monotonic() - started < 10
 
 
+def test_values_that_json_lacks_become_text_or_null():
+    rows = query(RECORDS, "SELECT x'00ff' AS blob, 9e999 AS large, -9e999 AS low FROM records LIMIT 1")
+    assert rows == [{"blob": "00ff", "large": None, "low": None}]
+
+
+def test_fields_that_differ_in_case_and_large_integers_are_read():
+    rows = query([{"key": "a", "Key": "b", "count": 2**70, "most": 2**63 - 1}], "SELECT * FROM records")
+    assert rows == [{"key": "a", "Key_2": "b", "count": 2.0**70, "most": 2**63 - 1}]
+    with pytest.raises(StoreError, match="--query"):
+        query([{"key": "a", "count": 10**400}], "SELECT key FROM records")
+
+
+def test_an_answer_that_is_too_large_is_refused(monkeypatch):
+    with pytest.raises(StoreError, match="too big"):
+        query(RECORDS, "SELECT zeroblob(1000000000)")
+    with pytest.raises(StoreError, match="3000 fields, too many"):
+        query([{f"field_{number}": 1 for number in range(3000)}], "SELECT field_1 FROM records")
+    endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i, 'text' FROM n"
+    for limit, most in (("MOST_ROWS", 50), ("MOST_CHARACTERS", 200)):
+        with monkeypatch.context() as patched:
+            patched.setattr(queries, limit, most)
+            with pytest.raises(StoreError, match="add a LIMIT"):
+                query(RECORDS, endless)
+            assert len(query(RECORDS, f"{endless} LIMIT 50")) == 50
+
+
 def test_no_records_are_an_empty_table():
     assert query([], "SELECT count(*) AS n FROM records") == [{"n": 0}]
     assert table_of([]).headings == []

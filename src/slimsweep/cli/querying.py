@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import typer
@@ -11,6 +11,16 @@ import typer
 from slimsweep.records.points import Record
 from slimsweep.records.query import query, table_of
 from slimsweep.records.table import layout
+
+
+def refuse_beside_query(options: Mapping[str, Any]) -> None:
+    """Refuse options that print another table than a query's.
+
+    Raises:
+        BadParameter: one of the options is given; names it.
+    """
+    if given := [name for name, value in options.items() if value]:
+        raise typer.BadParameter(f"give --query or {' and '.join(given)}, not both", param_hint="--query")
 
 
 def echo_query(records: Sequence[Record], sql: str, format: str) -> None:
@@ -21,7 +31,7 @@ def echo_query(records: Sequence[Record], sql: str, format: str) -> None:
     """
     rows = query(records, sql)
     if format == "json":
-        typer.echo(json.dumps(rows, indent=1))
+        typer.echo(json.dumps(rows, indent=1, allow_nan=False))
     elif format == "csv":
         typer.echo(_as_csv(rows))
     else:

@@ -143,12 +143,14 @@ def table(
     outputs: Outputs = None,
 ) -> None:
     """Records as a table; json is a list of flat records on standard output."""
-    from slimsweep.cli.querying import echo_query
+    from slimsweep.cli.querying import echo_query, refuse_beside_query
     from slimsweep.records.points import over_seed
     from slimsweep.records.table import layout, render
     from slimsweep.reports import study_table
 
     store, is_data = store_of(outputs), format in (Format.csv, Format.json)
+    if query is not None:
+        refuse_beside_query({"--against": against, "--literature": literature, "--claims": claims})
     if literature and claims and is_data:
         raise typer.BadParameter(
             f"--format {format.value} is one document: give --literature or --claims", param_hint="--format"
