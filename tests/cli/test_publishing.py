@@ -2,8 +2,10 @@
 
 import pytest
 from made_up import curve, record, sweep
+from typer.testing import CliRunner
 
 from slimsweep.cli.publishing import chosen, mirror_of
+from slimsweep.cli.slim import app
 from slimsweep.errors import ConfigError, StoreError
 from slimsweep.records.store import Store
 from slimsweep.records.tracking.several import Several
@@ -32,3 +34,25 @@ def test_each_of_several_trackers_gets_the_settings_that_it_has():
         mirror_of(["mlflow", "none"], {"project": "mine"}, [])
     with pytest.raises(ConfigError, match="there is no tracker 'wandbb'"):
         mirror_of(["wandbb", "mlflow"], {}, [])
+
+
+def test_a_sweep_that_was_not_sent_decides_the_exit_status(tmp_path, monkeypatch):
+    sweep(Store(tmp_path), "mine", [record(), record("wanda", 0.5)])
+    monkeypatch.setattr(Wandb, "publish", lambda *_: True)
+    monkeypatch.setattr(Wandb, "publish_sweep", lambda *_: False)
+    words = ["publish", "--mode", "offline", "--outputs", str(tmp_path)]
+    refused = CliRunner().invoke(app, words)
+    assert refused.exit_code == 1 and "2 of 2 records published, 0 of 1 sweeps" in refused.stdout
+    monkeypatch.setattr(Wandb, "publish_sweep", lambda *_: True)
+    sent = CliRunner().invoke(app, [*words, "--format", "json"])
+    assert sent.exit_code == 0 and '"published_sweeps": [\n  "mine"' in sent.stdout
+
+
+def test_a_sweep_that_was_not_sent_is_sent_by_the_next_launch(slimsweep, tmp_path, monkeypatch):
+    answers, asked = iter([False, True]), []
+    monkeypatch.setattr(Wandb, "publish", lambda *_: True)
+    monkeypatch.setattr(Wandb, "publish_sweep", lambda self, name, *_: (asked.append(name), next(answers))[1])
+    words = ("-m", "model=random", "evaluation=cost", "tracker=wandb", "technique=magnitude", "ratio=0.5", "sweep=mine")
+    for _ in range(3):
+        assert slimsweep(*words).status == 0
+    assert asked == ["mine", "mine"]

@@ -34,13 +34,19 @@ def publish(
         raise StoreError(f"{store.outputs_dir} holds no record to publish. Run: slimsweep +sweeps=unstructured")
     owners = _owners(store)
     sent = sum(mirror.publish(record, owners.get(record["key"], []), store.outputs_dir) for record in records)
-    for name in sweeps:
-        mirror.publish_sweep(name, store.sweep_records(name), _drawn(store, name), store.outputs_dir)
+    sent_sweeps = [
+        name
+        for name in sweeps
+        if mirror.publish_sweep(name, store.sweep_records(name), _drawn(store, name), store.outputs_dir)
+    ]
     if format == Shown.json:
-        echo_json({"published": sent, "records": len(records), "sweeps": sweeps})
+        echo_json(
+            {"published": sent, "records": len(records), "published_sweeps": sent_sweeps, "sweeps": sweeps},
+        )
     else:
-        typer.echo(f"{sent} of {len(records)} records published")
-    if sent < len(records):
+        of_sweeps = f", {len(sent_sweeps)} of {len(sweeps)} sweeps" if sweeps else ""
+        typer.echo(f"{sent} of {len(records)} records published{of_sweeps}")
+    if sent < len(records) or len(sent_sweeps) < len(sweeps):
         raise typer.Exit(1)
 
 

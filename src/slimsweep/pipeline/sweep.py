@@ -217,8 +217,10 @@ class Sweep:
         state["figures"] = [str(path) for path in paths]
         if known == state:
             return
-        tracker.publish_sweep(self.name, records, paths, self.store.outputs_dir)
-        write_json(marker, state)
+        if not tracker.publish_sweep(self.name, records, paths, self.store.outputs_dir):
+            state["tracker"] = None  # the next launch sends it again, and does not draw it again
+        if known != state:
+            write_json(marker, state)
 
     def draw(self) -> list[Path]:
         """Every figure its records allow; a sweep the paper's figures do not read gets a folder of its own."""
