@@ -55,6 +55,20 @@ def test_publishing_again_replaces_the_run(tmp_path):
         assert len(storage.get_run_records("slimsweep")) == 1
 
 
+def test_a_run_that_cannot_be_written_leaves_the_earlier_one(tmp_path, monkeypatch, caplog):
+    one = record("wanda", 0.5, 0)
+    assert Trackio().publish(one, [], tmp_path) and Trackio().publish(record("wanda", 0.7, 0), [], tmp_path)
+    before = rows(tmp_path, "metrics")
+
+    def full(*_, **__):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with storage_in(tmp_path / "trackio") as storage:
+        monkeypatch.setattr(storage, "bulk_log", full)
+    assert not Trackio().publish(one | {"perplexity_wikitext2": 36.0}, [], tmp_path) and "disk is full" in caplog.text
+    assert rows(tmp_path, "metrics") == before
+
+
 def test_a_sweep_is_a_run_with_a_row_for_each_ratio(tmp_path):
     assert Trackio().publish_sweep("unstructured", [record(), *curve("wanda")], [], tmp_path)
     found = [json.loads(row["metrics"]) for row in rows(tmp_path, "metrics")]

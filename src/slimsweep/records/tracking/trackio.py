@@ -7,8 +7,9 @@ and publishes what is measured of the machine.
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -28,6 +29,8 @@ from slimsweep.records.tracking.published import (
 log = logging.getLogger(__name__)
 
 ID_CHARACTERS = 16
+APPENDED = ("metrics", "alerts")
+LOCK_SECONDS = 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +81,7 @@ class Trackio(Tracker):
         folder = Path(os.environ.get("TRACKIO_DIR") or self.folder or outputs_dir / "trackio")
         try:
             with storage_in(folder) as storage:
-                for known in _names(storage, self.project, run.id):
-                    storage.delete_run(self.project, known, run_id=run.id)
+                older = _newest_rows(storage, self.project)
                 config = run.config | {"_Group": run.group}
                 storage.bulk_log(self.project, run.name, run.rows, config=config, run_id=run.id)
                 storage.bulk_alert(
@@ -91,6 +93,7 @@ class Trackio(Tracker):
                     steps=[None] * len(alerts),
                     run_id=run.id,
                 )
+                _remove(storage, self.project, run.id, older)
         except Exception as error:  # whatever a third party raises, a finished job keeps its record
             log.warning("Trackio: %s: %s (not mirrored)", type(error).__name__, str(error).partition("\n")[0])
             return False
@@ -123,11 +126,22 @@ def storage_in(folder: Path) -> Iterator[Any]:
         sqlite_storage.TRACKIO_DIR = before
 
 
-def _names(storage: Any, project: str, run_id: str) -> list[str]:
-    """Names under which a run of an id is there."""
-    if not storage.get_project_db_path(project).exists():
-        return []
-    return [one["name"] for one in storage.get_run_records(project) if one.get("id") == run_id]
+def _newest_rows(storage: Any, project: str) -> dict[str, int]:
+    """Highest row of each table that a run appends to; the table of configs keeps one row for each run."""
+    storage.init_db(project)
+    with closing(_database(storage, project)) as database:
+        return {table: database.execute(f"SELECT max(id) FROM {table}").fetchone()[0] or 0 for table in APPENDED}
+
+
+def _remove(storage: Any, project: str, run_id: str, older: Mapping[str, int]) -> None:
+    """Remove the rows of a run up to the given ones, all or none."""
+    with closing(_database(storage, project)) as database, database:
+        for table, row in older.items():
+            database.execute(f"DELETE FROM {table} WHERE run_id = ? AND id <= ?", (run_id, row))
+
+
+def _database(storage: Any, project: str) -> sqlite3.Connection:
+    return sqlite3.connect(storage.get_project_db_path(project), timeout=LOCK_SECONDS)
 
 
 def _id(record: Record) -> str:
