@@ -79,3 +79,11 @@ def test_names_with_brackets_are_written_in_the_characters_that_mlflow_has(tmp_p
     one = record() | {"perplexity_wikitext2[max_windows=4]": 30.0}
     assert MLflow().publish(one, [], tmp_path)
     assert runs(client)[0].data.metrics["perplexity_wikitext2_max_windows_4_"] == 30.0
+
+
+def test_a_password_in_the_address_is_refused_and_not_repeated():
+    for uri in ("https://me:secret@host/path", "https://secret@host", "postgresql+psycopg://me:secret@host/db"):
+        with pytest.raises(ValueError, match="MLFLOW_TRACKING_PASSWORD") as error:
+            MLflow(uri=uri)
+        assert "secret" not in str(error.value)
+    assert MLflow(uri="file:///home/a@b").uri and MLflow(uri="https://host:5000").uri

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from slimsweep.checks import is_number
+from slimsweep.checks import is_number, refuse
 from slimsweep.records.points import Record
 from slimsweep.records.tracking.alerts import Alert, alerts_of, failure
 from slimsweep.records.tracking.base import Tracker
@@ -42,6 +42,15 @@ class MLflow(Tracker):
     experiment: str = "slimsweep"
     uri: str | None = None
     """A server, or `file:FOLDER`; None: `mlruns` in the output folder. MLFLOW_TRACKING_URI wins over both."""
+
+    def __post_init__(self) -> None:
+        if self.uri and re.match(r"(?!file:)[\w+.-]+://.*@", self.uri):
+            refuse(  # without the value, since messages are logged
+                [
+                    "tracker.mlflow.uri holds a user name or password, and settings are written to files: leave them "
+                    "out, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+                ]
+            )
 
     def publish(self, record: Record, sweeps: list[str], outputs_dir: Path) -> bool:
         settings = config_of(record)
