@@ -11,7 +11,7 @@ from small_jobs import SMALL
 from small_pairs import pair_table, saved_seq2seq, words
 
 from slimsweep.evaluation.perplexity import Perplexity
-from slimsweep.pipeline.trial import METRIC_LIMITS, STAGE_LIMITS, STAGE_VALUES, limited
+from slimsweep.pipeline.trial import METRIC_LIMITS, STAGE_LIMITS, STAGE_VALUES, Trial, limited
 from slimsweep.techniques.training.lora import LoRA
 
 OWN = (f"--config-dir={PROJECT / 'tests' / 'conf'}",)
@@ -88,6 +88,14 @@ def test_a_stage_that_only_fits_the_real_size_is_told_and_left_out(slimsweep):
 def test_shapes_alone_leave_nothing_to_try(slimsweep):
     answer = slimsweep("model=random", "evaluation=cost", "model.weights=meta", "tracker=none", "trial=true")
     assert answer.status == 0 and "not tried anything: only shapes are loaded" in answer.out
+    assert "nothing could be tried" in answer.out and "passed" not in answer.out
+
+
+def test_a_trial_without_steps_has_not_passed():
+    left_out = Trial("tiny rows", skipped=["on this copy, which is too small for it: evaluation.metrics.rows"])
+    assert left_out.lines[-1].strip() == "nothing could be tried"
+    assert "passed in" in Trial("tiny", steps=["measured size"]).lines[-1]
+    assert "FAILED after" in Trial("tiny", reason="ModelError: gone").lines[-1]
 
 
 def test_amounts_are_lowered_and_never_raised():

@@ -118,7 +118,8 @@ class Trial:
         time_text = f"{self.seconds:.1f} s"
         if self.seconds > SECONDS:
             time_text += f" (more than {SECONDS} s; of the processor {self.busy_seconds:.1f} s)"
-        end = f"FAILED after {time_text}: {self.reason}" if self.reason else f"passed in {time_text}"
+        end = f"passed in {time_text}" if self.steps else "nothing could be tried"
+        end = f"FAILED after {time_text}: {self.reason}" if self.reason else end
         return [
             f"trial of {self.label}",
             *([f"  copy      {self.copy}"] if self.copy else []),
