@@ -71,6 +71,7 @@ def test_a_folder_is_compressed_with_its_own_tokenizer(module, tmp_path):
     ("arguments", "says"),
     [
         ({"technique": "sparsegtp"}, "sparsegpt"),
+        ({"technique": "sparsegtp", "ratio": 0.5, "block_columns": 64}, "sparsegpt"),
         ({"technique": "nf4", "ratio": 0.5}, "none of nf4 has a ratio"),
         ({"technique": "magnitude", "ratio": 1.5}, "ratio"),
         ({"technique": "magnitude", "blok_columns": 4}, "neither a knob of magnitude nor a setting"),
@@ -85,6 +86,15 @@ def test_what_is_wrong_is_said_before_anything_runs(module, arguments, says):
     with pytest.raises(ConfigError) as error:
         api.compress(module, **arguments)
     assert says in str(error.value)
+
+
+def test_faults_of_knobs_and_of_the_model_are_told_together(module):
+    with pytest.raises(ConfigError) as error:
+        api.compress(module, "wanda", 0.5, blok_columns=4)
+    assert "blok_columns is neither" in str(error.value) and "no tokenizer" in str(error.value)
+    with pytest.raises(ConfigError) as error:
+        api.compress(module, "sparsegtp", 0.5, block_columns=4)
+    assert "has a ratio" not in str(error.value) and "neither a knob" not in str(error.value)
 
 
 def test_text_that_is_no_model_is_answered_with_the_names():

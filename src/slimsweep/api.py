@@ -71,28 +71,33 @@ def compress(
             `**{"calibration.tokens": 64}`); and `tokenizer`.
 
     Raises:
-        ConfigError: every fault of the settings, together, before weights are loaded.
+        ConfigError: the faults, before weights are loaded. Those of the settings come together; those of a chain that
+            does not suit its model come once the settings can be read.
     """
     from slimsweep.pipeline.chain import compress as run_chain
 
     tokenizer, chain = settings.pop("tokenizer", None), [technique] if isinstance(technique, str) else list(technique)
     with _texts_as_file(calibration) as texts:
-        choices, values = _settings(chain, ratio, texts, settings)
-        experiment = _experiment(model, tokenizer, chain, (choices, values))
-        if isinstance(texts, Mapping):
-            experiment = _fitted_to_texts(experiment, settings)
-        experiment.check()
+        choices, values, faults = _settings(chain, ratio, texts, settings)
+        try:
+            experiment = _experiment(model, tokenizer, chain, (choices, values))
+            if isinstance(texts, Mapping):
+                experiment = _fitted_to_texts(experiment, settings)
+            experiment.check()
+        except ConfigError as error:
+            raise ConfigError([*faults, *error.faults]) from error
+        if faults:
+            raise ConfigError(faults)
         done = run_chain(experiment)
     return CompressedModel(done.model.module, done.model.tokenizer, done.stages, done.model)
 
 
 def _settings(
     chain: Sequence[str], ratio: float | None, calibration: Any, settings: Mapping[str, Any]
-) -> tuple[dict[str, str], dict[str, Any]]:
-    """Choices of groups, and values of settings by dotted name.
+) -> tuple[dict[str, str], dict[str, Any], list[str]]:
+    """Choices of groups, values of settings by dotted name, and faults: knobs that no stage has, or that several have.
 
-    Raises:
-        ConfigError: a knob that no stage has, or that several have.
+    A chain with an unknown technique gets no faults of knobs: the one of its name says what to mend.
     """
     from slimsweep.pipeline.compose import KEYS, knobs_of
 
@@ -126,9 +131,8 @@ def _settings(
             faults.append(
                 f"{name} is neither a knob of {', '.join(chain) or 'a stage'} nor a setting of conf/config.yaml"
             )
-    if faults:
-        raise ConfigError(faults)
-    return choices, values
+    is_known = all(knobs_of(name) for name in chain)
+    return choices, values, faults if is_known else []
 
 
 def _experiment(
