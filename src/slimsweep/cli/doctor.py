@@ -39,7 +39,6 @@ OPTIONAL = {
     "hydra-joblib-launcher": "several jobs at once",
     "hydra-submitit-launcher": "jobs on SLURM",
     "plotly": "slim report",
-    "gradio": "slim demo",
     "gguf": "GGUF files",
     "auto-round": "K-quants in GGUF exports",
     "xllamacpp": "running GGUF exports",
@@ -68,7 +67,7 @@ def doctor(
     outputs: Outputs = None,
     format: ShownAs = Shown.text,
 ) -> None:
-    """Look at this installation: packages, devices, bf16, bitsandbytes, trackers, models, data and disk."""
+    """Look at this installation: packages, devices, bf16, bitsandbytes, W&B's mode, models, data and disk."""
     folder = outputs_folder(outputs)
     data = project_path(data_dir) if data_dir else None
     found = examined(folder, cache_of(cache_dir, folder), data)
