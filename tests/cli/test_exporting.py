@@ -4,13 +4,18 @@ import json
 
 import pytest
 from conftest import CACHE, PROJECT
+from made_up import record as made_up_record
+from made_up import sweep
 from small_jobs import SMALL, record_at
 from typer.testing import CliRunner
 
-from slimsweep.cli.exporting import matrix_text
+from slimsweep.cli.exporting import exported, matrix_text, shown
 from slimsweep.cli.slim import app
+from slimsweep.errors import StoreError
 from slimsweep.export import checking
 from slimsweep.models.sources.base import ModelSource
+from slimsweep.pipeline.rebuild import Rebuild
+from slimsweep.records.store import Store
 
 
 @pytest.fixture
@@ -99,3 +104,31 @@ def test_the_page_holds_the_matrix_of_today():
     page = (PROJECT / "docs" / "export.md").read_text(encoding="utf-8")
     table = page.partition("<!-- matrix -->\n")[2].partition("<!-- end of matrix -->")[0]
     assert table.strip() == matrix_text(CACHE), "print it with: slim export --matrix"
+
+
+def test_a_key_is_looked_for_before_a_folder_of_its_name(tmp_path, monkeypatch):
+    store = Store(tmp_path / "outputs")
+    (made,) = sweep(store, "mine", [made_up_record()])
+    prefix = made["key"][:6]
+    monkeypatch.chdir(tmp_path)
+    for name in (prefix, "mine"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "record.json").write_text(json.dumps({"key": "other"}))
+    assert shown(store, prefix)["key"] == made["key"]
+    assert shown(store, f"./{prefix}") == shown(store, "mine") == {"key": "other"}
+    with pytest.raises(StoreError, match="no record starts with 'none'"):
+        shown(store, "none")
+
+
+def test_calibration_that_cannot_be_drawn_is_a_fault_before_the_model_is_made(tmp_path, monkeypatch):
+    def fail(self):
+        raise StoreError("no such text")
+
+    store = Store(tmp_path / "outputs")
+    (made,) = sweep(store, "mine", [made_up_record()])
+    monkeypatch.setattr("slimsweep.export.formats.refuse", lambda format, model: None)
+    monkeypatch.setattr(Rebuild, "skeleton", lambda self: None)
+    monkeypatch.setattr(Rebuild, "model", None)  # making it would call this
+    monkeypatch.setattr(Rebuild, "calibration", fail)
+    with pytest.raises(StoreError, match="no such text"):
+        exported(store, made["key"], ("gguf", ["type=Q4_K_M", "importance=true"]), tmp_path / "out", None)

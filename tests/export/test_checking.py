@@ -37,9 +37,26 @@ def test_no_good_answer_is_an_error(monkeypatch, tmp_path, fields, message):
         checking.verified(HuggingFace(), tmp_path, SAMPLE)
 
 
-def test_a_fault_of_verify_is_the_answer_and_no_traceback(tmp_path):
+def test_what_is_no_fault_of_a_model_ends_with_its_traceback(tmp_path):
     file = tmp_path / "sample.safetensors"
     checking.write_sample(SAMPLE, file)
     request = {"format": "hf", "options": {}, "folder": str(tmp_path / "none"), "sample": str(file)}
-    with pytest.raises(FileNotFoundError):  # no fault of a model: the new process ends with its traceback
+    with pytest.raises(FileNotFoundError):
         checking.answer(json.dumps(request))
+
+
+def test_a_fault_of_verify_is_the_answer_and_no_traceback(monkeypatch, tmp_path):
+    def fail(self, folder, sample):
+        raise ExportError("other logits")
+
+    monkeypatch.setattr(HuggingFace, "verify", fail)
+    file = tmp_path / "sample.safetensors"
+    checking.write_sample(SAMPLE, file)
+    request = {"format": "hf", "options": {}, "folder": str(tmp_path), "sample": str(file)}
+    assert checking.answer(json.dumps(request)) == {"lines": [], "error": "other logits"}
+
+
+def test_a_check_that_never_ends_is_stopped_with_the_reason(monkeypatch, tmp_path):
+    monkeypatch.setattr(checking, "TIMEOUT_SECONDS", 0.01)
+    with pytest.raises(ExportError, match="took longer than .* hours and was stopped"):
+        checking.verified(HuggingFace(), tmp_path, SAMPLE)

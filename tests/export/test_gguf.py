@@ -10,10 +10,12 @@ from conftest import CACHE, PROJECT, meta_model
 from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.errors import ExportError
 from slimsweep.export.base import RECORD_KEY, Content
-from slimsweep.export.gguf import FILE, Gguf, _field
-from slimsweep.export.llama_cpp.running import running
+from slimsweep.export.gguf import FILE, Gguf, _field, _verify_tokenizer
+from slimsweep.export.llama_cpp.running import Running, running
+from slimsweep.export.llama_cpp.vocabulary import check
 from slimsweep.export.sample import sample_of
 from slimsweep.models.batches import text_batch
+from slimsweep.models.sources.byte_tokenizer import byte_tokenizer
 from slimsweep.models.sources.random import RandomModel
 from slimsweep.techniques.quantization.rtn import RTN
 from slimsweep.techniques.structured.glu import Glu
@@ -163,7 +165,9 @@ def test_other_families_are_refused(name):
 
 @pytest.mark.parametrize("name", ["smollm2_135m", "llama_2_7b", "llama_3_2_1b", "qwen_2_5_0_5b", "gemma_3_270m"])
 def test_models_of_conf_can_be_exported(name):
-    assert Gguf(type="Q8_0").faults(meta_model(name)) == []
+    model = meta_model(name)
+    model.tokenizer = byte_tokenizer()
+    assert Gguf(type="Q8_0").faults(model) == []
 
 
 @pytest.mark.parametrize(
@@ -234,3 +238,41 @@ def test_greedy_text_by_llama_cpp_equals_that_of_transformers(stories260k, tmp_p
                 assert float(logits[place, ours[place]] - logits[place, theirs[place]]) < 0.02
                 parted += 1
     assert len(prompts) == 50 and parted <= 5
+
+
+def test_tokenizer_and_template_are_judged_on_shapes_alone():
+    model = meta_model("smollm2_135m")
+    (fault,) = Gguf().faults(model)
+    assert "the model has no tokenizer" in fault
+    for template, message in (("{{ raise_exception('no system') }}", "cannot write a conversation"), (" ", None)):
+        model.tokenizer = small_tokenizers.byte_level("gpt-2", chat_template=template)
+        faults = Gguf().faults(model)
+        assert [message in fault for fault in faults] == ([True] if message else [])
+    model.tokenizer = small_tokenizers.byte_level("gpt-2", chat_template="{% if false %}x{% endif %}")
+    assert "writes nothing for a conversation" in Gguf().faults(model)[0]
+
+
+class Answers(Running):
+    """llama.cpp with the answers that a test expects."""
+
+    def __init__(self):
+        super().__init__(None)
+
+    def token_ids(self, text: str) -> list[int]:
+        return [1, 2]
+
+    def applied_template(self, messages):
+        return "<s>a prompt"
+
+
+def test_an_empty_prompt_is_compared_with_nothing_and_fails():
+    expected = {"text": "a", "ids": [1, 2], "messages": [{"role": "user", "content": "Hi"}]}
+    assert "verified: llama.cpp writes" in _verify_tokenizer(Answers(), expected | {"prompt": "a prompt"})[-1]
+    assert "warning: " in _verify_tokenizer(Answers(), expected | {"prompt": "other"})[-1]
+    with pytest.raises(ExportError, match="is empty"):
+        _verify_tokenizer(Answers(), expected | {"prompt": ""})
+
+
+def test_notes_of_the_tokenizer_are_printed():
+    notes = json.loads(check(small_tokenizers.byte_level("qwen2"), ["ids differ"]))["notes"]
+    assert "warning: ids differ" in _verify_tokenizer(Answers(), {"text": "a", "ids": [1, 2], "notes": notes})

@@ -4,11 +4,12 @@ import subprocess
 
 import pytest
 import small_tokenizers
+from conftest import meta_model
 
 from slimsweep.errors import ExportError
 from slimsweep.export.base import Content
 from slimsweep.export.llama_cpp.chat_template import CONVERSATIONS, turns_of
-from slimsweep.export.ollama import MODELFILE, Ollama, chat_turns, modelfile
+from slimsweep.export.ollama import MODELFILE, Ollama, chat_turns, modelfile, quoted
 
 GEMMA = (
     "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{% set first = messages[0]['content'] + '\n\n' %}"
@@ -121,3 +122,21 @@ def test_go_writes_ten_conversations_as_the_chat_template_does(name, tmp_path, r
     for messages, prompt in zip(CONVERSATIONS, prompts, strict=True):
         expected = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         assert prompt == expected.removeprefix("<s>"), messages
+
+
+def test_the_context_is_that_of_the_file_so_a_sliding_window_limits_it(tiny):
+    tiny.module.config.model_type = "mistral"
+    tiny.module.config.sliding_window = 32
+    assert "PARAMETER num_ctx 32\n" in modelfile(tiny)
+
+
+def test_a_stop_with_a_quote_stands_in_three_quotes():
+    assert quoted("<|im_end|>") == '"<|im_end|>"'
+    assert quoted('""end') == '"""""end"""'
+
+
+def test_a_template_that_is_not_fixed_text_is_a_fault_of_shapes_alone():
+    model = meta_model("smollm2_135m")
+    model.tokenizer = tokenizer_with(NUMBERED)
+    (fault,) = Ollama(type="Q8_0").faults(model)
+    assert "cannot be written for ollama" in fault

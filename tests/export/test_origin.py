@@ -36,3 +36,13 @@ def test_where_there_is_none_the_error_says_what_was_looked_for(tmp_path):
     (tmp_path / "record.json").write_text("{")
     with pytest.raises(ExportError, match="is damaged"):
         record_at(tmp_path / "other.bin")
+
+
+@pytest.mark.parametrize("name", ["model.gguf", "model.onnx"])
+def test_a_file_with_metadata_does_not_answer_by_the_record_beside_it(name, tmp_path, monkeypatch):
+    monkeypatch.setattr("slimsweep.export.origin._metadata", lambda file: None)
+    (tmp_path / "record.json").write_text(json.dumps(RECORD))
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(ExportError, match=f"{name} holds no record: its metadata has no key"):
+        record_at(tmp_path / name)
+    assert record_at(tmp_path) == RECORD

@@ -17,7 +17,7 @@ from slimsweep.evaluation.perplexity import Perplexity
 from slimsweep.evaluation.size import Size
 from slimsweep.models.sources.base import ModelSource
 from slimsweep.models.storage.checkpoint import MANIFEST
-from slimsweep.pipeline.rebuild import differences, target_of
+from slimsweep.pipeline.rebuild import Rebuild, differences, target_of
 from slimsweep.records.store import Store
 from slimsweep.techniques.pruning.magnitude import Magnitude
 from slimsweep.techniques.pruning.wanda import Wanda
@@ -325,3 +325,12 @@ def test_a_technique_of_another_package_is_found_by_the_packages_of_the_record(t
     assert target_of("technique", "own", ["theirs_with_conf.conf"]) == "theirs_with_conf.own.Own"
     with pytest.raises(StoreError, match="technique=own of this record is not among the choices"):
         target_of("technique", "own", ["not_installed.conf"])
+
+
+def test_shapes_carry_the_tokenizer_and_nothing_to_compare_by_is_found_before_weights(recorded, store, monkeypatch):
+    rebuild = Rebuild(store, recorded(*COST, "technique=magnitude"), None)
+    assert rebuild.skeleton().is_meta and rebuild.skeleton().tokenizer("a")["input_ids"]
+    monkeypatch.setattr("slimsweep.pipeline.rebuild.compared", lambda quantities: [])
+    monkeypatch.setattr("slimsweep.pipeline.rebuild.compress", None)  # loading would call it
+    with pytest.raises(StoreError, match="measured nothing to compare by"):
+        rebuild.model()

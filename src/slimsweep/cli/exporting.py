@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from slimsweep.cli.outputs import Outputs, store_of
-from slimsweep.errors import ExportError
+from slimsweep.errors import ExportError, StoreError
 from slimsweep.paths import config_root, project_path
 from slimsweep.records.store import Store
 
@@ -49,15 +49,21 @@ def export(
     typer.echo(output)
 
 
-def record_at(place: str) -> dict[str, Any] | None:
-    """The record of the run that made a model; None where `place` is no path that exists.
+def shown(store: Store, place: str) -> dict[str, Any]:
+    """The record whose key starts with `place`; else that of the run that made the model at this path.
 
     Raises:
         ExportError: a folder or file without a record.
+        StoreError: no such record and no such path.
     """
-    from slimsweep.export.origin import record_at as read
+    try:
+        return store.find(place)
+    except StoreError:
+        if not Path(place).exists():
+            raise
+    from slimsweep.export.origin import record_at
 
-    return read(Path(place)) if Path(place).exists() else None
+    return record_at(Path(place))
 
 
 def exported(store: Store, prefix: str, to: tuple[str, list[str]], folder: Path, data_dir: Path | None) -> list[str]:
@@ -82,6 +88,8 @@ def exported(store: Store, prefix: str, to: tuple[str, list[str]], folder: Path,
     refuse_folder(folder)
     rebuild = Rebuild(store, store.find(prefix), data_dir)
     refuse(format, rebuild.skeleton())
+    if format.reads_calibration:  # a record that cannot give it is refused before weights load
+        rebuild.calibration()
     return write_and_verify(format, rebuild.model(), rebuild.record, rebuild.calibration, folder)
 
 

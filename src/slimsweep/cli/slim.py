@@ -1,4 +1,4 @@
-"""The command `slim`: prepare datasets, read what sweeps have left. Only `save` loads a model."""
+"""The command `slim`: prepare datasets, read what sweeps have left. Only `save` and `export` load a model."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -207,7 +207,7 @@ def show(
     outputs: Outputs = None,
 ) -> None:
     """One record as JSON, or the record of the run that made a model: every field, and why a null is null."""
-    echo_json(exporting.record_at(key) or store_of(outputs).find(key))
+    echo_json(exporting.shown(store_of(outputs), key))
 
 
 @app.command()

@@ -59,11 +59,16 @@ class Format(ABC):
         """Word on the command line: the stem of its file, with `-` for `_`."""
         return type(self).__module__.rpartition(".")[2].replace("_", "-")
 
+    @property
+    def reads_calibration(self) -> bool:
+        """Whether `write` draws the calibration sequences, whose faults must be found before weights load."""
+        return False
+
     @abstractmethod
     def faults(self, model: LanguageModel) -> list[str]:
         """Reasons why this format cannot express a model, each with what would work; empty where it can.
 
-        Called twice: before weights load, with a skeleton on the meta device, and then with the model itself.
+        Called twice: before weights load, with a skeleton and its tokenizer, and then with the model itself.
         """
 
     @abstractmethod

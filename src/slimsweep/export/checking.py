@@ -13,13 +13,15 @@ from slimsweep.export.base import Format, Sample
 from slimsweep.export.sample import read_sample, write_sample
 
 MODULE = "slimsweep.export.checking"
+TIMEOUT_SECONDS = 4 * 3600
+"""Longest check: it reads a large model from a slow disk and runs it on few cores."""
 
 
 def verified(format: Format, folder: Path, sample: Sample) -> list[str]:
-    """Lines of `format.verify`, run by a new Python without network.
+    """Lines of `format.verify`, run by a new Python that asks no hub.
 
     Raises:
-        ExportError: the check failed, or the process ended without an answer.
+        ExportError: the check failed, took too long, or the process ended without an answer.
     """
     with tempfile.TemporaryDirectory(prefix="slimsweep-export-") as place:
         file = Path(place) / "sample.safetensors"
@@ -35,9 +37,15 @@ def verified(format: Format, folder: Path, sample: Sample) -> list[str]:
                 "sample": str(file),
             }
         )
-        done = subprocess.run(
-            [sys.executable, "-m", MODULE, request], env=environment, capture_output=True, text=True, check=False
-        )
+        command = [sys.executable, "-m", MODULE, request]
+        settings = {"env": environment, "capture_output": True, "text": True, "check": False}
+        try:
+            done = subprocess.run(command, timeout=TIMEOUT_SECONDS, **settings)
+        except subprocess.TimeoutExpired as error:
+            raise ExportError(
+                f"the check of the files written as {format.name} took longer than {TIMEOUT_SECONDS / 3600:g} hours "
+                "and was stopped; the files were removed. Export again where the machine is free or has more memory"
+            ) from error
     return _answer(format, done)
 
 

@@ -56,6 +56,10 @@ class Gguf(Format):
             faults.append(f"importance=true changes K-quants only, and type={self.type}: set type=Q4_K_M or type=Q6_K")
         refuse(faults)
 
+    @property
+    def reads_calibration(self) -> bool:
+        return self.importance
+
     def faults(self, model: LanguageModel) -> list[str]:
         config, faults = _config(model)
         if config is None:
@@ -65,12 +69,7 @@ class Gguf(Format):
             faults.append(missing)
         if self.importance and not set(kinds.values()) & set(packing.WEIGHTED):
             faults.append("importance=true changes nothing: no row of this model is a multiple of 256 long")
-        if model.tokenizer is not None and not model.is_meta:
-            try:
-                vocabulary(model.tokenizer, config.vocab_size)
-            except ExportError as error:
-                faults.append(f"{error} (--to hf keeps the tokenizer as it is)")
-        return faults
+        return faults + _tokenizer_faults(model.tokenizer, config.vocab_size)
 
     def write(self, content: Content, folder: Path) -> None:
         import gguf
@@ -130,12 +129,11 @@ class Gguf(Format):
         _add(writer, "general.quantization_version", 2)
         for key, value in metadata(ARCHITECTURES[config.model_type], config).items():
             _add(writer, key, value)
-        if tokenizer is None:
-            raise ExportError("the model has no tokenizer, and a GGUF file holds one")
-        for key, value in vocabulary(tokenizer, config.vocab_size).settings.items():
+        made = vocabulary(tokenizer, config.vocab_size)
+        for key, value in made.settings.items():
             _add(writer, f"tokenizer.{key}", value)
         _add(writer, RECORD_KEY, json.dumps(record))
-        _add(writer, CHECK_KEY, check(tokenizer))
+        _add(writer, CHECK_KEY, check(tokenizer, made.notes))
 
 
 def _config(model: LanguageModel) -> tuple[Any | None, list[str]]:
@@ -163,6 +161,17 @@ def _config(model: LanguageModel) -> tuple[Any | None, list[str]]:
     return (None, faults) if faults else (config, [])
 
 
+def _tokenizer_faults(tokenizer: Any, rows: int) -> list[str]:
+    """Reasons why a GGUF file cannot hold a tokenizer or its chat template."""
+    if tokenizer is None:
+        return ["the model has no tokenizer, and a GGUF file holds one; --to hf writes the weights alone"]
+    try:
+        check(tokenizer, vocabulary(tokenizer, rows).notes)
+    except ExportError as error:
+        return [f"{error} (--to hf keeps the tokenizer as it is)"]
+    return []
+
+
 def _packed(tensor: NamedTensor, kind: str, weights: dict[str, Tensor]) -> np.ndarray:
     """Bytes of a tensor.
 
@@ -184,13 +193,16 @@ def _verify_tokenizer(model: running.Running, expected: dict[str, Any]) -> list[
     """Compare the ids of a text and the prompt of a conversation with those that the file states.
 
     Raises:
-        ExportError: other ids.
+        ExportError: other ids, or an empty prompt to compare with.
     """
     ids = model.token_ids(expected["text"])
     if ids != expected["ids"]:
         raise ExportError(f"llama.cpp makes other token ids of {expected['text']!r}: {ids}, not {expected['ids']}")
     lines = [f"verified: llama.cpp makes the same {len(ids)} token ids of a text"]
+    lines += [f"warning: {note}" for note in expected.get("notes", [])]
     if "messages" in expected:
+        if not expected["prompt"]:
+            raise ExportError("the prompt that the file states for a conversation is empty, so nothing can be compared")
         is_same = model.applied_template(expected["messages"]).endswith(expected["prompt"])
         says = "verified: llama.cpp writes" if is_same else "warning: llama.cpp does not write"
         lines.append(f"{says} a conversation as the chat template of the tokenizer does")

@@ -12,6 +12,7 @@ from slimsweep.errors import SlimsweepError
 from slimsweep.export.formats import formats
 from slimsweep.models.families import Family, families
 from slimsweep.models.skeleton import Skeleton
+from slimsweep.models.sources.byte_tokenizer import byte_tokenizer
 from slimsweep.models.sources.random import RandomModel
 from slimsweep.techniques.base import Technique
 
@@ -70,7 +71,7 @@ def family_names() -> list[str]:
 
 
 def skeleton_of(model_type: str, cache_dir: str) -> Skeleton:
-    """A model of a family with two blocks, on the meta device."""
+    """A small model of a family on the meta device, with a tokenizer of bytes."""
     source = RandomModel(
         name=model_type,
         shape=small_shape(model_type),
@@ -78,7 +79,9 @@ def skeleton_of(model_type: str, cache_dir: str) -> Skeleton:
         task=_task(families()[model_type]),
         cache_dir=cache_dir,
     )
-    return source.skeleton()
+    skeleton = source.skeleton().copy()
+    skeleton.tokenizer = byte_tokenizer()
+    return skeleton
 
 
 def small_shape(model_type: str) -> dict[str, Any]:

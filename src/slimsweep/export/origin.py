@@ -8,25 +8,33 @@ from slimsweep.errors import ExportError
 from slimsweep.export.base import RECORD_KEY
 from slimsweep.records.record import RECORD_FILE
 
-READERS = ("*.gguf", "*.onnx")
+SUFFIXES = (".gguf", ".onnx")
 """Files with metadata of their own, in the order in which a folder is looked through."""
 
 
 def record_at(path: Path) -> dict[str, Any]:
-    """The record in a folder, a GGUF or ONNX file, or beside a file.
+    """The record in a folder, in a GGUF or ONNX file, or beside another file.
+
+    A GGUF or ONNX file answers by its own metadata alone: what lies beside it may be of another model.
 
     Raises:
         ExportError: there is none, or it is damaged.
     """
     path = path.absolute()
     folder = path if path.is_dir() else path.parent
-    files = [file for pattern in READERS for file in sorted(folder.glob(pattern))] if path.is_dir() else [path]
-    for text in [*map(_metadata, files), _beside(folder)]:
+    files = [file for suffix in SUFFIXES for file in sorted(folder.glob(f"*{suffix}"))] if path.is_dir() else [path]
+    is_alone = path.is_file() and path.suffix.lower() in SUFFIXES
+    for text in [*map(_metadata, files), None if is_alone else _beside(folder)]:
         if text:
             try:
                 return json.loads(text)
             except ValueError as error:
                 raise ExportError(f"the record in {path} is damaged: {error}") from error
+    if is_alone:
+        raise ExportError(
+            f"{path} holds no record: its metadata has no key {RECORD_KEY}, or the package that reads them is missing "
+            f"(pip install 'slimsweep[export]'). A {RECORD_FILE} beside it is shown for the folder: slim show {folder}"
+        )
     raise ExportError(
         f"{path} holds no record: neither a {RECORD_FILE} nor a GGUF or ONNX file with the key {RECORD_KEY}. Models "
         "that slimsweep saved or exported since version 0.2.0 have one."

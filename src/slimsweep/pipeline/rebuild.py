@@ -80,18 +80,21 @@ class Rebuild:
         return experiment_of(self.store, self.record, self.data_dir)
 
     def skeleton(self) -> Skeleton:
-        """The shapes of the model, without weights: of the kept folder, else as the stages plan them.
+        """Shapes and tokenizer of the model, without weights: of the kept folder, else as the stages plan them.
 
         Raises:
             StoreError, ConfigError: see `experiment_of`.
         """
         if self.is_kept:
-            kept = self._source().skeleton().copy()
+            source = self._source()
+            kept = source.skeleton().copy()
+            kept.tokenizer = source.tokenizer()
             kept.zeros = {name: zeros for name, zeros in self._zeros().items() if name in kept.targets()}
             return kept
         planned = self.experiment.model.skeleton().copy()
         for stage in self.experiment.stages:
             stage.technique.plan(planned)
+        planned.tokenizer = self.experiment.model.tokenizer()
         return planned
 
     def model(self) -> LanguageModel:
@@ -104,13 +107,22 @@ class Rebuild:
             source = self._source()
             stored = str(source.config().dtype or self.record["dtype"]).removeprefix("torch.")
             return source.load(getattr(torch, stored), torch.device("cpu"))
+        asked = self._asked()
         model = compress(self.experiment).model
         self._refuse_other_weights(model)
-        self._refuse_other_results(model)
+        self._refuse_other_results(model, asked)
         return model
 
     def calibration(self) -> Batch:
-        """The calibration sequences of the record's job, drawn with its seed."""
+        """The calibration sequences of the record's job, drawn with its seed; drawn once.
+
+        Raises:
+            StoreError, ConfigError: see `experiment_of`.
+        """
+        return self._drawn
+
+    @cached_property
+    def _drawn(self) -> Batch:
         return self.experiment.calibration.sample(self.experiment.model, self.experiment.corpora, self.experiment.seed)
 
     def _zeros(self) -> dict[str, int]:
@@ -131,12 +143,13 @@ class Rebuild:
                 "weights. Run the experiment anew, with save_model=true."
             )
 
-    def _refuse_other_results(self, model: LanguageModel) -> None:
-        key, experiment = self.record["key"], self.experiment
-        kept, faults = self.store.measured(key), []
+    def _asked(self) -> dict[str, Any]:
+        """Measurements that the model is compared by, by identity; needs no weights."""
+        key = self.record["key"]
+        kept = self.store.measured(key)
         asked = {
             identity: one
-            for identity, one in experiment.asked.items()
+            for identity, one in self.experiment.asked.items()
             if identity in kept and compared(one.metric.quantities())
         }
         if not asked:
@@ -144,6 +157,11 @@ class Rebuild:
                 f"record {key[:8]} measured nothing to compare by, such as size or quality. "
                 "Run the experiment with save_model=true."
             )
+        return asked
+
+    def _refuse_other_results(self, model: LanguageModel, asked: dict[str, Any]) -> None:
+        key, experiment = self.record["key"], self.experiment
+        kept, faults = self.store.measured(key), []
         for one in measure(experiment, self.store, model, asked):
             quantities = asked[one["identity"]].metric.quantities()
             faults += differences(kept[one["identity"]]["values"], one["values"], quantities)

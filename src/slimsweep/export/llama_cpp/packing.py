@@ -3,8 +3,9 @@
 A type packs blocks of 32 numbers of a row (Q8_0, Q4_0, Q5_0) or of 256 (the K-quants). A mixture such as Q4_K_M names
 one type for most tensors and a finer one for those where an error costs most, by the rules of llama.cpp:
 
-    head and embeddings             Q6_K     (here Q8_0 in Q4_0 and Q8_0, which needs no other package)
+    head, and tied embeddings       Q6_K     (here Q8_0 in Q4_0 and Q8_0, which needs no other package)
     attn_v, ffn_down                Q6_K in the first and last eighth of the blocks and in every third between
+    embeddings that are no head     as most tensors
     norms, biases                   F32
     rows that 256 does not divide   the next type of 32: Q4_K -> Q5_0, Q6_K -> Q8_0
     rows that 32 does not divide    F16

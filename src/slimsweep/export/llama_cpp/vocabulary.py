@@ -10,6 +10,7 @@ of the merges: the earlier a merge, the higher the score of the piece that it ma
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,7 +51,7 @@ class Vocabulary:
 
     settings: dict[str, Any]
     notes: list[str] = field(default_factory=list)
-    """Sentences on where llama.cpp gives other ids."""
+    """Sentences on where llama.cpp gives other ids; the export prints them."""
 
 
 def vocabulary(tokenizer: Any, rows: int) -> Vocabulary:
@@ -80,14 +81,31 @@ def vocabulary(tokenizer: Any, rows: int) -> Vocabulary:
     return Vocabulary(settings, made.notes)
 
 
-def check(tokenizer: Any) -> str:
-    """JSON of a text with its ids and, where there is a chat template, of a conversation with its prompt."""
-    content = {"text": CHECK_TEXT, "ids": tokenizer(CHECK_TEXT)["input_ids"]}
+def check(tokenizer: Any, notes: Sequence[str] = ()) -> str:
+    """JSON of a text with its ids, of notes and, with a chat template, of a conversation with its prompt.
+
+    Raises:
+        ExportError: the chat template writes no conversation.
+    """
+    content = {"text": CHECK_TEXT, "ids": tokenizer(CHECK_TEXT)["input_ids"], "notes": list(notes)}
     if isinstance(tokenizer.chat_template, str):
-        messages = list(CHECK_CONVERSATION)
-        prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        content |= {"messages": messages, "prompt": without_beginning(tokenizer, prompt)}
+        content |= {"messages": list(CHECK_CONVERSATION), "prompt": _prompt(tokenizer)}
     return json.dumps(content, ensure_ascii=False)
+
+
+def _prompt(tokenizer: Any) -> str:
+    """CHECK_CONVERSATION as the chat template writes it."""
+    from jinja2 import TemplateError
+
+    messages = list(CHECK_CONVERSATION)
+    try:
+        prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except (TemplateError, TypeError, ValueError) as error:
+        raise ExportError(f"the chat template cannot write a conversation of user and assistant: {error}") from error
+    prompt = without_beginning(tokenizer, prompt)
+    if not prompt:
+        raise ExportError("the chat template writes nothing for a conversation of user and assistant")
+    return prompt
 
 
 def without_beginning(tokenizer: Any, prompt: str) -> str:
