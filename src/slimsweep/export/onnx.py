@@ -45,7 +45,7 @@ class Onnx(Format):
     summary: ClassVar[str] = "one graph in fp32, or with int8=true in 8 bits, for onnxruntime"
     packages: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime", "onnxscript")
 
-    int8: bool = False
+    int8: Any = False  # a word from the command line, until it is checked
     """Round weights to 8 bits, and inputs of matrix products at each forward (onnxruntime's dynamic quantization)."""
 
     def __post_init__(self) -> None:
