@@ -49,8 +49,9 @@ class LayerReport:
     error: float | None = None
     """Relative error (Frobenius) of what a packed or factored layer stores, from the weight it was to store."""
     notes: dict[str, Any] = field(default_factory=dict)
-    change: float | None = None
-    """Relative distance (Frobenius) of a pruned dense weight from the weight before this stage."""
+    change: float | None = field(default=None, compare=False)
+    """Relative distance (Frobenius) of a pruned dense weight from the weight before this stage; None after several
+    passes, each of which sees the one before. Two reports are equal without it, since a plan has none."""
 
 
 def compress_blocks(

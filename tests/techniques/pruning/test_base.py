@@ -102,6 +102,7 @@ def test_passes_of_the_original_are_one_pass_bit_for_bit(pruner, fields, tiny, t
     three = make(pruner, **fields, passes=3).apply(tiny, text_context(ids()))
     assert equal(bits(tiny), bits(once))
     assert three.layers == one.layers
+    assert all(layer.change > 0 for layer in one.layers) and {layer.change for layer in three.layers} == {None}
     assert three.notes["zeros_by_pass"] == [sum(layer.zeros for layer in one.layers)] * 3
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -121,6 +121,7 @@ class PruningCounts(LayerTargets):
         if self.passes > 1:
             zeros = [sum(layer.zeros for layer in report.layers) for report in reports]
             reports[-1].notes["zeros_by_pass"] = zeros
+            reports[-1].layers[:] = [replace(layer, change=None) for layer in reports[-1].layers]
         return reports[-1]
 
     def _plan_pass(self, skeleton: Skeleton) -> StageReport:
