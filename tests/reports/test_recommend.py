@@ -1,5 +1,6 @@
 import pytest
-from made_up import chain, record
+from made_up import record
+from recommended import choose, four, model
 
 from slimsweep.errors import StoreError
 from slimsweep.records.store import Store
@@ -7,32 +8,15 @@ from slimsweep.reports.budget import limits
 from slimsweep.reports.recommend import recommend
 from slimsweep.reports.recommendation_text import text
 
-FIELD = "perplexity_wikitext2"
-
 
 @pytest.fixture
 def store(tmp_path):
     return Store(tmp_path)
 
 
-def model(name: str, perplexity: float | None, mebibytes: float, **values):
-    made = chain(name, weights="trained", **values)
-    return made | {FIELD: perplexity, "weight_bytes": int(mebibytes * 2**20)}
-
-
 @pytest.fixture
 def records():
-    """Dense of 16 MiB and three others, of which `squeezellm` is beaten by gptq in both."""
-    return [
-        model("dense", 10.0, 16),
-        model("gptq", 11.0, 4),
-        model("squeezellm", 13.0, 5),
-        model("rtn", 14.0, 3),
-    ]
-
-
-def choose(store, records, **budget):
-    return recommend(store, records, limits({f"--{name.replace('_', '-')}": given for name, given in budget.items()}))
+    return four()
 
 
 def test_under_a_size_the_best_quality_is_chosen(store, records):

@@ -1,12 +1,9 @@
 import pytest
-from made_up import chain, with_outcomes
+from made_up import with_outcomes
+from recommended import FIELD, choose, four, model
 
 from slimsweep.records.store import Store
-from slimsweep.reports.budget import limits
-from slimsweep.reports.recommend import recommend
 from slimsweep.reports.recommendation_text import command, plain, reasons, step, text
-
-FIELD = "perplexity_wikitext2"
 
 
 @pytest.fixture
@@ -14,24 +11,9 @@ def store(tmp_path):
     return Store(tmp_path)
 
 
-def model(name: str, perplexity: float | None, mebibytes: float, **values):
-    made = chain(name, weights="trained", **values)
-    return made | {FIELD: perplexity, "weight_bytes": int(mebibytes * 2**20)}
-
-
 @pytest.fixture
 def records():
-    """Dense of 16 MiB and three others, of which `squeezellm` is beaten by gptq in both."""
-    return [
-        model("dense", 10.0, 16),
-        model("gptq", 11.0, 4),
-        model("squeezellm", 13.0, 5),
-        model("rtn", 14.0, 3),
-    ]
-
-
-def choose(store, records, **budget):
-    return recommend(store, records, limits({f"--{name.replace('_', '-')}": given for name, given in budget.items()}))
+    return four()
 
 
 def test_the_price_of_the_next_unit_is_told(store, records):

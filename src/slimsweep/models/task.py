@@ -50,7 +50,10 @@ class Task(ABC):
         return module(**inputs_of(batch), use_cache=False, **wanted)
 
     def loss(self, module: nn.Module, batch: Batch) -> Float[Tensor, ""]:
-        """Mean cross-entropy in nats over everything that the batch predicts; padding predicts nothing."""
+        """Mean cross-entropy in nats over everything that the batch predicts; padding predicts nothing.
+
+        Training has `mean_nll` in its place, which differs in the last bits; scores of pruners rest on this one.
+        """
         logits, labels = self.aligned(self.forward(module, batch).logits, batch)
         return cross_entropy(logits.float().flatten(0, -2), labels.flatten(), ignore_index=IGNORED)
 

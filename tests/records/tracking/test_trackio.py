@@ -148,7 +148,8 @@ def test_the_dashboard_shows_the_runs_in_a_browser(dashboard, tmp_path):
         browser = driver.chromium.launch(executable_path=chromium, args=options, timeout=300_000)
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         page.goto(f"{dashboard}?project=slimsweep", timeout=300_000)
-        page.get_by_text("tiny wanda").first.wait_for(timeout=300_000)
-        page.get_by_text("perplexity_wikitext2").first.wait_for(timeout=300_000)
+        for shown in ("tiny wanda", "perplexity_wikitext2"):
+            page.get_by_text(shown).first.wait_for(timeout=300_000)
+            assert page.get_by_text(shown).first.is_visible()
         page.screenshot(path=os.environ.get("TRACKIO_SCREENSHOT") or tmp_path / "dashboard.png")
         browser.close()
