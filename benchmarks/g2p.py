@@ -64,7 +64,7 @@ def launch(folder: Path, outputs: Path, sequences: int, threads: int) -> None:
 
 def row(record: dict) -> str:
     ratio = "" if record["ratio"] is None else f"{record['ratio']:g}"
-    bits = [str(stage["fields"]["bits"]) for stage in record["stages"] if "bits" in (stage.get("fields") or {})]
+    bits = [str(found) for stage in record["stages"] if (found := stage["fields"].get("bits"))]
     cells = [record["technique"], ratio, " ".join(bits), f"{record['pair_perplexity']:.4f}"]
     cells += [f"{record[name]:,}" for name in ("parameters", "nonzero_parameters", "weight_bytes")]
     cells += [f"{record[name]:.4f}" for name in ("gmacs", "gmacs_nonzero", "exact_match", "edit_error_rate")]
