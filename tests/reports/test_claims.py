@@ -68,6 +68,14 @@ def test_a_record_without_what_is_given_says_nothing_of_a_claim():
     assert [trial.record for trial in judged(one, trained(), large, small).trials] == [small]
 
 
+def test_a_record_may_be_chosen_by_its_own_value_beside_another():
+    broken, able = trained("wanda", 0.5, meteor=0.02), trained("wanda", 0.1, meteor=0.3)
+    one = claim(Measure("meteor", "quotient", at_least=0.6), given=(Measure("meteor", at_least=0.1),))
+    dense = trained(meteor=0.02)
+    assert judged(one, dense, broken).word == "not run"
+    assert [trial.record for trial in judged(one, dense, broken, able).trials] == [able]
+
+
 def test_records_are_paired_by_ratio_and_protocol():
     records = [trained("wanda", ratio, perplexity_wikitext2=20.0) for ratio in (0.3, 0.5)]
     others = [trained("magnitude", 0.3, perplexity_wikitext2=10.0), trained("magnitude", 0.5, protocol="other")]
@@ -149,10 +157,11 @@ def test_times_of_two_jobs_and_two_measures_of_many_fields_are_refused(tmp_path)
         {"measures": [many | {"field": "latency_seconds"}], "pair": ["base_key", "threads"]},
         {"measures": [many, many | {"field": "accuracy_*"}]},
         {"measures": [many], "given": [many]},
+        {"measures": [many | {"by": "value"}], "given": [{"field": "gmacs", "at_most": 1}]},
     ]
     given = {"claim": "a", "source": "s", "sweep": "x", "of": {}, "relative_to": {}}
     (tmp_path / "claims.yaml").write_text(yaml.safe_dump([given | entry for entry in entries]))
-    with pytest.raises(StoreError, match=r"add device and threads to pair.*more than one measure.*\* in given"):
+    with pytest.raises(StoreError, match="add device and threads to pair.*more than one measure.*[*] in given.*are quotients"):
         claims.read(tmp_path / "claims.yaml")
     (tmp_path / "claims.yaml").write_text(
         yaml.safe_dump([given | entries[0] | {"pair": ["base_key", "threads", "device"]}])

@@ -175,8 +175,11 @@ def _faults(entry: Mapping[str, Any]) -> list[str]:
         limits = [measure[name] for name in LIMITS if name in measure]
         if "field" not in measure or not limits or not all(map(is_number, limits)):
             faults.append(f"a measure of {place} needs a field and a limit: {', '.join(LIMITS)}")
-        if (measure.get("by", "value") != "value") != ("relative_to" in entry):
-            faults.append(f"{place}: quotient and difference go with relative_to, and value without")
+        if measure.get("by", "value") != "value" and "relative_to" not in entry:
+            faults.append(f"{place}: quotient and difference need relative_to")
+    measured = {measure.get("by", "value") for measure in entry.get("measures", ())}
+    if "relative_to" in entry and "value" in measured:
+        faults.append(f"{place} has relative_to: its measures are quotients or differences")
     return faults
 
 
