@@ -3,7 +3,7 @@ from small_datasets import prepared_by_hand
 
 from slimsweep.data.corpora import Corpora
 from slimsweep.data.preparation.dataset import dataset_named
-from slimsweep.data.prepared import command, read_split
+from slimsweep.data.prepared import command, dataset_label, read_split
 from slimsweep.errors import CorpusError
 from slimsweep.paths import STANDS_FOR
 
@@ -75,3 +75,8 @@ def test_a_dry_run_tells_the_command_for_the_cache_that_it_stands_for(tmp_path):
     (throwaway / STANDS_FOR).symlink_to(lasting)
     assert command("sst2", Corpora(None, throwaway)) == f"slim prepare sst2 --cache-dir {lasting}"
     assert command("sst2", Corpora(None, lasting)) == f"slim prepare sst2 --cache-dir {lasting}"
+
+
+def test_a_protocol_names_a_dataset_without_its_folder():
+    given = ["sst2", "sst2@8f946f18", "/some/folder/mine.yaml", "mine.yaml@8f946f18"]
+    assert [dataset_label(name) for name in given] == ["sst2", "sst2@8f946f18", "mine", "mine@8f946f18"]

@@ -161,7 +161,8 @@ def test_times_of_two_jobs_and_two_measures_of_many_fields_are_refused(tmp_path)
     ]
     given = {"claim": "a", "source": "s", "sweep": "x", "of": {}, "relative_to": {}}
     (tmp_path / "claims.yaml").write_text(yaml.safe_dump([given | entry for entry in entries]))
-    with pytest.raises(StoreError, match="add device and threads to pair.*more than one measure.*[*] in given.*are quotients"):
+    faults = "add device and threads to pair.*more than one measure.*[*] in given.*are quotients"
+    with pytest.raises(StoreError, match=faults):
         claims.read(tmp_path / "claims.yaml")
     (tmp_path / "claims.yaml").write_text(
         yaml.safe_dump([given | entries[0] | {"pair": ["base_key", "threads", "device"]}])

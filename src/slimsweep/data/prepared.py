@@ -58,6 +58,12 @@ def read_split(name: str, split: str, corpora: Corpora) -> PreparedSplit:
     return PreparedSplit(dataset, split, folder.split_path(split), splits[split]["digest"], folder.key)
 
 
+def dataset_label(name: str) -> str:
+    """Name of a dataset in a protocol, without folders: `mine` of `folder/mine.yaml`, `sst2@KEY` of itself."""
+    place, at, key = name.partition("@")
+    return Path(place).stem + at + key
+
+
 def find(name: str, corpora: Corpora) -> tuple[Dataset, Folder]:
     """The preparation that a name, or `NAME@KEY`, asks for.
 

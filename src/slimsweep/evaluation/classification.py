@@ -14,7 +14,7 @@ import torch
 from slimsweep.checks import choice_faults, refuse, whole_number_faults
 from slimsweep.data.corpora import SHORT_DIGEST, Corpora
 from slimsweep.data.labelled_rows import Row, label_ids, numbering_faults, read_rows
-from slimsweep.data.prepared import read_split
+from slimsweep.data.prepared import dataset_label, read_split
 from slimsweep.data.rows import KINDS
 from slimsweep.data.training import length_faults, padded_batch
 from slimsweep.data.unknown_tokens import texts_fault
@@ -217,7 +217,7 @@ class Classification(Metric):
     def _protocol(self, model: LanguageModel, rows: Sequence[Row]) -> str:
         return ":".join(
             (
-                f"{self.dataset}:split={self.split}" if self.dataset else "file",
+                f"{dataset_label(self.dataset)}:split={self.split}" if self.dataset else "file",
                 f"rows={len(rows)}",
                 f"tokens<={self.tokens}",
                 f"tok={tokenizer_digest(model.tokenizer)[:SHORT_DIGEST]}",

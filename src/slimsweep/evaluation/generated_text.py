@@ -18,6 +18,7 @@ import numpy as np
 from slimsweep.checks import refuse, whole_number_faults
 from slimsweep.data.corpora import SHORT_DIGEST, Corpora
 from slimsweep.data.instructions import answer_prompt
+from slimsweep.data.prepared import dataset_label
 from slimsweep.data.problems import opening, text_ids
 from slimsweep.data.references import Reference, ReferenceFile, References
 from slimsweep.data.unknown_tokens import texts_fault
@@ -157,7 +158,7 @@ class GeneratedText(ReferenceFile, Decoding, Metric):
         """Part of a protocol that tells the texts: references, prompt, settings of generation, tokenizer."""
         return ":".join(
             (
-                self.dataset or "file",
+                dataset_label(self.dataset) if self.dataset else "file",
                 f"split={self.split_name}",
                 f"items={len(references.rows)}",
                 *([f"prompt={self.prompt!r}"] if self.prompt != SOURCE else []),
