@@ -75,6 +75,7 @@ def _loaded(key: str | None, is_dense: bool, places: tuple[Path | None, Path | N
     outputs, data_dir = places
     if key is None:
         experiment = _default(outputs_folder(outputs))
+        experiment.check()
         return experiment.label, compress(experiment).model
     from slimsweep.demo.lineup import writer_of
     from slimsweep.records.points import label
@@ -87,7 +88,7 @@ def _loaded(key: str | None, is_dense: bool, places: tuple[Path | None, Path | N
 
 
 def _default(outputs: Path) -> Any:
-    """The checked experiment of conf/config.yaml without any technique."""
+    """The experiment of conf/config.yaml without any technique."""
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
@@ -99,9 +100,7 @@ def _default(outputs: Path) -> Any:
         config = compose("config", words)
     OmegaConf.set_struct(config, False)
     config.outputs_dir = str(outputs)
-    experiment = Experiment.of(config, words)
-    experiment.check()
-    return experiment
+    return Experiment.of(config, words)
 
 
 def _talk(talk: Any, title: str) -> None:

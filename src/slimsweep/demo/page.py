@@ -80,8 +80,8 @@ def page(models: Sequence[Shown], name: str, tokens: int) -> gradio.Blocks:
 def _explanation(first: Shown, is_chat: bool) -> str:
     reads = "The prompt is a turn of a conversation." if is_chat else "The models continue the prompt."
     return (
-        f"{reads} Models write in turns, one token each, so that each is timed alone. A mark shows the first token that "
-        f"differs from `{first.title}`."
+        f"{reads} Models write in turns, one token each, so that each is timed alone. "
+        f"A mark shows the first token that differs from `{first.title}`."
     )
 
 

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-from slimsweep.data.instructions import Turns, answer_prompt
+from slimsweep.data.instructions import answer_prompt
 from slimsweep.errors import DemoError
 from slimsweep.models.batch_sizes import longest_context
 from slimsweep.models.language_model import LanguageModel
 
 
-def prompt_ids(model: LanguageModel, turns: Turns) -> list[int]:
+def prompt_ids(model: LanguageModel, turns: Sequence[tuple[str, str]]) -> list[int]:
     """Token ids of turns of `user` and `assistant`, up to the place where the assistant answers.
 
     A tokenizer with a chat template writes the turns by it. Without one the model continues the text: a user's turn
@@ -17,7 +17,7 @@ def prompt_ids(model: LanguageModel, turns: Turns) -> list[int]:
     if model.task.name != "causal_lm":
         return model.tokenizer(turns[-1][1], verbose=False)["input_ids"]
     if has_template(model):
-        return answer_prompt(turns, model.tokenizer)
+        return answer_prompt(tuple(turns), model.tokenizer)
     text = "".join(f"\n{text}" if role == "user" else text for role, text in turns).removeprefix("\n")
     return model.tokenizer(text, verbose=False)["input_ids"]
 
