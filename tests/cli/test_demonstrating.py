@@ -200,6 +200,7 @@ def test_in_a_browser_answers_stop_examples_fill_and_empty_prompts_are_told(show
     window.get_by_text("Settings").click()
     window.get_by_label("number input for Longest answer in tokens").fill("400")
     window.get_by_text("The capital of France is").click()
+    window.wait_for_function("document.querySelector('textarea').value === 'The capital of France is'")
     window.get_by_role("button", name="Answer").click()
     window.locator(".answers section", has_text=re.compile(r"\d tokens/s")).first.wait_for(timeout=120_000)
     window.get_by_role("button", name="Stop").click()

@@ -36,15 +36,14 @@ MOST_TOKENS = 512
 FONT = ("system-ui", "sans-serif")
 PAGE_STYLE = """
 footer {display: none !important}
-.gradio-container {max-width: 1400px !important; margin: auto; width: 100%}
-.gradio-container main {width: 100%}
+.gradio-container {max-width: 1400px !important; margin: auto}
 """
 
 
 def page(models: Sequence[Shown], name: str, tokens: int) -> gradio.Blocks:
     """The page on loaded models, the dense one first; `name` is the dense model's."""
     is_chat = has_template(models[0].model)
-    with gradio.Blocks(title=f"slimsweep: {name}", analytics_enabled=False) as blocks:
+    with gradio.Blocks(title=f"slimsweep: {name}", analytics_enabled=False, fill_width=True) as blocks:
         gradio.Markdown(f"## {name}, dense and compressed\n{_explanation(models[0], is_chat)}")
         prompt = gradio.Textbox(label="Prompt", lines=1, max_lines=8, placeholder="Type a prompt, then press Enter")
         with gradio.Row():
@@ -78,9 +77,9 @@ def page(models: Sequence[Shown], name: str, tokens: int) -> gradio.Blocks:
 
 
 def _explanation(first: Shown, is_chat: bool) -> str:
-    reads = "The prompt is a turn of a conversation." if is_chat else "The models continue the prompt."
+    reads = "The prompt is a turn of a conversation. The models" if is_chat else "The models continue the prompt. They"
     return (
-        f"{reads} Models write in turns, one token each, so that each is timed alone. "
+        f"{reads} write in turns, one token each, so that each is timed alone. "
         f"A mark shows the first token that differs from `{first.title}`."
     )
 
