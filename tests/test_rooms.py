@@ -12,7 +12,19 @@ TOP = "__init__ and api"
 GROUND = "errors, paths, checks, hints, atomic and progress"
 ROOMS = (
     TOP,
-    *("cli", "pipeline", "reports", "export", "figures", "records", "techniques", "evaluation", "blockwise", "data"),
+    *(
+        "cli",
+        "demo",
+        "pipeline",
+        "reports",
+        "export",
+        "figures",
+        "records",
+        "techniques",
+        "evaluation",
+        "blockwise",
+        "data",
+    ),
     *("models", "linear", "numerics"),
     GROUND,
 )

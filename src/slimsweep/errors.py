@@ -80,3 +80,7 @@ class FigureError(StoreError):
 
 class ExportError(SlimsweepError):
     """A model cannot be expressed in a format, or the written files do not compute what the model does."""
+
+
+class DemoError(SlimsweepError):
+    """A demo or a chat cannot begin, or a prompt cannot be answered; the message says what to change."""

@@ -199,6 +199,16 @@ def test_a_record_with_another_perplexity_is_refused(recorded, store, save, fold
     assert save(record["key"], folder).exit_code == 0
 
 
+def test_weights_that_are_those_of_the_record_need_no_measurement(recorded, store, monkeypatch):
+    record = recorded(*JOB, "technique=magnitude")
+    other = record | {"weights_digest": "0" * 64}
+    edited(store, record, perplexity_movie_reviews=record["perplexity_movie_reviews"] * 2)
+    with pytest.raises(StoreError, match="instead of"):
+        Rebuild(store, other, None).model(trusts_digest=True)
+    monkeypatch.setattr("slimsweep.pipeline.rebuild.measure", None)  # measuring would call it
+    Rebuild(store, record, None).model(trusts_digest=True)
+
+
 @pytest.mark.parametrize("field", ["sparsity", "parameters", "nonzero_parameters"])
 def test_a_record_with_other_counts_is_refused(recorded, store, save, folder, field):
     record = recorded(*COST, "technique=magnitude")

@@ -34,6 +34,13 @@ def quiet_other_libraries() -> None:
             os.environ.setdefault(name, value)
 
 
+def prepare_for_models() -> None:
+    """Set the environment for a command of `slim` that runs models; to be called before torch is imported."""
+    # Threads that wait by spinning slow down the model whose turn it is.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    quiet_other_libraries()
+
+
 class Console(logging.Handler):
     """Writes log lines to standard output. A traceback is shown with -v only: the job's own log has it."""
 

@@ -39,6 +39,7 @@ OPTIONAL = {
     "hydra-joblib-launcher": "several jobs at once",
     "hydra-submitit-launcher": "jobs on SLURM",
     "plotly": "slim report",
+    "gradio": "slim demo",
     "gguf": "GGUF files",
     "auto-round": "K-quants in GGUF exports",
     "xllamacpp": "running GGUF exports",

@@ -1,4 +1,4 @@
-"""The command `slim`: prepare datasets, read what sweeps have left. Only `save` and `export` load a model."""
+"""The command `slim`: prepare datasets, read what sweeps have left. `save`, `export`, `demo` and `chat` load models."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -11,6 +11,8 @@ import typer
 from typer.core import TyperGroup
 
 from slimsweep.cli import exporting
+from slimsweep.cli.chatting import chat
+from slimsweep.cli.demonstrating import demo
 from slimsweep.cli.doctor import doctor
 from slimsweep.cli.fetching import fetch
 from slimsweep.cli.formats import Shown, ShownAs, echo_json
@@ -47,7 +49,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Prepare datasets. Read records: status, tables, figures, trackers; save a record's model.",
+    help="Prepare datasets. Read records: status, tables, figures, trackers; save, export or try a record's model.",
 )
 
 
@@ -66,6 +68,8 @@ app.command()(doctor)
 app.command()(publish)
 app.command()(recommend)
 app.command()(report)
+app.command()(demo)
+app.command()(chat)
 Sweep = Annotated[str, typer.Argument(autocompletion=_sweep_names, help="Name of a sweep launched before.")]
 Sweeps = Annotated[
     list[str] | None,

@@ -138,7 +138,7 @@ def generate(
             torch.manual_seed(decoding.sampling_seed)
         for places in _batches(order, [len(prompt) for prompt in prompts], decoding):
             watcher().part(title, order.index(places[0]), len(order))
-            written = _written(model, [prompts[place] for place in places], decoding)
+            written = written_ids(model, [prompts[place] for place in places], decoding)
             for place, row in zip(places, written, strict=True):
                 rows[place] = _ended(row, model, decoding)
     watcher().part(title, len(order), len(order))
@@ -157,8 +157,14 @@ def _batches(order: Sequence[int], lengths: Sequence[int], decoding: Decoding) -
     return batches
 
 
-def _written(model: LanguageModel, prompts: Sequence[Sequence[int]], decoding: Decoding) -> list[list[int]]:
-    """Token ids that follow each prompt, whatever comes after their end included."""
+def written_ids(
+    model: LanguageModel, prompts: Sequence[Sequence[int]], decoding: Decoding, streamer: Any = None
+) -> list[list[int]]:
+    """Token ids that follow each prompt, whatever comes after their end included.
+
+    Args:
+        streamer: an object with the methods of transformers' `BaseStreamer`, for one prompt; it is handed each token.
+    """
     from transformers import GenerationConfig, StoppingCriteriaList
 
     is_decoder = model.task.name == "causal_lm"
@@ -174,6 +180,7 @@ def _written(model: LanguageModel, prompts: Sequence[Sequence[int]], decoding: D
             attention_mask=mask.to(model.compute_device),
             generation_config=settings,
             stopping_criteria=StoppingCriteriaList(criteria),
+            streamer=streamer,
         )
     finally:
         model.module.generation_config = given

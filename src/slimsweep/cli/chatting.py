@@ -1,0 +1,159 @@
+"""The command `slim chat`: a conversation with one model in the terminal, or one answer for a script."""
+
+import contextlib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from slimsweep.cli.console import prepare_for_models
+from slimsweep.cli.formats import Shown, echo_json
+from slimsweep.cli.outputs import Outputs, outputs_folder, store_of
+from slimsweep.errors import DemoError
+from slimsweep.paths import config_root, project_path
+
+COMMANDS = "/reset forgets the conversation, /quit ends it; Ctrl-C stops an answer"
+
+
+def chat(
+    key: Annotated[
+        str | None,
+        typer.Argument(help="Key of a record, or its beginning; default: the default model of jobs, dense."),
+    ] = None,
+    dense: Annotated[bool, typer.Option("--dense", help="The dense model of this record instead.")] = False,
+    prompt: Annotated[str | None, typer.Option(help="One prompt: print its answer and exit.")] = None,
+    tokens: Annotated[int, typer.Option(min=1, help="Longest answer in tokens.")] = 256,
+    temperature: Annotated[
+        float, typer.Option(min=0.0, help="0 takes the likeliest token; above it tokens are drawn.")
+    ] = 0.0,
+    format: Annotated[
+        Shown, typer.Option("--format", help="json: the answer of --prompt with its numbers.")
+    ] = Shown.text,
+    data_dir: Annotated[Path | None, typer.Option(envvar="SLIMSWEEP_DATA", help="Local copies of corpora.")] = None,
+    outputs: Outputs = None,
+) -> None:
+    """A conversation with the model of a record: answers come word by word, each followed by its speed.
+
+    /reset forgets the conversation, /quit ends it. Ctrl-C stops an answer and not the program. A tokenizer without a
+    chat template makes no turns: its model continues the text so far.
+    """
+    if prompt is None and format == Shown.json:
+        raise DemoError("--format json is for one answer: give --prompt TEXT too")
+    if prompt is not None and not prompt.strip():
+        raise DemoError("--prompt is empty: give some text")
+    if dense and key is None:
+        raise DemoError(
+            "--dense is the dense model of a record: give its key, or leave out --dense for the default model"
+        )
+    prepare_for_models()
+    title, model = _loaded(key, dense, (outputs, project_path(data_dir) if data_dir else None))
+    from slimsweep.demo.conversation import Conversation
+
+    talk = Conversation(model, tokens, temperature)
+    if prompt is None:
+        _talk(talk, title)
+        return
+    answer = talk.ask(prompt)
+    for piece in talk.pieces(answer):
+        if format == Shown.text:
+            typer.echo(piece, nl=False)
+    if format == Shown.text:
+        typer.echo()
+        typer.echo(_speed(answer), err=True)
+        return
+    echo_json({"model": title, "key": key, "prompt": prompt, **talk.told(answer)})
+
+
+def _loaded(key: str | None, is_dense: bool, places: tuple[Path | None, Path | None]) -> tuple[str, Any]:
+    """Title and model of a record, of its base, or of the default; `places` are the outputs and the corpora.
+
+    Raises:
+        DemoError, StoreError, ConfigError: no such record, or it writes no text.
+    """
+    from slimsweep.pipeline.chain import compress
+
+    outputs, data_dir = places
+    if key is None:
+        experiment = _default(outputs_folder(outputs))
+        experiment.check()
+        return experiment.label, compress(experiment).model
+    from slimsweep.demo.lineup import writer_of
+    from slimsweep.records.points import label
+
+    rebuild = writer_of(store_of(outputs), key, data_dir)
+    if is_dense:
+        base = rebuild.experiment.base
+        return base.label, compress(base).model
+    return f"{rebuild.record['model']} {label(rebuild.record)}", rebuild.model(trusts_digest=True)
+
+
+def _default(outputs: Path) -> Any:
+    """The experiment of conf/config.yaml without any technique."""
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    import slimsweep.cli.app  # noqa: F401  registers what conf/config.yaml asks for
+    from slimsweep.pipeline.experiment import Experiment
+
+    words = ["technique=[]", "evaluation=cost", "tracker=none"]
+    with initialize_config_dir(str(config_root() / "conf"), version_base="1.3", job_name="chat"):
+        config = compose("config", words)
+    OmegaConf.set_struct(config, False)
+    config.outputs_dir = str(outputs)
+    return Experiment.of(config, words)
+
+
+def _talk(talk: Any, title: str) -> None:
+    """Read prompts and write answers until /quit or the end of the input."""
+    with contextlib.suppress(ImportError):  # arrow keys and earlier lines, where Python has it
+        import readline  # noqa: F401
+    typer.echo(f"{title}. {COMMANDS}.")
+    if not talk.has_turns:
+        typer.echo("This tokenizer has no chat template: the model continues the text so far.")
+    while (line := _read()) is not None:
+        word = line.strip()
+        if word == "/quit":
+            return
+        if word == "/reset":
+            talk.reset()
+            typer.echo("forgotten")
+        elif word.startswith("/"):
+            typer.echo(f"{word.split()[0]} is no command: {COMMANDS}")
+        elif word:
+            _answer(talk, line)
+
+
+def _read() -> str | None:
+    """The next line; empty after Ctrl-C, None at the end of the input."""
+    try:
+        return input("> ")
+    except EOFError:
+        typer.echo()
+    except KeyboardInterrupt:
+        typer.echo("\n/quit ends the program")
+        return ""
+    return None
+
+
+def _answer(talk: Any, text: str) -> None:
+    """Write the answer to one prompt, and its speed."""
+    try:
+        answer = talk.ask(text)
+    except DemoError as error:
+        typer.echo(str(error))
+        return
+    if talk.forgotten:
+        typer.echo(f"[the conversation is too long for the model: its first {talk.forgotten} turns are forgotten]")
+    try:
+        for piece in talk.pieces(answer):
+            typer.echo(piece, nl=False)
+    except KeyboardInterrupt:
+        typer.echo(" [stopped]", nl=False)
+    typer.echo(f"\n{_speed(answer)}")
+
+
+def _speed(answer: Any) -> str:
+    """Line on the speed of an answer."""
+    speed = answer.tokens_per_second
+    told = f", then {speed:.1f} tokens/s" if speed else ""
+    return f"[{len(answer.token_ids)} tokens, first after {answer.first_seconds:.2f} s{told}]"

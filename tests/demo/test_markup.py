@@ -1,0 +1,66 @@
+"""Panels of answers as HTML."""
+
+import re
+from html import unescape
+
+import pytest
+
+from slimsweep.demo.answer import Answer
+from slimsweep.demo.lineup import Shown
+from slimsweep.demo.markup import panels
+from slimsweep.models.generation import Decoding
+
+
+@pytest.fixture
+def models(tiny):
+    return [
+        Shown("dense", "a" * 64, tiny, 269_000_000, 330_000_000),
+        Shown("<b>rtn</b>", "b" * 64, tiny, 114_000_000, None),
+    ]
+
+
+@pytest.fixture
+def written(tiny):
+    """An answer of given text, done or not."""
+
+    def answer(text, is_done=True, ends=False):
+        one = Answer(tiny, [1], Decoding())
+        one.token_ids = tiny.tokenizer(text)["input_ids"] + [tiny.tokenizer.eos_token_id] * ends
+        one.is_done = is_done
+        return one
+
+    return answer
+
+
+def words(html):
+    return " ".join(unescape(re.sub(r"<[^>]*>", " ", html)).split())
+
+
+def test_sizes_stand_there_before_there_is_an_answer(models):
+    html = panels(models, [])
+    assert "<b>rtn" not in html and "&lt;b&gt;rtn" in html
+    assert "269 MB" in html and "114 MB" in html and "42% of dense" in html and "cannot be read" in html
+    assert html.count("waits for a prompt") == 2 and "bbbbbbbb<" in html
+
+
+def test_the_token_where_an_answer_parts_is_marked_and_told(models, written):
+    html = panels(models, [written("a day"), written("a <ay")])
+    assert "a <mark>&lt;</mark>ay" in html
+    assert "Parts from dense at token 3: 'd' there, '<' here." in words(html).replace(" :", ":")
+
+
+def test_an_end_and_a_line_break_are_marked_by_a_sign(models, written):
+    assert "<mark>&#8718;</mark>" in panels(models, [written("ab"), written("a", ends=True)])
+    assert "<mark>&#9166;\n</mark>b" in panels(models, [written("aab"), written("a\nb")])
+
+
+def test_equal_answers_say_so(models, written):
+    assert "All 2 tokens are those of dense" in panels(models, [written("ab"), written("ab")])
+    assert "So far as dense" in panels(models, [written("ab", is_done=False), written("ab")])
+    html = panels(models, [written("ab", ends=True), written("ac")])
+    assert "ended by itself" in html and ">cut<" in html
+
+
+def test_drawn_answers_are_not_compared(models, written):
+    html = panels(models, [written("ab"), written("ac")], is_drawn=True)
+    assert "<mark>" not in html and "Parts from" not in html
