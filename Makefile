@@ -18,7 +18,7 @@ NAMES := $(basename $(notdir $(wildcard sweeps/*.yaml)))
 .DEFAULT_GOAL := help
 .SUFFIXES:
 .SECONDARY:
-.PHONY: help setup wordnet sparseml-env sweep test bench figures tables lint paper $(NAMES)
+.PHONY: help setup wordnet sparseml-env sweep test golden golden-renew bench figures tables lint paper $(NAMES)
 
 help:  ## this list
 	@echo "slimsweep: how small can a language model become, by which technique, and what does it cost?"
@@ -67,6 +67,17 @@ sweep: setup  ## the main sweep on the embedded model, its table and figures
 # One process for each core, at most four, each with one thread: most tests are small and wait for nothing but Python.
 test: setup  ## the whole fast test suite (all of it: .venv/bin/python -m pytest -m "not gpu")
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist worksteal
+
+# Small jobs in a folder of their own, so that none is found there already. Converted weights come from the usual cache.
+GOLDEN := tests/golden/numbers.json
+golden_jobs = folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
+  $(SLIMSWEEP) --config-dir tests/golden +sweeps=golden outputs_dir="$$folder" cache_dir="$(abspath $(OUTPUTS))/cache" cache=off
+
+golden: setup  ## small jobs whose numbers must be those of tests/golden/numbers.json; fails and names what moved
+	$(golden_jobs) && $(SLIM) compare golden --against $(GOLDEN) --fail --outputs "$$folder"
+
+golden-renew: setup  ## take today's numbers as right: writes tests/golden/numbers.json anew
+	$(golden_jobs) && rm -f $(GOLDEN) && $(SLIM) compare golden --keep $(GOLDEN) --outputs "$$folder"
 
 bench: setup  ## every benchmark, into benchmarks/RESULTS.md; an hour or two (some: ARGS='solve startup')
 	$(VENV)/bin/python benchmarks/all.py $(ARGS)

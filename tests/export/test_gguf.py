@@ -197,9 +197,9 @@ def test_perplexity_of_the_embedded_model_is_kept(kind, tolerance, smollm2, tmp_
     written(Gguf(type=kind), model, tmp_path)
     text = (PROJECT / "README.md").read_text(encoding="utf-8")
     token_ids = torch.tensor([model.tokenizer(text)["input_ids"][:512]])
+    read_back = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file=FILE, dtype=torch.float32)
     ours, theirs = (
-        math.exp(float(module(input_ids=token_ids, labels=token_ids).loss))
-        for module in (model.module, AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file=FILE).float())
+        math.exp(float(module(input_ids=token_ids, labels=token_ids).loss)) for module in (model.module, read_back)
     )
     assert theirs == pytest.approx(ours, rel=tolerance)
 

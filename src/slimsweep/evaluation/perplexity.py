@@ -61,6 +61,7 @@ class Perplexity(Metric):
             name="*",
             heading="bits/byte *",
             format=".4f",
+            tolerance=1e-3,
         ),
     )
 

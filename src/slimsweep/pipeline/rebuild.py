@@ -257,7 +257,11 @@ def target_of(group: str, choice: str, packages: Sequence[str] = ()) -> str:
             stem = module.rsplit(".", 1)[-1]
             if (file == named and group != "metric") or choice in (stem, f"{stem}.{name}"):
                 return target
-    raise StoreError(f"{group}={choice} of this record is not among the choices in conf/{group} any more")
+    raise StoreError(
+        f"{group}={choice} of this record is not among the choices in conf/{group}. A folder of --config-dir is "
+        f"not known here: put {choice}.yaml into a package (hydra.searchpath), or launch the job with save_model=true, "
+        "which keeps its model beside the record"
+    )
 
 
 def group_folders(group: str, packages: Sequence[str]) -> list[Path]:

@@ -1,0 +1,95 @@
+"""Numbers that moved between two versions: `slim compare --against FOLDER`, and the file that keeps them."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import typer
+
+from slimsweep.cli.comparing import DATA, chosen, other_store
+from slimsweep.errors import StoreError
+from slimsweep.records import moves as moved_numbers
+from slimsweep.records.moves import Comparison
+from slimsweep.records.points import Record
+from slimsweep.records.store import Store
+from slimsweep.records.table import layout, render
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Arguments and options of `slim compare` as they were typed."""
+
+    first: str | None
+    second: str | None
+    against: Path | None
+    moved: bool
+    fail: bool
+    keep: Path | None
+    tolerances: Sequence[str]
+    margins: Sequence[str] | None
+    holm: bool
+
+
+def refuse_mixtures(asked: Asked) -> None:
+    """Refuse options that do not go together, and a comparison with nothing.
+
+    Raises:
+        BadParameter: two options belong to different outputs.
+        StoreError: there is nothing to compare with.
+    """
+    lists = [f"--{name}" for name in ("moved", "fail") if getattr(asked, name)]
+    lists += ["--tolerance"] if asked.tolerances else []
+    by_items = [name for name, is_given in (("--margin", asked.margins), ("--holm", asked.holm)) if is_given]
+    if asked.keep and (lists or by_items or asked.against or asked.second):
+        raise typer.BadParameter(
+            "it only writes a file: give nothing but a sweep or a key beside it", param_hint="--keep"
+        )
+    if lists and (by_items or asked.second):
+        other = by_items[0] if by_items else f"a second name ({asked.second})"
+        raise typer.BadParameter(
+            f"{lists[0]} lists numbers that moved, {other} asks for a comparison item by item: give one of the two",
+            param_hint=lists[0],
+        )
+    if not asked.keep and asked.against is None and (lists or asked.second is None):
+        named = f"{asked.first} with" if asked.first else "the records with"
+        raise StoreError(f"nothing to compare {named}: give a second sweep or key, or --against FOLDER")
+
+
+def keep(store: Store, name: str | None, path: Path) -> str:
+    """Write the numbers of records into a new file; returns what to type for comparing with it.
+
+    Raises:
+        StoreError: there are no records, or the file exists.
+    """
+    records = _records(store, name)
+    moved_numbers.write(path, records)
+    return f"{path}: numbers of {len(records)} records. Later: slim compare {name or ''} --against {path}"
+
+
+def moves(store: Store, name: str | None, against: Path, tolerances: Sequence[str]) -> Comparison:
+    """Numbers of some records, or of all, that are not as in another folder or file.
+
+    Raises:
+        StoreError: one side has no records.
+    """
+    before = moved_numbers.read(against) if against.is_file() else _records(other_store(against, store), name)
+    return moved_numbers.compare(before, _records(store, name), moved_numbers.tolerances_of(tolerances))
+
+
+def _records(store: Store, name: str | None) -> list[Record]:
+    records = chosen(store, name)[0] if name else store.records()
+    if not records:
+        raise StoreError(f"no record in {store.outputs_dir}: run a job first, or give --outputs FOLDER")
+    return records
+
+
+def text_of(found: Comparison, names: tuple[str, str], format: str) -> str:
+    """The comparison as a table, or as data; one line where nothing moved."""
+    rows = [one.plain() for one in found.moves]
+    if format == "json":
+        counts = {"records": found.records, "numbers": found.numbers, "faults": len(found.faults)}
+        return json.dumps(counts | {"moves": rows}, indent=1)
+    if format in DATA:
+        return render(rows, format)
+    return layout(moved_numbers.table_of(found, names), format) if found.moves else found.summary
