@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from slimsweep.cli import exporting
+from slimsweep.cli.dashboards import dashboard
 from slimsweep.cli.doctor import doctor
 from slimsweep.cli.fetching import fetch
 from slimsweep.cli.formats import Shown, ShownAs, echo_json
@@ -62,6 +63,7 @@ def _dataset_names(incomplete: str) -> list[str]:
 
 
 app.command()(fetch)
+app.command()(dashboard)
 app.command()(doctor)
 app.command()(publish)
 app.command()(recommend)
