@@ -111,6 +111,8 @@ class MLflow(Tracker):
         # Read when mlflow is imported, and when its file store is opened.
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+        # Else a run on a server prints its address among the lines and the JSON of a command.
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         from mlflow import MlflowClient
 
         uri = os.environ.get("MLFLOW_TRACKING_URI") or self.uri or (outputs_dir / "mlruns").resolve().as_uri()
