@@ -69,6 +69,10 @@ class StoreError(SlimsweepError):
     """A record or sweep is unknown, or the output folder cannot be used."""
 
 
+class TrackerError(SlimsweepError):
+    """A tracker's server could not be reached or refused a request, or the package that speaks to it is missing."""
+
+
 class FigureError(StoreError):
     """A figure of another package cannot be found, imported or drawn."""
 

@@ -1,5 +1,10 @@
 """`slim publish` of sweeps and keys, and of trackers with different settings."""
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from made_up import curve, record, sweep
 from typer.testing import CliRunner
@@ -56,3 +61,16 @@ def test_a_sweep_that_was_not_sent_is_sent_by_the_next_launch(slimsweep, tmp_pat
     for _ in range(3):
         assert slimsweep(*words).status == 0
     assert asked == ["mine", "mine"]
+
+
+def test_a_record_published_twice_is_one_offline_run_that_wandb_reads_back(tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_DIR", raising=False)
+    (one,) = sweep(Store(tmp_path), "mine", [record("wanda", 0.5)])
+    for _ in range(2):
+        words = ["publish", one["key"][:12], "--mode", "offline", "--outputs", str(tmp_path)]
+        assert CliRunner().invoke(app, words).stdout == "1 of 1 records published\n"
+    (run,) = (path for path in (tmp_path / "wandb").glob("offline-run-*") if not path.is_symlink())
+    command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--summary", "--json", str(run)]
+    read = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert read["run_id"] == one["key"][:16] and read["state"] == "finished" and "mine" in read["tags"]
+    assert read["summary"]["perplexity_wikitext2"] == one["perplexity_wikitext2"]

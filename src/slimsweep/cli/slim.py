@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from slimsweep.cli import exporting
 from slimsweep.cli.chatting import chat
+from slimsweep.cli.dashboards import dashboard
 from slimsweep.cli.demonstrating import demo
 from slimsweep.cli.doctor import doctor
 from slimsweep.cli.fetching import fetch
@@ -64,6 +65,7 @@ def _dataset_names(incomplete: str) -> list[str]:
 
 
 app.command()(fetch)
+app.command()(dashboard)
 app.command()(doctor)
 app.command()(publish)
 app.command()(recommend)

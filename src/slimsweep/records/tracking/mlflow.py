@@ -14,9 +14,11 @@ from slimsweep.records.points import Record
 from slimsweep.records.tracking.alerts import Alert, alerts_of, failure
 from slimsweep.records.tracking.base import Tracker
 from slimsweep.records.tracking.published import (
+    ID_CHARACTERS,
     config_of,
     curves_over_ratio,
     point_of,
+    run_id,
     summary_of,
     training_curves,
     words,
@@ -26,7 +28,6 @@ log = logging.getLogger(__name__)
 
 ID_TAG = "slimsweep.id"
 """Tag by which a run is found again: MLflow gives its runs random ids."""
-ID_CHARACTERS = 16
 RATIO_STEPS = 1000
 """Steps of a sweep's curves are thousandths of the ratio: MLflow's steps are whole numbers."""
 BATCH = 500
@@ -56,7 +57,7 @@ class MLflow(Tracker):
         settings = config_of(record)
         axes = {name: value for name, value in settings.items() if name != "settings" and value is not None}
         run = _Run(
-            id=record.get("previous_key", record["key"])[:ID_CHARACTERS],  # a migrated record keeps its run
+            id=run_id(record),
             name=" ".join(words(record)),
             tags={"sweeps": ", ".join(sweeps), "kind": "experiment"},
             parameters=axes,
@@ -110,6 +111,8 @@ class MLflow(Tracker):
         # Read when mlflow is imported, and when its file store is opened.
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+        # Else a run on a server prints its address among the lines and the JSON of a command.
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         from mlflow import MlflowClient
 
         uri = os.environ.get("MLFLOW_TRACKING_URI") or self.uri or (outputs_dir / "mlruns").resolve().as_uri()

@@ -11,6 +11,15 @@ from slimsweep.records.quantities import in_group
 CONFIG_AXES = ("key", "model", "technique", "pattern", "ratio", "seed", "dtype", "device", "baseline")
 
 
+ID_CHARACTERS = 16
+"""Length of a run's id: the first characters of its record's key."""
+
+
+def run_id(record: Record) -> str:
+    """Id of a record's run. A migrated record keeps the run of its earlier key."""
+    return record.get("previous_key", record["key"])[:ID_CHARACTERS]
+
+
 def config_of(record: Record) -> dict[str, Any]:
     """Config of a dashboard's run: the axes as plain words, all settings below `settings`."""
     return portable({name: record.get(name) for name in CONFIG_AXES} | {"settings": record.get("config", {})})

@@ -19,16 +19,17 @@ from slimsweep.records.points import Record
 from slimsweep.records.tracking.alerts import Alert, alerts_of, failure
 from slimsweep.records.tracking.base import Tracker
 from slimsweep.records.tracking.published import (
+    ID_CHARACTERS,
     config_of,
     curves_over_ratio,
     point_of,
+    run_id,
     training_curves,
     words,
 )
 
 log = logging.getLogger(__name__)
 
-ID_CHARACTERS = 16
 APPENDED = ("metrics", "alerts")
 LOCK_SECONDS = 30
 
@@ -56,7 +57,7 @@ class Trackio(Tracker):
         ]
         config = config_of(record) | {"sweeps": sweeps, "tags": words(record)}
         return self._write(
-            _Run(_id(record), " ".join(words(record)), group, config, [*rows, point_of(record)]),
+            _Run(run_id(record), " ".join(words(record)), group, config, [*rows, point_of(record)]),
             alerts_of(record, outputs_dir),
             outputs_dir,
         )
@@ -142,8 +143,3 @@ def _remove(storage: Any, project: str, run_id: str, older: Mapping[str, int]) -
 
 def _database(storage: Any, project: str) -> sqlite3.Connection:
     return sqlite3.connect(storage.get_project_db_path(project), timeout=LOCK_SECONDS)
-
-
-def _id(record: Record) -> str:
-    """A record's run: its key's first characters; a migrated record keeps its run."""
-    return record.get("previous_key", record["key"])[:ID_CHARACTERS]

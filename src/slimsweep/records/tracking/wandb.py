@@ -20,9 +20,11 @@ from slimsweep.records.quantities import quantities_of
 from slimsweep.records.tracking.alerts import Alert, alerts_of, failure
 from slimsweep.records.tracking.base import Tracker
 from slimsweep.records.tracking.published import (
+    ID_CHARACTERS,
     config_of,
     curves_over_ratio,
     point_of,
+    run_id,
     scalar_table,
     summary_of,
     training_curves,
@@ -38,6 +40,9 @@ INIT_SECONDS = 30
 """Longest time that an online run may wait for the server before it is kept offline instead."""
 FINISH_SECONDS = 120
 """Longest time of the upload of one run; `wandb sync` can send the rest later."""
+NO_KEY = (
+    "there is no W&B API key: run `wandb login`, or set WANDB_API_KEY (and WANDB_BASE_URL, if the server is your own)"
+)
 OWN_RUN = dict.fromkeys(("sweep_id", "sweep_param_path", "run_id", "resume", "resume_from", "fork_from")) | {
     "launch": False
 }
@@ -72,7 +77,7 @@ class Wandb(Tracker):
     def publish(self, record: Record, sweeps: list[str], outputs_dir: Path) -> bool:
         """Make the run of one record, replacing an older one of the same key. Whether it is there now."""
         identity = {
-            "id": record.get("previous_key", record["key"])[:16],  # a migrated record keeps its run
+            "id": run_id(record),
             "name": " ".join(words(record)),
             "group": record.get("sweep") or (sweeps[0] if sweeps else None),
             "job_type": "experiment",
@@ -116,7 +121,7 @@ class Wandb(Tracker):
     def publish_failure(self, key: str, label: str, reason: str, outputs_dir: Path) -> bool:
         """Make a run of a failed job with its alert; the record's run has the same id and replaces it later."""
         identity = {
-            "id": key[:16],
+            "id": key[:ID_CHARACTERS],
             "name": label,
             "group": None,
             "job_type": "failure",
@@ -143,7 +148,7 @@ class Wandb(Tracker):
             except Exception as error:  # whatever a third party raises, a finished job keeps its record
                 _unreachable = _unreachable or attempt == "online"
                 then = "kept offline; see `slim publish`" if attempt == "online" else "not mirrored"
-                reason = f"{type(error).__name__}: {error}".splitlines()[0]
+                reason = without_key(f"{type(error).__name__}: {error}".splitlines()[0])
                 log.warning("Weights & Biases: %s (%s)", reason, then)
                 stop_service()
         return False
@@ -156,6 +161,22 @@ class Wandb(Tracker):
         mode = {"dryrun": "offline", "run": "online", "shared": "online"}.get(mode, mode)
         return mode or ("online" if has_key() else "offline")
 
+    def destination(self) -> tuple[str, str | None]:
+        """Project and entity of its runs; no entity stands for the default one of the key."""
+        files = settings_files()
+        project = files.get("project", PROJECT) if self.project == PROJECT else self.project
+        entity = os.environ.get("WANDB_ENTITY") or self.entity or files.get("entity")
+        return os.environ.get("WANDB_PROJECT") or project, entity
+
+    def online_faults(self) -> list[str]:
+        """Reasons why nothing may be sent to its server, each with what to type."""
+        mode = self.resolved_mode()
+        if mode == "online":
+            return [] if has_key() else [NO_KEY]
+        is_chosen = os.environ.get("WANDB_MODE") or settings_files().get("mode")
+        by = f"WANDB_MODE or W&B's settings files say {mode}: set WANDB_MODE=online, or run `wandb online`"
+        return [f"Weights & Biases may not be reached. {by}"] if is_chosen else [NO_KEY]
+
     def _run(self, identity: dict[str, Any], fill: Any, folder: Path, mode: str) -> None:
         # Read once, when its service starts: no crash reports to a third party.
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
@@ -164,11 +185,10 @@ class Wandb(Tracker):
         folder.mkdir(parents=True, exist_ok=True)
         extra = os.environ.get("WANDB_TAGS")
         tags = [*identity["tags"], *(extra.split(",") if extra else self.tags)]
-        files = settings_files()
-        project = files.get("project", PROJECT) if self.project == PROJECT else self.project
+        project, entity = self.destination()
         chosen = {
-            "project": os.environ.get("WANDB_PROJECT") or project,
-            "entity": os.environ.get("WANDB_ENTITY") or self.entity or files.get("entity"),
+            "project": project,
+            "entity": entity,
             "notes": os.environ.get("WANDB_NOTES") or self.notes,
             "tags": list(dict.fromkeys(tag.strip()[:LONGEST_TAG] for tag in tags if tag.strip())),
         }
@@ -271,6 +291,12 @@ def has_key() -> bool:
         if server in hosts:
             return True
     return False
+
+
+def without_key(text: str) -> str:
+    """Text without the API key of the environment: what a server answers may repeat it."""
+    key = os.environ.get("WANDB_API_KEY")
+    return text.replace(key, "***") if key else text
 
 
 def remove_older(folder: Path, run_id: str, current: Path) -> None:
