@@ -35,12 +35,12 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     return PLACE.sub(lambda place: TABLES[place[1]](place[2] or "") if place[1] in TABLES else place[0], markdown)
 
 
-def knobs(file: Path) -> list[Knob]:
-    """Knobs of a YAML file of conf/, those that it includes first, in the order of the files."""
+def knobs(file: Path, is_whole: bool = True) -> list[Knob]:
+    """Knobs of a YAML file of conf/, in the order of the files; those that it includes come first where it is whole."""
     lines = file.read_text(encoding="utf-8").splitlines()
     included = [line for line in lines if line.strip().startswith("- ") and line.endswith("@_here_")]
     found = {}
-    for line in included:
+    for line in included if is_whole else ():
         name = line.strip(" -/").removesuffix("@_here_")
         found |= {knob.name: knob for knob in knobs(CONF / f"{name}.yaml")}
     above: list[str] = []
@@ -70,20 +70,25 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("*", "\\*").replace("<", "&lt;")
 
 
-def _knob_table(name: str) -> str:
-    """Table of the knobs of `technique/NAME` or `metric/NAME`, or a sentence where there are none."""
+def _file(name: str) -> Path:
+    """File of conf/ that a page means: `NAME` is a technique, `metric/NAME` a metric, `shared/NAME` included by others."""
     group, _, stem = name.rpartition("/")
-    found = knobs(CONF / (group or "technique") / f"{stem}.yaml")
+    folder = CONF if group == "shared" else CONF / (group or "technique")
+    return folder / f"{stem}.yaml"
+
+
+def _knob_table(name: str, is_whole: bool = True) -> str:
+    """Table of knobs, or a sentence where there are none."""
+    found = knobs(_file(name), is_whole)
     if not found:
-        return "It has no knobs."
+        return "It has no knobs." if is_whole else "It has no knobs of its own."
     rows = [f"| `{knob.name}` | {_default(knob.default)} | {_cell(knob.meaning)} |" for knob in found]
     return "\n".join(["| knob | default | meaning |", "|---|---|---|", *rows])
 
 
 def docstring(name: str) -> str:
     """Docstring of the class that `technique/NAME` or `metric/NAME` makes."""
-    group, _, stem = name.rpartition("/")
-    target = yaml.safe_load((CONF / (group or "technique") / f"{stem}.yaml").read_text(encoding="utf-8"))["_target_"]
+    target = yaml.safe_load(_file(name).read_text(encoding="utf-8"))["_target_"]
     module, _, owner = target.rpartition(".")
     tree = ast.parse((PROJECT / "src" / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8"))
     (node,) = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == owner]
@@ -121,5 +126,10 @@ def _claims(_: str) -> str:
     return "\n".join(parts)
 
 
-TABLES: dict[str, Callable[[str], str]] = {"knobs": _knob_table, "source": _source, "claims": _claims}
+def _own(name: str) -> str:
+    """Table of the knobs that others do not share."""
+    return _knob_table(name, is_whole=False)
+
+
+TABLES: dict[str, Callable[[str], str]] = {"knobs": _knob_table, "own": _own, "source": _source, "claims": _claims}
 """Kinds of tables that a page may name."""
