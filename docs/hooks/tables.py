@@ -71,7 +71,7 @@ def _cell(text: str) -> str:
 
 
 def _file(name: str) -> Path:
-    """File of conf/ that a page means: `NAME` is a technique, `metric/NAME` a metric, `shared/NAME` included by others."""
+    """File of conf/: `NAME` is a technique, `metric/NAME` a metric, `shared/NAME` a file that others include."""
     group, _, stem = name.rpartition("/")
     folder = CONF if group == "shared" else CONF / (group or "technique")
     return folder / f"{stem}.yaml"

@@ -8,7 +8,11 @@ from site_pages import hook
 
 repository = hook("repository")
 LINK = re.compile(r"\]\((?![a-z]+:|#)([^)#\s]+)(?:#([^)\s]+))?\)")
-PAGES = [*sorted((PROJECT / "docs").rglob("*.md")), PROJECT / "README.md", *(PROJECT / path for path in repository.OUTSIDE)]
+PAGES = [
+    *sorted((PROJECT / "docs").rglob("*.md")),
+    PROJECT / "README.md",
+    *(PROJECT / path for path in repository.OUTSIDE),
+]
 
 
 def linked(path):

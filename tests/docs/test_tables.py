@@ -98,5 +98,9 @@ def test_a_comment_that_names_no_table_stays():
 
 def test_hooks_import_nothing_of_the_package():
     for path in (DOCS / "hooks").glob("*.py"):
-        names = [ast.unparse(node) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)]
+        names = [
+            ast.unparse(node)
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Import | ast.ImportFrom)
+        ]
         assert not [name for name in names if "slimsweep" in name or "torch" in name]

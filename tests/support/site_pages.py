@@ -8,7 +8,15 @@ from types import ModuleType
 
 from conftest import PROJECT
 
-FETCHED = {"link": "href", "script": "src", "img": "src", "iframe": "src", "source": "src", "audio": "src", "video": "src"}
+FETCHED = {
+    "link": "href",
+    "script": "src",
+    "img": "src",
+    "iframe": "src",
+    "source": "src",
+    "audio": "src",
+    "video": "src",
+}
 """Attributes whose address a browser fetches while it shows a page, by tag."""
 
 
