@@ -18,7 +18,7 @@ NAMES := $(basename $(notdir $(wildcard sweeps/*.yaml)))
 .DEFAULT_GOAL := help
 .SUFFIXES:
 .SECONDARY:
-.PHONY: help setup wordnet sparseml-env sweep test golden golden-renew bench figures tables lint paper $(NAMES)
+.PHONY: help setup wordnet sparseml-env sweep test golden golden-renew bench figures tables lint docs paper $(NAMES)
 
 help:  ## this list
 	@echo "slimsweep: how small can a language model become, by which technique, and what does it cost?"
@@ -85,6 +85,10 @@ bench: setup  ## every benchmark, into benchmarks/RESULTS.md; an hour or two (so
 lint: setup  ## ruff
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+
+docs: setup  ## the documentation site, into site/; needs no network once .venv is there
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
+	@echo site/index.html
 
 engines $(SWEEPS)/engines/.complete: | sparseml-env
 $(NAMES): setup

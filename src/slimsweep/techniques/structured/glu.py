@@ -26,7 +26,7 @@ class Glu(BlockwiseTechnique):
     `peak_to_peak` sums over gate and up the distance from a row's lowest weight to its highest; `l2` is the norm of
     both rows together; `activation` is the mean square of what the neuron adds to the output on calibration text.
 
-    Source: GLU-aware structured pruning as in the synthesis of STUDIES D: Martra, 2024, "Rearchitecting LLMs".
+    Source: GLU-aware structured pruning: Martra, 2024, "Rearchitecting LLMs".
     """
 
     ratio: float | int | None
