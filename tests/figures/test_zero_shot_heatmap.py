@@ -36,3 +36,10 @@ def test_one_task_or_no_dense_model_is_no_heatmap():
     assert draw([record(), record("wanda", 0.5)]) == {}
     assert draw([record("wanda", 0.5, **TASKS)]) == {}
     assert draw([record(**TASKS)]) == {}
+
+
+def test_colours_end_at_nothing_and_at_twice_the_dense_model():
+    with paper_style():
+        figure = draw([record(**TASKS), record("wanda", 0.5, accuracy_sentiment=0.8, accuracy_piqa=2.4)])
+    image, bar = figure["zero_shot_heatmap"].axes[0].images[0], figure["zero_shot_heatmap"].axes[1]
+    assert image.get_clim() == (0, 2) and bar.get_ylim() == (0, 2)

@@ -95,7 +95,8 @@ def _figure(grid: Grid, model: str, protocols: str) -> Figure:
     figure = new_figure(width=PAGE_INCHES, height=0.9 + 0.27 * len(grid.labels))
     axes = figure.add_subplot()
     kept = [[float("nan") if value is None else value for value in row] for row in grid.kept]
-    spread = max([0.1, *(abs(value - 1) for row in kept for value in row if value == value)])
+    largest = max([0.1, *(abs(value - 1) for row in kept for value in row if value == value)])
+    spread = min(1, largest)  # a quotient is never below 0; one above 2 has the colour of 2
     image = axes.imshow(kept, cmap=COLOURS, vmin=1 - spread, vmax=1 + spread, aspect="auto")
     for place, (values, row) in enumerate(zip(grid.values, grid.kept, strict=True)):
         texts = ["-" if one is None else task.text(one) for one, task in zip(values, grid.tasks, strict=True)]
@@ -109,6 +110,7 @@ def _figure(grid: Grid, model: str, protocols: str) -> Figure:
     axes.grid(False)
     axes.tick_params(length=0)
     axes.set_title(model, loc="left")
-    figure.colorbar(image, ax=axes, label="divided by dense", pad=0.01)
+    extend = "max" if largest > spread else "neither"
+    figure.colorbar(image, ax=axes, label="divided by dense", pad=0.01, extend=extend)
     footnote(figure, protocols)
     return figure
