@@ -43,3 +43,10 @@ def test_colours_end_at_nothing_and_at_twice_the_dense_model():
         figure = draw([record(**TASKS), record("wanda", 0.5, accuracy_sentiment=0.8, accuracy_piqa=2.4)])
     image, bar = figure["zero_shot_heatmap"].axes[0].images[0], figure["zero_shot_heatmap"].axes[1]
     assert image.get_clim() == (0, 2) and bar.get_ylim() == (0, 2)
+
+
+def test_a_cell_of_nothing_is_dark_and_its_text_white():
+    with paper_style():
+        figure = draw([record(**TASKS), record("wanda", 0.5, accuracy_sentiment=0.0, accuracy_piqa=0.6)])
+    colours = {text.get_text(): text.get_color() for text in figure["zero_shot_heatmap"].axes[0].texts}
+    assert colours["0.000"] == "white" and colours["0.600"] == "black"

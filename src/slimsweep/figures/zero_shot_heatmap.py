@@ -102,7 +102,7 @@ def _figure(grid: Grid, model: str, protocols: str) -> Figure:
         texts = ["-" if one is None else task.text(one) for one, task in zip(values, grid.tasks, strict=True)]
         texts.append("-" if row[-1] is None else f"{row[-1]:.3f}")
         for column, text in enumerate(texts):
-            is_dark = abs((row[column] or 1) - 1) > DARK * spread
+            is_dark = row[column] is not None and abs(row[column] - 1) > DARK * spread
             axes.text(column, place, text, ha="center", va="center", fontsize=7, color="white" if is_dark else "black")
     axes.set_xticks(range(len(grid.tasks) + 1), [*(task.stem.replace("_", "\n") for task in grid.tasks), "kept"])
     axes.set_yticks(range(len(grid.labels)), grid.labels)
