@@ -35,7 +35,7 @@ from slimsweep.records.table import Table
 from slimsweep.reports import selection
 
 SUPPORTED, CONTRADICTED, NOT_RUN = "supported", "contradicted", "not run"
-CALCULATIONS = ("value", "quotient", "difference")
+CALCULATIONS = ("value", "quotient", "difference", "beside")
 NEEDS = ("every", "any")
 LIMITS = ("at_least", "at_most", "apart")
 ALWAYS = {"claim", "source"}
@@ -51,7 +51,7 @@ class Measure:
     field: str
     """A field; with `*`, each quality that fits."""
     by: str = "value"
-    """One of CALCULATIONS."""
+    """One of CALCULATIONS; `beside` is the value of the record that one is compared with."""
     at_most: int | float = math.inf
     at_least: int | float = -math.inf
     apart: int | float = 0.0
@@ -176,9 +176,9 @@ def _faults(entry: Mapping[str, Any]) -> list[str]:
         if "field" not in measure or not limits or not all(map(is_number, limits)):
             faults.append(f"a measure of {place} needs a field and a limit: {', '.join(LIMITS)}")
         if measure.get("by", "value") != "value" and "relative_to" not in entry:
-            faults.append(f"{place}: quotient and difference need relative_to")
+            faults.append(f"{place}: quotient, difference and beside need relative_to")
     measured = {measure.get("by", "value") for measure in entry.get("measures", ())}
-    if "relative_to" in entry and "value" in measured:
+    if "relative_to" in entry and measured & {"value", "beside"}:
         faults.append(f"{place} has relative_to: its measures are quotients or differences")
     return faults
 
@@ -310,6 +310,8 @@ def _taken(measure: Measure, field: str, record: Record, others: Iterable[Record
     if not beside:
         return None
     base = statistics.fmean(beside)
+    if measure.by == "beside":
+        return base
     if measure.by == "difference":
         return value - base
     return value / base if base else None
