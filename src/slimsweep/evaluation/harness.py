@@ -25,8 +25,8 @@ PROBE = "A text."
 class HarnessModel(TemplateLM):
     """Log-likelihoods of continuations, the head computed only where a continuation stands, and generated texts.
 
-    The harness's own model class computes logits for every prompt token and keeps its weights on one device;
-    this one needs a fraction of the time and memory and works with weights in host memory. Values are equal.
+    The harness's own model class computes logits for every prompt token and keeps its weights on one device. This class
+    gives equal values in a fraction of the time and memory, and also works with weights in host memory.
     """
 
     def __init__(self, model: LanguageModel, batch_tokens: int):

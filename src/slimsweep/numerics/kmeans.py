@@ -43,10 +43,10 @@ def row_levels(
     optimum, more are a local one. An importance below LEAST_IMPORTANCE of its row's mean counts as that much: sums
     cannot hold less, and a level must lie somewhere even among values of importance 0.
 
-    Source: Wang and Song, Ckmeans.1d.dp, The R Journal 3(2), 2011: the best clusters are neighbours in sorted order,
-        so the best split of the first j values follows from those of fewer; with the divide and conquer of their
-        later versions. More levels: Lloyd's algorithm from a start of the density that is best for many levels
-        (cube root of the weighted density; Panter and Dite, Proc. IRE 39, 1951).
+    Source: Wang and Song, Ckmeans.1d.dp, The R Journal 3(2), 2011, with divide and conquer as in later versions of
+        their package. An optimal cluster is a run of the sorted values, so dynamic programming over the first j values
+        finds the optimum. More levels: Lloyd's algorithm. Its start has the density of levels that is best for many
+        levels, the cube root of the weighted density (Panter and Dite, Proc. IRE 39, 1951).
     """
     free = counted if anchored is None else counted & ~anchored
     weights = importance.double().masked_fill(~free, 0)

@@ -1,7 +1,7 @@
 """Stage cache: results of stages on disk, so that chains with the same first stages compute these once.
 
 A stage is one technique of a chain. Its key is a digest of all that decides its result: the model, the stages up to
-this one, their text and seed (pipeline/keys.py). A job looks for the longest beginning of its chain and computes the rest:
+this one, their text and seed (pipeline/keys.py). A job restores as many stages as it can, and computes the rest:
 
     [sparsegpt]         model -> K1 (computed, kept)
     [sparsegpt, nf4]    model -> K1 (restored) -> K2 (computed, kept)
