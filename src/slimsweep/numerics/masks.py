@@ -6,8 +6,8 @@ first, until the count is reached, so that ties cannot drop more than was asked:
     score  3 1 2 1 0 1     k = 3: threshold 1, one score below it, so two of the three ones go
     keep   T F T F F T
 
-If the (k+1)-th lowest score is above the threshold, as is usual, one comparison gives the mask. The
-threshold comes from a sort (short units) or from numpy's partition (longer ones; faster than torch.kthvalue).
+If the (k+1)-th lowest score is above the threshold, as is usual, one comparison gives the mask. The threshold
+comes from a sort (short units) or from numpy's partition (longer ones; faster than torch.kthvalue).
 """
 
 import math

@@ -153,7 +153,7 @@ def read_config(folder: Path, remote_code: bool = False) -> Any:
     """The transformers config of a folder.
 
     If the folder has a manifest, the entry `per_layer_config` is left out, since the manifest has the same content.
-    transformers reads that entry, but builds no model from it, and then raises where code asks for one of its widths.
+    With that entry transformers builds no model, and raises where code asks for a width that the entry holds.
     """
     from transformers import AutoConfig
 

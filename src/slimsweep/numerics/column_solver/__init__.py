@@ -1,11 +1,7 @@
-"""Column solver: the inner loop of SparseGPT and GPTQ, over one block of columns.
+"""Column solver: the inner loop of SparseGPT and GPTQ, over one block of columns. block.py explains the algorithm.
 
-The columns of a layer are removed or rounded one by one, from left to right. Each column leaves an error in the layer's
-output. The columns after it are corrected to compensate, by the factor U of the inverse Hessian (numerics/hessian.py).
-
-A technique calls `solve_columns` for one block of columns at a time. It corrects the columns after the block itself, in
-one matrix product. block.py holds the argument of the solver and shows its layout in memory. cpu.py is a compiled
-kernel, gpu_kernel.py a Triton kernel. gpu.py checks the latter against a loop in torch, and falls back to that loop.
+cpu.py is a compiled kernel for CPUs, gpu_kernel.py a Triton kernel. gpu.py uses the latter if it agrees with a loop
+in torch on a small layer, else the loop.
 """
 
 from concurrent.futures import ThreadPoolExecutor

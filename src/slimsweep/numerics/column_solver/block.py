@@ -1,6 +1,7 @@
 """Argument of the column solver: a block of columns and the factor that corrects them.
 
-The solve removes or rounds weights from left to right, and corrects the columns still to come.
+The columns of a layer are removed or rounded one by one, from left to right. Each column leaves an error in the layer's
+output, and the columns still to come are corrected to compensate (SparseGPT; GPTQ is the same without removal).
 Let U be the upper factor of the inverse Hessian, H^-1 = U^T U. A weight in column j that is lowered by d has the error
 e = d / U[j, j]. Each later column k is then lowered by e U[j, k], which keeps the layer's output as close as possible.
 The weight is stored transposed, so that a column of the layer is a row of memory:

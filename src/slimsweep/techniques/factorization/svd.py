@@ -8,8 +8,8 @@ All variants are one formula. Let S weigh the inputs, and U hold the first left 
 
     W S = U Sigma V^T   =>   W' = U_r Sigma_r V_r^T S^-1 = U_r U_r^T W
 
-The papers compute the middle form. The last form needs no inverse of S, so an input that is never active needs no
-special case: its column is projected on the outputs that the other inputs need.
+The papers compute the middle form. The last form needs no inverse of S. So an input that is never active is no special
+case: its column is projected on the outputs that the other inputs need.
 """
 
 from dataclasses import dataclass

@@ -22,9 +22,9 @@ LEAST = 1e-5
 class SmoothQuant(RescalingQuantizer):
     """Move outliers of inputs into the weights, then quantize weights and inputs to 8 bits.
 
-    Each channel of a norm's output is divided by s = max|X|^alpha / max|W|^(1 - alpha), and the weights that read it are
-    multiplied by s. All targeted layers then get 8-bit weights, with inputs rounded for each token. Layers that no norm
-    feeds are quantized without scaling. A model in which no norm can be scaled is refused.
+    Each channel of a norm's output is divided by s = max|X|^alpha / max|W|^(1 - alpha), and the weights that read it
+    are multiplied by s. All targeted layers then get 8-bit weights, with inputs rounded for each token. Layers that no
+    norm feeds are quantized without scaling. A model in which no norm can be scaled is refused.
 
     Source: arXiv:2211.10438, eq. 4. Departures: weights have one scale per row instead of one per layer. All linear
     layers are quantized, but not the matrix products inside attention. A channel that is always 0 keeps its scale.

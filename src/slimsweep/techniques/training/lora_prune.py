@@ -42,9 +42,9 @@ class LoRAPrune(Training):
     gradient: ((dB A + B dA - dB dA) (W + B A))^2. dA and dB are the gradients of the factors. The importance of a unit
     is the sum over its rows and columns, as a moving average over batches. No gradient of a full weight is ever held.
 
-    The units are those of llm_pruner at level `block`, and as many are removed: after removal t of n a share of
-    1 - (1 - t / n)^3 of them. The same pair of factors is trained throughout, cut where its layer is cut, and added to
-    the weights at the end.
+    The units are those of llm_pruner at level `block`, and as many are removed in the end. After removal t of n, a
+    share of 1 - (1 - t / n)^3 of these is gone. The same pair of factors is trained throughout, cut where its layer is
+    cut, and added to the weights at the end.
 
     Each phase is a training of its own: it has its share of `evaluations`, at least 2, and `patience` counts those of
     one phase. So a phase ends early only where `patience` is less than its evaluations.
