@@ -54,8 +54,8 @@ class HarnessModel(TemplateLM):
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
         """Token ids; special tokens before the text as the tokenizer adds them, unless told otherwise.
 
-        Special tokens after the text are left out. An end token between a prompt and its answer would shift the place
-        where the harness cuts the two apart, and the answer would lose its first token.
+        Special tokens after the text are left out. With an end token between prompt and answer, the harness would
+        divide the two at a wrong place. The answer would lose its first token.
         """
         if add_special_tokens is False:
             return self._encode(string, special=False)

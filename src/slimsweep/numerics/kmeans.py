@@ -38,10 +38,10 @@ def row_levels(
     """For each row the levels, ascending, that lose least in sum(importance x (value - nearest level)^2).
 
     Only the `counted` values matter. Of these the `anchored` ones, all equal, weigh so much that a level lies on them.
-    Row i gets counts[i] <= `most` levels, repeated from the last one to fill `most`
-    columns; a row of fewer distinct values gets these, one of none gets zeros. Up to EXACT_LEVELS levels are the
-    optimum, more are a local one. An importance below LEAST_IMPORTANCE of its row's mean counts as that much: sums
-    cannot hold less, and a level must lie somewhere even among values of importance 0.
+    Row i gets counts[i] <= `most` levels, and its last level is repeated to fill `most` columns. A row with fewer
+    distinct values gets these values, an empty row gets zeros. Up to EXACT_LEVELS levels are the optimum, more are a
+    local one. An importance below LEAST_IMPORTANCE of its row's mean is raised to that. Sums cannot hold less, and
+    values of importance 0 need a level too.
 
     Source: Wang and Song, Ckmeans.1d.dp, The R Journal 3(2), 2011, with divide and conquer as in later versions of
         their package. An optimal cluster is a run of the sorted values, so dynamic programming over the first j values

@@ -155,8 +155,8 @@ def bootstrap(
 def sacrebleu_p(first: Outcomes, second: Outcomes, samples: int = SAMPLES, seed: int = SEED) -> float:
     """p as sacrebleu prints it: about that of a one-sided test, and 1 / (samples + 1) for equal items.
 
-    It takes the absolute differences of all resamples and subtracts their mean. p is the share that then exceeds the
-    absolute measured difference, with one added to both counts.
+    The mean of all absolute differences is subtracted from that of each resample. p is the share that then exceeds
+    the absolute measured difference, with one added to both counts.
 
     Source: sacrebleu's `_paired_bs_test` (Koehn 2004, with p as in multeval).
     """

@@ -10,7 +10,7 @@ The weight is stored transposed, so that a column of the layer is a row of memor
                row k   w w w w w ...   less e U[j, k], for every k > j
 
 Techniques call it for one block of columns at a time and correct the columns after the block in one matrix product.
-Within the block the CPU kernel takes LANES rows of the layer together, as lanes of vector instructions; rows are
+Within the block the CPU kernel takes LANES rows of the layer together, as lanes of vector instructions. Rows are
 independent, so threads share them without changing the result. Loading and storing a weight takes longer than
 multiplying it. Corrections inside a block are therefore carried to the next few columns at once, and to the rest of the
 block in groups of errors (see _carry in cpu.py).

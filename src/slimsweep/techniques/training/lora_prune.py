@@ -46,10 +46,10 @@ class LoRAPrune(Training):
     share of 1 - (1 - t / n)^3 of these is gone. The same pair of factors is trained throughout, cut where its layer is
     cut, and added to the weights at the end.
 
-    Each phase is a training of its own: it has its share of `evaluations`, at least 2, and `patience` counts those of
-    one phase. So a phase ends early only where `patience` is less than its evaluations.
+    Each phase is a training of its own. `evaluations` are divided among the phases, at least 2 each, and `patience`
+    counts those of one phase. So a phase ends early only if `patience` is less than its evaluations.
 
-    Source: arXiv:2305.18403, sec. 3. Departures: the paper masks units at each of many steps; here they are cut
+    Source: arXiv:2305.18403, sec. 3. Departures: the paper masks units at each of many steps. Here they are cut
         out between phases of the training loop, which is the same function of the inputs. The importance is measured
         between phases too, on batches of the training data. Optimizer and learning rate begin anew in each phase. The
         scale of the product is one factor of all scores and is left out of the gradient.
