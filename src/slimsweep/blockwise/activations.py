@@ -71,14 +71,14 @@ class Part:
 
 
 class Activations:
-    """Hidden states as they enter a block. What else a block takes is recorded from the model's own forward.
+    """Hidden states at the input of a block. The other arguments of a block are recorded from the model's own forward.
 
-    That way rotary tables, masks, kinds of attention and positional arguments of any family come along without
-    being named here. Without padding and with one stack of blocks, what the first sequence was given serves them all;
-    else arguments are recorded for each part of the batch that runs at once.
+    So rotary tables, masks, kinds of attention and positional arguments of any family need no code here. Without
+    padding and with one stack of blocks, the arguments of the first sequence serve all sequences. Else arguments are
+    recorded for each part of the batch that runs at once.
 
-    Blocks are to be visited in forward order. When the first block of the next stack is visited, the model's own
-    forward runs from the outputs of the stack before to there: a decoder sees the encoder as it is by then.
+    Visit the blocks in forward order. At the first block of the next stack, the model's own forward continues from the
+    outputs of the stack before. So a decoder is calibrated on the compressed encoder.
     """
 
     def __init__(self, model: LanguageModel, batch: Batch):

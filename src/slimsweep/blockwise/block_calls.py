@@ -53,8 +53,8 @@ def record_calls(
 ) -> tuple[Float[Tensor, "sequence token width"], list[Call]]:
     """Hidden states as they enter the first of some blocks, and what each of them is given beside, in one forward.
 
-    The model's own code runs between the blocks, so that rotary tables, masks, norms between two stacks and kinds of
-    attention of any family come along without being named here.
+    The model's own code runs between the blocks. So rotary tables, masks, norms between two stacks and kinds of
+    attention of any family need no code here.
 
     Args:
         blocks: consecutive blocks; the forward ends at the last one.

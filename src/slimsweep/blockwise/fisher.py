@@ -18,9 +18,9 @@ from slimsweep.numerics.finite import all_finite, non_finite_error
 def fisher_diagonal(model: LanguageModel, names: list[str], batch: Batch) -> dict[str, Float[Tensor, "out in"]]:
     """The diagonal Fisher information of the named linear layers' weights, in nats per token, fp32.
 
-    With L_s the summed loss of sequence s and T the number of predictions in all sequences, it is the sum over
-    sequences of (dL_s/dw)^2, divided by T. Half of it times a small change squared is the expected rise of the mean
-    loss of a prediction. A classifier predicts once for each sequence (see its `Task` for the loss without labels).
+    It is the sum over sequences s of (dL_s/dw)^2, divided by T. L_s is the summed loss of a sequence, T the number of
+    predictions in all sequences. Half of it times a small change squared is the expected rise of the mean loss of a
+    prediction. A classifier predicts once for each sequence (see its `Task` for the loss without labels).
 
     Holds one fp32 number for each weight of these layers, and the gradient of one at a time. A packed layer counts with
     its dequantised weight, and the rounding of inputs is left out. The model is what it was afterwards.

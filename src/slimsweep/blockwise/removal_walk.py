@@ -1,4 +1,12 @@
-"""Removal of heads and neurons block by block, and the least-squares repair of what reads them."""
+"""Structured pruning block by block: remove heads and neurons, and repair the layer that reads them.
+
+For each block in forward order, and its heads before its neurons:
+
+    inputs of the reader (the layer that reads the units) -> Gram matrix -> choose units -> repair the reader -> cut
+
+The repair is optional. It fits the reader's remaining weights by least squares, so that its output changes least. The
+next block is given the outputs of the reduced block. Without calibration text, units are chosen and cut, no more.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -31,7 +39,7 @@ class Choice:
 
 
 Choose = Callable[[int, Units, Tensor | None], Choice]
-"""From a block's index, its units and, where asked for, the Gram matrix of their reader's inputs."""
+"""Function that chooses units, from a block's index, its units and, if collected, their reader's Gram matrix."""
 
 
 def reduce_blocks(

@@ -1,4 +1,14 @@
-"""A block run once, halted wherever layers are to be compressed, so that each sees all compressed layers before it."""
+"""True-sequential calibration of a block: each layer is calibrated on outputs of the compressed layers before it.
+
+The usual way runs the block again for each group of layers that share an input. Here each forward runs only once. It is
+a coroutine (a greenlet) that halts before each group, hands over the inputs of the group, and waits:
+
+    part 1   inputs -> [q k v] -> attention -> [o] -> [gate up] -> [down] -> outputs      [..]: a halt
+    part 2   inputs -> [q k v] -> attention -> [o] -> [gate up] -> [down] -> outputs
+
+At a halt the statistic is summed over the parts of the batch, then the group is compressed. After that all parts go on,
+through the compressed layers, to the next halt. The price is memory: all parts are inside the block at the same time.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,14 +28,14 @@ def by_group(
     statistic: Callable[[Tensor], Tensor],
     is_last: bool,
 ) -> Iterator[InputSum]:
-    """Yield what the inputs of the next layers sum to, in forward order; the consumer compresses these meanwhile.
+    """Yield the summed statistic of each group of layers, in forward order.
 
-    Layers given the very same tensor are one group. All batches halt before the group, then go on through the layers
-    as the consumer has left them. A block's forward is so computed once and not twice. In the end the block's outputs
-    are the inputs of the next block, but for the last. Memory: the fullest point of a forward of all sequences.
+    The consumer compresses the layers of a group before it asks for the next sum. Layers that are given the very same
+    tensor are one group. At the end the block's outputs become the inputs of the next block; a last block is not run
+    to its end. Memory: the peak of a forward of all sequences.
 
     Args:
-        replaced: a layer of this name as it is now.
+        replaced: gives the current layer of a name, after compression.
     Raises:
         ModelError: a layer that no token reached.
     Source: the option true-sequential of GPTQ's reference code; arXiv:2210.17323 itself compresses block by block.
@@ -53,7 +63,7 @@ def by_group(
 
 @contextmanager
 def _halting(layers: dict[str, nn.Module], replaced: Callable[[str], nn.Module]) -> Iterator[None]:
-    """Let the forward of each layer hand its inputs over to whoever runs it, before it computes."""
+    """Make the forward of each layer switch to its parent greenlet with the inputs, before it computes."""
 
     def halted(name: str, layer: nn.Module) -> Callable[[Tensor], Tensor]:
         forward = layer.forward

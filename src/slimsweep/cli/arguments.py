@@ -85,8 +85,8 @@ def from_shell(arguments: list[str]) -> list[str]:
     has_mode = any(argument.startswith("hydra.mode=") for argument in read)
     if not any(argument in asks for argument in read) and (not is_sweep_file or has_mode):
         return read
-    # First, for the reason in _options_first. Without -m Hydra would run one job where it cannot find the mode, so that
-    # a fault in the sweep file would be told as one of the command line.
+    # First, for the reason in _options_first. Without -m Hydra would run one job if it cannot find the mode. A fault
+    # in the sweep file would then be reported as one of the command line.
     return ["-m", *(_left_to_the_jobs(argument) for argument in read if argument not in asks[:2])]
 
 

@@ -1,6 +1,7 @@
-"""Log lines for people: one line an event on standard output, those of other libraries only when asked for.
+"""Log handler of the command line: one line per event on standard output.
 
-With a live display the lines of slimsweep become its steps, and warnings are printed above it.
+Lines of other libraries are shown only with `-v`, or if they are errors. With a live display, log lines become its
+steps, and warnings are printed above it.
 """
 
 import logging
@@ -10,7 +11,7 @@ import sys
 from slimsweep.progress import watcher
 
 VERBOSE = "SLIMSWEEP_VERBOSE"
-"""Environment variable that `-v` sets, so that processes of other launchers have it too."""
+"""Environment variable that `-v` sets, so that jobs in other processes inherit it."""
 QUIET = {
     "TQDM_DISABLE": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -18,25 +19,25 @@ QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
     "DATASETS_VERBOSITY": "error",
 }
-"""Environment by which other libraries write no bars and no remarks; what a user has set stays."""
+"""Environment variables that silence other libraries; a value that the user has set is kept."""
 OWN = ("slimsweep", "hydra_plugins.slimsweep")
 
 
 def is_verbose() -> bool:
-    """Whether everything is to be shown."""
+    """Whether `-v` was given."""
     return bool(os.environ.get(VERBOSE))
 
 
 def quiet_other_libraries() -> None:
-    """Switch off bars and remarks of other libraries; to be called before they are imported."""
+    """Switch off progress bars and remarks of other libraries. Call it before they are imported."""
     if not is_verbose():
         for name, value in QUIET.items():
             os.environ.setdefault(name, value)
 
 
 def prepare_for_models() -> None:
-    """Set the environment for a command of `slim` that runs models; to be called before torch is imported."""
-    # Threads that wait by spinning slow down the model whose turn it is.
+    """Set the environment for a command of `slim` that runs models. Call it before torch is imported."""
+    # OpenMP threads that spin while they wait slow down the other model.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     quiet_other_libraries()
 
@@ -49,7 +50,7 @@ class Console(logging.Handler):
 
     def __init__(self, level: int = logging.NOTSET):
         super().__init__(level)
-        self._stream = sys.stdout  # as it is now: whoever replaces it later reads no log lines
+        self._stream = sys.stdout  # bound now, so that a later redirection of stdout gets no log lines
 
     def emit(self, record: logging.LogRecord) -> None:
         try:

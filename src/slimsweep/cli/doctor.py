@@ -46,9 +46,9 @@ OPTIONAL = {
     "onnx": "ONNX exports",
     "onnxruntime": "running ONNX exports",
 }
-"""Packages by what they are for."""
+"""Optional packages, each with its purpose."""
 LEAST_FREE_GB = 5
-"""Free disk below which a job on the embedded model may not find room for its cache."""
+"""Free disk that a job on the embedded model needs for its cache."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Finding:
 
     topic: str
     state: str
-    """ok; missing (something optional); problem (jobs will fail or be slow)."""
+    """`ok`, `missing` (an optional part), or `problem` (jobs will fail or be slow)."""
     text: str
     advice: str = ""
 
@@ -83,7 +83,7 @@ def doctor(
 
 
 def examined(outputs: Path, cache_dir: Path, data_dir: Path | None) -> list[Finding]:
-    """Everything that is looked at, in order. A look that fails becomes a problem, and the others go on."""
+    """Run all checks, in order. A check that raises is reported as a problem, and the others still run."""
     looks: list[Callable[[], list[Finding]]] = [
         _installation,
         _needed,
@@ -102,7 +102,7 @@ def examined(outputs: Path, cache_dir: Path, data_dir: Path | None) -> list[Find
     for look in looks:
         try:
             found += look()
-        except Exception as error:  # a broken package must not hide what the others say
+        except Exception as error:  # a broken package must not hide the other findings
             found.append(Finding("doctor", "problem", f"{type(error).__name__}: {error}".splitlines()[0]))
     return found
 
@@ -211,7 +211,7 @@ def _models(cache_dir: Path) -> list[Finding]:
 
 
 def _data(data_dir: Path | None, cache_dir: Path) -> list[Finding]:
-    """Corpora that lie on this disk: in the folder of local copies, or in a package. The hub is not asked."""
+    """Corpora on this disk: in the folder of local copies, or in a package. Does not ask the hub."""
     from slimsweep.data.corpus import CORPORA
 
     local = [name for name, corpus in CORPORA.items() if corpus.rows.local_path(data_dir)]

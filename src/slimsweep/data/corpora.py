@@ -100,8 +100,8 @@ class Corpora:
     def token_bytes(self, corpus: str | dict[str, str], tokenizer: Any) -> Int[Tensor, " token"] | None:
         """Bytes of UTF-8 text that each of `token_ids` stands for; None where the tokenizer does not tell places.
 
-        A token stands for the text from the end of the one before it to its own end, so that no byte is lost or counted
-        twice: blanks that belong to no token count with the next. A character that several tokens share counts with the
+        A token stands for the text from the end of the token before it to its own end. So each byte counts once: blanks
+        between two tokens count with the second one. A character that several tokens share counts with the
         first. Special tokens stand for nothing.
 
         Raises:

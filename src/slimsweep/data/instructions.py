@@ -29,7 +29,7 @@ from slimsweep.models.batches import IGNORED, padding_id
 Turns = tuple[tuple[str, str], ...]
 """Turns of a conversation: role (system, user or assistant) and text."""
 ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant"}
-"""Other words for roles, as ShareGPT and SlimOrca have them."""
+"""Other names of the roles, used by ShareGPT and SlimOrca."""
 LAYOUTS = (
     ("instruction", "output"),
     ("instruction", "response"),
@@ -38,14 +38,14 @@ LAYOUTS = (
     ("messages",),
     ("conversations",),
 )
-"""Columns of Alpaca, Dolly (as published, and as MosaicML has it), GSM8K, chat and ShareGPT files."""
+"""Columns of the known files: Alpaca, Dolly (original, then MosaicML's), GSM8K, chat, ShareGPT."""
 CONTEXT = ("input", "context")
-"""Columns of a text that belongs to the instruction, if it is there."""
+"""Optional columns whose text is appended to the instruction."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Instructions(TrainingData):
-    """Rows of instructions with answers, or conversations; longer ones than `tokens` are left out."""
+    """Instructions with answers, or conversations. Those longer than `tokens` are left out."""
 
     path: str | None
     """File with the columns of one of the LAYOUTS."""
@@ -113,7 +113,7 @@ def read_conversations(path: str) -> tuple[Turns, ...]:
     """Conversations of a file in order, read once per process.
 
     Raises:
-        CorpusError: no such file, no known columns, a row without an answer, an unknown role.
+        CorpusError: the file does not exist or has no known columns, or a row has no answer or an unknown role.
     """
     stat = existing_file(path).stat()
     return _conversations(path, (stat.st_size, stat.st_mtime_ns))
@@ -177,8 +177,9 @@ def labelled_tokens(turns: Turns, tokenizer: Any) -> dict[str, list[int]]:
 def _templated(turns: Turns, tokenizer: Any) -> dict[str, list[int]]:
     """Tokens as the chat template writes them.
 
-    An answer begins where the template, given only the turns before it, would let the assistant begin. A template that
-    writes earlier turns otherwise once others follow, as some drop earlier reasoning, leaves only the last answer.
+    To find an answer, the conversation is rendered twice: up to the answer, with the template's generation prompt, and
+    with the answer. The answer begins where the two differ. Some templates change earlier turns when later ones
+    follow, for example drop their reasoning. Only answers that the whole conversation still contains are predicted.
     """
 
     def tokens(count: int, opens_answer: bool) -> list[int]:
@@ -191,7 +192,7 @@ def _templated(turns: Turns, tokenizer: Any) -> dict[str, list[int]]:
     labels = [IGNORED] * len(ids)
     for place in answers:
         before, until = tokens(place, opens_answer=True), tokens(place + 1, opens_answer=False)
-        # What opens an answer may hold more than an answer that is there begins with, such as an empty thought.
+        # The generation prompt may end in text that this answer does not begin with, such as an empty thought.
         start = next(
             (at for at, pair in enumerate(zip(before, until, strict=False)) if pair[0] != pair[1]), len(before)
         )
@@ -205,7 +206,7 @@ def _predicted(example: dict[str, list[int]]) -> list[bool]:
 
 
 def _plain(turns: Turns, tokenizer: Any) -> dict[str, list[int]]:
-    """Tokens of each turn behind a line with its role; an answer ends with the end token, if there is one."""
+    """Tokens of each turn after a line that names its role. An answer ends with the end token, if there is one."""
     ids: list[int] = []
     labels: list[int] = []
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]

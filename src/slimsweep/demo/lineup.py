@@ -18,12 +18,12 @@ from slimsweep.records.points import titles
 from slimsweep.records.store import Store
 
 SHORT = 8
-"""Characters of a key that people read."""
+"""Characters of a key that messages show."""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A loaded model with the words and numbers that stand beside it."""
+    """A loaded model with the title and sizes that the demo shows for it."""
 
     title: str
     """`dense`, or technique, ratio and settings of the record."""
@@ -43,16 +43,16 @@ class Lineup:
 
     @classmethod
     def of(cls, store: Store, keys: Sequence[str], data_dir: Path | None) -> "Lineup":
-        """The records whose keys begin so, each once.
+        """Records whose keys begin with the given prefixes, each record once.
 
         Raises:
-            DemoError: every fault of every key, or records of several dense models.
+            DemoError: a key is faulty (all faults together), or the records have different dense models.
         """
         found, faults = {}, []
         for key in keys:
             try:
                 rebuild = writer_of(store, key, data_dir)
-                _ = rebuild.experiment  # its base is loaded: faults of its settings count now
+                _ = rebuild.experiment  # to find faults of its settings before weights load
                 found[rebuild.record["key"]] = rebuild
             except SlimsweepError as error:
                 faults.append(str(error))
@@ -73,7 +73,7 @@ class Lineup:
         return [self.rebuilds[0].experiment.base.chain, *known.values()]
 
     def load(self) -> Iterator[Shown]:
-        """Load and measure one model after another, the base first. Models of records lie where the base lies."""
+        """Load and measure one model after another, the base first, all on the same device."""
         base = self.rebuilds[0].experiment.base
         title, *others = self.titles
         dense = compress(base).model
@@ -84,17 +84,18 @@ class Lineup:
 
     @property
     def _compressed(self) -> list[Rebuild]:
-        """Records of other models than the base."""
+        """Records of compressed models; the record of the base itself is left out."""
         base = self.rebuilds[0].experiment.base
         return [rebuild for rebuild in self.rebuilds if rebuild.record["key"] != base.key]
 
 
 def writer_of(store: Store, prefix: str, data_dir: Path | None) -> Rebuild:
-    """The record whose key begins so, checked as far as that needs no weights.
+    """Find the record whose key begins with a prefix, and check it without loading weights.
 
     Raises:
-        DemoError: its model writes no text, or has no tokenizer.
-        StoreError, ConfigError: no such record, several, or its model cannot be made again.
+        DemoError: the model generates no text, or has no tokenizer.
+        StoreError: no record, or several, with this prefix.
+        ConfigError: the model cannot be rebuilt.
     """
     rebuild = Rebuild(store, store.find(prefix), data_dir)
     record = rebuild.record
@@ -132,7 +133,7 @@ def measured(title: str, key: str, model: LanguageModel) -> Shown:
 
 
 def placed(model: LanguageModel, device: torch.device) -> LanguageModel:
-    """The model on a device. Kept models are read to the CPU, where their speed would tell nothing beside a GPU's."""
+    """Move a model to a device. Saved models are read to the CPU, where their speed would not compare with a GPU's."""
     if model.offload or model.compute_device == device:
         return model
     return dataclasses.replace(model, module=model.module.to(device), compute_device=device)

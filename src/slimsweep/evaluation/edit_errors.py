@@ -19,9 +19,9 @@ UNITS = ("character", "word", "token")
 class EditErrors(GeneratedText):
     """Exact matches, and insertions, deletions and substitutions for each unit of the references (Levenshtein).
 
-    A text is an exact match where it equals its reference but for white space around both. With `unit=token` both
-    texts are encoded the same way, special tokens left out: of a model that spells words as phonemes these are word
-    accuracy and phoneme error rate. With `unit=word` the rate is the word error rate.
+    A text is an exact match where it equals its reference but for white space around both. With `unit=token` both texts
+    are encoded the same way, without special tokens. For a model that spells words as phonemes these are word accuracy
+    and phoneme error rate. With `unit=word` the rate is the word error rate.
     """
 
     version: ClassVar[int] = 2

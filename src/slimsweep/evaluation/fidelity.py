@@ -1,4 +1,14 @@
-"""Distance of a model from the base of its experiment, by their next-token distributions on the same text."""
+"""Fidelity: distance of a model from the base of its experiment, by next-token distributions on the same text.
+
+Both models read the windows of perplexity. At each place the base predicts p and the model q over the next token. Whole
+distributions of the base take too much disk. Only its k most likely tokens are kept (base_logits.py), and all other
+tokens count as one:
+
+    KL_k = sum over the k tokens of p log(p / q)  +  p_rest log(p_rest / q_rest)      at most KL(p || q)
+
+At 128 places, spread evenly over the text, the whole p is kept. There the mean of KL - KL_k is measured. It is added
+to the mean KL and reported as `kl_missing`, with its standard error.
+"""
 
 import dataclasses
 import logging
@@ -31,7 +41,7 @@ from slimsweep.numerics.divergences import kl_per_place, log_probs
 log = logging.getLogger(__name__)
 
 TIES = 8
-"""Most likely tokens of the base that are looked through for ties."""
+"""Number of the base's most likely tokens that are checked for a tie with its top token."""
 LAYOUT = 1
 """Raised by hand when what is kept of a base changes."""
 
@@ -230,7 +240,7 @@ class FidelityReader:
         start, end = self._at, self._at + len(logits)
         kept = self.kept.part(start, end, logits.device)
         kl = lumped_kl(kept, logits, log_partition(logits, targets, nll), self.kept.is_whole)
-        # Of ties, which bfloat16 has many of, all are top tokens; one in common will do.
+        # bfloat16 logits often tie. All tied tokens are top tokens, and models agree if they share one.
         few = slice(None, TIES)
         is_top = kept.log_probs[:, few] == kept.log_probs[:, :1]
         theirs = logits.gather(1, kept.tokens[:, few]) == logits.amax(dim=1, keepdim=True)
@@ -288,7 +298,7 @@ def lumped_kl(
 ) -> Float[Tensor, " place"]:
     """KL(base || model) of each place in nats and fp32, over the tokens kept of the base and all others as one.
 
-    Lumping never raises a KL. What it misses is the mass of the others times the KL within them.
+    Merging tokens never raises a KL. The missing part is the mass of the other tokens times the KL among them.
     """
     log_q = logits.gather(1, base.tokens).float() - log_partition[:, None]
     found = kl_per_place(base.log_probs, log_q)
@@ -307,8 +317,9 @@ def perplexity_change(base: np.ndarray, model: np.ndarray, windows: int) -> tupl
         model: The same of the model.
         windows: Units that are independent of each other; the places of one are not.
 
-    Returns the change and, by the delta method, the standard error of exp(m) - exp(b): the deviation over windows of
-    exp(m) m_w - exp(b) b_w, divided by the root of their number. None for one window.
+    Returns the change exp(m) - exp(b) of two mean losses, and its standard error by the delta method. That is the
+    standard deviation over windows w of exp(m) m_w - exp(b) b_w, divided by the square root of their number. It is
+    None for one window.
     """
     means = [values.reshape(windows, -1).mean(axis=1, dtype=np.float64) for values in (base, model)]
     before, after = (math.exp(min(mean.mean(), 700.0)) if np.isfinite(mean).all() else math.nan for mean in means)

@@ -25,8 +25,8 @@ PROBE = "A text."
 class HarnessModel(TemplateLM):
     """Log-likelihoods of continuations, the head computed only where a continuation stands, and generated texts.
 
-    The harness's own model class computes logits for every prompt token and keeps its weights on one device;
-    this one needs a fraction of the time and memory and works with weights in host memory. Values are equal.
+    The harness's own model class computes logits for every prompt token and keeps its weights on one device. This class
+    gives equal values in a fraction of the time and memory, and also works with weights in host memory.
     """
 
     def __init__(self, model: LanguageModel, batch_tokens: int):
@@ -54,8 +54,8 @@ class HarnessModel(TemplateLM):
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
         """Token ids; special tokens before the text as the tokenizer adds them, unless told otherwise.
 
-        Special tokens after the text are left out. An end token between a prompt and its answer would shift the place
-        where the harness cuts the two apart, and the answer would lose its first token.
+        Special tokens after the text are left out. With an end token between prompt and answer, the harness would
+        divide the two at a wrong place. The answer would lose its first token.
         """
         if add_special_tokens is False:
             return self._encode(string, special=False)

@@ -113,8 +113,8 @@ def rouge_scorer(stemmer: bool) -> Any:
     from absl.logging import get_absl_handler
     from rouge_score.rouge_scorer import RougeScorer
 
-    # rouge-score imports absl, whose handler keeps what stood for standard error then, and closes it once logging is
-    # configured anew, though another part of the program may still write there.
+    # rouge-score imports absl. Its log handler keeps the stream that was standard error at import, and closes it when
+    # logging is configured again. Another part of the program may still write there.
     get_absl_handler().python_handler.stream = sys.__stderr__
     return RougeScorer(list(KINDS.values()), use_stemmer=stemmer)
 

@@ -1,4 +1,7 @@
-"""Eight kinds of model in one picture: quality on a log axis as height, time or bytes as area."""
+"""Bubble chart of eight categories: dense (two models), unstructured and structured, each also quantized.
+
+Height is a quality on a log axis. The area of a bubble is time or bytes. x is the category, and the ratio within it.
+"""
 
 import itertools
 import math
@@ -53,13 +56,13 @@ DENSE_COLOURS = ("#000000", GREY, GREEN, PINK)
 PRUNED_COLOURS = (BLUE, SKY, VERMILION, ORANGE)
 
 SHAPES = {"o": 4 / math.pi, "s": 1.0, "D": 1.0, "^": 2.0, "v": 2.0}
-"""Markers, and the size matplotlib must be given for an area of one square point."""
+"""Markers, each with the `s` of matplotlib's scatter that gives it an area of one square point."""
 AREAS_INCHES = 2.3
-"""Width of the legend of areas."""
+"""Width of the legend that explains the areas."""
 LARGEST_AREA = 200.0
 """Square points of the largest bubble."""
 SPREAD = 0.34
-"""Within its category the smallest ratio stands this far left of the middle, the largest this far right."""
+"""Distance of the smallest and of the largest ratio from the middle of their category; categories are 1 apart."""
 TOKENIZERS = "Tokenizers differ: values compare within one model only."
 
 
@@ -79,7 +82,7 @@ class Chart:
 
     @cached_property
     def names(self) -> dict[str, str]:
-        """The models by label, smallest first, each with the shortest name that tells it from the others."""
+        """Name of each model by label, smallest model first. Names are as short as they can be and still differ."""
         parameters: dict[str, int] = {}
         for one in self.records:
             label = model_label(one)
@@ -91,7 +94,7 @@ class Chart:
 
     @cached_property
     def categories(self) -> list[str]:
-        """In order of x: two for each dense model, of which there is room for two at least, and the pruned ones."""
+        """Categories in order of x: dense and quantized for each dense model (at least two), then the pruned ones."""
         measured = {model_label(one) for one in self.records if not is_pruned(one)}
         dense = [name for label, name in self.names.items() if label in measured]
         dense += [f"model {place + 1}" for place in range(len(dense), DENSE_MODELS)]
@@ -111,12 +114,12 @@ class Chart:
         return DENSE_COLOURS[self.categories.index(category) % len(DENSE_COLOURS)]
 
     def drawn_size(self, value: int | float, marker: str) -> float:
-        """The size matplotlib must be given for a marker whose area stands for a value."""
+        """`s` of matplotlib's scatter for a marker whose area represents a value."""
         return SHAPES[marker] * LARGEST_AREA * value / max(one[self.size.field] for one in self.records)
 
     @cached_property
     def variants(self) -> dict[str, dict[str, list[Record]]]:
-        """The records of each category by what tells them apart: technique, settings and, of several, the model."""
+        """Records of each category by variant: technique, settings and, if there are several models, the model."""
         found: dict[str, dict[str, list[Record]]] = {category: {} for category in self.categories}
         for model, name in self.names.items():
             own = [one for one in self.records if model_label(one) == model]
@@ -127,7 +130,7 @@ class Chart:
         return found
 
     def x(self, record: Record, variant: str) -> float:
-        """Place of a record: by ratio within its category, side by side where there is none."""
+        """Position of a record on x: within its category by ratio; records without a ratio stand side by side."""
         category = self.category(record)
         place, beside = self.categories.index(category), list(self.variants[category])
         if record.get("ratio") is None:
@@ -138,11 +141,11 @@ class Chart:
 
 
 def draw(records: list[dict[str, Any]]) -> dict[str, Figure]:
-    """`bubble_time_<corpus>` and `bubble_bytes_<corpus>`: one bubble a record, by ratio within its category.
+    """`bubble_time_<corpus>` and `bubble_bytes_<corpus>`: one bubble per record.
 
-    Models share the axis here, as nowhere else: the eight categories are made to be seen together. Protocols that
-    differ in more than the tokenizer are files of their own, and so are times of different devices; where
-    tokenizers differ the title says what may be compared. A category without records says "not run".
+    Different models share one axis in this figure only, since it compares the eight categories. If their tokenizers
+    differ, the title says that values compare within one model only. Protocols that differ in anything else get files
+    of their own, and so do times of different devices. A category without records says "not run".
     """
     return {
         f"bubble_{stem}": _figure(chart)
@@ -153,7 +156,7 @@ def draw(records: list[dict[str, Any]]) -> dict[str, Figure]:
 
 
 def _charts(records: list[Record], quality: Quantity, name: str) -> Iterator[tuple[str, Chart]]:
-    """Every chart of a corpus by the end of its stem: over time, for each device, and over bytes."""
+    """Charts of a corpus, each with the end of its file stem: one of time per device, one of bytes."""
     time, size = quantity(quality.seconds, records), quantity("weight_bytes", records)
     for more, protocol, members in _comparable(records, quality.field):
         for place, here in by_device(one for one in members if one.get(time.field) is not None).items():
@@ -164,7 +167,7 @@ def _charts(records: list[Record], quality: Quantity, name: str) -> Iterator[tup
 
 
 def _comparable(records: list[Record], field: str) -> Iterator[tuple[str, str, list[Record]]]:
-    """Word of the stem, protocol and records of each protocol, those that differ in the tokenizer taken together."""
+    """Group records by protocol, tokenizer ignored; gives the end of the file stem, protocol and records of each."""
     groups: dict[str, list[Record]] = {}
     for record in records:
         protocol = protocol_of(record, field)
@@ -223,7 +226,7 @@ def _bubble(axes: Axes, chart: Chart, record: Record, x: float, look: Look) -> N
 
 
 def _legends(figure: Figure, chart: Chart) -> None:
-    """Below the axes: which shape and colour is which chain, and what the areas stand for."""
+    """Draw two legends below the axes: shape and colour of each chain, and the scale of the areas."""
     look = {"linestyle": "", "markersize": 4.5, "alpha": 0.7}
     chains = [
         Line2D([], [], color=chart.colour(category), marker=shape, label=variant, **look)
@@ -257,6 +260,6 @@ def _legends(figure: Figure, chart: Chart) -> None:
 
 
 def round_down(value: float) -> float:
-    """The largest of 1, 2 or 5 times a power of ten that is not above a value."""
+    """Round down to 1, 2 or 5 times a power of ten."""
     power = 10.0 ** math.floor(math.log10(value))
     return max(digit * power for digit in (1, 2, 5) if digit * power <= value)

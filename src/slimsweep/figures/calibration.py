@@ -1,4 +1,7 @@
-"""Quality over the calibration text, its amount, its length and its draw: one factor at a time around the default."""
+"""Sensitivity to calibration data: quality over corpus, number of sequences, their length, and seed.
+
+Each panel varies one factor and holds the others at their defaults.
+"""
 
 import statistics
 from collections import Counter
@@ -24,7 +27,7 @@ SWEEPS = ("calibration",)
 FACTORS = {"corpus": "text", "sequences": "sequences", "tokens": "tokens of a sequence", "seed": "draw (seed)"}
 """Factors of a calibration, and the labels of their axes."""
 NUMBERS = ("sequences", "tokens")
-"""Factors whose axis is a logarithmic one; the others are names in a row."""
+"""Factors with a logarithmic axis. The axis of the others is categorical."""
 
 SHIFT = 0.08
 
@@ -33,7 +36,10 @@ Setting = dict[str, Any]
 
 
 def draw(records: list[dict[str, Any]]) -> dict[str, Figure]:
-    """`calibration_<corpus>`: four panels, a line for each technique; bars at the default: ±1 deviation over seeds."""
+    """`calibration_<corpus>`: four panels with one line per technique.
+
+    Error bars at the default: ±1 standard deviation over seeds.
+    """
     figures = {}
     for panel in panels(records, log_quality):
         calibrated = {
@@ -51,13 +57,13 @@ def setting_of(record: Record) -> Setting:
 
 
 def default_of(records: Sequence[Record]) -> Setting:
-    """The most common value of each factor: what the others are varied around."""
+    """Default of each factor, taken as its most common value in the records."""
     settings = [setting_of(record) for record in records]
     return {name: Counter(setting[name] for setting in settings).most_common(1)[0][0] for name in FACTORS}
 
 
 def varied(records: Sequence[Record], factor: str, default: Setting) -> dict[Any, Record]:
-    """Records that differ from the default in no other factor, by the value of this one, in order of value."""
+    """Records by their value of one factor, sorted; all other factors have their default."""
     fitting = {
         setting[factor]: record
         for record in records
@@ -70,7 +76,7 @@ def varied(records: Sequence[Record], factor: str, default: Setting) -> dict[Any
 
 
 def _by_technique(panel: Panel) -> dict[str, list[Record]]:
-    """Records that looked at calibration text and measured the quality, by technique."""
+    """Records that used calibration text and measured the quality, by technique."""
     found: dict[str, list[Record]] = {}
     for record in panel.records:
         if record.get("seed") is not None and record.get(panel.field) is not None:
@@ -93,7 +99,7 @@ def _figure(panel: Panel, techniques: dict[str, list[Record]]) -> Figure:
         axes.label_outer()
         axes.set_xlabel(f"{FACTORS[factor]} (default: {default[factor]})")
         axes.tick_params(labelbottom=True)
-    for label, value in baselines_of(panel).items():  # far below, and told in the legend alone
+    for label, value in baselines_of(panel).items():  # far below the curves: given only in the legend
         figure.axes[0].plot([], [], "k--", linewidth=0.9, label=f"{label} ({panel.quantity.text(value)})")
     figure.axes[0].set_ylabel(panel.quantity.axis())
     figure.axes[2].set_ylabel(panel.quantity.axis())
@@ -103,12 +109,12 @@ def _figure(panel: Panel, techniques: dict[str, list[Record]]) -> Figure:
 
 
 def _draw(axes: Axes, panel: Panel, techniques: dict[str, list[Record]], factor: str, default: Setting) -> None:
-    """One factor: a line for each technique, on whose default stands the deviation over seeds."""
+    """Draw one factor: a line per technique, with the deviation over seeds as an error bar at the default."""
     found = {technique: varied(records, factor, default) for technique, records in techniques.items()}
     places = list(dict.fromkeys(value for points in found.values() for value in points))
     looks = appearances(list(found))
     for number, ((technique, points), look) in enumerate(zip(found.items(), looks, strict=True)):
-        shift = SHIFT * (number - (len(found) - 1) / 2)  # names in a row: marks side by side
+        shift = SHIFT * (number - (len(found) - 1) / 2)  # categorical axis: marks side by side
         x = [value if factor in NUMBERS else places.index(value) + shift for value in points]
         y = [record[panel.field] for record in points.values()]
         axes.plot(x, y, label=technique, linestyle="-" if factor in NUMBERS else "", **look)

@@ -1,4 +1,10 @@
-"""Weights in 8 bits with a scale for each row, multiplied by inputs in 8 bits but for those with outliers."""
+"""LLM.int8() layer: int8 weights and int8 inputs; input channels with outliers are multiplied in the model's dtype.
+
+Weights have one scale per output row, inputs one scale per token:
+
+    inputs   = [ other channels -> int8 | outlier channels in the model's dtype ]
+    output   = int8 product * token scale * row scale  +  product of the outlier channels with dequantized weights
+"""
 
 from typing import Any
 
@@ -10,18 +16,20 @@ from slimsweep.linear.backends import bitsandbytes_functional
 from slimsweep.linear.base import Layout, PackedLinear
 
 HIGHEST = 127
-LEAST = 1e-36  # below, 127 over a magnitude has no finite fp32
+LEAST = 1e-36  # for a smaller absmax, 127 / absmax may overflow fp32
 
 
 class LLMInt8Linear(PackedLinear):
     """Vector-wise int8: `weight_codes` [out in] and the largest magnitude of each row, `weight_absmax` [out].
 
-    Settings: `threshold`. An input channel in which any token of a forward reaches it is multiplied in the model's
-    dtype, by dequantised weights; with 0 no channel is. So what a token gets depends on the tokens beside it.
-    Source: arXiv:2208.07339, sec. 3. As in bitsandbytes, a token's scale leaves out its outliers, not their whole
-    channels. Weights of outlier channels are the stored 8-bit ones; the paper keeps 16 bits for them. Unlike
-    bitsandbytes, inputs are rounded from fp32, since those of a bf16 model may overflow in fp16. Sums are scaled in
-    fp32.
+    Settings: `threshold`. A value of at least this magnitude is an outlier; 0 switches outliers off. An input channel
+    with an outlier in any token of the forward is an outlier channel. The output of a token therefore depends on the
+    other tokens of its batch.
+
+    Source: arXiv:2208.07339, sec. 3. Departures: outlier channels use the stored 8-bit weights, where the paper keeps
+        16 bits. As in bitsandbytes, the scale of a token ignores its own outliers, but not the rest of the outlier
+        channels. Unlike bitsandbytes, inputs are rounded from fp32: those of a bf16 model may overflow in fp16. The
+        integer sums are scaled in fp32.
     """
 
     kind = "llm_int8"
@@ -76,6 +84,6 @@ class LLMInt8Linear(PackedLinear):
 
 
 def rounded(values: Float[Tensor, "row column"], absmax: Float[Tensor, " row"]) -> Int8[Tensor, "row column"]:
-    """Each row over its `absmax`, in 127ths; ties go to the even one. Below 1e-36 a row becomes zeros."""
+    """Round each row to int8 codes, `absmax` to 127; ties round to even. A row with absmax up to LEAST is zeros."""
     steps = torch.where(absmax > LEAST, HIGHEST / absmax, 0)
     return (values * steps[:, None]).round_().clamp_(-HIGHEST, HIGHEST).to(torch.int8)

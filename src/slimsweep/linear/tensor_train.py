@@ -105,8 +105,8 @@ class TensorTrainHead(TensorTrainForm):
     """A head that reads the cores of the embedding it is tied with.
 
     It rebuilds one block of rows after another and multiplies by it, so that the whole table is never in memory.
-    Contracting each token with the cores would take more operations (about 190 times a dense head's for SmolLM2 at
-    half its parameters), where a block serves all tokens of a forward. Settings: also `embedding`, its full name.
+    A block serves all tokens of a forward. Contracting each token with the cores would take more operations, about 190
+    times those of a dense head for SmolLM2 at half its parameters. Settings: also `embedding`, its full name.
     """
 
     kind = "tensor_train_head"

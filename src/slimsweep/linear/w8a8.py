@@ -23,11 +23,11 @@ class DynamicInt8Linear(PackedLinear):
     Products are summed as integers and so exact; scales and bias come after. In training mode of autograd the same is
     computed in floats, and gradients pass the rounding as if it were not there.
 
-    Tensors are those of compressed-tensors' `int-quantized`. Plain transformers computes the same with floats in the
-    dtype of the model: in fp32 the same but for the last bits, in bf16 with rounded scales, inputs and products.
-    Through a deep model last bits decide codes. Relative change of SmolLM2's logits (norm), as measured: 9 % when
-    the embeddings are multiplied by 1 + 3e-7, 15 % from this layer to that of transformers in fp32, and 11 to 20 % from
-    the dense model.
+    Tensors are those of compressed-tensors' `int-quantized`. Plain transformers computes with floats in the dtype of
+    the model. In fp32 its results differ in the last bits only. In bf16 its scales, inputs and products are rounded. In
+    a deep model a last bit can change a code, and the change grows from layer to layer. Measured relative change of
+    SmolLM2's logits (norm): 9 % if the embeddings are multiplied by 1 + 3e-7. From this layer to that of transformers
+    in fp32 it is 15 %, and from the dense model to this layer 11 to 20 %.
     """
 
     kind = "dynamic_int8"

@@ -44,8 +44,8 @@ def survey(model: LanguageModel) -> Survey:
     """Find what can be scaled: inputs of linear layers made by a norm, by the values, or by the neurons.
 
     Which layers read a norm, and whether anything else does, is seen in one forward without matrix products, which also
-    runs on the meta device. That attention is linear in its values, and a gated neuron in what its gate multiplies,
-    is what `Family` says of them; an activation without a gate is tried out.
+    runs on the meta device. `Family` declares that attention is linear in its values, and a gated neuron in the
+    factor that its gate multiplies. An activation without a gate is tested with numbers.
     """
     seen = trace(model)
     places, reasons = [], {}

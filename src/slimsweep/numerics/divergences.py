@@ -209,9 +209,9 @@ def top_k_forward_kl(
 
         KL(p || q) - lumped KL  =  p(R) KL(p(. | R) || q(. | R))
 
-    which `top_k_error_bound` bounds from what is known. With k = vocabulary nothing is missing. The gradient in a
-    token of R uses p(R) q(token | R) for the unknown p(token): for each place the absolute errors of the gradient in
-    the logits sum to at most 2 T p(R).
+    `top_k_error_bound` bounds this difference. With k = vocabulary nothing is missing. In the gradient,
+    p(R) q(token | R) stands for the unknown p(token) of a token of R. The absolute errors of the gradient in the logits
+    of a place therefore sum to at most 2 T p(R).
 
     Args:
         counted: as in `forward_kl`.
@@ -234,8 +234,9 @@ def top_k_error_bound(
     """Least upper bound of `forward_kl` - `top_k_forward_kl`, from what the latter knows.
 
     The teacher's probabilities in the rest R are unknown, but each is at most its k-th highest one, and they sum to
-    p(R). A KL is convex in p, so it is largest at a corner of this set: the k-th highest probability on each of the
-    student's least likely tokens of R, until p(R) is used up. Some teacher attains the bound, so none is tighter.
+    p(R). A KL is convex in p, so it is largest at a corner of this set. There each of the student's least likely
+    tokens of R has the k-th highest probability, until p(R) is used up. Some teacher attains the bound, so none is
+    tighter.
     """
     chosen = counted != 0
     top = teacher.select(chosen)

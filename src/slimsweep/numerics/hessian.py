@@ -26,12 +26,12 @@ from slimsweep.numerics.finite import all_finite
 GRAM_STRIP = 192
 """Rows of the strips that the upper half of a Gram matrix is computed by; narrower ones are no faster on a CPU."""
 WHOLE_ON_GPU = 1024
-"""Width up to which it is one product on a GPU, where every operation costs as much as a small product."""
+"""Width up to which a GPU computes the Gram matrix as one product. Launching strips would cost more."""
 INVERSE_LEAF = 256
 """Width up to which a triangular inverse is left to LAPACK; wider ones are faster by halves."""
 
 FACTOR_BYTES = 12
-"""For each number of a Hessian while it is factored, beside itself: one in fp64 and one in fp32, or three in fp32."""
+"""Working bytes per number of a Hessian while it is factored: an fp64 and an fp32 copy, or three fp32 copies."""
 
 
 @dataclass(frozen=True)
@@ -98,14 +98,14 @@ def _exact_half_products(dtype: torch.dtype) -> Iterator[None]:
 def factor_inverse(hessian: Float[Tensor, "in in"], damping_fraction: float) -> InverseFactor:
     """The triangular factor of the inverse of a damped Hessian, in fp32.
 
-    A dead input (zero diagonal) gets the mean diagonal of the live ones, and touches no other. Where a damping fails,
-    ten times as much is tried, up to 1.
+    A dead input (zero diagonal) gets the mean diagonal of the live ones. Its row and column are zero otherwise, so it
+    corrects no other input. If the factorization fails, ten times the damping is tried, up to 1.
 
     Raises:
         HessianError: not finite, or no damping up to 1 makes it positive definite.
-    Source: arXiv:2301.00774, sec. 3.3. Instead of inverting and factoring again, H = R R^T with R upper (a Cholesky
-        factor read backwards) and R is inverted: H^-1 = R^-T R^-1. Factored in fp64, since the error of a factor grows
-        with H's condition (fp32 moved masks of real layers); inverted in fp32, since that of R is only its root.
+    Source: arXiv:2301.00774, sec. 3.3. Departure: H is factored once and its factor inverted, as at the top of this
+        file. The factor is computed in fp64, because its error grows with H's condition number; in fp32 the masks of
+        real layers changed. The triangle is inverted in fp32: its condition number is only the square root of H's.
     """
     diagonal = hessian.diagonal()
     if not all_finite(diagonal):
@@ -125,7 +125,7 @@ def factor_name(damping_fraction: float) -> str:
 
 def _try_factor(hessian: Float[Tensor, "in in"], added: Float[Tensor, " in"]) -> Float[Tensor, "in in"] | None:
     """The factor with `added` on the diagonal; None where that is not positive definite."""
-    # By columns, as LAPACK has matrices, so that it is factored in place: of a wide layer nothing takes more memory.
+    # Column-major, as LAPACK expects, so that it is factored in place. This is the peak memory of a wide layer.
     lower = hessian.new_empty(hessian.shape, dtype=torch.float64).mT
     lower.copy_(hessian.flip(0, 1)).diagonal().add_(added.flip(0))
     failed = torch.empty((), dtype=torch.int32, device=hessian.device)

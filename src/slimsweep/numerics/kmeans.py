@@ -38,15 +38,15 @@ def row_levels(
     """For each row the levels, ascending, that lose least in sum(importance x (value - nearest level)^2).
 
     Only the `counted` values matter. Of these the `anchored` ones, all equal, weigh so much that a level lies on them.
-    Row i gets counts[i] <= `most` levels, repeated from the last one to fill `most`
-    columns; a row of fewer distinct values gets these, one of none gets zeros. Up to EXACT_LEVELS levels are the
-    optimum, more are a local one. An importance below LEAST_IMPORTANCE of its row's mean counts as that much: sums
-    cannot hold less, and a level must lie somewhere even among values of importance 0.
+    Row i gets counts[i] <= `most` levels, and its last level is repeated to fill `most` columns. A row with fewer
+    distinct values gets these values, an empty row gets zeros. Up to EXACT_LEVELS levels are the optimum, more are a
+    local one. An importance below LEAST_IMPORTANCE of its row's mean is raised to that. Sums cannot hold less, and
+    values of importance 0 need a level too.
 
-    Source: Wang and Song, Ckmeans.1d.dp, The R Journal 3(2), 2011: the best clusters are neighbours in sorted order,
-        so the best split of the first j values follows from those of fewer; with the divide and conquer of their
-        later versions. More levels: Lloyd's algorithm from a start of the density that is best for many levels
-        (cube root of the weighted density; Panter and Dite, Proc. IRE 39, 1951).
+    Source: Wang and Song, Ckmeans.1d.dp, The R Journal 3(2), 2011, with divide and conquer as in later versions of
+        their package. An optimal cluster is a run of the sorted values, so dynamic programming over the first j values
+        finds the optimum. More levels: Lloyd's algorithm. Its start has the density of levels that is best for many
+        levels, the cube root of the weighted density (Panter and Dite, Proc. IRE 39, 1951).
     """
     free = counted if anchored is None else counted & ~anchored
     weights = importance.double().masked_fill(~free, 0)

@@ -11,7 +11,7 @@ DAMPING_FRACTION = 0.01
 
 
 CG_STEPS = 500
-"""Most steps of conjugate gradients; rows that have not reached the tolerance by then are counted."""
+"""Largest number of steps of conjugate gradients. Rows above the tolerance by then are counted."""
 CG_TOLERANCE = 1e-8
 """Relative tolerance: conjugate gradients end where no row's residual exceeds this part of its right-hand side."""
 
@@ -22,12 +22,12 @@ def least_squares(
     lost: Int[Tensor, " lost"],
     removed: Bool[Tensor, "out in"] | None = None,
 ) -> tuple[Float[Tensor, "out in"], float, float, int]:
-    """The weight whose kept columns come closest to the whole layer's output without the lost ones.
+    """Fit the kept columns of a weight so that they reproduce the layer's output without the lost columns.
 
     Minimises E|W x - W' x_kept|^2 + damping |W'_kept - W_kept|^2. The second term holds weights in place where the text
-    says nothing of them. Weights that are `removed`, which are zero, stay zero. Returns W' with zeros in the lost
-    columns; the mean squared output error before and after, each as a fraction of E|W x|^2; and the number of rows that
-    conjugate gradients left short of their tolerance, which only happens with `removed` weights.
+    says nothing of them. Weights in `removed` are zero and stay zero. Returns four values: W' with zeros in the lost
+    columns; the mean squared output error before and after, each as a fraction of E|W x|^2; and the number of rows
+    in which conjugate gradients did not converge. The last is 0 without `removed` weights.
 
     Raises:
         HessianError: the inputs' second moment cannot be factored.

@@ -5,9 +5,9 @@ For training, a third read makes the gradient of their mean.
     row of logits (uint16 bits)  ->  highest, by comparing the bits as integers
                                  ->  sum of exp(logit - highest), LANES at a time in fp32, the parts in fp64
 
-torch makes an fp32 copy and an fp32 log-softmax of the whole row first. Over a vocabulary of 49,152 words that takes
-eight times as long as this (75 against 9 us a token, one thread of an AMD EPYC with AVX-512), and is less exact: errors
-up to 8e-6 against 1e-6 on random logits.
+torch makes an fp32 copy and an fp32 log-softmax of the whole row first. Measured on one thread of an AMD EPYC with
+AVX-512 and a vocabulary of 49,152 words: 75 us a token with torch, 9 us here. The largest error on random logits is
+8e-6 with torch and 1e-6 here.
 
 The exponential is a polynomial of degree 7 on [-ln 2 / 2, ln 2 / 2] times a power of two, within 1 ulp of fp32.
 Source: S. Moshier, Cephes, expf.

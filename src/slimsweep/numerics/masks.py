@@ -6,8 +6,8 @@ first, until the count is reached, so that ties cannot drop more than was asked:
     score  3 1 2 1 0 1     k = 3: threshold 1, one score below it, so two of the three ones go
     keep   T F T F F T
 
-The next higher score tells whether there are ties at all; mostly there are none, and one comparison is the mask. The
-threshold comes from a sort (short units) or from numpy's partition (longer ones; faster than torch.kthvalue).
+If the (k+1)-th lowest score is above the threshold, as is usual, one comparison gives the mask. The threshold
+comes from a sort (short units) or from numpy's partition (longer ones; faster than torch.kthvalue).
 """
 
 import math
@@ -64,7 +64,7 @@ def keep_highest(score: Float[Tensor, "unit weight"], dropped: Int[Tensor, " uni
 
 
 def keep_highest_of_all(score: Float[Tensor, "out in"], dropped: int) -> Bool[Tensor, "out in"]:
-    """The same of a whole tensor as one unit, in the order of its indices; one that lies turned need not be moved."""
+    """Keep-mask of the highest scores of a whole tensor, as one unit. A transposed tensor is not copied."""
     score = _of_numpy(score)
     flat = (score.T if score.T.is_contiguous() else score).reshape(1, -1)  # a threshold has no order
     if not dropped:
@@ -97,7 +97,7 @@ def remove(weight: Float[Tensor, "*shape"], keep: Bool[Tensor, "*shape"]) -> Flo
 
 
 def lowest_overall(scores: Callable[[], Iterable[Float[Tensor, " weight"]]], rank: int) -> tuple[float, int]:
-    """The rank-th lowest of many non-negative fp32 tensors together, and how many of its equals are in rank.
+    """The rank-th lowest of many non-negative fp32 tensors together, and how many of its equals lie within the rank.
 
     Two passes with histograms of the upper and lower 16 bits, which order as the numbers do: memory stays flat
     and the result exact. `scores` makes a fresh pass each time. Rank 0 gives -1, below every score.

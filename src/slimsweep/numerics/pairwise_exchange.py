@@ -1,4 +1,14 @@
-"""Choose units to prune when their costs interact (a quadratic objective), by pairwise exchange."""
+"""Choose units to prune when their costs interact (a quadratic objective), by pairwise exchange.
+
+Removing a set S of units changes the layer's output by f(S), the sum of Q[i, j] over all i and j in S. Q[i, i] is the
+cost of unit i alone. Q[i, j] is how two units interact: their changes of the output add up, or cancel. The best set of
+a given size is a quadratic assignment problem, so it is searched for locally. The search starts from a set, such as the
+units of lowest Q[i, i]. It swaps the best pair of a unit i in S and a unit j outside, until no swap lowers f:
+
+    r = Q 1_S                                                     row sums of Q over S
+    f(swapped) - f(S) = Q_ii - 2 r_i + Q_jj + 2 r_j - 2 Q_ij      for all pairs at once
+    r <- r + Q[:, j] - Q[:, i]                                    after the swap
+"""
 
 from dataclasses import dataclass
 
@@ -7,11 +17,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 PARTITION = 4096
-"""Units whose exchanges are weighed at once; more are taken in turns, which bounds what one exchange takes."""
+"""Units whose pairs are compared at once. More units are split into parts, which bounds memory and time of a swap."""
 SMALLEST_GAIN = 1e-9
 """Fraction of the objective; an exchange that gains less is not worth its time."""
 ROUNDING = 1e-13
-"""Fraction of the largest cost of a unit; a gain below is rounding, and chasing it would never end."""
+"""Fraction of the largest cost of a unit. A smaller gain is a rounding error, and the search might never end."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +64,10 @@ def greedy(matrix: Float[Tensor, "unit unit"], count: int) -> Int[Tensor, " gone
 def best_exchanges(
     matrix: Float[Tensor, "unit unit"], chosen: Int[Tensor, " gone"], partition: int = PARTITION
 ) -> Exchanged:
-    """Swap one unit that goes for one that stays, the best such pair each time, until no swap gains.
+    """Swap the best pair of a removed and a kept unit, again and again, until no swap lowers the objective.
 
-    With r = matrix @ 1_S, swapping i in S for j outside changes the objective by
-    Q_ii - 2 r_i + Q_jj + 2 r_j - 2 Q_ij: all pairs at once, and r follows by two columns of Q.
-    More than `partition` units are dealt out into parts in order of their own cost; only pairs within a part are
-    weighed, part after part, until a whole round gains nothing. The objective is the whole one throughout.
+    More than `partition` units are dealt into parts, in order of their own cost. Only pairs within a part are swapped,
+    part after part, until a whole round finds no swap. The objective always counts all units.
 
     Source: pairwise exchange for the quadratic assignment problem, Koopmans & Beckmann 1957; Burkard et al. 2009.
     """
@@ -106,7 +114,7 @@ def _exchange_within(matrix: Tensor, removed: Tensor, reach: Tensor, part: Int[T
 
 
 def assignment(matrix: Float[Tensor, "unit unit"], count: int, seed: int) -> Int[Tensor, " gone"]:
-    """A set found by scipy's FAQ, which assigns units to slots of which the first `count` are pruned.
+    """Choose a set by FAQ (Fast Approximate QAP, in scipy), which assigns units to slots; the first `count` are pruned.
 
     Source: Vogelstein et al. 2015, arXiv:1112.5507; as a quadratic assignment, A is 1 on count x count, else 0.
     """

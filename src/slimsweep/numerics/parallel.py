@@ -10,8 +10,8 @@ import torch
 def parallel_map(work: Callable[[Any], Any], items: Iterable[Any], device: torch.device) -> list[Any]:
     """`work` of each item, in order; on a CPU as many at once as there are threads, which share torch's threads.
 
-    For work of many small operations: split over threads one by one, these would mostly wait for each other, and far
-    longer still where another process wants the same cores. An exception of any item is raised after all ended.
+    For work of many small operations. If each operation were divided among threads, these would mostly wait for each
+    other, and much longer if another process uses the same cores. An exception of any item is raised after all ended.
     """
     items = list(items)
     threads = torch.get_num_threads()

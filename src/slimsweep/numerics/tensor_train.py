@@ -1,8 +1,8 @@
 """Tensor trains of matrices: TT-SVD, ranks, and rows without the whole matrix.
 
 A matrix of V rows and W columns is read as a tensor. Each row index is split into digits i1, i2, i3 of the bases
-v1, v2, v3, whose product is at least V; each column index likewise, of the bases w1, w2, w3. The entry is a product of
-small matrices, one taken from each core of shape [rank before, v_k, w_k, rank after]:
+v1, v2, v3, whose product is at least V. Each column index is split likewise, with bases w1, w2, w3. The entry is a
+product of small matrices, one taken from each core of shape [rank before, v_k, w_k, rank after]:
 
     matrix[i, j] = core_1[:, i1, j1] @ core_2[:, i2, j2] @ core_3[:, i3, j3]
 

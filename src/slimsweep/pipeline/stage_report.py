@@ -1,4 +1,4 @@
-"""Report of a stage in a record: its fields, its counts, and the names its layers have now."""
+"""Report of a stage in a record: its fields, its counts, and the names of layers after it."""
 
 from typing import Any
 
@@ -38,9 +38,9 @@ def account_of(stage: Stage, report: Any, seconds: float) -> dict[str, Any]:
 
 
 def places(before: dict[str, nn.Module], after: dict[str, nn.Module]) -> dict[str, str]:
-    """Name of each layer after a stage: another one where blocks were renumbered, none where it is gone.
+    """Name of each layer after a stage, by its name before. A removed layer has no entry.
 
-    A form is another module than the one whose place and name it took.
+    Names change where blocks were renumbered. A layer that was replaced by another module keeps its name.
     """
     names = {id(layer): name for name, layer in after.items()}
     known = {id(layer) for layer in before.values()}
@@ -49,7 +49,7 @@ def places(before: dict[str, nn.Module], after: dict[str, nn.Module]) -> dict[st
 
 
 def sparsity(model: LanguageModel, layers: set[str]) -> float | None:
-    """Measured fraction of zeros in what is left of some layers; on shapes alone, the planned one."""
+    """Fraction of zeros in the remaining weights of some layers; the planned one for a model without weights."""
     targets = {name: linear for name, linear in model.targets().items() if name in layers}
     weights = sum(weight_count(linear) for linear in targets.values())
     zeros = sum(zero_count(model, name, linear) for name, linear in targets.items())

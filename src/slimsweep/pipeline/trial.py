@@ -2,8 +2,8 @@
 
 A trial runs the whole path of a job: calibrate, every stage, every metric, record, table. Only amounts are smaller: the
 model (models/sources/small_copy.py), calibration sequences, training steps, windows, questions and generated tokens.
-It finds what fails for reasons of code, settings, tokenizer or data. It cannot find what depends on trained weights, on
-full widths, or on memory and time of the real size; the check before a job looks at the last.
+It finds what fails for reasons of code, settings, tokenizer or data. It cannot find faults that depend on trained
+weights, on full widths, or on memory and time of the real size. The check before a job looks at memory and time.
 """
 
 import dataclasses

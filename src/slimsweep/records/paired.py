@@ -138,9 +138,10 @@ def bootstrap(
 ) -> tuple[float, tuple[float, float], tuple[float, float]]:
     """Two-sided p of the paired bootstrap test, and percentile intervals of the difference at both levels.
 
-    p is the share of resamples whose difference is at least as far from the measured one as that is from 0, one added
-    to both counts; 1 where all items are equal. Source: Efron and Tibshirani, 1993, ch. 16: resamples are centred, as
-    if there were no difference.
+    Resamples are centred on the measured difference, as if there were none. p is the share of centred differences that
+    are at least as large as the measured one, with one added to both counts. It is 1 where all items are equal.
+
+    Source: Efron and Tibshirani, 1993, ch. 16.
     """
     found, measured = _resampled(first, second, samples, seed)
     if np.array_equal(first.rows, second.rows):
@@ -152,10 +153,12 @@ def bootstrap(
 
 
 def sacrebleu_p(first: Outcomes, second: Outcomes, samples: int = SAMPLES, seed: int = SEED) -> float:
-    """p as sacrebleu prints it, which is about that of a one-sided test and 1 / (samples + 1) for equal items.
+    """p as sacrebleu prints it: about that of a one-sided test, and 1 / (samples + 1) for equal items.
 
-    Source: sacrebleu's `_paired_bs_test` (Koehn 2004, with p as in multeval): the share of resamples whose absolute
-    difference exceeds their mean by more than the absolute difference that was measured, one added to both counts.
+    The mean of all absolute differences is subtracted from that of each resample. p is the share that then exceeds
+    the absolute measured difference, with one added to both counts.
+
+    Source: sacrebleu's `_paired_bs_test` (Koehn 2004, with p as in multeval).
     """
     found, measured = _resampled(first, second, samples, seed)
     sizes = np.abs(found)

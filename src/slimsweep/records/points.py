@@ -1,4 +1,4 @@
-"""Records as points of a sweep: where each stands, and which differ only by chance."""
+"""Records as points of a sweep: their settings, their labels, and means over seeds."""
 
 import json
 import statistics
@@ -10,13 +10,13 @@ from slimsweep.checks import is_number
 Record = dict[str, Any]
 
 DEVIATION = "_deviation"
-"""End of the fields that hold a standard deviation over seeds."""
+"""Suffix of fields that hold a standard deviation over seeds."""
 AXES = ("model", "technique", "pattern", "ratio", "seed")
 """The fields that place a record in a sweep."""
 
 
 def settings_of(record: Record) -> dict[str, Any]:
-    """Every setting but the axes that may change a result, as one flat dict."""
+    """Settings that may change a result, without AXES, as one flat dict."""
     settings = {name: record.get(name) for name in ("weights", "baseline", "dtype")}
     for stage in record.get("stages") or []:
         for name, value in stage.get("fields", {}).items():
@@ -25,18 +25,18 @@ def settings_of(record: Record) -> dict[str, Any]:
     trains = any((stage.get("notes") or {}).get("training") for stage in record.get("stages") or [])
     for name, value in (record.get("config", {}).get("data") or {}).items() if trains else ():
         settings[f"data.{name}"] = value
-    if record.get("seed") is not None:  # without chance no calibration text was looked at
+    if record.get("seed") is not None:  # a record without a seed used no calibration text
         for name, value in (record.get("config", {}).get("calibration") or {}).items():
             settings[f"calibration.{name}"] = value
     return settings
 
 
 TEXTS = ("calibration.", "data.")
-"""Beginnings of settings that only records with a stage that looks at text have."""
+"""Prefixes of settings that exist only if a stage reads text."""
 
 
 def distinctions(records: Iterable[Record]) -> list[str]:
-    """For each record, the settings by which records of its technique and pattern differ: `level channel`."""
+    """Text per record with the settings that differ among records of its technique and pattern: `level channel`."""
     records = list(records)
     groups: dict[tuple, list[dict[str, Any]]] = {}
     for record in records:
@@ -57,12 +57,12 @@ def distinctions(records: Iterable[Record]) -> list[str]:
 
 
 def _values(key: str, members: list[dict[str, Any]]) -> list[Any]:
-    """Values of a setting. A record without a knob has its default; one without a text looks at none."""
+    """Values of a setting over records. A missing knob counts as None; missing settings of TEXTS are skipped."""
     return [one.get(key) for one in members if key in one or not key.startswith(TEXTS)]
 
 
 def _text(value: Any) -> str:
-    """A setting in a label; weights by name without brackets and quotes: `hard 0.5 soft 0.5`."""
+    """Value of a setting for a label. A dict is written without brackets and quotes: `hard 0.5 soft 0.5`."""
     return " ".join(f"{name} {item}" for name, item in value.items()) if isinstance(value, dict) else str(value)
 
 
@@ -71,7 +71,7 @@ def _kind(record: Record) -> tuple:
 
 
 def over_seed(records: Iterable[Record]) -> list[Record]:
-    """One row for records that differ only in their seed, in the order of the first of each.
+    """Average records that differ only in their seed into one row, in order of their first record.
 
     Numbers become their mean, with the sample standard deviation beside them as `<field>_deviation` (null for
     a single seed); `n` counts the seeds. Fields that differ otherwise, such as keys, are left out.
@@ -80,7 +80,7 @@ def over_seed(records: Iterable[Record]) -> list[Record]:
 
 
 def seed_groups(records: Iterable[Record]) -> list[list[Record]]:
-    """Records that differ only in their seed, in the order of the first of each."""
+    """Groups of records that differ only in their seed, in order of their first record."""
     groups: dict[str, list[Record]] = {}
     for record in records:
         place = [record.get(axis) for axis in AXES if axis != "seed"]
@@ -99,7 +99,7 @@ def _mean(members: Sequence[Record]) -> Record:
         elif all(is_number(value) for value in values) and name not in AXES:
             row[name] = statistics.fmean(values)
             row[name + DEVIATION] = statistics.stdev(values) if len(values) > 1 else None
-        elif name in ("quantities", "identities") and any(values):  # a seed may have been measured by a metric more
+        elif name in ("quantities", "identities") and any(values):  # seeds may have different metrics
             row[name] = {field: one for value in reversed(values) for field, one in (value or {}).items()}
         elif all(value == values[0] for value in values):
             row[name] = values[0]
@@ -107,16 +107,16 @@ def _mean(members: Sequence[Record]) -> Record:
 
 
 def label(record: Record) -> str:
-    """A point in a few words: `wanda 0.5 2:4 seed 1`."""
+    """Short label of a record: `wanda 0.5 2:4 seed 1`."""
     words = [record["technique"], *([f"{record['ratio']:g}"] if record.get("ratio") is not None else [])]
     words += [record["pattern"]] if record.get("pattern") not in (None, "unstructured") else []
     return " ".join([*words, f"seed {record['seed']}"] if record.get("seed") is not None else words)
 
 
 def titles(records: Iterable[Record]) -> dict[str, str]:
-    """Points by key: the label, and the settings by which records of one technique differ, `rtn, bits 4`.
+    """Title of each record by key: its label and the settings that distinguish it, such as `rtn, bits 4`.
 
-    Where records are of several models, the model stands first.
+    If there are several models, a title begins with the model.
     """
     records = list(records)
     several = len({record["model"] for record in records}) > 1

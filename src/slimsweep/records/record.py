@@ -1,4 +1,4 @@
-"""Record of a finished experiment: one flat dict, units in its names, every null with its reason."""
+"""Record of a finished experiment: a flat dict with units in field names and a reason for each null."""
 
 import json
 import math
@@ -47,12 +47,12 @@ FIELDS = (
 )
 
 RECORD_FILE = "record.json"
-"""Name of its file in the folder of a record, and beside the weights of a model that the run made."""
+"""File name of a record, in its folder and beside a saved model."""
 BEFORE = "_before"
-"""End of the field of a quality as it was before the last stage that trains."""
+"""Suffix of a quality that was measured before the last training stage."""
 
 RESULT_FIELDS_THAT_MAY_DIFFER = frozenset(
-    # Times of the job and provenance; quantities that vary (speed, memory) say so themselves.
+    # Times of the job and provenance. Speed and memory declare `varies` in their Quantity instead.
     (
         *("load_seconds", "compress_seconds", "compress_spent_seconds", "evaluate_seconds"),
         *("threads", "git_commit", "created", "sweep", "versions", "sources", "choices", "overrides", "config"),
@@ -60,11 +60,11 @@ RESULT_FIELDS_THAT_MAY_DIFFER = frozenset(
 )
 
 STAGE_FIELDS_THAT_MAY_DIFFER = frozenset(("seconds", "restored", "computed_on"))
-"""The same of each entry of `stages`."""
+"""Fields of an entry of `stages` that may differ between two runs of one key."""
 
 
 def results(record: dict[str, Any]) -> dict[str, Any]:
-    """Copy a record without the fields in which two runs of one key may differ, in its stages too."""
+    """Copy a record without the fields that may differ between two runs of one key, in `stages` too."""
     varying = {name for name in record if quantity(name, [record]).varies}
     kept = {name: value for name, value in record.items() if name not in RESULT_FIELDS_THAT_MAY_DIFFER | varying}
     kept["stages"] = [
@@ -77,15 +77,15 @@ def results(record: dict[str, Any]) -> dict[str, Any]:
 def assembled(
     model: dict[str, Any], measured: list[dict[str, Any]], before: list[dict[str, Any]] | None = None
 ) -> dict[str, Any]:
-    """A record: what is known of a model, and the flat fields of some of its measurements.
+    """Assemble a record from the fields of a model and its measurements.
 
-    Where two of them have one field, both appear, under names that say in which setting of the metric they differ:
+    If two measurements have the same field, both are kept. Their names then give the setting that differs:
     `perplexity_wikitext2[max_windows=8]`.
 
     Args:
-        model: The fields that are no measurement, as `ordered` gives them.
+        model: Fields that are not measured, as `ordered` returns them.
         measured: Measurements as `measurement` gives them, in the order they were asked for.
-        before: The same of the model before its last training stage; qualities appear as `<field>_before`.
+        before: Measurements of the model before its last training stage; qualities become `<field>_before`.
     """
     holders: dict[str, list[dict[str, Any]]] = {}
     for one in measured:
@@ -140,13 +140,13 @@ def _add_before(
 def measurement(
     name: str, identity: str, metric: dict[str, Any], result: Any, seconds: float, created: str
 ) -> dict[str, Any]:
-    """Measurement as plain values, for its file.
+    """Plain values of a measurement, as its file stores them.
 
     Args:
-        name: Of the metric in the evaluation.
+        name: Name of the metric in the evaluation.
         identity: Digest of `metric`, which says how it was measured.
-        result: What the metric returned: values, reasons, protocols and, as they are, outcomes by item.
-        created: When, as a record has it.
+        result: Result of the metric: values, reasons, protocols and outcomes by item.
+        created: Time in the format of a record.
     """
     return {
         "name": name,
@@ -163,7 +163,7 @@ def measurement(
 
 
 def _differences(metrics: list[dict[str, Any]]) -> list[str]:
-    """In which settings metrics of one field differ, a text for each: `max_windows=8`."""
+    """Settings in which metrics of one field differ, as one text per metric: `max_windows=8`."""
     flat = [
         {
             **one["fields"],
@@ -193,9 +193,9 @@ def finite(values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def ordered(values: dict[str, Any], reasons: dict[str, str]) -> dict[str, Any]:
-    """A record: the fields of FIELDS and any further ones, nulls explained.
+    """Record with all FIELDS and any further fields in order, and a reason for each null.
 
-    A field nothing measured is null with the reason "not measured by this evaluation".
+    A field that was not measured is null with the reason "not measured by this evaluation".
     """
     clean, broken = finite(values)
     reasons = {**broken, **reasons}
@@ -211,12 +211,12 @@ def ordered(values: dict[str, Any], reasons: dict[str, str]) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write `content` as a JSON file, whole; see write_text."""
+    """Write `content` as a JSON file, atomically; see write_text."""
     write_text(path, json.dumps(content, indent=1, allow_nan=False))
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole.
+    """Write a file atomically: it is complete or not there.
 
     Raises:
         StoreError: the folder cannot be written or the disk is full.

@@ -1,4 +1,4 @@
-"""A model whose blocks rest in a scratch file, read there from safetensors tensor by tensor."""
+"""Read a model whose blocks are stored in a memory-mapped scratch file instead of memory."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,12 +21,12 @@ def scratch_bytes(tensors: Iterable[Tensor], dtype: torch.dtype) -> int:
 
 
 def read_mapped(module: nn.Module, in_blocks: set[str], folder: Path, dtype: torch.dtype, scratch: Scratch) -> None:
-    """Give an empty module the weights of a folder of safetensors: those of its blocks in the scratch file.
+    """Load safetensors into an empty module. Weights of blocks go to the scratch file, all others to memory.
 
-    Reads one tensor at a time, so that it never holds more than the largest of them beside what is outside the blocks.
+    Reads one tensor at a time. Peak memory: the weights outside the blocks, and the largest tensor.
 
     Raises:
-        ModelError: weights that are missing, or of other shapes or names than the module's, all by name; or not finite.
+        ModelError: weights are missing, have another shape or an unknown name (all are named), or are not finite.
     """
     if fault := quantized_checkpoint.fault(folder):
         raise ModelError(fault)
@@ -34,7 +34,7 @@ def read_mapped(module: nn.Module, in_blocks: set[str], folder: Path, dtype: tor
     loading.untie(module, filed.keys())
     wanted = saved_tensors(module)
     partners = {source: tied for tied, source in module.get_expanded_tied_weights_keys(all_submodels=True).items()}
-    names = {own: own if own in filed else own.removeprefix(prefix) for own in wanted}  # without it in older files
+    names = {own: own if own in filed else own.removeprefix(prefix) for own in wanted}  # older files have no prefix
     names = {own: name for own, name in names.items() if name in filed or partners.get(own) not in filed}
     odd = [own for own, name in names.items() if name not in filed or filed[name].shape != tuple(wanted[own].shape)]
     odd += [name for name in filed.keys() - set(names.values()) if loading.is_another_block(name, module)]
@@ -75,6 +75,6 @@ def _filed(folder: Path) -> dict[str, _Filed]:
 
 
 def _tensor(file: Path, name: str) -> Tensor:
-    """One tensor; its file is opened anew for each, so that its pages are given back."""
+    """Read one tensor. Opening the file for each tensor gives its pages back to the system."""
     with safe_open(file, framework="pt") as opened:
         return opened.get_tensor(name)

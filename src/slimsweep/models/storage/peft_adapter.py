@@ -1,4 +1,4 @@
-"""Kept adapters in the format of the package peft, beside a saved model."""
+"""Adapters in the format of the package peft, written beside a saved model."""
 
 import json
 from pathlib import Path
@@ -10,19 +10,19 @@ from slimsweep.linear.base import PackedLinear, linear_forms
 
 FOLDER = "adapter"
 PREFIX = "base_model.model."
-"""Beginning of every name in a file of peft."""
+"""Prefix of every tensor name in a peft file."""
 
 
 def adapters_of(module: nn.Module) -> dict[str, AdapterLinear]:
-    """Adapters that peft can put beside the same layers of the base model: those whose base is plain."""
+    """Adapters that peft can add to the base model: those on layers that are not packed."""
     forms = {name: form for name, form in linear_forms(module).items() if isinstance(form, AdapterLinear)}
     return {name: form for name, form in forms.items() if not isinstance(form.base, PackedLinear)}
 
 
 def write_adapters(module: nn.Module, folder: Path) -> Path | None:
-    """Write the adapters of a model below a folder, as `PeftModel.from_pretrained` reads them; None where it has none.
+    """Write the adapters of a model into a subfolder that `PeftModel.from_pretrained` reads; None without adapters.
 
-    The base model is the one that the adapters were trained beside. Its weights are not written.
+    The weights of the base model, on which the adapters were trained, are not written.
     """
     from safetensors.torch import save_file
 

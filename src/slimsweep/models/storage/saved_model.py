@@ -152,8 +152,8 @@ def read(folder: Path, task: Task, dtype: torch.dtype, device: torch.device, rem
 def read_config(folder: Path, remote_code: bool = False) -> Any:
     """The transformers config of a folder.
 
-    Beside a manifest, which says the same, an entry `per_layer_config` is left out: transformers reads it, then refuses
-    every question for a width that it holds, and builds no model by it.
+    If the folder has a manifest, the entry `per_layer_config` is left out, since the manifest has the same content.
+    With that entry transformers builds no model, and raises where code asks for a width that the entry holds.
     """
     from transformers import AutoConfig
 

@@ -1,4 +1,8 @@
-"""The column solve inside a block: remove or round weights from left to right, correcting those still to come."""
+"""Column solver: the inner loop of SparseGPT and GPTQ, over one block of columns. block.py explains the algorithm.
+
+cpu.py is a compiled kernel for CPUs, gpu_kernel.py a Triton kernel. gpu.py uses the latter if it agrees with a loop
+in torch on a small layer, else the loop.
+"""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -10,13 +14,13 @@ from slimsweep.checks import number_faults, whole_number_faults
 from slimsweep.numerics.column_solver.block import LANES, ColumnBlock
 
 WORK_PER_THREAD = 2**23
-"""Rows x columns^2 that a thread gets at least; less is done in the time that it takes to wake another."""
+"""Least work of a thread, as rows x columns^2. Smaller parts take less time than waking a thread."""
 
 
 def solve_columns(block: ColumnBlock) -> None:
-    """Remove the weights that a block does not keep, and spread each error over the columns after it, in place.
+    """Solve a block in place: remove or round each column, and correct the columns after it within the block.
 
-    With a grid the weights that stay are rounded, which has errors too.
+    Without a grid, the weights that stay are not rounded and leave no error.
 
     Source: arXiv:2301.00774, alg. 1, inner loop, and sec. 3.5; arXiv:2210.17323, alg. 1, is the same without removal.
         Rows of a layer are independent: threads do not change the result.

@@ -1,4 +1,21 @@
-"""Results of stages kept on disk, so that no chain computes again what some chain has computed before."""
+"""Stage cache: results of stages on disk, so that chains with the same first stages compute these once.
+
+A stage is one technique of a chain. Its key is a digest of all that decides its result: the model, the stages up to
+this one, their text and seed (pipeline/keys.py). A job restores as many stages as it can, and computes the rest:
+
+    [sparsegpt]         model -> K1 (computed, kept)
+    [sparsegpt, nf4]    model -> K1 (restored) -> K2 (computed, kept)
+
+    cache_dir/stages/
+        <digest>/               an entry (entry.py): a saved model or statistics
+        .<digest>.partial/      an entry while it is written; renamed when it is whole
+        .<digest>.gone/         an entry while it is removed
+        locks/<digest>.lock     held by the job that reads or computes the entry; others wait
+
+An entry is verified before use. A damaged one is removed and computed again. Above the limit, the entries that were
+unused for longest are removed, but never those of the running job. Results that are quick to compute are not kept
+(writing.py).
+"""
 
 import logging
 import shutil

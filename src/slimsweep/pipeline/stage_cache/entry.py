@@ -1,4 +1,4 @@
-"""One kept result: a folder of weights with their manifest, or of sums, and a file that accounts for every byte."""
+"""Entry of the stage cache: a folder with a saved model or statistics, and a file that accounts for every byte."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ FORMAT = 4
 """Format of entries; one of another format is computed again. 3: a digest of digests of tensors; 4: masks."""
 ENTRY = "entry.json"
 STAMP = "used"
-"""Its time is that of the last use."""
+"""Empty file; its modification time is that of the last use."""
 
 
 @dataclass(frozen=True)

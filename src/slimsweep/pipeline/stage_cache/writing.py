@@ -1,4 +1,4 @@
-"""An entry of the stage cache while it is written, and whether it is worth it."""
+"""Writing of an entry of the stage cache, and the decision whether a result is worth keeping."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from slimsweep.errors import SlimsweepError
 
 WORTH_BYTES_PER_SECOND = 100e6
-"""Speed of writing, digesting and reading a result once, low: what takes less to compute is not kept."""
+"""Low estimate of the speed of writing, hashing and reading a result. A result that computes faster is not kept."""
 UNWORTHY = "not kept: computing it is quicker than reading it back"
 WRITE_ERRORS = (OSError, ValueError, SafetensorError, StrictDataclassError, SlimsweepError)
 """Errors of writing a model to a folder: of the disk, or of a config that transformers refuses to write."""

@@ -1,7 +1,7 @@
 """Mirrors records to Trackio: SQLite files on this disk, which `trackio show` draws as a dashboard.
 
-Rows are written by Trackio's own storage, not by its logging client: the client asks the hub for the name of the user,
-and publishes what is measured of the machine.
+Rows are written by Trackio's own storage, not by its logging client. The client would ask the hub for the user's name
+and publish measurements of the machine.
 """
 
 import logging

@@ -27,9 +27,10 @@ GRIDS = ("symmetric", "asymmetric")
 class LLMCompressorQuantizer(UniformGrid, Technique):
     """GPTQ or AWQ as llm-compressor 0.14 computes them, at its own defaults, stored in our packed layers.
 
-    Its scales and zero-points are taken over, scales rounded to bf16, which those of a bf16 model are; codes are those
-    of the weights it leaves, which a 16-bit model has rounded: with 8 bits about 1 % of the codes move by one.
-    With `preserve_sparsity`, weights that a stage removed become the code of 0 again after its run, uncorrected.
+    Its scales and zero-points are kept, with scales rounded to bf16 (they are bf16 already in a bf16 model). Codes are
+    computed from the weights that it leaves. A 16-bit model has rounded these, so that with 8 bits about 1 % of the
+    codes move by one. With `preserve_sparsity`, weights that a stage removed get the code of 0 again after its run. No
+    other weight compensates for this.
 
     Source: the package's `oneshot` with `GPTQModifier`, or `AWQModifier` and `QuantizationModifier`.
     """
@@ -39,7 +40,7 @@ class LLMCompressorQuantizer(UniformGrid, Technique):
     method: str = "gptq"
     """`gptq` or `awq`."""
     batch_size: int = 1
-    """Sequences of one forward; 1 is its default. Changes the result by rounding."""
+    """Sequences of one forward; llm-compressor's default is 1. It changes the result by rounding only."""
 
     def _bad_values(self) -> list[str]:
         faults = super()._bad_values() + choice_faults("method", [self.method], METHODS)

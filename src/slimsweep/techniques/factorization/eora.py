@@ -47,13 +47,13 @@ class EoRA(LayerTargets, Technique):
     inputs. The factors are those of the truncated singular values of D Q L^1/2. No other product of this rank leaves
     a smaller error of the outputs on the calibration text. Nothing is trained.
 
-    The layer itself stays as it is, plain with its zeros or packed. The record notes the share of the squared error of
-    the outputs that is left (`output_error_left`), before the factors are rounded to the model's dtype; it is 0 where
-    no input is active. It also notes the distance from the base's weight (`packing_error`), and the layers that had
-    lost nothing, whose pairs are zeros (`nothing_lost`).
+    The layer itself stays as it is, plain with its zeros or packed. The record notes the fraction of the squared output
+    error that remains (`output_error_left`), before the factors are rounded to the model's dtype. It is 0 where no
+    input is active. It also notes the distance from the base's weight (`packing_error`), and the layers that had lost
+    nothing, whose factors are zeros (`nothing_lost`).
 
     Source: arXiv:2410.21271, with X^T X over all tokens. Departure: the paper's B = U S and A = V^T L^-1/2 Q^T become
-        U and U^T D, which have the same product without an inverse: an eigenvalue of 0 needs no special case.
+        U and U^T D. The product is the same and needs no inverse, so an eigenvalue of 0 is no special case.
     """
 
     version: ClassVar[int] = 2

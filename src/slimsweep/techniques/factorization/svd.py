@@ -8,8 +8,8 @@ All variants are one formula. Let S weigh the inputs, and U hold the first left 
 
     W S = U Sigma V^T   =>   W' = U_r Sigma_r V_r^T S^-1 = U_r U_r^T W
 
-The papers compute the middle form. The last form needs no inverse of S, so an input that is never active needs no
-special case: its column is projected on the outputs that the other inputs need.
+The papers compute the middle form. The last form needs no inverse of S. So an input that is never active is no special
+case: its column is projected on the outputs that the other inputs need.
 """
 
 from dataclasses import dataclass
@@ -51,8 +51,8 @@ class SVD(InputStatistic, LayerWalk, Technique):
     weight stays as it is, which is exact; so does every layer at ratio 0. Any other ratio starts at the rank where both
     hold equally many numbers: half of the full rank for a square layer.
 
-    The record notes the `rank` of each layer, the layers that were `left_dense`, and the weights that an earlier
-    stage had removed and the factors fill again (`refilled_zeros`).
+    The record notes the `rank` of each layer and the layers that were `left_dense`. `refilled_zeros` counts weights
+    that an earlier stage removed and the factors fill again.
 
     Source: `activation` is the absolute mean of arXiv:2312.05821, without its search for ranks; `whitened` is
         arXiv:2403.07378, sec. 3.1, with a damped X^T X, and without its update of parameters.

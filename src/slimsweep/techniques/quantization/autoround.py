@@ -45,10 +45,10 @@ class AutoRound(UniformGrid, Technique):
     Signed gradient descent with a linearly falling rate lets the quantized block reproduce the outputs of the dense
     one. A result is kept only where it has a lower block loss than round to nearest.
 
-    Source: arXiv:2309.05516, eq. 3 to 6 and alg. 1. Departures: the error of each token is relative to the mean square
-    of its target; grids are those of the other quantizers, with scales rounded to the dtype they are stored in; the
-    offsets of removed weights are not learned with `preserve_sparsity`; the best step is compared with the last one and
-    with the start over all sequences.
+    Source: arXiv:2309.05516, eq. 3 to 6 and alg. 1. Departures: the error of each token is divided by the mean
+    square of its target. Grids are those of the other quantizers, with scales rounded to their stored dtype. With
+    `preserve_sparsity` the offsets of removed weights are not learned. Over all sequences, the best step is compared
+    with the last step and with the start.
     """
 
     version: ClassVar[int] = 2

@@ -25,10 +25,10 @@ SHRINKS = [1 - step / 20 for step in range(10)]
 class AWQ(UniformGrid, RescalingQuantizer):
     """Round to nearest after a search for scales of input channels, then one for the range of each group.
 
-    A channel's scale is its mean magnitude to the power alpha, normalised; the alpha is taken that leaves the smallest
-    squared error of the outputs of all targeted layers that read the channels. Scales go into norms, into the rows
-    that make the values, and into those that make the neurons where these are gated or ReLU's; the report says at which
-    layers they could not go anywhere (`not_scaled`). Queries and keys are not clipped.
+    The scale of a channel is its mean magnitude to the power alpha, normalised. The chosen alpha has the smallest
+    squared output error, summed over all targeted layers that read the channels. The inverse scales are folded into
+    the operation before: a norm, the rows of the value projection, or the rows that make gated or ReLU neurons. The
+    report lists the layers without such an operation (`not_scaled`). Queries and keys are not clipped.
 
     Source: arXiv:2306.00978, eq. 4-5, and sec. 5 for clipping. Departures: the error is that of the layers
     themselves, tr(D H D^T) for an error D of the weights and H = X^T X. The paper's code runs whole attention and MLP

@@ -19,8 +19,8 @@ class DynamicInt8(Quantizer):
     No text is needed. 0 is a level, so zeros stay zeros whatever `preserve_sparsity` says.
 
     Source: arXiv:2206.01861, sec. 4.1 (token-wise activations), with whole rows as the groups of the weight. torchao
-    and torch have layers for this; ours runs torch's integer kernel too, but its tensors go into safetensors, and
-    SmoothQuant has the same layer.
+    and torch have such layers. Ours runs torch's integer kernel too, but can be saved as safetensors, and SmoothQuant
+    uses it as well.
     """
 
     version: ClassVar[int] = 1

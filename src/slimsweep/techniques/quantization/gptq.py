@@ -38,10 +38,9 @@ class OrderedFactor:
 class GPTQ(HessianMethod, UniformGrid, Quantizer):
     """Round each column in turn, and correct the columns after it for what that costs the layer's output.
 
-    Source: arXiv:2210.17323, alg. 1; act-order and static groups are of its authors' code. Departures: a dead input
-    keeps its weights, which are rounded to nearest and correct no other; removed weights stay zero with
-    `preserve_sparsity`,
-    and others are corrected for what their column would have given.
+    Source: arXiv:2210.17323, alg. 1; act-order and static groups are of its authors' code. Departures: weights of a
+    dead input are rounded to nearest and correct no other column. With `preserve_sparsity`, removed weights stay zero,
+    and later columns are corrected for that as for a rounding error.
     """
 
     version: ClassVar[int] = 2

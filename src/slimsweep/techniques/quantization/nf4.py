@@ -21,9 +21,9 @@ COMPUTE_DTYPES = ("bfloat16", "float16", "float32")
 class NF4(Quantizer):
     """NormalFloat or Float of 4 bits in blocks, by bitsandbytes. Source: arXiv:2305.14314, sec. 3.
 
-    Blocks run over the flattened weight, whatever its widths: one may span rows and the last may be shorter, so every
-    layer fits. 0 is a level of both tables: zeros stay zeros with `preserve_sparsity` or without, and weights near 0
-    become zeros, which the report counts.
+    Blocks run over the flattened weight. A block may span rows, and the last one may be shorter, so any width fits.
+    0 is a level of both tables, so zeros stay zeros even without `preserve_sparsity`. Weights near 0 become zeros too;
+    the report counts them.
     """
 
     version: ClassVar[int] = 1

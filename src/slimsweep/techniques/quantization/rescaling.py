@@ -47,9 +47,9 @@ class Inputs:
 class RescalingQuantizer(PackedStorage, Technique):
     """A quantizer that first moves scales between activations and weights, which changes nothing until it rounds.
 
-    Scales are chosen for all places of a block at once, from its unchanged weights, and folded in forward order. Layers
-    that are excluded but read a scaled activation are scaled too, in their dtype; where such a layer is stored in
-    another form, the place is left alone.
+    Scales are chosen for all places of a block at once, from its unchanged weights, and folded in forward order. An
+    excluded layer that reads a scaled activation is scaled too, in its dtype. If it is stored in another form, the
+    activation is not scaled.
     """
 
     merge: ClassVar[Callable[[Tensor, Tensor], Tensor]] = Tensor.add_

@@ -1,4 +1,4 @@
-"""Give each layer as many bits as its sensitivity deserves, under a budget of average bits."""
+"""Mixed precision: choose the bits of each layer by its sensitivity, under a budget of average bits."""
 
 import math
 from collections.abc import Sequence
@@ -44,11 +44,11 @@ PLANNED = "bits of each layer are planned without sensitivities; real weights me
 
 @dataclass(frozen=True, kw_only=True)
 class Selective(PreservedSparsity, Technique):
-    """Round each layer to the nearest levels of as many bits as lose least together, within `average_bits`.
+    """Round each layer to nearest, with the bits per layer that have the least total loss within `average_bits`.
 
-    The budget is of code bits, so that an average of 4 compares with RTN at 4 bits and the same groups; scales and
-    zero-points come on top, as there, and are in `bits_per_weight`. 16 leaves a layer as it is: it loses nothing and
-    counts with the bits of its own dtype (32 in an fp32 model) or codes.
+    The budget counts code bits, so an average of 4 compares with RTN at 4 bits and the same groups. Scales and
+    zero-points come on top, as in RTN; `bits_per_weight` includes them. The choice 16 leaves a layer as it is. Such a
+    layer loses nothing and counts with the bits of its own dtype (32 in an fp32 model) or codes.
 
     The record notes each layer's `sensitivity` at each choice, in nats per token with four digits, and its `bits`.
 

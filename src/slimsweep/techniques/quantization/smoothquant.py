@@ -20,13 +20,14 @@ LEAST = 1e-5
 
 @dataclass(frozen=True, kw_only=True)
 class SmoothQuant(RescalingQuantizer):
-    """Inputs that a norm makes are divided channel by channel by max|X|^alpha / max|W|^(1 - alpha), weights multiplied.
+    """Move outliers of inputs into the weights, then quantize weights and inputs to 8 bits.
 
-    All targeted layers then become 8-bit integers with inputs rounded for each token. Layers that no norm feeds are
-    rounded as they are; a model in which no norm can be scaled is refused.
+    Each channel of a norm's output is divided by s = max|X|^alpha / max|W|^(1 - alpha), and the weights that read it
+    are multiplied by s. All targeted layers then get 8-bit weights, with inputs rounded for each token. Layers that no
+    norm feeds are quantized without scaling. A model in which no norm can be scaled is refused.
 
-    Source: arXiv:2211.10438, eq. 4. Departures: weights have a scale for each row instead of one for the layer, and all
-    linear layers are quantized, attention's own products are not; a channel that is always 0 keeps its scale.
+    Source: arXiv:2211.10438, eq. 4. Departures: weights have one scale per row instead of one per layer. All linear
+    layers are quantized, but not the matrix products inside attention. A channel that is always 0 keeps its scale.
     """
 
     version: ClassVar[int] = 1

@@ -33,9 +33,9 @@ class SqueezeLLM(PackedStorage, Technique):
     `outlier_fraction` goes by magnitude over the layer, then `sensitive_fraction` by Fisher information; a removed
     weight is kept apart only where nothing else is left. Levels are stored in bf16, codes chosen after.
 
-    Source: arXiv:2306.07629, sec. 4.1 (eq. 4) and 4.2. Departures: up to 4 bits the clusters are the optimum, not
-        found by iterations; with preserve_sparsity a row that holds removed weights has 0 as one of its levels;
-        gradients are of whole calibration sequences, of the model as it is when the stage begins.
+    Source: arXiv:2306.07629, sec. 4.1 (eq. 4) and 4.2. Departures: up to 4 bits the clusters are the
+        exact optimum instead of the result of iterations. With `preserve_sparsity`, 0 is a level of each row that has
+        removed weights. Gradients are of whole calibration sequences, and of the model at the start of the stage.
     """
 
     version: ClassVar[int] = 2

@@ -23,8 +23,9 @@ IMPORTANCES = ("peak_to_peak", "l2", "activation")
 class Glu(BlockwiseTechnique):
     """Shrink the inner width of gated MLPs.
 
-    `peak_to_peak` sums over gate and up the distance from a row's lowest weight to its highest; `l2` is the norm of
-    both rows together; `activation` is the mean square of what the neuron adds to the output on calibration text.
+    Importance of a neuron, which has a row in gate and one in up: `peak_to_peak` is the range (highest less lowest
+    weight) of each row, summed over both. `l2` is the norm of both rows together. `activation` is the mean square of
+    the neuron's part of the output on calibration text.
 
     Source: GLU-aware structured pruning: Martra, 2024, "Rearchitecting LLMs".
     """

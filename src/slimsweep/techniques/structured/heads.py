@@ -32,8 +32,8 @@ class Heads(UnitRemoval, Technique):
     """Prune attention heads of encoders and decoders; under grouped queries, whole key/value groups.
 
     Removes floor(ratio x heads) of all blocks together (`global`) or of each (`local`); every block keeps one unit.
-    `taylor` is |dL/dg| of a gate g on the head's output, meaned over sequences and scaled to unit length in each
-    block; `confidence` the mean of a head's highest attention weight over the tokens that ask.
+    `taylor` is |dL/dg| for a gate g on the head's output: the mean over sequences, scaled to unit length in each block.
+    `confidence` is the highest attention weight of each query token, averaged over tokens.
 
     Source: Michel et al., arXiv:1905.10650, eq. 2; confidence: Voita et al., arXiv:1905.09418, sec. 4.
     """

@@ -21,10 +21,10 @@ PARTS = (HEADS, NEURONS)
 
 @dataclass(frozen=True, kw_only=True)
 class Qap(BlockwiseTechnique):
-    """Pruning as a quadratic assignment problem: which neurons fill the pruned slots.
+    """Pruning as a quadratic assignment problem: choose the neurons to prune together, not one by one.
 
-    Minimises the sum over removed i, j of (w_i . w_j) E[a_i a_j], which is the mean squared change of the MLP's
-    output: from each start by best exchanges, and the best end is taken. With `exchanges` off, greedy is what is left.
+    Minimises the sum over removed i, j of (w_i . w_j) E[a_i a_j]. That is the mean squared change of the MLP's output.
+    Pairwise exchange improves each start, and the best result is taken. Without `exchanges`, a start stays as it is.
 
     Source: the objective follows from the output's change; the problem is Koopmans & Beckmann's of 1957.
     """

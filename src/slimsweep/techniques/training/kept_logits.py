@@ -62,8 +62,8 @@ class KeptLogits:
         """Open what is kept.
 
         Args:
-            folder: of one teacher; each choice of the other arguments has a folder of its own within it.
-            vocabulary: tokens of the student; the teacher's further ones, which pad its table, are left out.
+            folder: Folder of one teacher. Each choice of the other arguments has its own subfolder.
+            vocabulary: Size of the student's vocabulary. Further tokens of the teacher are padding and left out.
         """
         self.folder = folder / f"top{k}_t{temperature:g}_v{vocabulary}"
         self.k, self.temperature, self.vocabulary = k, float(temperature), vocabulary

@@ -1,4 +1,12 @@
-"""The training loop, shared by every technique that trains: an objective, its budget, and what came of it."""
+"""Training loop, shared by every technique that trains: fine-tuning, LoRA, distillation, quantization-aware training.
+
+transformers' trainer runs the steps (trainer.py). This file prepares a model for it, and puts the best weights back:
+
+- Trained parameters are held in fp32, all others in their own dtype. A bf16 model computes under bf16 autocast.
+- Gradients of weights that a pruning stage removed are set to zero, so that AdamW leaves these weights at zero.
+- The validation loss is measured before, during and after training. The model ends with the weights of the lowest one.
+- A checkpoint in the work folder holds only trained tensors and their state. A killed stage goes on from the last one.
+"""
 
 import contextlib
 import json
@@ -80,7 +88,7 @@ def train(
     schedule: Schedule,
     context: StageContext,
 ) -> TrainingReport:
-    """Train some parameters of a model in place; it ends with the weights of the lowest validation loss.
+    """Train some parameters of a model in place; the model ends with the weights of the lowest validation loss.
 
     Weights that a pruning stage removed stay zero, unless the schedule has `preserve_sparsity=False`. Parameters in 16
     bits are trained in fp32 and given back in their dtype. A killed run goes on from the last checkpoint in
@@ -100,7 +108,7 @@ def train(
         )
     keeps_zeros = getattr(schedule, "preserve_sparsity", True)
     settings = {"steps": steps, "parameters": [list(one.shape) for one in trained]}
-    is_bf16 = model.dtype == torch.bfloat16  # before what is trained is given fp32
+    is_bf16 = model.dtype == torch.bfloat16  # before trained parameters become fp32
     autocast = _autocast(model, is_bf16)
     with _work_folder(context, settings) as folder, _trainable(model, trained, objective, keeps_zeros), autocast:
         report = _run(model, objective, schedule, context, steps, folder, title)
@@ -170,7 +178,7 @@ def _account(trainer: Any, schedule: Schedule, context: StageContext, peak_bytes
 
 
 def _lengths(context: StageContext) -> list[float]:
-    """Mean tokens of the training examples, in portions."""
+    """Length of each training example in tokens, as the mean of LENGTHS_AT_ONCE neighbours."""
     from slimsweep.techniques.training.trainer import token_count
 
     examples, lengths = context.data.training, []
@@ -232,7 +240,7 @@ def _autocast(model: LanguageModel, is_bf16: bool) -> Iterator[None]:
 def _trainable(
     model: LanguageModel, trained: Sequence[nn.Parameter], objective: Objective, keeps_zeros: bool
 ) -> Iterator[None]:
-    """Let parameters ask for gradients, in fp32; with `keeps_zeros` not where the mask of their layer forbids it."""
+    """Make parameters trainable, in fp32. With `keeps_zeros`, removed weights get no gradient."""
     dtypes = [parameter.dtype for parameter in trained]
     masks = _masks(model, trained) if keeps_zeros else {}
     handles = []

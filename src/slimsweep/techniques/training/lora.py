@@ -13,8 +13,8 @@ from slimsweep.techniques.training.objective import Objective, TaskLoss
 class LoRA(Training):
     """Low-rank adaptation on the labels of the data. Source: arXiv:2106.09685.
 
-    Departure: where a pruning stage removed weights, the product of the factors is masked, in training and merge
-    alike, so that the merged weights are those that were trained and keep their zeros.
+    Departure: the product of the factors is masked where a pruning stage removed weights, in training and in the merge.
+    So the merged weights keep their zeros and equal the trained ones.
     """
 
     needs_rank: ClassVar[bool] = True

@@ -38,18 +38,18 @@ LEAST_EVALUATIONS = 2
 class LoRAPrune(Training):
     """Train adapters in phases; after each but the last, remove the units of lowest importance.
 
-    With W + B A the weight of a layer, the importance of a weight is the square of its estimated gradient times its
-    value: ((dB A + B dA - dB dA) (W + B A))^2, dA and dB being gradients of the factors. A unit has the sum over all
-    rows and columns that it owns, averaged over batches with a decay. No gradient of a full weight is ever held.
+    The weight of a layer is W + B A. The importance of a weight is the square of its value times its estimated
+    gradient: ((dB A + B dA - dB dA) (W + B A))^2. dA and dB are the gradients of the factors. The importance of a unit
+    is the sum over its rows and columns, as a moving average over batches. No gradient of a full weight is ever held.
 
-    The units are those of llm_pruner at level `block`, and as many are removed: after removal t of n a share of
-    1 - (1 - t / n)^3 of them. The same pair of factors is trained throughout, cut where its layer is cut, and added to
-    the weights at the end.
+    The units are those of llm_pruner at level `block`, and as many are removed in the end. After removal t of n, a
+    share of 1 - (1 - t / n)^3 of these is gone. The same pair of factors is trained throughout, cut where its layer is
+    cut, and added to the weights at the end.
 
-    Each phase is a training of its own: it has its share of `evaluations`, at least 2, and `patience` counts those of
-    one phase. So a phase ends early only where `patience` is less than its evaluations.
+    Each phase is a training of its own. `evaluations` are divided among the phases, at least 2 each, and `patience`
+    counts those of one phase. So a phase ends early only if `patience` is less than its evaluations.
 
-    Source: arXiv:2305.18403, sec. 3. Departures: the paper masks units at each of many steps; here they are cut
+    Source: arXiv:2305.18403, sec. 3. Departures: the paper masks units at each of many steps. Here they are cut
         out between phases of the training loop, which is the same function of the inputs. The importance is measured
         between phases too, on batches of the training data. Optimizer and learning rate begin anew in each phase. The
         scale of the product is one factor of all scores and is left out of the gradient.

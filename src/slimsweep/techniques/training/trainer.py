@@ -1,4 +1,4 @@
-"""transformers' trainer, told what a stage is: its objective, its trained tensors, its progress and its checkpoints."""
+"""Subclass of transformers' trainer for one stage: its objective, trained tensors, progress and checkpoints."""
 
 import contextlib
 import json
@@ -123,7 +123,7 @@ class StageTrainer(Trainer):
         return nn.utils.clip_grad_norm_(list(self.trained().values()), self.args.max_grad_norm)
 
     def floating_point_ops(self, inputs: Batch) -> int:
-        """Not counted here."""
+        """Return 0: floating-point operations are not counted."""
         return 0
 
     def create_optimizer(self, *given: Any, **named: Any) -> Any:
@@ -223,7 +223,7 @@ class StageTrainer(Trainer):
         self._since, self._recent, self.stopped = state["since"], state["recent"], state["stopped"]
 
     def resume_ended(self, checkpoint: Path) -> bool:
-        """Take over a checkpoint of a run that had ended early; whether it is one."""
+        """Restore a checkpoint if its run had ended early; True if so."""
         state = json.loads((checkpoint / STATE).read_text())
         if state["stopped"] is None:
             return False
