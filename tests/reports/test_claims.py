@@ -144,7 +144,8 @@ def test_every_fault_of_the_file_is_told_at_once(tmp_path):
     (tmp_path / "claims.yaml").write_text(yaml.safe_dump(entries))
     with pytest.raises(StoreError) as error:
         claims.read(tmp_path / "claims.yaml")
-    for fault in ("needs a field and a limit", "value, quotient, difference or beside", "unknown word 'sweep'", "has no sweep"):
+    by = "value, quotient, difference or beside"
+    for fault in ("needs a field and a limit", by, "unknown word 'sweep'", "has no sweep"):
         assert fault in str(error.value)
     assert "every or any" in str(error.value)
 
