@@ -107,7 +107,8 @@ def _where_to_find(target: str) -> str:
         return ""
     return (
         f"\n    --config-dir finds YAML files only; Python finds no package {package!r}. Install it in this "
-        f"environment (pip install -e ITS_PROJECT), or name the folder that holds {package}/: PYTHONPATH=FOLDER slimsweep ..."
+        f"environment (pip install -e ITS_PROJECT), or name the folder that holds {package}/: "
+        "PYTHONPATH=FOLDER slimsweep ..."
     )
 
 
