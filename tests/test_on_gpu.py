@@ -5,12 +5,14 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
+import slimsweep.cli.app  # registers the resolvers of conf/config.yaml
 from slimsweep.blockwise.stage_context import StageContext
-from slimsweep.cli.app import Experiment
 from slimsweep.linear.base import PackedLinear, weight_2d
 from slimsweep.models.batches import split
 from slimsweep.paths import config_root
+from slimsweep.pipeline.experiment import Experiment
 
+assert slimsweep.cli.app
 pytestmark = pytest.mark.gpu
 
 SHAPE = "{model_type: llama, hidden_size: 64, intermediate_size: 128, num_hidden_layers: 4, num_attention_heads: 4, "

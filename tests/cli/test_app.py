@@ -14,7 +14,17 @@ from small_jobs import SMALL, record_at
 from slimsweep.records.record import results
 from slimsweep.records.store import Store
 
+IMPORTED_EARLY = """
+import sys
+from slimsweep.cli import app
+print([name for name in ("torch", "tqdm", "transformers") if name in sys.modules])
+"""
 OWN = (f"--config-dir={PROJECT / 'tests' / 'conf'}",)
+
+
+def test_libraries_that_read_the_environment_are_imported_after_it_is_set():
+    answer = subprocess.run([sys.executable, "-c", IMPORTED_EARLY], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "[]"
 
 
 def test_sparsity_of_every_earlier_stage_is_measured_again(slimsweep):

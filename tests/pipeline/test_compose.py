@@ -56,6 +56,15 @@ def test_settings_that_cannot_be_are_refused_by_name(overrides, message):
         experiment(*overrides)
 
 
+def test_a_package_that_python_does_not_find_says_what_to_type():
+    lost = ["technique=wanda", "technique.wanda._target_=theirs.row_norm.RowNorm"]
+    with pytest.raises(ConfigError, match=r"(?s)no package 'theirs'.*pip install -e .*PYTHONPATH=FOLDER slimsweep"):
+        experiment(*lost)
+    with pytest.raises(ConfigError) as error:
+        experiment("technique=wanda", "technique.wanda._target_=slimsweep.nowhere.Wanda")
+    assert "PYTHONPATH" not in str(error.value)
+
+
 def test_all_faults_are_told_at_once():
     with pytest.raises(ConfigError) as error:
         experiment("technique=wanda", "ratio=2", "seed=-1", "dtype=int3")

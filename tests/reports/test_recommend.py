@@ -41,6 +41,18 @@ def test_a_budget_that_nothing_meets_names_the_nearest(store, records):
     assert "3900kB" in str(caught.value) and "over the 10.9 of --max-perplexity-increase 0.9" in str(caught.value)
 
 
+def test_of_equal_largest_misses_the_smaller_next_one_is_nearer(store):
+    # wanda and gptq miss 2 MiB by 100 %; of a perplexity of 11, gptq misses less. dense misses 2 MiB by 700 %.
+    three = [model("dense", 10.0, 16), model("wanda", 15.0, 4), model("gptq", 12.0, 4)]
+    with pytest.raises(StoreError, match="nearest is gptq"):
+        choose(store, three, max_bytes="2MiB", max_perplexity_increase="1")
+
+
+def test_a_choice_that_alone_meets_the_budget_is_told_so(store, records):
+    said = text(choose(store, records, max_bytes="3MiB"), None)
+    assert "It alone meets the budget." in said and "no runner-up" in said
+
+
 def test_mixed_protocols_are_refused_with_both(store, records):
     other = model("nf4", 9.0, 4, protocol="wikitext2:test:ctx=2048")
     with pytest.raises(StoreError, match="measured by 2 protocols") as caught:

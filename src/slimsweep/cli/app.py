@@ -8,7 +8,7 @@ import shlex
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -24,10 +24,11 @@ from slimsweep.cli.live import shown
 from slimsweep.errors import ConfigError, SlimsweepError
 from slimsweep.hints import did_you_mean
 from slimsweep.paths import config_root, project_path
-from slimsweep.pipeline.compose import choices_of, rounded
-from slimsweep.pipeline.experiment import Experiment
-from slimsweep.pipeline.job import UNNAMED_SWEEP, keep_no_cache_of_a_dry_run, perform
+from slimsweep.pipeline.compose import UNNAMED_SWEEP, choices_of, rounded
 from slimsweep.records.store import Store
+
+if TYPE_CHECKING:
+    from slimsweep.pipeline.experiment import Experiment
 
 log = logging.getLogger(__name__)
 
@@ -138,6 +139,10 @@ def choices(group: Path) -> list[str]:
 
 def job(config: DictConfig) -> str | None:
     """Run one composed experiment, or find its record; returns the path of record.json."""
+    # These import torch and tqdm, which read the environment that `main` sets.
+    from slimsweep.pipeline.experiment import Experiment
+    from slimsweep.pipeline.job import keep_no_cache_of_a_dry_run, perform
+
     hydra_config = HydraConfig.get()
     keep_no_cache_of_a_dry_run(config)
     refuse_grids_of_one_job(hydra_config)
@@ -179,7 +184,7 @@ def refuse_grids_of_one_job(hydra_config: DictConfig) -> None:
         )
 
 
-def warn_of_idle_ratio(experiment: Experiment, config: DictConfig, overrides: list[str]) -> None:
+def warn_of_idle_ratio(experiment: "Experiment", config: DictConfig, overrides: list[str]) -> None:
     """Say so where a ratio was asked for that no stage reads: none has one, or a pattern sets it."""
     if any(override.startswith("ratio=") for override in overrides) and rounded(config.ratio) not in experiment.ratios:
         why = (

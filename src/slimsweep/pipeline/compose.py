@@ -1,6 +1,7 @@
 """From composed settings to objects: unknown names, mistyped knobs and values that cannot be, each as a sentence."""
 
 import dataclasses
+import importlib.util
 import logging
 import math
 import re
@@ -56,6 +57,8 @@ DROPPED = frozenset(
 """Keys that decide no result, and stand in no record. `table` is a sweep file's own; `slim table` reads it there."""
 FORMER_KNOBS = {"of": "relative_to", "layers": "blocks", "auto_class": "task"}
 """Words that knobs had before, accepted where today's word is a knob."""
+UNNAMED_SWEEP = "multirun"
+"""Name of a sweep given on the command line (`-m`) without `sweep=NAME`."""
 SWITCH = {"on": True, "true": True, "off": False, "false": False}
 """Words of a switch, in lower case; YAML reads on and off as booleans, Hydra's command line as text."""
 
@@ -73,7 +76,7 @@ def build(where: str, fields: Any, faults: list[str]) -> Any:
     try:
         part = get_class(target)
     except Exception as error:  # whatever importing somebody's module raises
-        faults.append(f"{where}._target_={target!r} cannot be imported: {error}")
+        faults.append(f"{where}._target_={target!r} cannot be imported: {error}{_where_to_find(str(target))}")
         return None
     known = [field.name for field in dataclasses.fields(part) if field.init]
     for old, new in FORMER_KNOBS.items():
@@ -95,6 +98,18 @@ def build(where: str, fields: Any, faults: list[str]) -> Any:
     except (TypeError, ValueError, SlimsweepError) as error:
         faults.append(f"{where}: {error}")
     return None
+
+
+def _where_to_find(target: str) -> str:
+    """Words on how Python finds the package of a target; empty where it finds it."""
+    package = target.partition(".")[0]
+    if not package.isidentifier() or importlib.util.find_spec(package):
+        return ""
+    return (
+        f"\n    --config-dir finds YAML files only; Python finds no package {package!r}. Install it in this "
+        f"environment (pip install -e ITS_PROJECT), or name the folder that holds {package}/: "
+        "PYTHONPATH=FOLDER slimsweep ..."
+    )
 
 
 def tracker_from(fields: Any, faults: list[str]) -> Any:

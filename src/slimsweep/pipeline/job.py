@@ -22,10 +22,6 @@ from slimsweep.records.store import Store
 log = logging.getLogger(__name__)
 
 
-UNNAMED_SWEEP = "multirun"
-"""Name of a sweep given on the command line (`-m`) without `sweep=NAME`."""
-
-
 def keep_no_cache_of_a_dry_run(config: DictConfig) -> None:
     """Let a dry run read what `cache_dir` holds and add nothing to it."""
     if config.get("dry_run") is True and config.get("cache_dir"):

@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from slimsweep.errors import ConfigError, FigureError, ModelError, SlimsweepError, StageError, StoreError
-from slimsweep.pipeline.compose import choices_of
+from slimsweep.pipeline.compose import UNNAMED_SWEEP, choices_of
 from slimsweep.pipeline.experiment import Experiment
 from slimsweep.progress import watcher
 from slimsweep.records.record import write_json, write_text
@@ -44,7 +44,7 @@ class Sweep:
         Raises:
             ConfigError: the faults of all jobs together, each named once with the first job it stands in.
         """
-        from slimsweep.pipeline.job import UNNAMED_SWEEP, keep_no_cache_of_a_dry_run
+        from slimsweep.pipeline.job import keep_no_cache_of_a_dry_run
 
         faults: dict[str, str] = {}
         launches: dict[tuple, tuple[SweepJob, Experiment]] = {}

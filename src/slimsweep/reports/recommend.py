@@ -255,7 +255,7 @@ def _bound(store: Store, limit: Limit, one: Quantity, whole: Sequence[Experiment
     if lost:
         raise StoreError(
             f"{limit.option} needs the {one.title} of the dense model by the same protocol, which {lost[0]} lacks. "
-            "Run the dense model with the same evaluation: slimsweep technique=[]"
+            "Run the dense model with the same model, dtype and evaluation settings: slimsweep 'technique=[]' ..."
         )
     return Bound(limit, one, bounds)
 
@@ -287,7 +287,7 @@ def _missing(experiment: Experiment, needed: Sequence[Quantity]) -> str:
 
 def _nearest(whole: Sequence[Experiment], bounds: Sequence[Bound]) -> str:
     """Message on the experiment that comes nearest to a budget which none meets."""
-    near = min(whole, key=lambda one: max(bound.excess(one) for bound in bounds))
+    near = min(whole, key=lambda one: sorted((max(bound.excess(one), 0) for bound in bounds), reverse=True))
     misses = []
     for bound in bounds:
         if (excess := bound.excess(near)) > 0:

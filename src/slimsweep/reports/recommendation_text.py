@@ -40,7 +40,10 @@ def reasons(found: Recommendation) -> list[str]:
     """Sentences that say why: the aim, the limits, the runner-up, the next unit."""
     choice, quality, size = found.choice, found.quality, found.size
     aim = f"the smallest {size.title}" if found.wants_small else f"the best {quality.title}"
-    lines = [f"It has {aim} of {len(found.ranked)} experiments that meet the budget."]
+    count = len(found.ranked)
+    lines = [f"It has {aim} of {count} experiments that meet the budget."]
+    if count == 1:
+        lines = ["It alone meets the budget."]
     for bound in found.bounds:
         one, target = bound.quantity, bound.bounds[choice.key]
         word = "at least" if bound.limit.is_least else "at most"
@@ -56,7 +59,7 @@ def lead(found: Recommendation) -> str:
     """Whether the choice and the runner-up really differ in quality."""
     second, size = found.runner_up, found.size
     if second is None:
-        return "Nothing else meets the budget, so there is no runner-up."
+        return "There is no runner-up."
     start = f"Runner-up: {second.title}, {size.title} {digits(size, second.value(size))}."
     if found.lead is None:
         return f"{start} They keep no outcomes of the same items, so it is unknown whether the difference is real."
