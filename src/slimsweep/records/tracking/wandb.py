@@ -1,14 +1,15 @@
 """Mirrors records to Weights & Biases. The record on disk is the truth; no fault here may cost a job."""
 
+import copy
 import logging
 import os
 import re
 import shutil
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from slimsweep.checks import choice_faults, refuse
 from slimsweep.records.points import Record
@@ -64,15 +65,17 @@ class Wandb(Tracker):
     notes: str | None = None
     mode: str = "auto"
     """auto is what WANDB_MODE or W&B's settings files say, else online when a key is configured, else offline."""
-    options: tuple[str, ...] = field(default=(), compare=False, repr=False)
-    """Names of fields that options of a command gave; they win over the environment."""
+    options: ClassVar[tuple[str, ...]] = ()
+    """Names of fields that options of a command gave. No field itself: no YAML may set it."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tags", (self.tags,) if isinstance(self.tags, str) else tuple(self.tags))
         refuse(choice_faults("tracker.wandb.mode", [self.mode], MODES))
 
     def with_options(self, names: Collection[str]) -> "Wandb":
-        return replace(self, options=tuple(names))
+        tracker = copy.copy(self)
+        object.__setattr__(tracker, "options", tuple(names))
+        return tracker
 
     def off_reason(self) -> str | None:
         if self.resolved_mode() != "disabled":
