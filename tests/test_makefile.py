@@ -55,3 +55,10 @@ def test_a_new_figure_has_its_rules_without_an_edit(tmp_path):
 def test_an_unknown_figure_is_told_before_anything_is_run(tmp_path):
     text = plan("/nowhere/outputs/figures/ratio_curv_c4.pdf")
     assert "there is no figure ratio_curv_c4" in text and "slimsweep +sweeps" not in text
+
+
+def test_golden_numbers_stay_until_new_ones_are_written():
+    text = plan("golden-renew")
+    assert "rm -f tests/golden/numbers.json.new\n" in text and "numbers.json &&" not in text.split("mv ")[0]
+    assert "--keep tests/golden/numbers.json.new" in text
+    assert "&& mv tests/golden/numbers.json.new tests/golden/numbers.json\n" in text

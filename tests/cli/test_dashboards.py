@@ -32,6 +32,16 @@ def test_a_dry_run_prints_the_panels_and_needs_no_key(outputs, monkeypatch):
     assert shown["views"][0]["sections"][0]["panels"][0]["y"] == ["perplexity_wikitext2"]
 
 
+def test_project_and_entity_that_are_given_win_over_the_environment(outputs, monkeypatch):
+    monkeypatch.setenv("WANDB_PROJECT", "theirs")
+    monkeypatch.setenv("WANDB_ENTITY", "them")
+    words = ("mine", "--dry-run", "--format", "json")
+    places = [
+        json.loads(slim(*words, *given, outputs=outputs).stdout) for given in ((), ("--project", "p", "--entity", "e"))
+    ]
+    assert [(place["project"], place["entity"]) for place in places] == [("theirs", "them"), ("p", "e")]
+
+
 def test_saved_addresses_are_printed(outputs, monkeypatch):
     report = {"title": "t", "url": "https://host/report", "updated": True}
     view = {"name": "v", "url": "https://host/view", "updated": False}

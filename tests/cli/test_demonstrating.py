@@ -47,7 +47,6 @@ def test_a_missing_gradio_is_told_with_the_command_that_installs_it(slim, monkey
 
 
 def test_keys_and_ports_are_checked_before_weights_load(slimsweep, slim, port, monkeypatch):
-    pytest.importorskip("gradio", reason="needs the package gradio, which the extra `demo` installs")
     key = record_at(slimsweep(*SMALL, "technique=magnitude"))["key"]
     monkeypatch.setattr(ModelSource, "load", None)  # loading would call it
     refused(slim("demo", "0000", "--port", port), "no record starts with '0000'")
@@ -59,7 +58,6 @@ def test_keys_and_ports_are_checked_before_weights_load(slimsweep, slim, port, m
 
 
 def test_the_models_are_loaded_and_served(slimsweep, slim, port, monkeypatch):
-    pytest.importorskip("gradio", reason="needs the package gradio, which the extra `demo` installs")
     from slimsweep.demo import page
 
     key = record_at(slimsweep(*SMALL, "technique=magnitude"))["key"]
@@ -93,7 +91,6 @@ app()
 @pytest.fixture
 def served(slimsweep, port, tmp_path):
     """Address of a demo of two records that runs in a process of its own; afterwards that process asked no network."""
-    pytest.importorskip("gradio", reason="needs the package gradio, which the extra `demo` installs")
     words = ("model.shape.max_position_embeddings=512", "model.shape.tie_word_embeddings=false")  # untied: no echo
     keys = [
         record_at(slimsweep(*SMALL, *words, *technique))["key"]

@@ -48,6 +48,10 @@ def test_options_that_do_not_go_together_are_refused(slim, numbers):
         (["mine", "--keep", "new.json", "--fail"], "only writes a file"),
         (["--fail"], "nothing to compare the records with"),
         (["mine", "--keep", str(numbers)], "nothing is overwritten"),
+        (["mine", "nosuch", "--against", str(numbers)], "a second name (nosuch)"),
+        (["mine", "--holm", "--against", str(numbers)], "--holm asks for a comparison item by item"),
+        (["--margin", "perplexity_*=0.1", "--against", str(numbers.parent / "outputs")], "--margin asks for"),
+        (["--against", str(numbers), "--tolerance", "nosuchfield=2"], "no record has such a field"),
     ):
         answer = slim(*words)
-        assert answer.exit_code != 0 and told in answer.stderr.replace("\n", " "), answer.stderr
+        assert answer.exit_code != 0 and told in " ".join(answer.stderr.replace("│", " ").split()), answer.stderr

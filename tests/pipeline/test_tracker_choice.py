@@ -6,7 +6,8 @@ from slimsweep.records.tracking.wandb import Wandb
 
 
 def test_settings_win_over_those_of_the_yaml():
-    assert tracker_of("wandb", {"project": "mine", "mode": "offline"}) == Wandb(project="mine", mode="offline")
+    tracker = tracker_of("wandb", {"project": "mine", "mode": "offline"})
+    assert tracker == Wandb(project="mine", mode="offline") and tracker.options == ("project", "mode")
 
 
 def test_a_tracker_of_another_package_has_the_settings_of_its_yaml(tmp_path, monkeypatch):

@@ -1,5 +1,8 @@
 """Numbers that moved, on records written by hand."""
 
+import json
+import re
+
 import pytest
 
 from slimsweep.errors import StoreError
@@ -23,8 +26,8 @@ def record(key: str = "a1", zeros: int = 50, **fields) -> dict:
 
 
 def moved(before: list, now: list, **tolerances) -> list[tuple]:
-    found = moves.compare(before, now, tolerances)
-    return [(one.field, one.before, one.now, one.is_fault) for one in found.moves]
+    comparison = moves.compare(before, now, tolerances)
+    return [(move.field, move.before, move.now, move.is_fault) for move in comparison.moves]
 
 
 def test_equal_records_have_no_moves_and_what_varies_is_not_compared():
@@ -61,6 +64,103 @@ def test_what_is_missing_now_is_a_fault_and_what_is_new_is_told():
 def test_another_protocol_is_a_fault_even_where_the_number_is_equal():
     (one,) = moves.compare([record()], [record(protocols={"perplexity_made": "q"})], {}).moves
     assert one.is_fault and one.reason == "another protocol: p before, q now"
+
+
+def test_numbers_of_two_protocols_have_no_change_and_are_counted_apart():
+    now = record(protocols={"perplexity_made": "q"}, perplexity_made=30.0, weight_bytes=801)
+    comparison = moves.compare([record()], [now], {})
+    assert [(move.field, move.change) for move in comparison.moves] == [
+        ("perplexity_made", None),
+        ("weight_bytes", 1 / 800),
+    ]
+    assert comparison.summary == (
+        "4 numbers of 1 records compared: 1 moved, 1 of another protocol, 2 beyond what is allowed"
+    )
+
+
+def test_a_change_has_a_sign():
+    comparison = moves.compare([record(weight_bytes=22)], [record(weight_bytes=11)], {})
+    assert comparison.moves[0].change == -0.5
+    rows = moves.table_of(comparison, ("old", "new")).rows
+    assert "-50 %" in rows[0]
+    assert moved([record(weight_bytes=22)], [record(weight_bytes=11)], weight_bytes=0.4)[0][-1] is True
+
+
+def at_bits(key: str, bits: int, **fields) -> dict:
+    """A quantized model, one knob of which is given."""
+    return record(key, stages=[{"name": "rtn", "fields": {"bits": bits}}], **fields)
+
+
+def test_two_experiments_at_one_point_are_named_and_their_numbers_are_not_compared():
+    pairs = [
+        (at_bits("a", 4), at_bits("b", 2, weight_bytes=400), "other settings: rtn.bits 4 before, 2 now"),
+        (
+            record("a", dtype="float32"),
+            record("b", dtype="bfloat16"),
+            "other settings: dtype float32 before, bfloat16 now",
+        ),
+    ]
+    for before, now, reason in pairs:
+        comparison = moves.compare([before], [now], {})
+        assert [(move.field, move.reason, move.change, move.is_fault) for move in comparison.moves] == [
+            ("", reason, None, True)
+        ]
+        assert comparison.numbers == 0
+
+
+def test_a_knob_that_a_version_added_is_named_and_the_numbers_are_compared():
+    now = record("z", stages=[{"name": "rtn", "fields": {"bits": 4, "clip": None, "order": "up"}}], weight_bytes=801)
+    comparison = moves.compare([at_bits("a", 4)], [now], {})
+    assert [(move.field, move.reason, move.is_fault) for move in comparison.moves] == [
+        ("", "other settings: rtn.order absent before, up now", False),
+        ("weight_bytes", "", True),
+    ]
+
+
+def test_texts_that_a_job_looked_at_are_kept_in_a_file(tmp_path):
+    def calibrated(key: str, sequences: int) -> dict:
+        return record(key, config={"calibration": {"sequences": sequences}, "outputs_dir": "x"})
+
+    moves.write(tmp_path / "numbers.json", [calibrated("a", 4)])
+    kept = moves.read(tmp_path / "numbers.json")
+    assert kept[0]["config"] == {"calibration": {"sequences": 4}}
+    assert moves.compare(kept, [calibrated("b", 4)], {}).moves == []
+    (move,) = moves.compare(kept, [calibrated("b", 16)], {}).moves
+    assert move.reason == "other settings: calibration.sequences 4 before, 16 now"
+    del kept[0]["config"]  # a file of an older version
+    assert moves.compare(kept, [calibrated("b", 4)], {}).moves == []
+
+
+def test_moves_stand_in_the_order_of_the_records():
+    keys = [f"k{number}" for number in range(40)]
+    comparison = moves.compare([record(key) for key in keys], [record(key, weight_bytes=1) for key in keys], {})
+    assert [move.record["key"] for move in comparison.moves] == keys
+
+
+def test_a_tolerance_for_a_field_that_no_record_has_is_refused():
+    with pytest.raises(
+        StoreError, match=r"--tolerance perplexity_mad: .*Did you mean: perplexity_made\?.*weight_bytes"
+    ):
+        moves.compare([record()], [record()], {"weight_*": 0.1, "perplexity_mad": 1})
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"stages": [1]}, "record 1: stages.0 is no stage"),
+        ({"stages": {"name": "rtn"}}, "stages is no list"),
+        ({"stages": [{"name": "rtn", "fields": 3}]}, "stages.0 is no stage"),
+        ({"stages": [{"name": "rtn", "zeros": "50"}]}, "stages.0.zeros is '50', no finite number"),
+        ({"weight_bytes": "800"}, "weight_bytes is '800', no finite number"),
+        ({"weight_bytes": float("nan")}, "weight_bytes is nan, no finite number"),
+        ({"protocols": ["p"]}, "protocols is no mapping"),
+        ({"key": 3}, "key is no text"),
+    ],
+)
+def test_a_damaged_file_is_refused_and_its_fault_is_named(tmp_path, fields, words):
+    (tmp_path / "numbers.json").write_text(json.dumps([record(**fields)]))
+    with pytest.raises(StoreError, match=re.escape(words)):
+        moves.read(tmp_path / "numbers.json")
 
 
 def test_a_new_key_at_the_same_point_is_the_same_experiment():

@@ -50,7 +50,8 @@ def tracker_for(project: str | None, entity: str | None) -> Wandb:
     from slimsweep.pipeline.tracker_choice import fields_of
 
     fields = fields_of("wandb")
-    return Wandb(project=project or fields["project"], entity=entity or fields["entity"])
+    options = {name: value for name, value in {"project": project, "entity": entity}.items() if value}
+    return Wandb(**{"project": fields["project"], "entity": fields["entity"]} | options).with_options(options)
 
 
 def _echo_specification(tracker: Wandb, content: dict[str, Any], format: Shown) -> None:

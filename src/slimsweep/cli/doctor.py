@@ -191,7 +191,8 @@ def _bitsandbytes() -> list[Finding]:
 
 
 def _wandb() -> list[Finding]:
-    from slimsweep.records.tracking.wandb import Wandb, has_key
+    from slimsweep.records.tracking.credentials import has_key
+    from slimsweep.records.tracking.wandb import Wandb
 
     mode = Wandb().resolved_mode()
     key = "a key is configured" if has_key() else "no key: runs stay on this disk until `wandb login`"

@@ -30,6 +30,23 @@ class Asked:
     margins: Sequence[str] | None
     holm: bool
 
+    @property
+    def asks_for_moves(self) -> str:
+        """Words of the argument that asks for the list of moved numbers; empty where none does."""
+        flags = {"--moved": self.moved, "--fail": self.fail, "--tolerance": self.tolerances}
+        for flag, is_given in flags.items():
+            if is_given:
+                return flag
+        if self.against and self.against.is_file():
+            return f"--against with a file ({self.against})"
+        return "" if self.first else "a comparison without a sweep or key"
+
+    @property
+    def asks_for_items(self) -> str:
+        """Words of the argument that asks for a comparison item by item; empty where none does."""
+        options = {"--margin": self.margins, "--holm": self.holm, f"a second name ({self.second})": self.second}
+        return next((words for words, is_given in options.items() if is_given), "")
+
 
 def refuse_mixtures(asked: Asked) -> None:
     """Refuse options that do not go together, and a comparison with nothing.
@@ -38,22 +55,22 @@ def refuse_mixtures(asked: Asked) -> None:
         BadParameter: two options belong to different outputs.
         StoreError: there is nothing to compare with.
     """
-    lists = [f"--{name}" for name in ("moved", "fail") if getattr(asked, name)]
-    lists += ["--tolerance"] if asked.tolerances else []
-    by_items = [name for name, is_given in (("--margin", asked.margins), ("--holm", asked.holm)) if is_given]
-    if asked.keep and (lists or by_items or asked.against or asked.second):
+    flags = asked.moved or asked.fail or asked.tolerances
+    if asked.keep:
+        if flags or asked.asks_for_items or asked.against:
+            raise typer.BadParameter(
+                "it only writes a file: give nothing but a sweep or a key beside it", param_hint="--keep"
+            )
+        return
+    if asked.against is None and asked.second is None:
+        start = f"{asked.first} with" if asked.first else "the records with"
+        raise StoreError(f"nothing to compare {start}: give a second sweep or key, or --against FOLDER")
+    if asked.asks_for_moves and asked.asks_for_items:
         raise typer.BadParameter(
-            "it only writes a file: give nothing but a sweep or a key beside it", param_hint="--keep"
+            f"{asked.asks_for_moves} lists numbers that moved, {asked.asks_for_items} asks for a comparison item by "
+            "item: give one of the two",
+            param_hint="slim compare",
         )
-    if lists and (by_items or asked.second):
-        other = by_items[0] if by_items else f"a second name ({asked.second})"
-        raise typer.BadParameter(
-            f"{lists[0]} lists numbers that moved, {other} asks for a comparison item by item: give one of the two",
-            param_hint=lists[0],
-        )
-    if not asked.keep and asked.against is None and (lists or asked.second is None):
-        named = f"{asked.first} with" if asked.first else "the records with"
-        raise StoreError(f"nothing to compare {named}: give a second sweep or key, or --against FOLDER")
 
 
 def keep(store: Store, name: str | None, path: Path) -> str:
@@ -84,12 +101,12 @@ def _records(store: Store, name: str | None) -> list[Record]:
     return records
 
 
-def text_of(found: Comparison, names: tuple[str, str], format: str) -> str:
+def text_of(comparison: Comparison, names: tuple[str, str], format: str) -> str:
     """The comparison as a table, or as data; one line where nothing moved."""
-    rows = [one.plain() for one in found.moves]
+    rows = [move.plain() for move in comparison.moves]
     if format == "json":
-        counts = {"records": found.records, "numbers": found.numbers, "faults": len(found.faults)}
+        counts = {"records": comparison.records, "numbers": comparison.numbers, "faults": len(comparison.faults)}
         return json.dumps(counts | {"moves": rows}, indent=1)
     if format in DATA:
         return render(rows, format)
-    return layout(moved_numbers.table_of(found, names), format) if found.moves else found.summary
+    return layout(moved_numbers.table_of(comparison, names), format) if comparison.moves else comparison.summary

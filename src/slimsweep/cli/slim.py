@@ -297,18 +297,19 @@ def compare(
     from slimsweep.records.paired_table import Rules
 
     store = store_of(outputs)
-    moving.refuse_mixtures(moving.Asked(first, second, against, moved, fail, keep, tolerance or [], margin, holm))
+    other = project_path(against) if against else None
+    asked = moving.Asked(first, second, other, moved, fail, keep, tolerance or [], margin, holm)
+    moving.refuse_mixtures(asked)
     if keep:
         typer.echo(moving.keep(store, first, project_path(keep)))
-    elif moved or fail or tolerance or first is None or (against and project_path(against).is_file()):
-        found = moving.moves(store, first, project_path(against), tolerance or [])
-        typer.echo(moving.text_of(found, (str(against), str(store.outputs_dir)), format.value))
-        if fail and found.faults:
+    elif asked.asks_for_moves:
+        comparison = moving.moves(store, first, other, tolerance or [])
+        typer.echo(moving.text_of(comparison, (str(against), str(store.outputs_dir)), format.value))
+        if fail and comparison.faults:
             raise typer.Exit(1)
     else:
-        other = comparing.other_store(project_path(against) if against else None, store)
-        rules = Rules.of(margin or [], holm)
-        typer.echo(comparing.compare((store, other), (first, second or first), rules, format.value))
+        stores = (store, comparing.other_store(other, store))
+        typer.echo(comparing.compare(stores, (first, second or first), Rules.of(margin or [], holm), format.value))
 
 
 @app.command(context_settings={"ignore_unknown_options": True})

@@ -17,7 +17,7 @@ from slimsweep.records.tracking.base import Tracker
 def tracker_of(name: str, settings: dict[str, Any], packages: Sequence[str] = ()) -> Tracker:
     """The tracker of `tracker/NAME.yaml` in our conf or in that of other packages (`theirs.conf`).
 
-    `settings` win over those of the YAML.
+    `settings` are options of a command: they win over those of the YAML and over the environment.
 
     Raises:
         ConfigError: there is no such tracker, it has no such setting, it cannot work here, or would publish nothing.
@@ -30,7 +30,7 @@ def tracker_of(name: str, settings: dict[str, Any], packages: Sequence[str] = ()
         faults = [reason]
     if faults:
         raise ConfigError(faults)
-    return tracker
+    return tracker.with_options(settings)
 
 
 def fields_of(name: str, packages: Sequence[str] = ()) -> dict[str, Any]:

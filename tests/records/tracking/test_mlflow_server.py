@@ -46,3 +46,16 @@ def test_a_failed_job_reaches_the_server(server, tmp_path):
     assert (
         run["info"]["status"] == "FAILED" and tags["slimsweep.alerts"] == "job failed: tiny gptq: ModelError: refused"
     )
+
+
+def test_what_a_server_answers_is_shown_without_the_token(server, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(server, "answer", lambda *_: (400, {"error_code": "INVALID", "message": f"bad token {TOKEN}"}))
+    assert not MLflow().publish(record(), [], tmp_path)
+    assert "bad token ***" in caplog.text and TOKEN not in caplog.text
+
+
+def test_an_address_is_shown_without_its_password(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:planted0password@127.0.0.1:9/")  # nothing listens there
+    assert not MLflow().publish(record(), [], tmp_path)
+    assert "MLflow" in caplog.text and "planted0password" not in caplog.text

@@ -11,7 +11,8 @@ from made_up import curve, record
 
 from slimsweep.records.store import Store
 from slimsweep.records.tracking import wandb as tracker_module
-from slimsweep.records.tracking.wandb import Wandb, has_key, stop_service
+from slimsweep.records.tracking.credentials import has_key
+from slimsweep.records.tracking.wandb import Wandb, stop_service
 
 WANDB_VARIABLES = (
     *("MODE", "PROJECT", "ENTITY", "TAGS", "NOTES", "DIR", "API_KEY", "BASE_URL", "IDENTITY_TOKEN_FILE", "CONFIG_DIR"),
@@ -127,6 +128,16 @@ def test_the_environment_wins(tmp_path, monkeypatch):
     read = json.loads(inspect(run, "--summary"))
     assert read["project"] == "theirs" and read["notes"] == "noted"
     assert {"one", "two", "tiny"} <= set(read["tags"]) and "own" not in read["tags"]
+
+
+def test_options_of_a_command_win_over_the_environment(monkeypatch):
+    monkeypatch.setenv("WANDB_PROJECT", "theirs")
+    monkeypatch.setenv("WANDB_ENTITY", "them")
+    tracker = Wandb(project="mine", entity="me")
+    assert tracker.destination() == ("theirs", "them")
+    assert tracker.with_options(["project"]).destination() == ("mine", "them")
+    assert tracker.with_options(["project", "entity"]).destination() == ("mine", "me")
+    assert Wandb().with_options(["mode"]).destination() == ("theirs", "them")
 
 
 def test_disabled_publishes_nothing(tmp_path, monkeypatch):

@@ -76,10 +76,21 @@ def test_alerts_reach_the_server(recorder, tmp_path):
 def test_the_key_is_in_no_file_log_or_message(recorder, tmp_path, caplog, capfd):
     one = record("wanda", 0.5)
     assert Wandb().publish(one, [], tmp_path)
+    recorder.refusal = (400, json.dumps({"errors": [{"message": f"bad key {KEY}"}]}))
+    with caplog.at_level(logging.DEBUG, logger="slimsweep"):
+        assert Wandb().publish(record("wanda", 0.6), [], tmp_path)  # kept offline
     assert KEY.encode() not in texts(tmp_path) + json.dumps(recorder.operations).encode()
+    messages = [line.getMessage() for line in caplog.records if line.name.startswith("slimsweep")]
+    assert "bad key ***" in messages[0] and "kept offline" in messages[0]
+    assert KEY not in "".join([*messages, *capfd.readouterr()])
+
+
+def test_a_key_of_the_netrc_file_is_in_no_message(recorder, tmp_path, monkeypatch, caplog):
+    monkeypatch.delenv("WANDB_API_KEY")
+    (tmp_path / ".netrc").write_text(f"machine {recorder.address.removeprefix('http://')} login user password {KEY}\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
     recorder.refusal = (400, json.dumps({"errors": [{"message": f"bad key {KEY}"}]}))
     with caplog.at_level(logging.DEBUG, logger="slimsweep"):
         assert Wandb().publish(record("wanda", 0.6), [], tmp_path)  # kept offline
     messages = [line.getMessage() for line in caplog.records if line.name.startswith("slimsweep")]
-    assert "bad key ***" in messages[0] and "kept offline" in messages[0]
-    assert KEY not in "".join([*messages, *capfd.readouterr()])
+    assert "bad key ***" in messages[0] and KEY not in "".join(messages)

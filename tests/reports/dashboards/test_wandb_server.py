@@ -2,12 +2,11 @@
 
 import importlib.util
 import json
+from types import SimpleNamespace
 
 import pytest
 from made_up import curve, record
 from wandb_recorder import ENTITY, KEY, recording
-
-pytest.importorskip("wandb_workspaces", reason="needs the package wandb-workspaces, which the extra `dashboards` has")
 
 from slimsweep.errors import TrackerError
 from slimsweep.records.tracking.wandb import Wandb, stop_service
@@ -59,6 +58,13 @@ def test_a_refusal_says_what_to_check_and_never_repeats_the_key(recorder, caplog
         saved([record()])
     out, err = capfd.readouterr()
     assert KEY not in str(error.value) + caplog.text + out + err
+
+
+def test_a_key_without_a_default_entity_is_refused_at_once(recorder, monkeypatch):
+    monkeypatch.setattr("wandb.Api", lambda: SimpleNamespace(default_entity=None))
+    with pytest.raises(TrackerError, match="give --entity TEAM"):
+        saved([record()])
+    assert recorder.views == {}
 
 
 def test_without_a_key_the_error_says_what_to_type(monkeypatch, tmp_path):

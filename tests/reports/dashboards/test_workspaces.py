@@ -5,8 +5,6 @@ import json
 import pytest
 from made_up import curve, record
 
-pytest.importorskip("wandb_workspaces", reason="needs the package wandb-workspaces, which the extra `dashboards` has")
-
 from slimsweep.records.tracking.published import run_id
 from slimsweep.reports.dashboards.views import Note, views
 from slimsweep.reports.dashboards.workspaces import report, workspace

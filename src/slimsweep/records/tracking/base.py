@@ -2,6 +2,7 @@
 
 import importlib.util
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from pathlib import Path
 from typing import ClassVar
 
@@ -27,6 +28,10 @@ class Tracker(ABC):
             for package, install in self.needs.items()
             if importlib.util.find_spec(package) is None
         ]
+
+    def with_options(self, names: Collection[str]) -> "Tracker":
+        """The tracker with fields that options of a command gave; where the environment wins over a field, not here."""
+        return self
 
     def off_reason(self) -> str | None:
         """Reason why nothing would be published, with the remedy; None where records are published."""

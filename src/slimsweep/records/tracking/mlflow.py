@@ -13,6 +13,7 @@ from slimsweep.checks import is_number, refuse
 from slimsweep.records.points import Record
 from slimsweep.records.tracking.alerts import Alert, alerts_of, failure
 from slimsweep.records.tracking.base import Tracker
+from slimsweep.records.tracking.credentials import failure_text
 from slimsweep.records.tracking.published import (
     ID_CHARACTERS,
     config_of,
@@ -103,7 +104,7 @@ class MLflow(Tracker):
             for one in older:
                 client.delete_run(one.info.run_id)
         except Exception as error:  # whatever a third party raises, a finished job keeps its record
-            log.warning("MLflow: %s: %s (not mirrored)", type(error).__name__, str(error).partition("\n")[0])
+            log.warning("MLflow: %s (not mirrored)", failure_text(error))
             return False
         return True
 

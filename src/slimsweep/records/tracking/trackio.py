@@ -18,6 +18,7 @@ from slimsweep.checks import refuse
 from slimsweep.records.points import Record
 from slimsweep.records.tracking.alerts import Alert, alerts_of, failure
 from slimsweep.records.tracking.base import Tracker
+from slimsweep.records.tracking.credentials import failure_text
 from slimsweep.records.tracking.published import (
     ID_CHARACTERS,
     config_of,
@@ -96,7 +97,7 @@ class Trackio(Tracker):
                 )
                 _remove(storage, self.project, run.id, older)
         except Exception as error:  # whatever a third party raises, a finished job keeps its record
-            log.warning("Trackio: %s: %s (not mirrored)", type(error).__name__, str(error).partition("\n")[0])
+            log.warning("Trackio: %s (not mirrored)", failure_text(error))
             return False
         return True
 

@@ -1,17 +1,15 @@
 """Mirrors records to Weights & Biases. The record on disk is the truth; no fault here may cost a job."""
 
-import configparser
+import copy
 import logging
-import netrc
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Any, ClassVar
 
 from slimsweep.checks import choice_faults, refuse
 from slimsweep.records.points import Record
@@ -19,6 +17,7 @@ from slimsweep.records.portable import portable
 from slimsweep.records.quantities import quantities_of
 from slimsweep.records.tracking.alerts import Alert, alerts_of, failure
 from slimsweep.records.tracking.base import Tracker
+from slimsweep.records.tracking.credentials import failure_text, has_key, settings_files
 from slimsweep.records.tracking.published import (
     ID_CHARACTERS,
     config_of,
@@ -54,7 +53,10 @@ _unreachable = False
 
 @dataclass(frozen=True, kw_only=True)
 class Wandb(Tracker):
-    """One run per record and one per sweep. `WANDB_*` environment variables win over these fields but `mode`."""
+    """One run per record and one per sweep. `WANDB_*` environment variables win over these fields but `mode`.
+
+    Options of a command win over the environment: `with_options` names them.
+    """
 
     project: str = PROJECT
     entity: str | None = None
@@ -63,10 +65,17 @@ class Wandb(Tracker):
     notes: str | None = None
     mode: str = "auto"
     """auto is what WANDB_MODE or W&B's settings files say, else online when a key is configured, else offline."""
+    options: ClassVar[tuple[str, ...]] = ()
+    """Names of fields that options of a command gave. No field itself: no YAML may set it."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tags", (self.tags,) if isinstance(self.tags, str) else tuple(self.tags))
         refuse(choice_faults("tracker.wandb.mode", [self.mode], MODES))
+
+    def with_options(self, names: Collection[str]) -> "Wandb":
+        tracker = copy.copy(self)
+        object.__setattr__(tracker, "options", tuple(names))
+        return tracker
 
     def off_reason(self) -> str | None:
         if self.resolved_mode() != "disabled":
@@ -148,8 +157,7 @@ class Wandb(Tracker):
             except Exception as error:  # whatever a third party raises, a finished job keeps its record
                 _unreachable = _unreachable or attempt == "online"
                 then = "kept offline; see `slim publish`" if attempt == "online" else "not mirrored"
-                reason = without_key(f"{type(error).__name__}: {error}".splitlines()[0])
-                log.warning("Weights & Biases: %s (%s)", reason, then)
+                log.warning("Weights & Biases: %s (%s)", failure_text(error), then)
                 stop_service()
         return False
 
@@ -165,8 +173,14 @@ class Wandb(Tracker):
         """Project and entity of its runs; no entity stands for the default one of the key."""
         files = settings_files()
         project = files.get("project", PROJECT) if self.project == PROJECT else self.project
-        entity = os.environ.get("WANDB_ENTITY") or self.entity or files.get("entity")
-        return os.environ.get("WANDB_PROJECT") or project, entity
+        if "project" in self.options:  # also where the default name was typed
+            project = self.project
+        elif "WANDB_PROJECT" in os.environ:
+            project = os.environ["WANDB_PROJECT"] or project
+        entity = self.entity or files.get("entity")
+        if "entity" not in self.options:
+            entity = os.environ.get("WANDB_ENTITY") or entity
+        return project, entity
 
     def online_faults(self) -> list[str]:
         """Reasons why nothing may be sent to its server, each with what to type."""
@@ -250,53 +264,12 @@ def ids_of_our_own(wandb: Any) -> Iterator[None]:
             setattr(settings, name, value)
 
 
-def settings_files() -> dict[str, str]:
-    """Settings in W&B's own files, where `wandb disabled`, `wandb offline` and `wandb init` write.
-
-    The user's file comes first; that of the working directory and of WANDB_DIR win over it. W&B reads the first two
-    itself, but its commands write into the third where there is one.
-    """
-    user = Path(os.environ.get("WANDB_CONFIG_DIR") or "~/.config/wandb") / "settings"
-    roots = [Path(), *([Path(os.environ["WANDB_DIR"])] if os.environ.get("WANDB_DIR") else [])]
-    own = [root / (".wandb" if (root / ".wandb").exists() else "wandb") / "settings" for root in roots]
-    parser = configparser.ConfigParser(interpolation=None)
-    for path in (user, *own):
-        with suppress(OSError, ValueError, configparser.Error):  # as W&B does with a file it cannot read
-            parser.read(path.expanduser(), encoding="utf-8")
-    return dict(parser["default"]) if parser.has_section("default") else {}
-
-
 def stop_service() -> None:
     """Drop what a failed start left in wandb's background service, where it would hold the run's id."""
     with suppress(Exception):  # after a failure nothing is owed; the next run starts a new service
         import wandb
 
         wandb.teardown()
-
-
-def has_key() -> bool:
-    """Whether a W&B key is configured: in the environment, W&B's files, or the netrc file `wandb login` writes."""
-    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
-        return True
-    files = settings_files()
-    if files.get("api_key"):
-        return True
-    server = urlsplit(os.environ.get("WANDB_BASE_URL") or files.get("base_url") or "https://api.wandb.ai").hostname
-    names = [os.environ.get("NETRC"), "~/.netrc", "~/_netrc"]
-    for path in (Path(name).expanduser() for name in names if name):
-        try:
-            hosts = netrc.netrc(path).hosts
-        except (OSError, netrc.NetrcParseError):
-            continue
-        if server in hosts:
-            return True
-    return False
-
-
-def without_key(text: str) -> str:
-    """Text without the API key of the environment: what a server answers may repeat it."""
-    key = os.environ.get("WANDB_API_KEY")
-    return text.replace(key, "***") if key else text
 
 
 def remove_older(folder: Path, run_id: str, current: Path) -> None:

@@ -66,7 +66,11 @@ def _measured(records: Sequence[Record], quantities: Sequence[Quantity]) -> list
 
 
 def _over_ratio(records: Sequence[Record], one: Quantity) -> list[Panel]:
-    """A line for each technique over the ratio, and a bar for each run of techniques that have no ratio."""
+    """A line for each technique over the ratio, and a bar for each run where some technique has none.
+
+    Bars show every run that has the quantity, those with a ratio too: W&B filters the runs of a workspace, not those of
+    one panel.
+    """
     measured = [record for record in records if is_number(record.get(one.field)) and record["technique"] != DENSE]
     shared = {"y": (one.field,), "y_title": one.axis(), "has_log_y": one.scale == "log"}
     panels = []

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from slimsweep.errors import TrackerError
-from slimsweep.records.tracking.wandb import Wandb, without_key
+from slimsweep.records.tracking.credentials import failure_text
+from slimsweep.records.tracking.wandb import Wandb
 from slimsweep.reports.dashboards.views import Note, View
 
 PACKAGE, EXTRA = "wandb_workspaces", "slimsweep[dashboards]"
@@ -33,23 +34,24 @@ def save(tracker: Wandb, title: str, views: Sequence[View], notes: Sequence[Note
     os.environ.setdefault("WANDB_SILENT", "true")  # its lines would stand between the addresses
     from slimsweep.reports.dashboards import workspaces
 
-    def told(what: str, action: Callable[[], Any]) -> Any:
+    def reached(what: str, action: Callable[[], Any]) -> Any:
         try:
             return action()
         except Exception as error:  # whatever a third party raises, the message says what to do
-            reason = without_key(f"{type(error).__name__}: {error}".partition("\n")[0])
             raise TrackerError(
-                f"Weights & Biases: {what}: {reason}. Check --entity and --project (or WANDB_ENTITY, WANDB_PROJECT), "
-                "WANDB_BASE_URL, and the key by `wandb login --relogin`"
+                f"Weights & Biases: {what}: {failure_text(error)}. Check --entity and --project (or WANDB_ENTITY, "
+                "WANDB_PROJECT), WANDB_BASE_URL, and the key by `wandb login --relogin`"
             ) from error
 
     project, entity = tracker.destination()
-    api = told("cannot log in", _api)
-    entity = entity or told("the key has no default entity", lambda: api.default_entity)
+    api = reached("cannot log in", _api)
+    entity = entity or reached("cannot read the default entity", lambda: api.default_entity)
+    if not entity:
+        raise TrackerError("Weights & Biases: the key has no default entity: give --entity TEAM, or set WANDB_ENTITY")
     made = workspaces.report(title, views, notes, (entity, project))
-    report = told("cannot save the report", lambda: _save_report(api, made))
+    report = reached("cannot save the report", lambda: _save_report(api, made))
     saved = [
-        told(f"cannot save the workspace {view.name!r}", lambda view=view: _save_view(view, entity, project))
+        reached(f"cannot save the workspace {view.name!r}", lambda view=view: _save_view(view, entity, project))
         for view in views
     ]
     return {"entity": entity, "project": project, "report": report, "workspaces": saved}
