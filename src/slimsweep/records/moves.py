@@ -134,8 +134,8 @@ def _refuse_idle(tolerances: Mapping[str, Number], records: Sequence[Record]) ->
     idle = [name for name in tolerances if not any(fnmatchcase(known, name) for known in fields)]
     if idle:
         listed = ", ".join([*(name for name in fields if not name.startswith("stages.")), "stages.*"])
-        hint = did_you_mean(idle[0], fields)
-        raise StoreError(f"--tolerance {', '.join(idle)}: no record has such a field. {hint} Fields: {listed}")
+        hint = f" {did_you_mean(idle[0], fields)}".rstrip()
+        raise StoreError(f"--tolerance {', '.join(idle)}: no record has such a field.{hint} Fields: {listed}")
 
 
 def _moves(before: Record, now: Record, tolerances: Mapping[str, Number]) -> tuple[list[Move], int]:
