@@ -1,6 +1,8 @@
 """Tokens one by one: those that `generate` writes, made when they are asked for."""
 
+import signal
 import threading
+import time
 
 import pytest
 import torch
@@ -64,3 +66,36 @@ def test_the_settings_of_the_checkpoint_stay(tiny):
     next(tokens)
     tokens.close()
     assert tiny.module.generation_config is given
+
+
+def test_streams_of_one_model_that_end_in_opening_order_leave_its_end_tokens(tiny):
+    tiny.module.generation_config.eos_token_id = [7]
+    given, ends = tiny.module.generation_config, end_ids(tiny)
+    first, second = (stream(tiny, [5, 6, 7], Decoding(max_new_tokens=9)) for _ in range(2))
+    next(first), next(second)
+    first.close()
+    second.close()
+    assert tiny.module.generation_config is given and end_ids(tiny) == ends and 7 in ends
+
+
+def test_ctrl_c_while_a_stream_closes_still_waits_for_its_thread(tiny, monkeypatch):
+    presses = [KeyboardInterrupt, KeyboardInterrupt]
+    join = threading.Thread.join
+
+    def pressed(thread, timeout=None):
+        if thread.name == "slimsweep-stream" and presses:
+            raise presses.pop()
+        join(thread, timeout)
+
+    def press_and_think(*_):  # Ctrl-C while the forward of the second token runs
+        if not forwards:
+            return forwards.append(1)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        time.sleep(0.5)
+
+    forwards = []
+    tiny.module.register_forward_pre_hook(press_and_think)
+    monkeypatch.setattr(threading.Thread, "join", pressed)
+    with pytest.raises(KeyboardInterrupt):
+        list(stream(tiny, [5, 6, 7], Decoding(max_new_tokens=9)))
+    assert not presses and not threads()

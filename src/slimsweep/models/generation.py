@@ -9,6 +9,7 @@ and where each text ends:
 An encoder-decoder reads its sources padded on the right, and writes from its start token on.
 """
 
+import copy
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -158,33 +159,46 @@ def _batches(order: Sequence[int], lengths: Sequence[int], decoding: Decoding) -
 
 
 def written_ids(
-    model: LanguageModel, prompts: Sequence[Sequence[int]], decoding: Decoding, streamer: Any = None
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    decoding: Decoding,
+    streamer: Any = None,
+    checks: Sequence[Any] = (),
 ) -> list[list[int]]:
     """Token ids that follow each prompt, whatever comes after their end included.
 
     Args:
         streamer: an object with the methods of transformers' `BaseStreamer`, for one prompt; it is handed each token.
+        checks: objects with the methods of transformers' `LogitsProcessor`, called with the logits of each token.
     """
-    from transformers import GenerationConfig, StoppingCriteriaList
+    from transformers import LogitsProcessorList, StoppingCriteriaList
 
     is_decoder = model.task.name == "causal_lm"
     ids, mask = _padded(prompts, padding_id(model.tokenizer), on_the_left=is_decoder)
     before = ids.shape[1] if is_decoder else 1  # an encoder-decoder's output begins with its start token
     criteria = [_after_stops(model.tokenizer, decoding.stops, before)] if decoding.stops else []
-    given = model.module.generation_config
-    settings = _settings(model, given, decoding)  # reads end tokens of the checkpoint's settings, still in their place
-    model.module.generation_config = GenerationConfig()  # a checkpoint's own settings would fill in what is not named
-    try:
-        output = model.module.generate(
-            ids.to(model.compute_device),
-            attention_mask=mask.to(model.compute_device),
-            generation_config=settings,
-            stopping_criteria=StoppingCriteriaList(criteria),
-            streamer=streamer,
-        )
-    finally:
-        model.module.generation_config = given
+    output = _without_settings(model.module).generate(
+        ids.to(model.compute_device),
+        attention_mask=mask.to(model.compute_device),
+        generation_config=_settings(model, model.module.generation_config, decoding),
+        stopping_criteria=StoppingCriteriaList(criteria),
+        logits_processor=LogitsProcessorList(checks),
+        streamer=streamer,
+    )
     return output[:, before:].tolist()
+
+
+def _without_settings(module: Any) -> Any:
+    """A second handle on a module: the same weights and hooks, but no generation settings of the checkpoint.
+
+    `generate` fills in what is not named from the settings of the module it is called on. The module itself stays
+    as it is, because several texts may be written with it at once.
+    """
+    from transformers import GenerationConfig
+
+    handle = copy.copy(module)
+    handle.generation_config = GenerationConfig()
+    return handle
 
 
 def _padded(prompts: Sequence[Sequence[int]], padding: int, on_the_left: bool) -> tuple[Tensor, Tensor]:

@@ -65,8 +65,8 @@ def stream(model: LanguageModel, prompt: Sequence[int], decoding: Decoding) -> I
             pace.made.put(error)
 
     thread = Thread(target=write, name="slimsweep-stream", daemon=True)
-    thread.start()
     try:
+        thread.start()
         while (token := pace.made.get()) is not None:
             if isinstance(token, BaseException):
                 raise token
@@ -75,4 +75,16 @@ def stream(model: LanguageModel, prompt: Sequence[int], decoding: Decoding) -> I
     finally:
         pace.is_closed = True
         pace.asked.release()
-        thread.join()
+        _await(thread)
+
+
+def _await(thread: Thread) -> None:
+    """Wait until a thread has ended, however often Ctrl-C is pressed meanwhile. The last Ctrl-C is raised then."""
+    pressed = None
+    while thread.is_alive():
+        try:
+            thread.join()
+        except KeyboardInterrupt as error:
+            pressed = error
+    if pressed:
+        raise pressed
