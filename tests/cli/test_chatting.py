@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
@@ -46,6 +47,12 @@ def test_one_prompt_gives_one_answer_on_standard_output(slim, stories):
     assert told["model"] == "stories260K magnitude 0.2" and told["tokens"] == 12 and not told["ended"]
     dense = slim(stories, "--dense", "--prompt", "Once upon a time", "--tokens", 12, "--format", "json")
     assert json.loads(dense.stdout)["model"] == "stories260K dense"
+    assert told["key"] == stories and told["temperature"] == 0 and told["max_new_tokens"] == 12
+    by_prefix = json.loads(
+        slim(stories[:8], "--prompt", "Once", "--tokens", 2, "--temperature", 0.5, "--format", "json").stdout
+    )
+    assert by_prefix["key"] == stories and by_prefix["temperature"] == 0.5
+    assert len(json.loads(dense.stdout)["key"]) == 64 and json.loads(dense.stdout)["key"] != stories
     assert json.loads(dense.stdout)["text"].startswith(", there was a little girl named")
 
 
@@ -122,7 +129,9 @@ def test_ctrl_c_stops_an_answer_and_not_the_program(key, tmp_path):
         read_until(terminal, "one")
         time.sleep(1)
         program.send_signal(signal.SIGINT)
-        assert " tokens/s]" in read_until(terminal, "tokens/s]") and program.poll() is None
+        said = read_until(terminal, "tokens/s]")
+        written = int(re.search(r"\[stopped\]\s+\[(\d+) tokens", said).group(1))
+        assert 0 < written < 2000 and program.poll() is None
         os.write(terminal, b"/quit\n")
         assert program.wait(timeout=60) == 0
     finally:
@@ -130,3 +139,29 @@ def test_ctrl_c_stops_an_answer_and_not_the_program(key, tmp_path):
         program.wait()
         os.close(terminal)
         os.close(end)
+
+
+@pytest.fixture
+def broken(slimsweep, monkeypatch):
+    """A record whose model gives NaN where it is loaded for a chat."""
+    key = record_at(slimsweep(*SMALL, "technique=magnitude"))["key"]
+    from slimsweep.pipeline.rebuild import Rebuild
+
+    known = Rebuild.model
+
+    def spoilt(rebuild, **settings):
+        model = known(rebuild, **settings)
+        for parameter in model.module.parameters():
+            parameter.data.fill_(float("nan"))
+        return model
+
+    monkeypatch.setattr(Rebuild, "model", spoilt)
+    return key
+
+
+def test_a_broken_model_is_named_and_the_program_goes_on(slim, broken):
+    answer = slim(broken, lines="one\ntwo\n/quit\n")
+    assert answer.exit_code == 0 and answer.stdout.count("[random magnitude 0.5 cannot go on: the logits") == 2
+    alone = slim(broken, "--prompt", "one", "--format", "json")
+    assert alone.exit_code == 1 and "slim: random magnitude 0.5 cannot go on: the logits" in alone.stderr
+    assert alone.stdout == ""

@@ -66,7 +66,8 @@ def test_the_models_are_loaded_and_served(slimsweep, slim, port, monkeypatch):
     answer = slim("demo", key[:6], "--port", port, "--no-open")
     assert answer.exit_code == 0, answer.output
     assert answer.stdout.splitlines() == [
-        *("loading dense", "loading magnitude 0.5"),
+        "loading dense",
+        "loading magnitude 0.5",
         f"open http://127.0.0.1:{port} (Ctrl-C ends it)",
     ]
     assert served == [("127.0.0.1", port, False)]

@@ -6,7 +6,7 @@ from html import unescape
 import pytest
 
 from slimsweep.demo.answer import Answer
-from slimsweep.demo.lineup import Shown
+from slimsweep.demo.lineup import LoadedModel
 from slimsweep.demo.markup import panels
 from slimsweep.models.generation import Decoding
 
@@ -14,8 +14,8 @@ from slimsweep.models.generation import Decoding
 @pytest.fixture
 def models(tiny):
     return [
-        Shown("dense", "a" * 64, tiny, 269_000_000, 330_000_000),
-        Shown("<b>rtn</b>", "b" * 64, tiny, 114_000_000, None),
+        LoadedModel("dense", "a" * 64, tiny, 269_000_000, 330_000_000),
+        LoadedModel("<b>rtn</b>", "b" * 64, tiny, 114_000_000, None, "<weights rest> in a file"),
     ]
 
 
@@ -39,7 +39,7 @@ def words(html):
 def test_sizes_stand_there_before_there_is_an_answer(models):
     html = panels(models, [])
     assert "<b>rtn" not in html and "&lt;b&gt;rtn" in html
-    assert "269 MB" in html and "114 MB" in html and "42% of dense" in html and "cannot be read" in html
+    assert "269 MB" in html and "114 MB" in html and "42% of dense" in html and "&lt;weights rest&gt; in a file" in html
     assert html.count("waits for a prompt") == 2 and "bbbbbbbb<" in html
 
 
@@ -64,3 +64,38 @@ def test_equal_answers_say_so(models, written):
 def test_drawn_answers_are_not_compared(models, written):
     html = panels(models, [written("ab"), written("ac")], is_drawn=True)
     assert "<mark>" not in html and "Parts from" not in html
+
+
+@pytest.mark.parametrize(
+    ("there", "here"),
+    [
+        ("a b cd", "a😀b cd"),
+        ("a😀b cd", "a😁b cd"),  # they part inside the character
+        ("a😀b cd", "ab cd"),
+        ("aé", "aè"),
+        ("ab😀", "ab"),
+        ("xyz", "😀"),
+    ],
+)
+@pytest.mark.parametrize("is_done", [True, False])
+def test_no_character_is_lost_where_answers_part_inside_one(models, written, there, here, is_done):
+    for cut in range(1, len(written(here).token_ids) + 1):
+        answer = written(here, is_done=is_done)
+        answer.token_ids = answer.token_ids[:cut]
+        marked = panels(models, [written(there), answer])
+        shown = re.findall(r'<div class="text">(.*?)</div>', marked, re.DOTALL)[1]
+        assert unescape(re.sub(r"&#8718;|<[^>]*>", "", shown)).strip("\xa0") == answer.text
+    assert "<mark>" in marked or there.startswith(here)
+
+
+def test_a_character_in_several_tokens_is_marked_whole(models, written):
+    assert "a<mark>😁</mark>b cd" in panels(models, [written("a😀b cd"), written("a😁b cd")])
+
+
+def test_a_broken_model_says_so_in_its_panel(models, written):
+    broken = written("")
+    broken.fault = "its <logits>"
+    html = panels(models, [written("ab"), broken])
+    assert "rtn&lt;/b&gt;</b> cannot go on: its &lt;logits&gt;." in html and ">broken<" in html and ">cut<" in html
+    assert "All 2 tokens" not in panels(models, [broken, written("ab")])
+    assert "Not compared: dense cannot go on" in panels(models, [broken, written("ab")])

@@ -7,6 +7,7 @@ import time
 import pytest
 import torch
 
+from slimsweep.errors import ModelError
 from slimsweep.models.generation import Decoding, end_ids, generate
 from slimsweep.models.streaming import stream
 
@@ -88,8 +89,9 @@ def test_ctrl_c_while_a_stream_closes_still_waits_for_its_thread(tiny, monkeypat
         join(thread, timeout)
 
     def press_and_think(*_):  # Ctrl-C while the forward of the second token runs
-        if not forwards:
-            return forwards.append(1)
+        forwards.append(1)
+        if len(forwards) == 1:
+            return
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
         time.sleep(0.5)
 
@@ -99,3 +101,26 @@ def test_ctrl_c_while_a_stream_closes_still_waits_for_its_thread(tiny, monkeypat
     with pytest.raises(KeyboardInterrupt):
         list(stream(tiny, [5, 6, 7], Decoding(max_new_tokens=9)))
     assert not presses and not threads()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_logits_that_are_not_finite_are_refused(tiny, temperature, broken):
+    forwards = []
+
+    def spoil(module, arguments, output):
+        forwards.append(1)
+        output.logits[..., 3] = broken if len(forwards) == 3 else 0
+        return output
+
+    tiny.module.register_forward_hook(spoil)
+    tokens = stream(tiny, [5, 6, 7], Decoding(max_new_tokens=9, temperature=temperature))
+    next(tokens), next(tokens)
+    with pytest.raises(ModelError, match="not finite"):
+        next(tokens)
+    assert not threads()
+
+
+def test_a_token_that_is_forbidden_by_minus_infinity_is_no_fault(tiny):
+    tiny.module.generation_config.suppress_tokens = [3]
+    assert len(list(stream(tiny, [5, 6, 7], Decoding(max_new_tokens=2)))) == 2

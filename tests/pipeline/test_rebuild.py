@@ -203,8 +203,9 @@ def test_weights_that_are_those_of_the_record_need_no_measurement(recorded, stor
     record = recorded(*JOB, "technique=magnitude")
     other = record | {"weights_digest": "0" * 64}
     edited(store, record, perplexity_movie_reviews=record["perplexity_movie_reviews"] * 2)
-    with pytest.raises(StoreError, match="instead of"):
+    with pytest.raises(StoreError, match="instead of") as caught:
         Rebuild(store, other, None).model(trusts_digest=True)
+    assert "saved" not in str(caught.value)  # a demo and a chat save nothing
     monkeypatch.setattr("slimsweep.pipeline.rebuild.measure", None)  # measuring would call it
     Rebuild(store, record, None).model(trusts_digest=True)
 
@@ -341,6 +342,9 @@ def test_shapes_carry_the_tokenizer_and_nothing_to_compare_by_is_found_before_we
     rebuild = Rebuild(store, recorded(*COST, "technique=magnitude"), None)
     assert rebuild.skeleton().is_meta and rebuild.skeleton().tokenizer("a")["input_ids"]
     monkeypatch.setattr("slimsweep.pipeline.rebuild.compared", lambda quantities: [])
+    with pytest.raises(StoreError, match="has other weights here, and measured nothing to compare by"):
+        Rebuild(store, rebuild.record | {"weights_digest": "0" * 64}, None).model(trusts_digest=True)
+    rebuild.model(trusts_digest=True)
     monkeypatch.setattr("slimsweep.pipeline.rebuild.compress", None)  # loading would call it
-    with pytest.raises(StoreError, match="measured nothing to compare by"):
+    with pytest.raises(StoreError, match=r"record \w{8} measured nothing to compare by"):
         rebuild.model()

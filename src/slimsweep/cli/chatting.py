@@ -46,26 +46,27 @@ def chat(
             "--dense is the dense model of a record: give its key, or leave out --dense for the default model"
         )
     prepare_for_models()
-    title, model = _loaded(key, dense, (outputs, project_path(data_dir) if data_dir else None))
+    title, answering, model = _loaded(key, dense, (outputs, project_path(data_dir) if data_dir else None))
     from slimsweep.demo.conversation import Conversation
 
-    talk = Conversation(model, tokens, temperature)
+    conversation = Conversation(model, tokens, temperature, title)
     if prompt is None:
-        _talk(talk, title)
+        _converse(conversation, title)
         return
-    answer = talk.ask(prompt)
-    for piece in talk.pieces(answer):
+    answer = conversation.ask(prompt)
+    for piece in conversation.pieces(answer):
         if format == Shown.text:
             typer.echo(piece, nl=False)
     if format == Shown.text:
         typer.echo()
         typer.echo(_speed(answer), err=True)
         return
-    echo_json({"model": title, "key": key, "prompt": prompt, **talk.told(answer)})
+    asked = {"prompt": prompt, "temperature": temperature, "max_new_tokens": tokens}
+    echo_json({"model": title, "key": answering, **asked, **conversation.as_dict(answer)})
 
 
-def _loaded(key: str | None, is_dense: bool, places: tuple[Path | None, Path | None]) -> tuple[str, Any]:
-    """Title and model of a record, of its base, or of the default; `places` are the outputs and the corpora.
+def _loaded(key: str | None, is_dense: bool, places: tuple[Path | None, Path | None]) -> tuple[str, str, Any]:
+    """Title, key and model of a record, its base, or the default; `places` are the outputs and the corpora.
 
     Raises:
         DemoError, StoreError, ConfigError: no such record, or it writes no text.
@@ -76,15 +77,16 @@ def _loaded(key: str | None, is_dense: bool, places: tuple[Path | None, Path | N
     if key is None:
         experiment = _default(outputs_folder(outputs))
         experiment.check()
-        return experiment.label, compress(experiment).model
+        return experiment.label, experiment.key, compress(experiment).model
     from slimsweep.demo.lineup import writer_of
     from slimsweep.records.points import label
 
     rebuild = writer_of(store_of(outputs), key, data_dir)
     if is_dense:
         base = rebuild.experiment.base
-        return base.label, compress(base).model
-    return f"{rebuild.record['model']} {label(rebuild.record)}", rebuild.model(trusts_digest=True)
+        return base.label, base.key, compress(base).model
+    record = rebuild.record
+    return f"{record['model']} {label(record)}", record["key"], rebuild.model(trusts_digest=True)
 
 
 def _default(outputs: Path) -> Any:
@@ -103,24 +105,24 @@ def _default(outputs: Path) -> Any:
     return Experiment.of(config, words)
 
 
-def _talk(talk: Any, title: str) -> None:
+def _converse(conversation: Any, title: str) -> None:
     """Read prompts and write answers until /quit or the end of the input."""
     with contextlib.suppress(ImportError):  # arrow keys and earlier lines, where Python has it
         import readline  # noqa: F401
     typer.echo(f"{title}. {COMMANDS}.")
-    if not talk.has_turns:
+    if not conversation.has_turns:
         typer.echo("This tokenizer has no chat template: the model continues the text so far.")
     while (line := _read()) is not None:
         word = line.strip()
         if word == "/quit":
             return
         if word == "/reset":
-            talk.reset()
+            conversation.reset()
             typer.echo("forgotten")
         elif word.startswith("/"):
             typer.echo(f"{word.split()[0]} is no command: {COMMANDS}")
         elif word:
-            _answer(talk, line)
+            _answer(conversation, line)
 
 
 def _read() -> str | None:
@@ -135,20 +137,26 @@ def _read() -> str | None:
     return None
 
 
-def _answer(talk: Any, text: str) -> None:
+def _answer(conversation: Any, text: str) -> None:
     """Write the answer to one prompt, and its speed."""
     try:
-        answer = talk.ask(text)
+        answer = conversation.ask(text)
     except DemoError as error:
         typer.echo(str(error))
         return
-    if talk.forgotten:
-        typer.echo(f"[the conversation is too long for the model: its first {talk.forgotten} turns are forgotten]")
+    if conversation.forgotten:
+        typer.echo(
+            f"[the conversation is too long for the model: its first {conversation.forgotten} turns are forgotten]"
+        )
     try:
-        for piece in talk.pieces(answer):
-            typer.echo(piece, nl=False)
+        with contextlib.closing(conversation.pieces(answer)) as pieces:
+            for piece in pieces:
+                typer.echo(piece, nl=False)
     except KeyboardInterrupt:
         typer.echo(" [stopped]", nl=False)
+    except DemoError as error:
+        typer.echo(f"\n[{error}]")
+        return
     typer.echo(f"\n{_speed(answer)}")
 
 

@@ -32,6 +32,7 @@ NEEDED = (
 )
 OPTIONAL = {
     "wandb": "tracker=wandb",
+    "wandb-workspaces": "slim dashboard",
     "trackio": "tracker=trackio",
     "mlflow-skinny": "tracker=mlflow",
     "pandas": "slimsweep.records in notebooks",

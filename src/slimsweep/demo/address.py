@@ -5,7 +5,7 @@ import socket
 
 from slimsweep.errors import DemoError
 
-LOOKED_AT = 100
+PORTS_TRIED = 100
 """Further ports that are tried to suggest a free one."""
 
 
@@ -40,7 +40,7 @@ def _bind(host: str, port: int) -> None:
 
 def _free(host: str, port: int) -> int | None:
     """The next free port; None where none is near."""
-    for other in range(port + 1, min(port + LOOKED_AT, 65535) + 1):
+    for other in range(port + 1, min(port + PORTS_TRIED, 65535) + 1):
         try:
             _bind(host, other)
         except OSError:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 
+from slimsweep.errors import ModelError
 from slimsweep.models.generation import Decoding, end_ids
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.streaming import stream
@@ -12,12 +13,14 @@ UNFINISHED = "\ufffd"
 
 
 class Answer:
-    """Answer to one prompt, written a token at a time. Only the model's own forwards are timed."""
+    """Answer to one prompt, written a token at a time. One step of transformers' `generate` is timed for each."""
 
     def __init__(self, model: LanguageModel, prompt: Sequence[int], decoding: Decoding):
         self.token_ids: list[int] = []
         """Tokens so far; an end token is among them."""
         self.is_done = False
+        self.fault = ""
+        """Reason why a broken model cannot go on; empty for any other."""
         self.first_seconds = 0.0
         """Time until the first token: the model reads the prompt in it."""
         self._later_seconds = 0.0
@@ -26,9 +29,12 @@ class Answer:
         self._tokens = stream(model, prompt, decoding)
 
     def step(self) -> bool:
-        """Write one token more; returns False where the answer is done."""
+        """Write one token more; returns False where the answer is done, or where a broken model has no next token."""
         started = time.perf_counter()
-        token = next(self._tokens, None)
+        try:
+            token = next(self._tokens, None)
+        except ModelError as error:
+            self.fault, token = str(error), None
         seconds = time.perf_counter() - started
         if token is None:
             self.is_done = True
@@ -42,8 +48,10 @@ class Answer:
 
     def close(self) -> None:
         """Stop writing; what is written stays."""
-        self._tokens.close()
-        self.is_done = True
+        try:
+            self._tokens.close()
+        finally:  # Ctrl-C may come while the model's thread is awaited
+            self.is_done = True
 
     @property
     def is_ended(self) -> bool:
@@ -64,10 +72,12 @@ class Answer:
 
     def text_of(self, start: int, stop: int) -> str:
         """Text that tokens from `start` until `stop` add to what stands before them."""
-        before, until = (
-            self._tokenizer.decode(self.token_ids[:place], skip_special_tokens=True) for place in (start, stop)
-        )
+        before, until = (self._decode(self.token_ids[:place]) for place in (start, stop))
         return until[len(before.rstrip(UNFINISHED)) :] if start else until
+
+    def _decode(self, token_ids: Sequence[int]) -> str:
+        """Text of tokens. Nothing is cleaned up: that would change characters which earlier tokens have written."""
+        return self._tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     def word(self, place: int) -> str:
         """One token in quotes as a reader sees it, such as `' day'`; or that the answer ends there."""

@@ -22,7 +22,7 @@ SHORT = 8
 
 
 @dataclass(frozen=True)
-class Shown:
+class LoadedModel:
     """A loaded model with the title and sizes that the demo shows for it."""
 
     title: str
@@ -32,7 +32,9 @@ class Shown:
     weight_bytes: int
     """Bytes of the parameters; the field of this name in records."""
     memory_bytes: int | None
-    """Peak of one forward, the field `peak_memory_bytes` of records; None where the system has no such counter."""
+    """Peak of one forward, the field `peak_memory_bytes` of records; None where it could not be measured."""
+    memory_reason: str = ""
+    """Reason why there is no peak."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Lineup:
         known = titles(rebuild.record for rebuild in self._compressed)
         return [self.rebuilds[0].experiment.base.chain, *known.values()]
 
-    def load(self) -> Iterator[Shown]:
+    def load(self) -> Iterator[LoadedModel]:
         """Load and measure one model after another, the base first, all on the same device."""
         base = self.rebuilds[0].experiment.base
         title, *others = self.titles
@@ -126,10 +128,11 @@ def _refuse_several_bases(rebuilds: Sequence[Rebuild]) -> None:
         )
 
 
-def measured(title: str, key: str, model: LanguageModel) -> Shown:
+def measured(title: str, key: str, model: LanguageModel) -> LoadedModel:
     """A loaded model with its sizes. The forwards that measure memory also warm it up."""
-    memory = Memory().measure(model, None).values["peak_memory_bytes"]
-    return Shown(title, key, model, Size().measure(model, None).values["weight_bytes"], memory)
+    memory = Memory().measure(model, None)
+    peak, reason = (part.get("peak_memory_bytes") for part in (memory.values, memory.reasons))
+    return LoadedModel(title, key, model, Size().measure(model, None).values["weight_bytes"], peak, reason or "")
 
 
 def placed(model: LanguageModel, device: torch.device) -> LanguageModel:

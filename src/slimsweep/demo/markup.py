@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from html import escape
 
-from slimsweep.demo.answer import Answer, parting
-from slimsweep.demo.lineup import Shown
+from slimsweep.demo.answer import UNFINISHED, Answer, parting
+from slimsweep.demo.lineup import LoadedModel
 
 MEGABYTE = 1e6
+CHARACTER_TOKENS = 4
+"""Most tokens that one character takes: a character of UTF-8 has at most four bytes."""
 NOISE = 0.02
 """Largest difference of two sizes that is not shown: measurements of a peak of memory differ by as much."""
 
@@ -35,7 +37,7 @@ STYLE = """
 """
 
 
-def panels(models: Sequence[Shown], answers: Sequence[Answer], is_drawn: bool = False) -> str:
+def panels(models: Sequence[LoadedModel], answers: Sequence[Answer], is_drawn: bool = False) -> str:
     """All models side by side; without answers their sizes alone.
 
     Args:
@@ -48,7 +50,7 @@ def panels(models: Sequence[Shown], answers: Sequence[Answer], is_drawn: bool = 
     return f'<div class="answers">{"".join(shown)}</div>'
 
 
-def _panel(model: Shown, first: Shown, pair: tuple[Answer, Answer] | None, flags: tuple[bool, bool]) -> str:
+def _panel(model: LoadedModel, first: LoadedModel, pair: tuple[Answer, Answer] | None, flags: tuple[bool, bool]) -> str:
     """One panel; `flags` are whether the model is compared with the first one, and whether tokens were drawn."""
     is_compared, is_drawn = flags
     title = f"<header><h3>{escape(model.title)}</h3><code>{escape(model.key[:8])}</code></header>"
@@ -58,15 +60,19 @@ def _panel(model: Shown, first: Shown, pair: tuple[Answer, Answer] | None, flags
         place = parting(pair[0].token_ids, pair[1].token_ids) if is_compared and not is_drawn else None
         text = f'<div class="text">{_text(pair[1], place)}</div>'
         parts = _parts(pair, place, first.title) if is_compared and not is_drawn else ""
+        if pair[1].fault:
+            parts = f'<p class="parts"><b>{escape(model.title)}</b> cannot go on: {escape(pair[1].fault)}.</p>'
     return f"<section>{title}{text}{parts}{_numbers(model, first, pair[1] if pair else None)}</section>"
 
 
 def _text(answer: Answer, place: int | None) -> str:
-    """The answer, its token at `place` marked."""
+    """The answer, its token at `place` marked; where that is a part of a character, the whole character."""
     if place is None:
         return escape(answer.text) or "&nbsp;"
-    before, token = answer.text_of(0, place), answer.text_of(place, place + 1)
-    rest = answer.text[len(before) + len(token) :]
+    text, begin = answer.text, len(answer.text_of(0, place).rstrip(UNFINISHED))
+    untils = [answer.text_of(0, place + count + 1) for count in range(CHARACTER_TOKENS)]
+    end = len(next((until for until in untils if not until.endswith(UNFINISHED)), untils[0]))
+    before, token, rest = text[:begin], text[begin:end], text[end:]
     # An end token, a line break and the first byte of a character cannot be seen: the mark then shows a sign.
     sign = "" if token.strip() else "&#9166;" if "\n" in token else "&#8718;"
     return f"{escape(before)}<mark>{sign}{escape(token)}</mark>{escape(rest)}"
@@ -77,6 +83,8 @@ def _parts(pair: tuple[Answer, Answer], place: int | None, first: str) -> str:
     if place is not None:
         there, here = escape(pair[0].word(place)), escape(pair[1].word(place))
         said = f"Parts from {escape(first)} at token {place + 1}: <b>{there}</b> there, <b>{here}</b> here."
+    elif pair[0].fault:
+        said = f"Not compared: {escape(first)} cannot go on."
     elif all(one.is_done for one in pair):
         said = f"All {len(pair[1].token_ids)} tokens are those of {escape(first)}."
     else:
@@ -84,16 +92,16 @@ def _parts(pair: tuple[Answer, Answer], place: int | None, first: str) -> str:
     return f'<p class="parts">{said}</p>'
 
 
-def _numbers(model: Shown, first: Shown, answer: Answer | None) -> str:
+def _numbers(model: LoadedModel, first: LoadedModel, answer: Answer | None) -> str:
     """Speed, memory and size of a model."""
     speed = answer.tokens_per_second if answer else None
     begin = f"first after {answer.first_seconds:.2f} s" if answer and answer.token_ids else ""
     state = f"{len(answer.token_ids)} tokens" if answer else ""
-    end = "" if answer is None or not answer.is_done else "ended by itself" if answer.is_ended else "cut"
+    end = _end(answer) if answer and answer.is_done else ""
     rows = {
         "speed": (f"{speed:.1f} tokens/s" if speed else "", begin),
         "answer": (state, end),
-        "peak memory": _size(model.memory_bytes, first.memory_bytes),
+        "peak memory": _size(model.memory_bytes, first.memory_bytes, model.memory_reason),
         "weights": _size(model.weight_bytes, first.weight_bytes),
     }
     cells = (
@@ -103,10 +111,17 @@ def _numbers(model: Shown, first: Shown, answer: Answer | None) -> str:
     return f"<dl>{''.join(cells)}</dl>"
 
 
-def _size(size: int | None, first: int | None) -> tuple[str, str]:
-    """A number of bytes, and as a share of that of the first model where it shows a difference."""
+def _end(answer: Answer) -> str:
+    """The way in which an answer ended."""
+    if answer.fault:
+        return "broken"
+    return "ended by itself" if answer.is_ended else "cut"
+
+
+def _size(size: int | None, first: int | None, reason: str = "") -> tuple[str, str]:
+    """A number of bytes, and as a share of that of the first model where it shows a difference; else the reason."""
     if size is None:
-        return "", "cannot be read on this system"
+        return "", escape(reason)
     is_other = bool(first) and abs(size / first - 1) > NOISE
     digits = 0 if size > 10 * MEGABYTE else 2
     return f"{size / MEGABYTE:.{digits}f} MB", f"{size / first:.0%} of dense" if is_other else ""

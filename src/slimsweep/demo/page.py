@@ -12,7 +12,7 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 import gradio
 
 from slimsweep.demo.answer import Answer
-from slimsweep.demo.lineup import Shown
+from slimsweep.demo.lineup import LoadedModel
 from slimsweep.demo.markup import STYLE, panels
 from slimsweep.demo.prompt import answer_room, has_template, prompt_ids
 from slimsweep.errors import DemoError
@@ -31,6 +31,8 @@ BEGINNINGS = (
     "Rain fell on the town all night, and in the morning",
 )
 """Examples for models that continue a text."""
+LARGEST_UPLOAD = "1kb"
+"""Limit of gradio's own upload address. The page takes no files, but gradio would write any of them to this disk."""
 MOST_TOKENS = 512
 """End of the slider of tokens."""
 FONT = ("system-ui", "sans-serif")
@@ -40,7 +42,7 @@ footer {display: none !important}
 """
 
 
-def page(models: Sequence[Shown], name: str, tokens: int) -> gradio.Blocks:
+def page(models: Sequence[LoadedModel], name: str, tokens: int) -> gradio.Blocks:
     """The page on loaded models, the dense one first; `name` is the dense model's."""
     is_chat = has_template(models[0].model)
     with gradio.Blocks(title=f"slimsweep: {name}", analytics_enabled=False, fill_width=True) as blocks:
@@ -53,8 +55,10 @@ def page(models: Sequence[Shown], name: str, tokens: int) -> gradio.Blocks:
         answers = gradio.HTML(panels(models, []), padding=False)
         with gradio.Accordion("Settings", open=False):
             count = gradio.Slider(1, MOST_TOKENS, min(tokens, MOST_TOKENS), step=1, label="Longest answer in tokens")
-            heat = gradio.Slider(
-                *(0, 1.5, 0),
+            temperature = gradio.Slider(
+                minimum=0,
+                maximum=1.5,
+                value=0,
                 step=0.1,
                 label="Temperature",
                 info="0 takes the likeliest token. Above it tokens are drawn, and no mark shows where answers part.",
@@ -66,17 +70,15 @@ def page(models: Sequence[Shown], name: str, tokens: int) -> gradio.Blocks:
             except DemoError as error:
                 raise gradio.Error(str(error), print_exception=False) from error
 
-        asked: dict[str, Any] = {"fn": answer, "inputs": [prompt, count, heat], "outputs": answers}
-        asked |= {
-            "concurrency_limit": 1,
-            "show_progress": "hidden",
-        }  # two answers at once would spoil each other's speed
+        asked: dict[str, Any] = {"fn": answer, "inputs": [prompt, count, temperature], "outputs": answers}
+        asked["concurrency_limit"] = 1  # two answers at once would spoil each other's speed
+        asked["show_progress"] = "hidden"
         events = [run.click(**asked, concurrency_id="answer"), prompt.submit(**asked, concurrency_id="answer")]
         stop.click(None, cancels=events)
     return blocks
 
 
-def _explanation(first: Shown, is_chat: bool) -> str:
+def _explanation(first: LoadedModel, is_chat: bool) -> str:
     reads = "The prompt is a turn of a conversation. The models" if is_chat else "The models continue the prompt. They"
     return (
         f"{reads} write in turns, one token each, so that each is timed alone. "
@@ -84,8 +86,8 @@ def _explanation(first: Shown, is_chat: bool) -> str:
     )
 
 
-def answered(models: Sequence[Shown], text: str, decoding: Decoding) -> Iterator[str]:
-    """The panels after each round, in which every model writes one token.
+def answered(models: Sequence[LoadedModel], text: str, decoding: Decoding) -> Iterator[str]:
+    """The panels after each round, in which every model writes one token. A broken one says so and the others go on.
 
     Raises:
         DemoError: the prompt is empty or too long.
@@ -125,6 +127,7 @@ def serve(blocks: gradio.Blocks, host: str, port: int, opens_browser: bool) -> N
             quiet=True,
             ssr_mode=False,
             pwa=False,
+            max_file_size=LARGEST_UPLOAD,
             mcp_server=False,
             footer_links=[],
             theme=gradio.themes.Default(font=list(FONT), font_mono=["ui-monospace", "monospace"]),

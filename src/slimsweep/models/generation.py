@@ -169,7 +169,7 @@ def written_ids(
 
     Args:
         streamer: an object with the methods of transformers' `BaseStreamer`, for one prompt; it is handed each token.
-        checks: objects with the methods of transformers' `LogitsProcessor`, called with the logits of each token.
+        checks: functions with the arguments of transformers' `LogitsProcessor`, called with the logits of each token.
     """
     from transformers import LogitsProcessorList, StoppingCriteriaList
 

@@ -14,6 +14,9 @@ from queue import SimpleQueue
 from threading import Semaphore, Thread
 from typing import Any
 
+from torch import Tensor
+
+from slimsweep.errors import ModelError
 from slimsweep.models.generation import Decoding, written_ids
 from slimsweep.models.language_model import LanguageModel
 
@@ -44,6 +47,16 @@ class _Pace:
         """Required of a streamer; the end of the thread tells the reader."""
 
 
+def _refuse_broken(input_ids: Tensor, logits: Tensor) -> Tensor:
+    """Logits as they are; raises ModelError where the greatest is no finite number, so that no token is likeliest.
+
+    The others may be infinite: settings of a checkpoint forbid a token by -inf.
+    """
+    if not logits.amax(dim=-1).isfinite().all():
+        raise ModelError("the logits of the next token are not finite, so none is likeliest: its weights are broken")
+    return logits
+
+
 def stream(model: LanguageModel, prompt: Sequence[int], decoding: Decoding) -> Iterator[int]:
     """Token ids that continue a prompt; an end token that was written is the last of them.
 
@@ -52,12 +65,15 @@ def stream(model: LanguageModel, prompt: Sequence[int], decoding: Decoding) -> I
 
     Args:
         prompt: token ids, not empty, short enough for the model.
+
+    Raises:
+        ModelError: the model is broken, so that its logits are not finite.
     """
     pace = _Pace()
 
     def write() -> None:
         try:
-            written_ids(model, [prompt], decoding, streamer=pace)
+            written_ids(model, [prompt], decoding, streamer=pace, checks=[_refuse_broken])
             pace.made.put(None)
         except _Closed:
             pace.made.put(None)

@@ -110,11 +110,14 @@ class Rebuild:
             source = self._source()
             stored = str(source.config().dtype or self.record["dtype"]).removeprefix("torch.")
             return source.load(getattr(torch, stored), torch.device("cpu"))
-        asked = {} if trusts_digest else self._asked()
+        asked = self._asked()
+        if not asked and not trusts_digest:
+            raise self._incomparable("")
         model = compress(self.experiment).model
         if trusts_digest and weights_digest(model) == self.record["weights_digest"]:
             return model
-        asked = asked or self._asked()
+        if not asked:
+            raise self._incomparable("has other weights here, and ")
         self._refuse_other_weights(model)
         self._refuse_other_results(model, asked)
         return model
@@ -151,19 +154,19 @@ class Rebuild:
 
     def _asked(self) -> dict[str, Any]:
         """Measurements that the model is compared by, by identity; needs no weights."""
-        key = self.record["key"]
-        kept = self.store.measured(key)
-        asked = {
+        kept = self.store.measured(self.record["key"])
+        return {
             identity: one
             for identity, one in self.experiment.asked.items()
             if identity in kept and compared(one.metric.quantities())
         }
-        if not asked:
-            raise StoreError(
-                f"record {key[:8]} measured nothing to compare by, such as size or quality. "
-                "Run the experiment with save_model=true."
-            )
-        return asked
+
+    def _incomparable(self, found: str) -> StoreError:
+        """Error of a record without such measurements; `found` is what is wrong besides."""
+        return StoreError(
+            f"record {self.record['key'][:8]} {found}measured nothing to compare by, such as size or quality. "
+            "Run the experiment with save_model=true."
+        )
 
     def _refuse_other_results(self, model: LanguageModel, asked: dict[str, Any]) -> None:
         key, experiment = self.record["key"], self.experiment
@@ -173,9 +176,9 @@ class Rebuild:
             faults += differences(kept[one["identity"]]["values"], one["values"], quantities)
         if faults:
             raise StoreError(
-                f"record {key[:8]} is not what its settings give here: {'; '.join(faults)}. Nothing was saved. "
-                "Another machine, thread count or package version rounds otherwise; run the experiment here and save "
-                "that."
+                f"record {key[:8]} is not what its settings give here: {'; '.join(faults)}. "
+                "Another machine, thread count or package version rounds otherwise; run the experiment here and take "
+                "its record."
             )
 
 
@@ -191,9 +194,7 @@ def experiment_of(store: Store, record: dict[str, Any], data_dir: Path | None) -
         ConfigError: something it needs is not there.
     """
     if record["weights"] == "meta":
-        raise StoreError(
-            f"record {record['key'][:8]} is of shapes alone (model.weights=meta): there is nothing to save"
-        )
+        raise StoreError(f"record {record['key'][:8]} is of shapes alone (model.weights=meta): it has no weights")
     cache = str(store.outputs_dir / "cache")
     own = {"cache_dir": cache, "cache_limit_gb": limit_of(store.outputs_dir / "cache" / "stages") / 1e9}
     own |= {"outputs_dir": str(store.outputs_dir), "data_dir": str(data_dir) if data_dir else None}
