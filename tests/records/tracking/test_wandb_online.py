@@ -77,6 +77,7 @@ def test_the_key_is_in_no_file_log_or_message(recorder, tmp_path, caplog, capfd)
     one = record("wanda", 0.5)
     assert Wandb().publish(one, [], tmp_path)
     recorder.refusal = (400, json.dumps({"errors": [{"message": f"bad key {KEY}"}]}))
+    caplog.clear()  # where another test left the level at INFO, the first address was logged
     with caplog.at_level(logging.DEBUG, logger="slimsweep"):
         assert Wandb().publish(record("wanda", 0.6), [], tmp_path)  # kept offline
     assert KEY.encode() not in texts(tmp_path) + json.dumps(recorder.operations).encode()
