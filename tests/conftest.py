@@ -1,5 +1,6 @@
 """What tests share: models small enough to run in seconds, and real text where it is at hand."""
 
+import logging
 import os
 import sys
 from dataclasses import dataclass
@@ -149,6 +150,7 @@ class Answer:
 def slimsweep(tmp_path, monkeypatch, capfd):
     """Run the command `slimsweep` in this process, into an output folder of its own, without a stage cache."""
     from slimsweep.cli.app import main
+    from slimsweep.cli.console import Console
 
     def command(*arguments: str) -> Answer:
         monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
@@ -164,4 +166,8 @@ def slimsweep(tmp_path, monkeypatch, capfd):
         out, err = capfd.readouterr()
         return Answer(status, out, err + message)
 
-    return command
+    yield command
+    root = logging.getLogger()
+    for handler in [one for one in root.handlers if type(one) in (Console, logging.FileHandler)]:
+        root.removeHandler(handler)  # their streams are closed with this test
+        handler.close()

@@ -139,12 +139,9 @@ def _experiment(
     model: Any, tokenizer: Any, chain: Sequence[str], composed: tuple[dict[str, str], dict[str, Any]]
 ) -> Any:
     """The experiment of a program's settings, on its model."""
-    from hydra import compose as compose_config
-    from hydra import initialize_config_dir
-    from hydra.errors import HydraException
     from omegaconf import OmegaConf
 
-    from slimsweep.cli.app import explain  # registers the resolvers of conf/config.yaml too
+    from slimsweep.cli.app import composed as composed_config
     from slimsweep.pipeline.experiment import Experiment
 
     choices, values = composed
@@ -154,12 +151,7 @@ def _experiment(
     model_values = {name: value for name, value in own.items() if name != "model"}
     overrides = [f"{group}={choice}" for group, choice in ({"model": own["model"]} | choices).items()]
     overrides.append(f"technique=[{','.join(chain)}]")
-    try:
-        with initialize_config_dir(str(config_root() / "conf"), version_base="1.3", job_name="slimsweep"):
-            config = compose_config("config", overrides)
-    except HydraException as error:
-        raise ConfigError([explain(error)]) from error
-    OmegaConf.set_struct(config, False)
+    config = composed_config(overrides)
     for name, value in (model_values | module_settings | values).items():
         OmegaConf.update(config, name, list(value) if isinstance(value, tuple) else value, force_add=True)
     experiment = Experiment.of(config, [overrides[-1]], {"model": own["model"], **choices})

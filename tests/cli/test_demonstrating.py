@@ -4,7 +4,6 @@ import contextlib
 import importlib.util
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -13,6 +12,7 @@ import time
 import urllib.request
 
 import pytest
+from browser import chromium
 from conftest import PROJECT
 from small_jobs import SMALL, record_at
 from typer.testing import CliRunner
@@ -133,13 +133,7 @@ def served(slimsweep, port, tmp_path):
 @pytest.fixture
 def show(served):
     """Opens the page in a window; gives it with the list of what went wrong or left for the network."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("chromium is not installed: apt-get install chromium")
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    with sync_api.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=chromium, headless=True, args=flags, timeout=120_000)
+    with chromium() as browser:
 
         def opened(**window):
             window = browser.new_context(**window).new_page()
@@ -157,7 +151,6 @@ def show(served):
             return window, faults
 
         yield opened
-        browser.close()
 
 
 def finished(window):

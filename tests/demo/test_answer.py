@@ -64,6 +64,14 @@ def test_the_end_is_a_word_too(tiny):
     assert (answer.word(0), answer.word(1)) == ("'a'", "its end")
 
 
+def test_a_tokenizer_is_asked_not_to_clean_up_the_text(tiny, monkeypatch):
+    def decode(ids, clean_up_tokenization_spaces=True, **_):
+        return "ab." if clean_up_tokenization_spaces else "ab ."
+
+    monkeypatch.setattr(tiny.tokenizer, "decode", decode)
+    assert writing(tiny, [5, 6, 7]).text == "ab ."
+
+
 @pytest.mark.parametrize(
     ("first", "second", "place"),
     [

@@ -4,15 +4,15 @@ import functools
 import http.server
 import posixpath
 import re
-import shutil
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from browser import chromium
 from conftest import PROJECT
+from local_server import serving
 from site_pages import Page, hook
 
 
@@ -68,17 +68,9 @@ def test_a_formula_becomes_mathml():
 
 @pytest.mark.slow
 def test_a_browser_asks_no_other_host(site):
-    if not (chromium := shutil.which("chromium")):
-        pytest.skip("needs Debian's chromium")
-    from playwright.sync_api import sync_playwright
-
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(site))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    root = f"http://127.0.0.1:{server.server_port}"
     asked, errors = [], []
-    with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+    with serving(handler) as root, chromium() as browser:
         page = browser.new_page(viewport={"width": 390, "height": 800})
         page.on("request", lambda request: asked.append(request.url))
         page.on("pageerror", lambda error: errors.append(str(error)))
@@ -88,7 +80,5 @@ def test_a_browser_asks_no_other_host(site):
             assert page.evaluate("document.documentElement.scrollWidth") <= 390, name
         page.goto(f"{root}/index.html?q=wanda")
         page.locator(".md-search-result__item").first.wait_for()
-        browser.close()
-    server.shutdown()
     assert not errors
     assert {url for url in asked if not url.startswith((root, "data:", "blob:"))} == set()

@@ -177,6 +177,8 @@ def test_records_of_one_point_are_paired_by_their_settings():
 
 def test_a_number_that_was_zero_has_moved_without_bound():
     assert moved([record(zeros=0)], [record(zeros=1)], **{"*": 0.5}) == [("stages.0.zeros", 0, 1, True)]
+    (move,) = moves.compare([record(zeros=0)], [record(zeros=1)], {}).moves
+    assert move.plain()["change"] is None and move.is_fault  # strict JSON has no infinity
 
 
 def test_a_kept_file_compares_like_the_records_and_is_not_overwritten(tmp_path):

@@ -2,10 +2,10 @@
 
 import json
 import re
-import shutil
 from html.parser import HTMLParser
 
 import pytest
+from browser import chromium
 from made_up import chain, curve, record, sweep
 
 from slimsweep.records.store import Store
@@ -92,15 +92,8 @@ def test_equal_records_give_equal_bytes(store):
 
 @pytest.fixture
 def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("chromium is not installed: apt-get install chromium")
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    with sync_api.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=chromium, headless=True, args=flags)
+    with chromium() as opened:
         yield opened
-        opened.close()
 
 
 @pytest.fixture

@@ -1,12 +1,13 @@
 """HTTP recorder that answers as much of MLflow's REST API as publishing needs. It is not a real server."""
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from local_server import serving
 
 
 class Recorder:
@@ -64,14 +65,8 @@ def _tag_values(run: dict[str, Any]) -> list[str]:
 def recording() -> Iterator[Recorder]:
     """Run a recorder on a free port of this machine."""
     recorder = Recorder()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(recorder))
-    recorder.address = f"http://127.0.0.1:{server.server_address[1]}"
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    try:
+    with serving(_handler(recorder)) as recorder.address:
         yield recorder
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 def _handler(recorder: Recorder) -> type[BaseHTTPRequestHandler]:

@@ -5,11 +5,15 @@ GraphQL requests, file streams and uploads are kept as they came. Answers hold w
 
 import base64
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 from typing import Any
+
+from local_server import serving
+
+from slimsweep.records.tracking.wandb import stop_service
 
 KEY = "planted0secret0key0" + "a" * 21
 """API key of tests: 40 characters that must show up nowhere but in the header of requests."""
@@ -131,26 +135,25 @@ class Recorder:
         return fields | {"createdAt": "2026-01-01T00:00:00", "entity": {"id": ENTITY, "name": ENTITY}, "user": None}
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, *_: Any) -> None:
-        """Say nothing: a client that ends closes the connections that it kept open."""
-
-
 @contextmanager
-def recording() -> Iterator[Recorder]:
-    """Run a recorder on a free port of this machine."""
+def planted(patch: Any, folder: Path) -> Iterator[Recorder]:
+    """A recorder on a free port of this machine, with its address and a planted key in the environment.
+
+    Args:
+        patch: pytest's monkeypatch.
+        folder: home and working directory, without settings of W&B.
+    """
+    for name in ("MODE", "PROJECT", "ENTITY", "DIR", "CONFIG_DIR", "TAGS", "NOTES"):
+        patch.delenv(f"WANDB_{name}", raising=False)
+    patch.setenv("HOME", str(folder))
+    patch.chdir(folder)
     recorder = Recorder()
-    server = _Server(("127.0.0.1", 0), _handler(recorder))
-    recorder.address = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    try:
+    with serving(_handler(recorder)) as recorder.address:
+        patch.setenv("WANDB_BASE_URL", recorder.address)
+        patch.setenv("WANDB_API_KEY", KEY)
+        stop_service()  # wandb read the environment when its service started
         yield recorder
-    finally:
-        server.shutdown()
-        server.server_close()
+        stop_service()
 
 
 def _handler(recorder: Recorder) -> type[BaseHTTPRequestHandler]:

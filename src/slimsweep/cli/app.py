@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
+from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
@@ -98,6 +99,21 @@ def _kill(_number: int, _frame: Any) -> None:
         os.write(sys.stdout.fileno(), SHOW_CURSOR)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.kill(os.getpid(), signal.SIGINT)
+
+
+def composed(overrides: list[str]) -> DictConfig:
+    """The config of conf/config.yaml with these overrides, open to further settings.
+
+    Raises:
+        ConfigError: an override does not fit.
+    """
+    try:
+        with initialize_config_dir(str(config_root() / "conf"), version_base="1.3", job_name="slimsweep"):
+            config = compose("config", overrides)
+    except HydraException as error:
+        raise ConfigError([explain(error)]) from error
+    OmegaConf.set_struct(config, False)
+    return config
 
 
 def explain(error: Exception) -> str:

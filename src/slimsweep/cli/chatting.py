@@ -10,7 +10,7 @@ from slimsweep.cli.console import prepare_for_models
 from slimsweep.cli.formats import Shown, echo_json
 from slimsweep.cli.outputs import Outputs, outputs_folder, store_of
 from slimsweep.errors import DemoError
-from slimsweep.paths import config_root, project_path
+from slimsweep.paths import project_path
 
 COMMANDS = "/reset forgets the conversation, /quit ends it; Ctrl-C stops an answer"
 
@@ -37,14 +37,7 @@ def chat(
     /reset forgets the conversation, /quit ends it. Ctrl-C stops an answer and not the program. A tokenizer without a
     chat template makes no turns: its model continues the text so far.
     """
-    if prompt is None and format == Shown.json:
-        raise DemoError("--format json is for one answer: give --prompt TEXT too")
-    if prompt is not None and not prompt.strip():
-        raise DemoError("--prompt is empty: give some text")
-    if dense and key is None:
-        raise DemoError(
-            "--dense is the dense model of a record: give its key, or leave out --dense for the default model"
-        )
+    _refuse_mixtures(key, dense, prompt, format)
     prepare_for_models()
     title, answering, model = _loaded(key, dense, (outputs, project_path(data_dir) if data_dir else None))
     from slimsweep.demo.conversation import Conversation
@@ -57,12 +50,24 @@ def chat(
     for piece in conversation.pieces(answer):
         if format == Shown.text:
             typer.echo(piece, nl=False)
-    if format == Shown.text:
-        typer.echo()
-        typer.echo(_speed(answer), err=True)
+    if format == Shown.json:
+        asked = {"prompt": prompt, "temperature": temperature, "max_new_tokens": tokens}
+        echo_json({"model": title, "key": answering, **asked, **conversation.as_dict(answer)})
         return
-    asked = {"prompt": prompt, "temperature": temperature, "max_new_tokens": tokens}
-    echo_json({"model": title, "key": answering, **asked, **conversation.as_dict(answer)})
+    typer.echo()
+    typer.echo(_speed(answer), err=True)
+
+
+def _refuse_mixtures(key: str | None, is_dense: bool, prompt: str | None, format: Shown) -> None:
+    """Refuse options that do not go together."""
+    if prompt is None and format == Shown.json:
+        raise DemoError("--format json is for one answer: give --prompt TEXT too")
+    if prompt is not None and not prompt.strip():
+        raise DemoError("--prompt is empty: give some text")
+    if is_dense and key is None:
+        raise DemoError(
+            "--dense is the dense model of a record: give its key, or leave out --dense for the default model"
+        )
 
 
 def _loaded(key: str | None, is_dense: bool, places: tuple[Path | None, Path | None]) -> tuple[str, str, Any]:
@@ -91,16 +96,11 @@ def _loaded(key: str | None, is_dense: bool, places: tuple[Path | None, Path | N
 
 def _default(outputs: Path) -> Any:
     """The experiment of conf/config.yaml without any technique."""
-    from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
-
-    import slimsweep.cli.app  # noqa: F401  registers what conf/config.yaml asks for
+    from slimsweep.cli.app import composed
     from slimsweep.pipeline.experiment import Experiment
 
     words = ["technique=[]", "evaluation=cost", "tracker=none"]
-    with initialize_config_dir(str(config_root() / "conf"), version_base="1.3", job_name="chat"):
-        config = compose("config", words)
-    OmegaConf.set_struct(config, False)
+    config = composed(words)
     config.outputs_dir = str(outputs)
     return Experiment.of(config, words)
 

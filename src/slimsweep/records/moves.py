@@ -60,6 +60,8 @@ class Move:
         """Values for a file."""
         place = {name: self.record.get(name) for name in ("key", *AXES)}
         values = {name: getattr(self, name) for name in ("field", "before", "now", "change", "allowed", "reason")}
+        if values["change"] is not None and math.isinf(values["change"]):  # from 0: JSON has no such number
+            values["change"] = None
         return place | values | {"is_fault": self.is_fault}
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import shutil
 import socket
 import sqlite3
 import subprocess
@@ -12,6 +11,7 @@ import time
 import urllib.request
 
 import pytest
+from browser import chromium
 from made_up import curve, record
 
 pytest.importorskip("trackio", reason="needs the package trackio, which the extra `trackio` installs")
@@ -139,17 +139,10 @@ def dashboard(tmp_path):
 
 @pytest.mark.slow
 def test_the_dashboard_shows_the_runs_in_a_browser(dashboard, tmp_path):
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("needs Debian's chromium")
-    options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=options, timeout=300_000)
+    with chromium() as browser:
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         page.goto(f"{dashboard}?project=slimsweep", timeout=300_000)
         for shown in ("tiny wanda", "perplexity_wikitext2"):
             page.get_by_text(shown).first.wait_for(timeout=300_000)
             assert page.get_by_text(shown).first.is_visible()
         page.screenshot(path=os.environ.get("TRACKIO_SCREENSHOT") or tmp_path / "dashboard.png")
-        browser.close()

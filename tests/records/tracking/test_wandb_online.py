@@ -5,28 +5,19 @@ import logging
 
 import pytest
 from made_up import curve, record
-from wandb_recorder import ENTITY, KEY, recording
+from wandb_recorder import ENTITY, KEY, planted
 
 from slimsweep.records.store import Store
 from slimsweep.records.tracking import wandb as tracker_module
 from slimsweep.records.tracking.published import run_id
-from slimsweep.records.tracking.wandb import Wandb, stop_service
+from slimsweep.records.tracking.wandb import Wandb
 
 
 @pytest.fixture
 def recorder(monkeypatch, tmp_path):
-    """A recorder, with its address and a planted key in the environment."""
-    for name in ("MODE", "PROJECT", "ENTITY", "DIR", "CONFIG_DIR", "TAGS", "NOTES"):
-        monkeypatch.delenv(f"WANDB_{name}", raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tracker_module, "_unreachable", False)
-    with recording() as server:
-        monkeypatch.setenv("WANDB_BASE_URL", server.address)
-        monkeypatch.setenv("WANDB_API_KEY", KEY)
-        stop_service()  # wandb read the environment when its service started
+    with planted(monkeypatch, tmp_path) as server:
         yield server
-        stop_service()
 
 
 def texts(folder) -> bytes:

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 from made_up import curve, record
-from wandb_recorder import ENTITY, KEY, recording
+from wandb_recorder import ENTITY, KEY, planted
 
 from slimsweep.errors import TrackerError
-from slimsweep.records.tracking.wandb import Wandb, stop_service
+from slimsweep.records.tracking.wandb import Wandb
 from slimsweep.reports.dashboards.views import Note, title, views
 from slimsweep.reports.dashboards.wandb_server import faults, save
 
@@ -18,17 +18,8 @@ NOTES = [Note("Runs", ("4 records.",))]
 
 @pytest.fixture
 def recorder(monkeypatch, tmp_path):
-    """A recorder, with its address and a planted key in the environment."""
-    for name in ("MODE", "PROJECT", "ENTITY", "DIR", "CONFIG_DIR"):
-        monkeypatch.delenv(f"WANDB_{name}", raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    with recording() as server:
-        monkeypatch.setenv("WANDB_BASE_URL", server.address)
-        monkeypatch.setenv("WANDB_API_KEY", KEY)
-        stop_service()  # wandb read the environment when its service started
+    with planted(monkeypatch, tmp_path) as server:
         yield server
-        stop_service()
 
 
 def saved(records, names=("mine",)):

@@ -104,9 +104,11 @@ class MLflow(Tracker):
             for one in older:
                 client.delete_run(one.info.run_id)
         except Exception as error:  # whatever a third party raises, a finished job keeps its record
-            log.warning("MLflow: %s (not mirrored)", failure_text(error))
-            return False
-        return True
+            reason = failure_text(error)
+        else:
+            return True
+        log.warning("MLflow: %s (not mirrored)", reason)  # outside the handler, as in wandb.py
+        return False
 
     def _client(self, outputs_dir: Path) -> Any:
         # Read when mlflow is imported, and when its file store is opened.

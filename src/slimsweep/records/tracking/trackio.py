@@ -97,9 +97,11 @@ class Trackio(Tracker):
                 )
                 _remove(storage, self.project, run.id, older)
         except Exception as error:  # whatever a third party raises, a finished job keeps its record
-            log.warning("Trackio: %s (not mirrored)", failure_text(error))
-            return False
-        return True
+            reason = failure_text(error)
+        else:
+            return True
+        log.warning("Trackio: %s (not mirrored)", reason)  # outside the handler, as in wandb.py
+        return False
 
 
 @dataclass(frozen=True)

@@ -155,10 +155,12 @@ class Wandb(Tracker):
                 self._run(identity, fill, Path(os.environ.get("WANDB_DIR") or outputs_dir), attempt)
                 return True
             except Exception as error:  # whatever a third party raises, a finished job keeps its record
-                _unreachable = _unreachable or attempt == "online"
-                then = "kept offline; see `slim publish`" if attempt == "online" else "not mirrored"
-                log.warning("Weights & Biases: %s (%s)", failure_text(error), then)
-                stop_service()
+                reason = failure_text(error)
+            # Outside the handler: a log that cannot be written prints the handled error, whose text may name a key.
+            _unreachable = _unreachable or attempt == "online"
+            then = "kept offline; see `slim publish`" if attempt == "online" else "not mirrored"
+            log.warning("Weights & Biases: %s (%s)", reason, then)
+            stop_service()
         return False
 
     def resolved_mode(self) -> str:
