@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from slimsweep.cli.exporting import exported, matrix_text, shown
 from slimsweep.cli.slim import app
 from slimsweep.errors import StoreError
-from slimsweep.export import checking
+from slimsweep.export import writing
 from slimsweep.models.sources.base import ModelSource
 from slimsweep.pipeline.rebuild import Rebuild
 from slimsweep.records.store import Store
@@ -26,8 +26,7 @@ def slim(tmp_path):
 @pytest.fixture
 def here(monkeypatch):
     """Verify in this process: a new one takes seconds to import torch."""
-    monkeypatch.setattr(checking, "verified", lambda format, folder, sample: format.verify(folder, sample))
-    monkeypatch.setattr("slimsweep.export.writing.verified", checking.verified)
+    monkeypatch.setattr(writing, "verified", lambda format, folder, sample: format.verify(folder, sample))
 
 
 def test_a_record_becomes_a_folder_that_a_new_process_has_loaded(slimsweep, slim, tmp_path):

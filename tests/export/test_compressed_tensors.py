@@ -29,6 +29,16 @@ def test_packed_integers_load_by_plain_transformers(tiny, tmp_path):
     assert "sparsity_config" not in config_of(tmp_path / "out")
 
 
+def test_the_files_compute_what_the_model_did_in_fewer_bytes(tiny, tmp_path):
+    dense = sum(parameter.nbytes for parameter in tiny.module.parameters())
+    RTN(bits=4, group_size=16).apply(tiny, StageContext())
+    written(FORMAT, tiny, tmp_path / "out")
+    batch = {"input_ids": torch.randint(0, 258, (2, 9))}
+    read = FORMAT.read(tmp_path / "out", tiny)
+    assert torch.allclose(read.logits(read.hidden_states(batch)), tiny.logits(tiny.hidden_states(batch)), atol=1e-5)
+    assert FORMAT.weight_bytes(tmp_path / "out") < dense
+
+
 def test_zeros_of_2_4_are_named_and_load_by_plain_transformers(tiny, tmp_path):
     Magnitude(ratio=0.5, pattern="2:4", include=["*.mlp.*"]).apply(tiny, StageContext())
     assert len(semi_structured(tiny)) == 6  # three layers of two blocks

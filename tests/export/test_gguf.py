@@ -85,6 +85,34 @@ def test_llama_cpp_computes_the_logits_of_the_model(kind, tmp_path):
     assert "logits by llama.cpp differ by 0.00" in lines[1] and "100.0%" in lines[1]
 
 
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_the_file_gives_back_the_weights_of_the_model(kind, tmp_path):
+    model, format = random_model(kind), Gguf(type="F32")
+    written(format, model, tmp_path)
+    expected = {name: tensor.clone() for name, tensor in model.module.state_dict().items()}
+    for parameter in model.module.parameters():
+        parameter.data.fill_(7.0)
+    read = format.read(tmp_path, model).module.state_dict()
+    for name, tensor in expected.items():  # 1 was added to norms of Gemma, and taken off again
+        assert torch.allclose(read[name], tensor, rtol=0, atol=1e-6 if "norm" in name else 0), name
+
+
+def test_packed_types_give_back_what_their_blocks_can_hold(tmp_path):
+    model, format = random_model("llama"), Gguf(type="Q8_0")
+    written(format, model, tmp_path)
+    before = model.module.model.layers[0].self_attn.q_proj.weight.detach().clone()
+    after = format.read(tmp_path, model).module.model.layers[0].self_attn.q_proj.weight
+    step = before.unflatten(1, (-1, 32)).abs().amax(-1, keepdim=True) / 127
+    difference = (after - before).unflatten(1, (-1, 32)).abs()
+    assert (
+        bool((difference <= 0.6 * step).all()) and float(difference.max()) > 0
+    )  # half a step, and the fp16 of its scale
+    # 8 bits and a scale of 16 for each block of 32 numbers; norms are F32.
+    norms = sum(parameter.numel() for parameter in model.module.parameters() if parameter.ndim == 1)
+    matrices = sum(parameter.numel() for parameter in model.module.parameters() if parameter.ndim == 2)
+    assert format.weight_bytes(tmp_path) == 4 * norms + matrices // 32 * 34
+
+
 @pytest.mark.parametrize("name", ["gpt-2", "smollm", "llama-bpe", "qwen2", "spaced", "unspaced"])
 def test_llama_cpp_makes_the_same_token_ids(name, tmp_path):
     pytest.importorskip("xllamacpp")

@@ -71,3 +71,15 @@ def test_packed_models_keep_their_form(tiny, tmp_path, technique):
     assert torch.allclose(
         package.load(tmp_path / "out")(sample.batch["input_ids"]).logits, sample.logits, atol=1e-4, rtol=1e-4
     )
+
+
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_the_files_compute_what_the_model_did_and_count_its_bytes(tiny, tmp_path, is_packed):
+    if is_packed:
+        NF4().apply(tiny, StageContext())
+    written(HuggingFace(), tiny, tmp_path / "out")
+    read = HuggingFace().read(tmp_path / "out", tiny)
+    batch = {"input_ids": torch.randint(0, 258, (2, 9))}
+    assert read.module is not tiny.module
+    assert torch.equal(read.logits(read.hidden_states(batch)), tiny.logits(tiny.hidden_states(batch)))
+    assert HuggingFace().weight_bytes(tmp_path / "out") == sum(one.nbytes for one in tiny.module.parameters())

@@ -5,7 +5,7 @@ from family_shapes import DECODERS, ENCODER_DECODERS, ENCODERS, random_model
 
 from slimsweep.blockwise.stage_context import StageContext
 from slimsweep.errors import ExportError
-from slimsweep.export.onnx import FILE, Onnx, run
+from slimsweep.export.onnx import FILE, Onnx, run, session_of
 from slimsweep.export.origin import record_at
 from slimsweep.techniques.factorization.svd import SVD
 from slimsweep.techniques.quantization.nf4 import NF4
@@ -23,8 +23,20 @@ def test_unequal_and_factored_blocks_run_in_onnxruntime_at_other_sizes_than_the_
     batch = {"input_ids": torch.randint(0, 258, (3, 7))}
     with torch.no_grad():
         expected = tiny.task.forward(tiny.module, batch).logits
-    assert torch.allclose(run(tmp_path / "out" / FILE, batch), expected, atol=1e-4)
+    assert torch.allclose(run(session_of(tmp_path / "out" / FILE), batch), expected, atol=1e-4)
     assert record_at(tmp_path / "out" / FILE) == record_at(tmp_path / "out") == record_of()
+
+
+def test_a_graph_gives_the_logits_that_metrics_read_and_writes_no_text(tiny, tmp_path):
+    written(Onnx(), tiny, tmp_path / "out")
+    batch = {"input_ids": torch.randint(0, 258, (2, 9)), "attention_mask": torch.ones(2, 9, dtype=torch.long)}
+    expected = tiny.logits(tiny.hidden_states(batch))
+    read = Onnx().read(tmp_path / "out", tiny)
+    assert torch.allclose(read.logits(read.hidden_states(batch)), expected, atol=1e-4)
+    assert read.config is tiny.config and read.tokenizer is tiny.tokenizer
+    with pytest.raises(ExportError, match="writes no text"):
+        read.module.generate()
+    assert Onnx().weight_bytes(tmp_path / "out") > sum(parameter.nbytes for parameter in tiny.module.parameters())
 
 
 def test_weights_of_8_bits_are_smaller_and_nearly_the_same(tiny, tmp_path):

@@ -1,12 +1,13 @@
 import pytest
-from made_up import record
+from made_up import record, with_outcomes
 from recommended import choose, four, model
 
 from slimsweep.errors import StoreError
+from slimsweep.records.exported import exports_store
 from slimsweep.records.store import Store
 from slimsweep.reports.budget import limits
 from slimsweep.reports.recommend import recommend
-from slimsweep.reports.recommendation_text import text
+from slimsweep.reports.recommendation_text import plain, text
 
 
 @pytest.fixture
@@ -122,3 +123,48 @@ def test_another_quality_decides_where_it_is_named(store, records):
     assert found.choice.title == "rtn"
     with pytest.raises(StoreError, match="--quality bleu: no record measured it. .*accuracy_sentiment"):
         recommend(store, records, limits({"--max-bytes": "5MiB"}), "bleu")
+
+
+def files_of(made, perplexity, mebibytes):
+    made = model("gguf", perplexity, mebibytes, fields={"gguf": {"type": "Q4_0"}}, exported_from=made["key"])
+    return made | {"export": {"format": "gguf", "options": {}, "words": ["type=Q4_0"]}}
+
+
+def test_exported_files_are_chosen_and_exported_again_by_the_key_of_their_record(store, records):
+    files = files_of(records[0], 11.5, 2.0)
+    found = choose(store, [*records, files], max_bytes="3MiB")
+    assert found.choice.key == files["key"]
+    key = records[0]["key"]
+    said = text(found, None)
+    assert f"slim export {key[:16]} type=Q4_0 --to gguf --output exports/{key[:8]}-type-Q4_0" in said
+    assert said.startswith(f"**gguf** ({key[:8]})")
+    assert plain(found, None)["choice"]["export"]["format"] == "gguf"
+
+
+def test_files_are_compared_with_the_runner_up_on_the_same_items(store):
+    records = [model("dense", 10.0, 16, accuracy_sentiment=1.0), model("rtn", 14.0, 3, accuracy_sentiment=0.0)]
+    files = files_of(records[0], 11.0, 2.0)
+    for one, holder, right in ((records[1], store, 0), (files, exports_store(store, records[0]["key"]), 1)):
+        one["accuracy_sentiment"] = right
+        with_outcomes(holder, one, "accuracy_sentiment", [right] * 20)
+    found = recommend(store, [records[1], files], limits({"--max-bytes": "4MiB"}), "accuracy_sentiment")
+    assert found.choice.key == files["key"] and found.lead.items == 20 and found.lead.p < 0.001
+
+
+def test_a_miss_within_the_standard_error_is_called_so(store, records):
+    with pytest.raises(StoreError) as caught:
+        choose(store, records, min_accuracy="0.72")  # each has 0.7, with a standard error of 0.03
+    assert "which is less than its standard error of 0.030: measure more items first" in str(caught.value)
+    with pytest.raises(StoreError) as caught:
+        choose(store, records, min_accuracy="0.9")
+    assert "standard error" not in str(caught.value)
+
+
+def test_bytes_that_nothing_meets_advise_to_measure_a_file(store, records):
+    llama = {"config": {"model": {"shape": {"model_type": "llama"}}}}
+    fitting = [records[0] | llama, records[2]]
+    with pytest.raises(StoreError, match=f"slim export {records[0]['key'][:8]} type=Q4_0 --to gguf --measure"):
+        choose(store, fitting, max_bytes="2MiB")
+    with pytest.raises(StoreError) as caught:
+        choose(store, [files_of(records[0], 11.0, 4.0) | llama], max_bytes="2MiB")
+    assert "slim export" not in str(caught.value)

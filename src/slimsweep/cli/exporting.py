@@ -1,7 +1,9 @@
 """The command `slim export`: the model of a record in a format of the export room."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
@@ -31,6 +33,14 @@ def export(
     matrix: Annotated[
         bool, typer.Option("--matrix", help="Print which formats express each technique on each family instead.")
     ] = False,
+    measure: Annotated[
+        bool,
+        typer.Option(
+            "--measure",
+            help="Measure the record's qualities again on the files, so that `slim recommend` can choose them. "
+            "Without --output no file is kept.",
+        ),
+    ] = False,
     data_dir: Annotated[Path | None, typer.Option(envvar="SLIMSWEEP_DATA", help="Local copies of corpora.")] = None,
     outputs: Outputs = None,
 ) -> None:
@@ -39,14 +49,16 @@ def export(
     if matrix:
         typer.echo(matrix_text(store.outputs_dir / "cache"))
         return
-    if key is None or output is None:
+    if key is None or (output is None and not measure):
         raise ExportError(
             "give the key of a record and a folder: slim export KEY --to FORMAT --output FOLDER "
             "(`slim table` lists keys, `slim export --matrix` formats)"
         )
-    for line in exported(store, key, (to, options or []), output, project_path(data_dir) if data_dir else None):
-        typer.echo(line)
-    typer.echo(output)
+    data_dir = project_path(data_dir) if data_dir else None
+    with nullcontext(output) if output else TemporaryDirectory(prefix="slimsweep-export-") as place:
+        for line in exported(store, key, (to, options or []), Path(place), data_dir, measure):
+            typer.echo(line)
+    typer.echo(output or "no file was kept: give --output FOLDER to keep them")
 
 
 def shown(store: Store, place: str) -> dict[str, Any]:
@@ -66,11 +78,14 @@ def shown(store: Store, place: str) -> dict[str, Any]:
     return record_at(Path(place))
 
 
-def exported(store: Store, prefix: str, to: tuple[str, list[str]], folder: Path, data_dir: Path | None) -> list[str]:
-    """Export the model of a record; returns lines that tell what was verified.
+def exported(
+    store: Store, prefix: str, to: tuple[str, list[str]], folder: Path, data_dir: Path | None, measure: bool = False
+) -> list[str]:
+    """Export the model of a record; returns lines that tell what was verified, and measured.
 
     Args:
         to: the format's word, and its options as KEY=VALUE.
+        measure: measure the record's qualities again on the files.
 
     Raises:
         ExportError: an unknown format or option, a full folder, a model that the format cannot express, failed checks.
@@ -82,7 +97,9 @@ def exported(store: Store, prefix: str, to: tuple[str, list[str]], folder: Path,
     from slimsweep.export.formats import format_of, refuse
     from slimsweep.export.writing import export as write_and_verify
     from slimsweep.export.writing import refuse_folder
+    from slimsweep.pipeline.file_scores import asked_of_files, compared, score
     from slimsweep.pipeline.rebuild import Rebuild
+    from slimsweep.records.table import markdown
 
     format = format_of(*to)
     refuse_folder(folder)
@@ -90,7 +107,15 @@ def exported(store: Store, prefix: str, to: tuple[str, list[str]], folder: Path,
     refuse(format, rebuild.skeleton())
     if format.reads_calibration:  # a record that cannot give it is refused before weights load
         rebuild.calibration()
-    return write_and_verify(format, rebuild.model(), rebuild.record, rebuild.calibration, folder)
+    if measure:
+        asked_of_files(rebuild)  # a record without any is refused before weights load
+    model = rebuild.model()
+    lines = write_and_verify(format, model, rebuild.record, rebuild.calibration, folder)
+    if measure:
+        files, notes = score(rebuild, format, folder, model)
+        lines += [*notes, "", markdown(compared(rebuild.record, files)), ""]
+        lines += ["`slim recommend` now counts these files as one more experiment."]
+    return lines
 
 
 def matrix_text(cache_dir: Path) -> str:

@@ -28,6 +28,7 @@ def recommend(
     outputs: Outputs = None,
 ) -> None:
     """The best experiments under a budget: why, by how much, what more would buy, and the command that exports them."""
+    from slimsweep.records.exported import with_exports
     from slimsweep.reports.budget import limits
     from slimsweep.reports.recommend import recommend as choose
     from slimsweep.reports.recommendation_text import plain, text
@@ -41,5 +42,5 @@ def recommend(
     }
     budget = limits(given, device)
     store = store_of(outputs)
-    choice = choose(store, records_of(store, sweeps), budget, quality)
+    choice = choose(store, with_exports(store, records_of(store, sweeps)), budget, quality)
     typer.echo(json.dumps(plain(choice, outputs), indent=1) if format == "json" else text(choice, outputs))

@@ -16,11 +16,19 @@ from typing import Any, ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
+from slimsweep.linear.mask import MASKS_FILE
 from slimsweep.models.batches import Batch
 from slimsweep.models.language_model import LanguageModel
 
+WEIGHTS = (".safetensors", ".gguf", ".onnx", ".data")
+"""Suffixes of files that hold weights."""
 RECORD_KEY = "slimsweep.record"
 """Key under which a file with metadata of its own (GGUF, ONNX) holds the record as one JSON string."""
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Files of an export that hold its weights. Masks beside them are left out: a program needs none to run."""
+    return sorted(file for file in folder.iterdir() if file.suffix in WEIGHTS and file.name != MASKS_FILE)
 
 
 @dataclass(frozen=True)
@@ -88,3 +96,15 @@ class Format(ABC):
         Raises:
             ExportError: it does not load, or computes something else.
         """
+
+    @abstractmethod
+    def read(self, folder: Path, model: LanguageModel) -> LanguageModel:
+        """A model that computes with the weights of the files, to measure their quality.
+
+        Args:
+            model: the model that was written; it may be changed.
+        """
+
+    @abstractmethod
+    def weight_bytes(self, folder: Path) -> int:
+        """Bytes of all weights in the files, as they are stored."""

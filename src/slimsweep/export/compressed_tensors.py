@@ -2,14 +2,16 @@
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
+
 from slimsweep.errors import ExportError
 from slimsweep.export.base import Content, Format, Sample
-from slimsweep.export.hf import loaded, logits_of, tolerance_of, write_card
-from slimsweep.export.sample import compared
+from slimsweep.export.hf import loaded, logits_of, safetensors_bytes, tolerance_of, write_card
+from slimsweep.export.sample import compared, sample_batch
 from slimsweep.linear.base import kinds_of, linear_forms, weight_2d
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.skeleton import Skeleton
@@ -55,6 +57,16 @@ class CompressedTensors(Format):
             raise ExportError("plain transformers cannot load it: it has a manifest")
         module, task, program = loaded(folder)
         return [compared(logits_of(module, task, sample), sample, tolerance_of(folder), program)]
+
+    def read(self, folder: Path, model: LanguageModel) -> LanguageModel:
+        """The module that plain transformers loads, in the dtype of `model`."""
+        read = replace(model, module=loaded(folder, model.dtype)[0])
+        with torch.no_grad():  # its layers are unpacked at the first forward of the whole module
+            model.task.forward(read.module, sample_batch(read))
+        return read
+
+    def weight_bytes(self, folder: Path) -> int:
+        return safetensors_bytes(folder)
 
 
 def is_semi_structured(model: LanguageModel) -> bool:

@@ -110,6 +110,28 @@ class Gguf(Format):
         lines.append(compared(*_likely_logits(likely, lengths, sample), TOLERANCES[self.type], "llama.cpp"))
         return lines + (lint(folder / FILE) if "messages" in expected else [])
 
+    def read(self, folder: Path, model: LanguageModel) -> LanguageModel:
+        """Write the unpacked numbers of the file into `model`, in its dtype."""
+        import gguf
+
+        packed = {tensor.name: tensor for tensor in gguf.GGUFReader(folder / FILE).tensors}
+        config, faults = _config(model)
+        if config is None:
+            raise ExportError("; ".join(faults))
+        tensors = saved_tensors(model.module)
+        for one in named_tensors(ARCHITECTURES[config.model_type], config, tensors):
+            if one.source:
+                stored = packed[one.name]
+                values = gguf.quants.dequantize(stored.data, stored.tensor_type)
+                with torch.no_grad():
+                    tensors[one.source].copy_(one.restored(torch.from_numpy(values.copy()).float().reshape(one.shape)))
+        return model
+
+    def weight_bytes(self, folder: Path) -> int:
+        import gguf
+
+        return sum(int(tensor.n_bytes) for tensor in gguf.GGUFReader(folder / FILE).tensors)
+
     def _kinds(self, model: LanguageModel, config: Any) -> dict[str, str]:
         """Type of each tensor by its GGUF name."""
         mixture = packing.MIXTURES[self.type]

@@ -1,14 +1,14 @@
 """Format `hf`: safetensors, config, tokenizer and a model card, as transformers and the hub expect them."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
-from slimsweep.export.base import Content, Format, Sample
+from slimsweep.export.base import Content, Format, Sample, weight_files
 from slimsweep.export.model_card import CARD, model_card
 from slimsweep.export.sample import compared
 from slimsweep.models import anatomy
@@ -45,17 +45,35 @@ class HuggingFace(Format):
         module, task, program = loaded(folder)
         return [compared(logits_of(module, task, sample), sample, tolerance_of(folder), program)]
 
+    def read(self, folder: Path, model: LanguageModel) -> LanguageModel:
+        """The module that transformers or slimsweep loads, in the dtype of `model`."""
+        return replace(model, module=loaded(folder, model.dtype)[0])
 
-def loaded(folder: Path) -> tuple[nn.Module, Task, str]:
-    """The module of a folder in fp32, its task, and the program that loaded it."""
+    def weight_bytes(self, folder: Path) -> int:
+        return safetensors_bytes(folder)
+
+
+def safetensors_bytes(folder: Path) -> int:
+    """Bytes of all tensors of the model in a folder, without headers; masks beside it do not count."""
+    from safetensors import safe_open
+
+    found = 0
+    for file in weight_files(folder):
+        with safe_open(file, "pt") as tensors:
+            found += sum(tensors.get_tensor(name).nbytes for name in tensors.keys())  # noqa: SIM118  not a dict
+    return found
+
+
+def loaded(folder: Path, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, Task, str]:
+    """The module of a folder, its task, and the program that loaded it."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     task = task_of(config["architectures"][0])
     if not saved_model.is_plain(folder):
-        return saved_model.load(folder, torch.float32), task, "slimsweep.load"
+        return saved_model.load(folder, dtype), task, "slimsweep.load"
     import transformers
 
     kind = getattr(transformers, task.auto_class)
-    return kind.from_pretrained(folder, dtype=torch.float32).eval(), task, "plain transformers"
+    return kind.from_pretrained(folder, dtype=dtype).eval(), task, "plain transformers"
 
 
 def logits_of(module: nn.Module, task: Task, sample: Sample) -> torch.Tensor:

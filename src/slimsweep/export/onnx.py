@@ -1,5 +1,6 @@
 """Format `onnx`: one graph for onnxruntime, in fp32 or with weights of 8 bits."""
 
+import dataclasses
 import json
 import logging
 import warnings
@@ -7,18 +8,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from slimsweep.checks import flag_faults, refuse
-from slimsweep.export.base import RECORD_KEY, Content, Format, Sample
+from slimsweep.errors import ExportError
+from slimsweep.export.base import RECORD_KEY, Content, Format, Sample, weight_files
 from slimsweep.export.model_card import CARD, model_card
 from slimsweep.export.sample import compared, in_fp32, sample_batch
 from slimsweep.linear.base import kinds_of, packed_layers
 from slimsweep.models.batches import Batch
 from slimsweep.models.language_model import LanguageModel
+from slimsweep.models.task import inputs_of
 
 FILE = "model.onnx"
 LOADING = """import onnxruntime
@@ -74,9 +78,46 @@ class Onnx(Format):
 
     def verify(self, folder: Path, sample: Sample) -> list[str]:
         """Run the graph by onnxruntime on the sample, which has another batch size than the exported example."""
-        logits = run(folder / FILE, sample.batch)
+        logits = run(session_of(folder / FILE), sample.batch)
         tolerance = ROUNDED_TOLERANCE if self.int8 else TOLERANCE
         return [compared(logits, sample, tolerance, "onnxruntime")]
+
+    def read(self, folder: Path, model: LanguageModel) -> LanguageModel:
+        """A model whose logits onnxruntime computes; it writes no text."""
+        fields = {one.name: getattr(model, one.name) for one in dataclasses.fields(model)}
+        return GraphModel(**fields | {"module": Graph(session_of(folder / FILE), model.config)})
+
+    def weight_bytes(self, folder: Path) -> int:
+        """Bytes of the file and of those that hold large tensors for it; the graph itself is a small part."""
+        return sum(file.stat().st_size for file in weight_files(folder))
+
+
+class Graph(nn.Module):
+    """A graph in place of a transformers model: its forward gives logits and nothing else."""
+
+    def __init__(self, session: Any, config: Any):
+        super().__init__()
+        self.session, self.config = session, config
+
+    def forward(self, use_cache: bool = False, **inputs: Tensor) -> Any:
+        return SimpleNamespace(logits=run(self.session, inputs))
+
+    def generate(self, *_: Any, **__: Any) -> Any:
+        raise ExportError("a graph keeps no cache of keys and values, so that it writes no text here")
+
+
+class GraphModel(LanguageModel):
+    """A model whose head lies in the graph: what it calls hidden states are logits already."""
+
+    def hidden_states(self, batch: Batch) -> Tensor:
+        return self.module(**inputs_of(batch)).logits
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return hidden
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.float32
 
 
 class Logits(nn.Module):
@@ -140,11 +181,15 @@ def quantize(file: Path) -> None:
     rounded.replace(file)
 
 
-def run(file: Path, batch: Batch) -> Tensor:
-    """Logits of a graph by onnxruntime on the CPU."""
+def session_of(file: Path) -> Any:
+    """A graph in onnxruntime on the CPU."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+
+
+def run(session: Any, batch: Batch) -> Tensor:
+    """Logits of a graph, in fp32."""
     given = with_mask(batch)
-    feeds = {one.name: given[one.name].numpy() for one in session.get_inputs()}
+    feeds = {one.name: given[one.name].cpu().numpy() for one in session.get_inputs()}
     return torch.from_numpy(session.run(["logits"], feeds)[0]).float()

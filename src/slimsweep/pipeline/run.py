@@ -116,6 +116,14 @@ def measure(
             yield _kept(experiment, missing[other], other, reader.result(), reader.seconds)
 
 
+def measure_alone(experiment: Experiment, model: LanguageModel, identity: str, asked: Asked) -> dict[str, Any]:
+    """One measurement of a model by a forward of its own; nothing is taken over from another model."""
+    log.info("%s: measuring", asked.name)
+    started = time.perf_counter()
+    result = _result(experiment, model, asked, [])
+    return _kept(experiment, asked, identity, result, time.perf_counter() - started)
+
+
 def _result(experiment: Experiment, model: LanguageModel, asked: Asked, readers: list[Reader]) -> Measurement:
     """Measure one metric, with what stands beside the dense model, and let readers look at its logits."""
     metric, further = asked.metric, [base_of(experiment)] if asked.metric.needs_base else []

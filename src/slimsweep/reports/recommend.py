@@ -7,8 +7,10 @@ from typing import Any
 
 from slimsweep.errors import StoreError
 from slimsweep.evaluation.quantity import Quantity
+from slimsweep.export.suggestion import suggested_format
 from slimsweep.hints import allowed_names
 from slimsweep.records.divergence import base_value
+from slimsweep.records.exported import export_of, holder_of, origin_key
 from slimsweep.records.front import front
 from slimsweep.records.paired import Paired
 from slimsweep.records.points import Record, seed_groups, titles
@@ -130,14 +132,14 @@ def recommend(store: Store, records: Sequence[Record], limits: Sequence[Limit], 
     bounds = [_bound(store, limit, one, whole, records) for limit, one in limited]
     ranked = [one for one in whole if all(bound.excess(one) <= 0 for bound in bounds)]
     if not ranked:
-        raise StoreError(_nearest(whole, bounds))
+        raise StoreError(_nearest(whole, bounds, judged))
     wants_small = all(one.group == "quality" for _, one in limited)
     order = _by_size(size, judged) if wants_small else _by_quality(size, judged)
     ranked.sort(key=order)
     points = [(_signed(size, one.value(size), True), one.value(judged)) for one in whole]
     on_front = [whole[place] for place in front(points, judged.higher_is_better is True)]
     tested = _tested(judged, *ranked[:2]) if len(ranked) > 1 else ()
-    lead = compare(judged, *map(store.outcomes, tested)) if tested else None
+    lead = compare(judged, *(holder_of(store, one).outcomes(one) for one in tested)) if tested else None
     left_out = [f"{one.title}: {_missing(one, needed)}" for one in every if one not in whole]
     return Recommendation(judged, size, wants_small, bounds, ranked, on_front, lead, tested, left_out)
 
@@ -225,7 +227,7 @@ def _machine_faults(one: Quantity, ran_on: Sequence[dict[str, Any]]) -> list[str
 def _ran_on(store: Store, record: Record, one: Quantity) -> dict[str, Any]:
     """Machine of a measurement: device and threads, and the processor where its measurement is in the store."""
     identity = (record.get("identities") or {}).get(one.field)
-    measured = store.measured(record["key"]).get(identity) if identity else None
+    measured = holder_of(store, record).measured(record["key"]).get(identity) if identity else None
     return {name: record.get(name) for name in ("device", "threads")} | ((measured or {}).get("ran_on") or {})
 
 
@@ -285,20 +287,41 @@ def _missing(experiment: Experiment, needed: Sequence[Quantity]) -> str:
     return f"{', '.join(lacks)} not measured"
 
 
-def _nearest(whole: Sequence[Experiment], bounds: Sequence[Bound]) -> str:
-    """Message on the experiment that comes nearest to a budget which none meets."""
+def _nearest(whole: Sequence[Experiment], bounds: Sequence[Bound], judged: Quantity) -> str:
+    """Message on the experiment that comes nearest to a budget which none meets, and what may help."""
     near = min(whole, key=lambda one: sorted((max(bound.excess(one), 0) for bound in bounds), reverse=True))
-    misses = []
-    for bound in bounds:
-        if (excess := bound.excess(near)) > 0:
-            one, limit = bound.quantity, bound.limit
-            word = "under" if limit.is_least else "over"
-            value, target = digits(one, near.value(one)), digits(one, bound.bounds[near.key])
-            misses.append(f"{one.title} {value}, {_percent(excess)} {word} the {target} of {limit.option}")
+    missed = [bound for bound in bounds if bound.excess(near) > 0]
     budget = " and ".join(dict.fromkeys(bound.limit.option for bound in bounds))
+    wants_bytes = any({"size", "file"} & set(bound.limit.kinds) for bound in missed)
     return (
         f"none of {len(whole)} experiments meets {budget}. The nearest is {near.title} "
-        f"({near.key[:SHOWN_KEY]}): {'; '.join(misses)}"
+        f"({origin_key(near.records[0])[:SHOWN_KEY]}): {'; '.join(_miss(near, bound) for bound in missed)}"
+        + (_smaller_file(whole, judged) if wants_bytes else "")
+    )
+
+
+def _miss(near: Experiment, bound: Bound) -> str:
+    """Distance by which an experiment misses a bound, and a word where the standard error is larger than it."""
+    one, limit, target = bound.quantity, bound.limit, bound.bounds[near.key]
+    word, value = ("under" if limit.is_least else "over"), near.value(one)
+    excess = _percent(bound.excess(near))
+    said = f"{one.title} {digits(one, value)}, {excess} {word} the {digits(one, target)} of {limit.option}"
+    error = near.nearest(one).get(one.error) if one.error and len(near.records) == 1 else None
+    if error is None or abs(value - target) >= error:
+        return said
+    return f"{said}, which is less than its standard error of {one.deviation_text(error)}: measure more items first"
+
+
+def _smaller_file(whole: Sequence[Experiment], judged: Quantity) -> str:
+    """Advice to measure a smaller file, of the best experiment that surely fits GGUF; empty where none does."""
+    records = [one.nearest(judged) for one in whole]
+    fitting = [one for one in records if not export_of(one) and suggested_format(one) == "gguf"]
+    if not fitting:
+        return ""
+    best = min(fitting, key=lambda one: _signed(judged, one[judged.field], True))
+    return (
+        ". Files in another format may be smaller, and count once they are measured: "
+        f"slim export {best['key'][:SHOWN_KEY]} type=Q4_0 --to gguf --measure"
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from slimsweep.evaluation.quantity import Quantity
 from slimsweep.export.suggestion import suggested_format
+from slimsweep.records.exported import export_of, origin_key
 from slimsweep.records.paired import Paired
 from slimsweep.records.table import SHOWN_KEY, Table, markdown
 from slimsweep.reports.noise import digits, is_real, sentence
@@ -25,7 +26,7 @@ def text(found: Recommendation, outputs: Path | None) -> str:
         outputs: the output folder as it was given on the command line; None: the default one.
     """
     count = len(found.ranked)
-    lines = [f"**{found.choice.title}** ({found.choice.nearest(found.quality)['key'][:SHOWN_KEY]})", ""]
+    lines = [f"**{found.choice.title}** ({_key(found, found.choice)})", ""]
     lines += [f"- {line}" for line in reasons(found)]
     lines += ["", f"The best {min(BEST, count)} of {count} that meet the budget:", ""]
     lines += [markdown(_table(found, found.ranked[:BEST]))]
@@ -99,21 +100,29 @@ def step(found: Recommendation, direction: int) -> str:
 def command(found: Recommendation, outputs: Path | None) -> str:
     """The command line that exports the choice, in a format that its record suggests."""
     record = found.choice.nearest(found.quality)
-    key, form = record["key"][:16], suggested_format(record)
-    folder = f" --outputs {shlex.quote(str(outputs))}" if outputs else ""
-    return f"slim export {key} --to {form} --output exports/{key[:SHOWN_KEY]}{folder}"
+    key, made = origin_key(record)[:16], export_of(record)
+    options = made.get("words", [])
+    place = "-".join([key[:SHOWN_KEY], *options]).replace("=", "-")
+    words = ["slim export", key, *options, f"--to {made.get('format') or suggested_format(record)}"]
+    words += [f"--output exports/{place}", *([f"--outputs {shlex.quote(str(outputs))}"] if outputs else [])]
+    return " ".join(words)
 
 
 def _table(found: Recommendation, experiments: Sequence[Experiment]) -> Table:
     """Key, title and every quantity that the choice depends on."""
     table = Table()
-    table.add("key", [one.nearest(found.quality)["key"][:SHOWN_KEY] for one in experiments], True)
+    table.add("key", [_key(found, one) for one in experiments], True)
     table.add("experiment", [one.title for one in experiments], True)
     for quantity in _shown(found):
         table.add(quantity.title, [digits(quantity, one.value(quantity)) for one in experiments])
     if found.choice in experiments and len(experiments) > 1:
         table.add("", ["chosen" if one is found.choice else "" for one in experiments], True)
     return table
+
+
+def _key(found: Recommendation, experiment: Experiment) -> str:
+    """Shown key of an experiment, which other commands take; of exported files that of their record."""
+    return origin_key(experiment.nearest(found.quality))[:SHOWN_KEY]
 
 
 def _shown(found: Recommendation) -> list[Quantity]:
@@ -126,8 +135,9 @@ def plain(found: Recommendation, outputs: Path | None) -> dict[str, Any]:
 
     def one(experiment: Experiment) -> dict[str, Any]:
         values = {quantity.field: experiment.value(quantity) for quantity in _shown(found)}
-        keys = [record["key"] for record in experiment.records]
-        return {"key": experiment.nearest(found.quality)["key"], "keys": keys, "title": experiment.title} | values
+        record, keys = experiment.nearest(found.quality), [origin_key(record) for record in experiment.records]
+        told = {"key": origin_key(record), "keys": keys, "title": experiment.title}
+        return told | ({"export": export_of(record)} if export_of(record) else {}) | values
 
     pair = None if found.lead is None else dataclasses.asdict(found.lead) | _tested(found, found.lead)
     larger, smaller = found.neighbour(1), found.neighbour(-1)

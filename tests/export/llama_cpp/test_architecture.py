@@ -3,7 +3,14 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from slimsweep.export.llama_cpp.architecture import ARCHITECTURES, interleave, metadata, named_tensors, rope_factors
+from slimsweep.export.llama_cpp.architecture import (
+    ARCHITECTURES,
+    interleave,
+    metadata,
+    named_tensors,
+    rope_factors,
+    separate,
+)
 
 WIDTHS = {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "num_hidden_layers": 2}
 
@@ -15,6 +22,7 @@ def config_of(kind, **settings):
 def test_rows_of_a_head_become_neighbours():
     rows = torch.arange(8.0)[:, None]  # two heads of width 4: pairs (0, 2), (1, 3) and (4, 6), (5, 7)
     assert interleave(rows, heads=2)[:, 0].tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
+    assert torch.equal(separate(interleave(rows, heads=2), heads=2), rows)
 
 
 def test_names_and_values_of_tensors():

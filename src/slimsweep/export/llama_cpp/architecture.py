@@ -147,7 +147,9 @@ class NamedTensor:
     values: Callable[[], Float[Tensor, "..."]]
     """Its values in fp32, in GGUF's order; computed when asked for."""
     source: str
-    """Its name in the transformers model."""
+    """Its name in the transformers model; empty: it stands in the file alone."""
+    restored: Callable[[Float[Tensor, "..."]], Float[Tensor, "..."]] = lambda values: values
+    """The values of the transformers model from those of the file."""
 
 
 def named_tensors(architecture: Architecture, config: Any, tensors: dict[str, Tensor]) -> Iterator[NamedTensor]:
@@ -165,28 +167,38 @@ def named_tensors(architecture: Architecture, config: Any, tensors: dict[str, Te
     if homeless:
         raise LookupError(", ".join(homeless))
     for source, tensor in tensors.items():
-        yield NamedTensor(found[source], tuple(tensor.shape), _values(architecture, config, source, tensor), source)
+        yield _named(architecture, config, (found[source], source), tensor)
     if _rope(config)["rope_type"] == "llama3":
         factors = rope_factors(config)
         yield NamedTensor("rope_freqs.weight", tuple(factors.shape), lambda: factors, "")
 
 
-def _values(architecture: Architecture, config: Any, source: str, tensor: Tensor) -> Callable[[], Tensor]:
+def _named(architecture: Architecture, config: Any, names: tuple[str, str], tensor: Tensor) -> NamedTensor:
+    """A tensor by its name in the file and in the model."""
+    name, source = names
     heads = {"q_proj": config.num_attention_heads, "k_proj": getattr(config, "num_key_value_heads", None)}
     part = source.rpartition(".")[0].rpartition(".")[2]
-
-    def values() -> Tensor:
-        whole = tensor.detach().float()
-        if architecture.interleaved and part in heads:
-            return interleave(whole, heads[part] or config.num_attention_heads)
-        return whole + architecture.norm_offset if source.endswith("norm.weight") else whole
-
-    return values
+    shape = tuple(tensor.shape)
+    if architecture.interleaved and part in heads:
+        count = heads[part] or config.num_attention_heads
+        return NamedTensor(
+            *(name, shape, lambda: interleave(tensor.detach().float(), count), source),
+            restored=lambda values: separate(values, count),
+        )
+    offset = architecture.norm_offset if source.endswith("norm.weight") else 0.0
+    return NamedTensor(
+        *(name, shape, lambda: tensor.detach().float() + offset, source), restored=lambda values: values - offset
+    )
 
 
 def interleave(rows: Float[Tensor, "..."], heads: int) -> Float[Tensor, "..."]:
     """Put row i of each head beside row i + width/2; see the picture at the top of this file."""
     return rows.reshape(heads, 2, -1, *rows.shape[1:]).transpose(1, 2).reshape(rows.shape)
+
+
+def separate(rows: Float[Tensor, "..."], heads: int) -> Float[Tensor, "..."]:
+    """The opposite of `interleave`."""
+    return rows.reshape(heads, -1, 2, *rows.shape[1:]).transpose(1, 2).reshape(rows.shape)
 
 
 def rope_factors(config: Any) -> Float[Tensor, " half"]:

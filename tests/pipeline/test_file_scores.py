@@ -1,0 +1,75 @@
+"""`slim export --measure` from a record to the record of its files."""
+
+import json
+
+import pytest
+from small_jobs import SMALL, record_at
+from typer.testing import CliRunner
+
+from slimsweep.cli.slim import app
+from slimsweep.export import writing
+from slimsweep.models.sources.base import ModelSource
+from slimsweep.records.exported import exports_store, holder_of
+from slimsweep.records.store import Store
+
+
+@pytest.fixture
+def slim(tmp_path, monkeypatch):
+    """The command, which verifies in this process: a new one takes seconds to import torch."""
+    monkeypatch.setattr(writing, "verified", lambda format, folder, sample: [])
+    return lambda *words: CliRunner().invoke(app, [*map(str, words), "--outputs", str(tmp_path / "outputs")])
+
+
+def files_of(tmp_path, key):
+    return exports_store(Store(tmp_path / "outputs"), key).records()
+
+
+def test_files_are_measured_by_the_protocol_of_their_record(slimsweep, slim, tmp_path):
+    words = (
+        "dtype=float32",
+        "technique=wanda",
+        "ratio=0.3",
+        "model.shape.hidden_size=64",
+        "model.shape.intermediate_size=96",
+    )
+    record = record_at(slimsweep(*SMALL, *words))
+    for type in ("F32", "Q4_0"):
+        answer = slim("export", record["key"], f"type={type}", "--to", "gguf", "--measure")
+        assert answer.exit_code == 0, answer.output
+        assert "no file was kept" in answer.stdout and "| perplexity movie_reviews |" in answer.stdout
+    by_type = {one["export"]["options"]["type"]: one for one in files_of(tmp_path, record["key"])}
+    exact, rounded = by_type["F32"], by_type["Q4_0"]
+    field = "perplexity_movie_reviews"
+    assert exact[field] == record[field] != rounded[field]
+    assert (
+        exact["protocols"] == rounded["protocols"] == {name: record["protocols"][name] for name in exact["protocols"]}
+    )
+    assert exact["identities"][field] == record["identities"][field]
+    assert exact["weight_bytes"] == record["weight_bytes"] > 4 * rounded["weight_bytes"]
+    assert exact["checkpoint_bytes"] > exact["weight_bytes"]
+    assert rounded["technique"] == "wanda+gguf" and rounded["export"]["words"] == ["type=Q4_0"]
+    assert rounded["base_key"] == record["base_key"] and rounded["weights_digest"] is None
+    store = Store(tmp_path / "outputs")
+    outcomes = [holder_of(store, one).outcomes(one)[field] for one in (record, exact)]
+    assert outcomes[0].items == outcomes[1].items and (outcomes[0].rows == outcomes[1].rows).all()
+    assert [one["key"] for one in store.records()] == [record["key"]]
+
+
+def test_files_are_kept_where_a_folder_is_given(slimsweep, slim, tmp_path):
+    record = record_at(slimsweep(*SMALL, "technique=[]", "save_model=true"))
+    answer = slim("export", record["key"], "--to", "hf", "--output", tmp_path / "out", "--measure")
+    assert answer.exit_code == 0, answer.output
+    assert (
+        answer.stdout.strip().splitlines()[-1] == str(tmp_path / "out") and (tmp_path / "out" / "config.json").is_file()
+    )
+    (files,) = files_of(tmp_path, record["key"])
+    assert files["technique"] == "hf" and files["weight_bytes"] == record["weight_bytes"]
+    assert json.loads(slim("show", tmp_path / "out").stdout)["key"] == record["key"]
+
+
+def test_a_record_without_quality_is_refused_before_weights_load(slimsweep, slim, monkeypatch, tmp_path):
+    record = record_at(slimsweep("model=random", "technique=[]", "evaluation=cost", "tracker=none", "cache=off"))
+    monkeypatch.setattr(ModelSource, "load", None)  # loading would call it
+    answer = slim("export", record["key"], "--to", "hf", "--measure")
+    assert answer.exit_code == 1 and "measured no quality" in answer.stderr and "slim amend SWEEP" in answer.stderr
+    assert files_of(tmp_path, record["key"]) == []
