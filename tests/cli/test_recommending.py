@@ -69,6 +69,6 @@ def test_the_commands_of_its_page_run(store, slim):
         sweep(store, name, measured)
     text = (PROJECT / "docs" / "recommend.md").read_text(encoding="utf-8")
     commands = re.findall(r"^slim recommend ([^#\n]+)", text, re.M)
-    assert len(commands) == 7
+    assert len(commands) == 8
     for command in commands:
         assert slim(*command.split()).exit_code == 0, command

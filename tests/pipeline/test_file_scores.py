@@ -53,6 +53,9 @@ def test_files_are_measured_by_the_protocol_of_their_record(slimsweep, slim, tmp
     outcomes = [holder_of(store, one).outcomes(one)[field] for one in (record, exact)]
     assert outcomes[0].items == outcomes[1].items and (outcomes[0].rows == outcomes[1].rows).all()
     assert [one["key"] for one in store.records()] == [record["key"]]
+    rows = [line for line in slim("table", "--files").stdout.splitlines() if line.startswith(f"| {record['key'][:8]} ")]
+    assert ["wanda+gguf" in row for row in rows] == [False, True, True]
+    assert [row.count("type") for row in rows] == [0, 1, 1]
 
 
 def test_files_are_kept_where_a_folder_is_given(slimsweep, slim, tmp_path):

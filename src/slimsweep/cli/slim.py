@@ -143,6 +143,7 @@ def table(
     ] = None,
     margin: Margins = None,
     holm: Holm = False,
+    files: Annotated[bool, typer.Option("--files", help="Exported files that were measured, too.")] = False,
     query: Annotated[
         str | None, typer.Option(help="SQL over the table `records` instead: SELECT technique, ratio FROM records.")
     ] = None,
@@ -150,6 +151,7 @@ def table(
 ) -> None:
     """Records as a table; json is a list of flat records on standard output."""
     from slimsweep.cli.querying import echo_query, refuse_beside_query
+    from slimsweep.records.exported import with_exports
     from slimsweep.records.points import over_seed
     from slimsweep.records.table import layout, render
     from slimsweep.reports import study_table
@@ -165,7 +167,7 @@ def table(
         kinds = [name for name, is_asked in (("literature", literature), ("claims", claims)) if is_asked]
         _echo_reports(store, sweeps, kinds, format)
         return
-    records = records_of(store, sweeps)
+    records = with_exports(store, records_of(store, sweeps)) if files else records_of(store, sweeps)
     if against:
         _echo_against(store, records, (margin, holm), format)
         return

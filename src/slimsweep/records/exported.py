@@ -7,6 +7,7 @@ Such a record lies below the record that the files come from, in an output folde
 from collections.abc import Iterable
 from typing import Any
 
+from slimsweep.evaluation.outcomes import Outcomes
 from slimsweep.records.points import Record
 from slimsweep.records.store import Store
 
@@ -27,6 +28,11 @@ def with_exports(store: Store, records: Iterable[Record]) -> list[Record]:
 def holder_of(store: Store, record: Record) -> Store:
     """The output folder that holds the measurements of a record."""
     return exports_store(store, record[ORIGIN]) if ORIGIN in record else store
+
+
+def outcomes_of(store: Store, record: Record) -> dict[str, Outcomes]:
+    """Contribution of each item, by field of a record, of exported files too."""
+    return holder_of(store, record).outcomes(record)
 
 
 def origin_key(record: Record) -> str:

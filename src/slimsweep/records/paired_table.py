@@ -10,6 +10,7 @@ from typing import Any
 from slimsweep.errors import StoreError
 from slimsweep.evaluation.outcomes import Outcomes
 from slimsweep.evaluation.quantity import Quantity
+from slimsweep.records.exported import outcomes_of
 from slimsweep.records.paired import LEVEL, Paired, holm, paired
 from slimsweep.records.points import Record, distinctions, label
 from slimsweep.records.quantities import quantities_of
@@ -136,7 +137,7 @@ def against_base(store: Store, records: Sequence[Record]) -> tuple[list[Comparis
             | values
             | {"identities": shared, "protocols": protocols, "quantities": record.get("quantities")}
         )
-        own = compared(beside, record, store.outcomes(beside), store.outcomes(record), ("quality",))
+        own = compared(beside, record, outcomes_of(store, beside), outcomes_of(store, record), ("quality",))
         found += own
         without += [] if own else [record]
     if not found:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from slimsweep.evaluation.quantity import Quantity
+from slimsweep.records.exported import origin_key
 from slimsweep.records.points import DEVIATION, Record, distinctions
 from slimsweep.records.quantities import in_group
 
@@ -64,7 +65,7 @@ def summary(records: Sequence[Record]) -> Table:
     table, shared = Table(), []
     if not records:
         return table
-    table.add("key", [record["key"][:SHOWN_KEY] if "key" in record else "" for record in records], True)
+    table.add("key", [origin_key(record)[:SHOWN_KEY] if "key" in record else "" for record in records], True)
     for name in ("model", "weights", "baseline", "dtype", "device"):
         values = [record.get(name) for record in records]
         if len(set(values)) > 1:

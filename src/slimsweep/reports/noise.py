@@ -7,6 +7,7 @@ from itertools import pairwise
 from slimsweep.evaluation.outcomes import Outcomes
 from slimsweep.evaluation.quantity import Quantity
 from slimsweep.figures.series import panels
+from slimsweep.records.exported import outcomes_of
 from slimsweep.records.paired import Paired, paired
 from slimsweep.records.points import Record, titles
 from slimsweep.records.store import Store
@@ -29,7 +30,7 @@ def noise(store: Store, records: Sequence[Record]) -> list[Caution]:
     Raises:
         StoreError: a file of outcomes is damaged.
     """
-    outcomes = {record["key"]: store.outcomes(record) for record in records}
+    outcomes = {record["key"]: outcomes_of(store, record) for record in records}
     found, names = [], titles(records)
     for panel in panels(records, lambda one: one.group == "quality"):
         one = panel.quantity

@@ -10,7 +10,7 @@ from slimsweep.evaluation.quantity import Quantity
 from slimsweep.export.suggestion import suggested_format
 from slimsweep.hints import allowed_names
 from slimsweep.records.divergence import base_value
-from slimsweep.records.exported import export_of, holder_of, origin_key
+from slimsweep.records.exported import export_of, holder_of, origin_key, outcomes_of
 from slimsweep.records.front import front
 from slimsweep.records.paired import Paired
 from slimsweep.records.points import Record, seed_groups, titles
@@ -139,7 +139,7 @@ def recommend(store: Store, records: Sequence[Record], limits: Sequence[Limit], 
     points = [(_signed(size, one.value(size), True), one.value(judged)) for one in whole]
     on_front = [whole[place] for place in front(points, judged.higher_is_better is True)]
     tested = _tested(judged, *ranked[:2]) if len(ranked) > 1 else ()
-    lead = compare(judged, *(holder_of(store, one).outcomes(one) for one in tested)) if tested else None
+    lead = compare(judged, *(outcomes_of(store, one) for one in tested)) if tested else None
     left_out = [f"{one.title}: {_missing(one, needed)}" for one in every if one not in whole]
     return Recommendation(judged, size, wants_small, bounds, ranked, on_front, lead, tested, left_out)
 
