@@ -47,7 +47,7 @@ def test_files_are_measured_by_the_protocol_of_their_record(slimsweep, slim, tmp
     assert exact["identities"][field] == record["identities"][field]
     assert exact["weight_bytes"] == record["weight_bytes"] > 4 * rounded["weight_bytes"]
     assert exact["checkpoint_bytes"] > exact["weight_bytes"]
-    assert rounded["technique"] == "wanda+gguf" and rounded["export"]["words"] == ["type=Q4_0"]
+    assert rounded["technique"] == "wanda+gguf type=Q4_0" and rounded["export"]["words"] == ["type=Q4_0"]
     assert rounded["base_key"] == record["base_key"] and rounded["weights_digest"] is None
     store = Store(tmp_path / "outputs")
     outcomes = [holder_of(store, one).outcomes(one)[field] for one in (record, exact)]
@@ -55,7 +55,7 @@ def test_files_are_measured_by_the_protocol_of_their_record(slimsweep, slim, tmp
     assert [one["key"] for one in store.records()] == [record["key"]]
     rows = [line for line in slim("table", "--files").stdout.splitlines() if line.startswith(f"| {record['key'][:8]} ")]
     assert ["wanda+gguf" in row for row in rows] == [False, True, True]
-    assert [row.count("type") for row in rows] == [0, 1, 1]
+    assert [row.count("type=") for row in rows] == [0, 1, 1]
 
 
 def test_files_are_kept_where_a_folder_is_given(slimsweep, slim, tmp_path):

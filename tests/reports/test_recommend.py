@@ -166,5 +166,5 @@ def test_bytes_that_nothing_meets_advise_to_measure_a_file(store, records):
     with pytest.raises(StoreError, match=f"slim export {records[0]['key'][:8]} type=Q4_0 --to gguf --measure"):
         choose(store, fitting, max_bytes="2MiB")
     with pytest.raises(StoreError) as caught:
-        choose(store, [files_of(records[0], 11.0, 4.0) | llama], max_bytes="2MiB")
+        choose(store, [*fitting, files_of(records[0], 11.0, 4.0) | llama], max_bytes="2MiB")
     assert "slim export" not in str(caught.value)

@@ -78,12 +78,13 @@ def described(rebuild: Rebuild, format: Format) -> dict[str, Any]:
     record, options = rebuild.record, dataclasses.asdict(format)
     model = rebuild.store.model(record["key"]) or record
     stage = {"technique": format.name, "name": format.name, "fields": options, "seconds": 0.0, "notes": {}}
-    chain = [record["technique"], format.name] if record["stages"] else [format.name]
+    words = words_of(format)
+    chain = [record["technique"]] if record["stages"] else []
     return model | {
         "key": digest_of({"record": record["key"], "format": format.name, "options": options}),
         ORIGIN: record["key"],
-        "export": {"format": format.name, "options": options, "words": words_of(format)},
-        "technique": "+".join(chain),
+        "export": {"format": format.name, "options": options, "words": words},
+        "technique": "+".join([*chain, " ".join([format.name, *words])]),
         "stages": [*model["stages"], stage],
         "weights_digest": None,
         "created": _now(),

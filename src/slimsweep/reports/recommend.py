@@ -315,7 +315,8 @@ def _miss(near: Experiment, bound: Bound) -> str:
 def _smaller_file(whole: Sequence[Experiment], judged: Quantity) -> str:
     """Advice to measure a smaller file, of the best experiment that surely fits GGUF; empty where none does."""
     records = [one.nearest(judged) for one in whole]
-    fitting = [one for one in records if not export_of(one) and suggested_format(one) == "gguf"]
+    measured = {origin_key(one) for one in records if export_of(one)}
+    fitting = [one for one in records if origin_key(one) not in measured and suggested_format(one) == "gguf"]
     if not fitting:
         return ""
     best = min(fitting, key=lambda one: _signed(judged, one[judged.field], True))
