@@ -156,6 +156,8 @@ def _answer(conversation: Any, text: str) -> None:
         typer.echo(" [stopped]", nl=False)
     except DemoError as error:
         typer.echo(f"\n[{error}]")
+        if answer.is_failed:
+            typer.echo("[this prompt is left out of the conversation; /reset forgets the earlier ones too]")
         return
     typer.echo(f"\n{_speed(answer)}")
 

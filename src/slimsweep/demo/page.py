@@ -89,7 +89,7 @@ def _explanation(first: LoadedModel, is_chat: bool) -> str:
 
 
 def answered(models: Sequence[LoadedModel], text: str, decoding: Decoding) -> Iterator[str]:
-    """The panels after each round, in which every model writes one token. A broken one says so and the others go on.
+    """The panels after each round, in which every model writes one token. One that cannot go on says so.
 
     Raises:
         DemoError: the prompt is empty or too long.
