@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from slimsweep.cli.outputs import Outputs, store_of
+from slimsweep.cli.outputs import ConfigDir, DataDir, Outputs, own_folders, store_of
 from slimsweep.errors import ExportError, StoreError
-from slimsweep.paths import config_root, project_path
+from slimsweep.paths import OwnFolders, config_root
 from slimsweep.records.store import Store
 
 PAIRS = (("sparsegpt", "eora"), ("wanda", "rtn"), ("llm_pruner", "dynamic_int8"), ("glu", "nf4"))
@@ -31,7 +31,8 @@ def export(
     matrix: Annotated[
         bool, typer.Option("--matrix", help="Print which formats express each technique on each family instead.")
     ] = False,
-    data_dir: Annotated[Path | None, typer.Option(envvar="SLIMSWEEP_DATA", help="Local copies of corpora.")] = None,
+    data_dir: DataDir = None,
+    config_dir: ConfigDir = None,
     outputs: Outputs = None,
 ) -> None:
     """The model of a record in a format of another program, verified in a new process; prints the folder last."""
@@ -44,7 +45,7 @@ def export(
             "give the key of a record and a folder: slim export KEY --to FORMAT --output FOLDER "
             "(`slim table` lists keys, `slim export --matrix` formats)"
         )
-    for line in exported(store, key, (to, options or []), output, project_path(data_dir) if data_dir else None):
+    for line in exported(store, key, (to, options or []), output, own_folders(data_dir, config_dir)):
         typer.echo(line)
     typer.echo(output)
 
@@ -66,7 +67,7 @@ def shown(store: Store, place: str) -> dict[str, Any]:
     return record_at(Path(place))
 
 
-def exported(store: Store, prefix: str, to: tuple[str, list[str]], folder: Path, data_dir: Path | None) -> list[str]:
+def exported(store: Store, prefix: str, to: tuple[str, list[str]], folder: Path, folders: OwnFolders) -> list[str]:
     """Export the model of a record; returns lines that tell what was verified.
 
     Args:
@@ -86,7 +87,7 @@ def exported(store: Store, prefix: str, to: tuple[str, list[str]], folder: Path,
 
     format = format_of(*to)
     refuse_folder(folder)
-    rebuild = Rebuild(store, store.find(prefix), data_dir)
+    rebuild = Rebuild(store, store.find(prefix), folders)
     refuse(format, rebuild.skeleton())
     if format.reads_calibration:  # a record that cannot give it is refused before weights load
         rebuild.calibration()
