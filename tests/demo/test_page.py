@@ -1,9 +1,5 @@
 """Rounds of answers on the page. In a browser it is opened by tests/cli/test_demonstrating.py."""
 
-import functools
-import socket
-import urllib.request
-
 import gradio
 import pytest
 import torch
@@ -63,28 +59,3 @@ def test_gradio_takes_no_files_of_note(models, monkeypatch):
     monkeypatch.setattr(gradio.Blocks, "launch", lambda blocks, **settings: given.update(settings))
     serve(page(models, "stories260K", 8), "127.0.0.1", 7860, False)
     assert given["max_file_size"] == "1kb"
-
-
-@pytest.fixture
-def served(models, monkeypatch):
-    """Address of a page that `serve` really serves, in a thread."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    blocks = page(models, "stories260K", 8)
-    launch = functools.partial(gradio.Blocks.launch, blocks)
-    monkeypatch.setattr(blocks, "launch", lambda **settings: launch(**settings | {"prevent_thread_lock": True}))
-    serve(blocks, "127.0.0.1", port, False)
-    yield f"http://127.0.0.1:{port}/"
-    blocks.close()
-
-
-def test_without_scripts_the_page_says_what_is_missing_and_what_to_do(served):
-    with urllib.request.urlopen(served, timeout=60) as answer:
-        html = answer.read().decode()
-        assert int(answer.headers["content-length"]) == len(html.encode())
-    said = html.partition("<noscript>")[2].partition("</noscript>")[0]
-    assert "Enable JavaScript" in said and "slim chat KEY" in said
-    assert html.index("<body") < html.index("<noscript>") and html.rstrip().endswith("</html>")
-    with urllib.request.urlopen(f"{served}config", timeout=60) as other:
-        assert b"noscript" not in other.read()
