@@ -1,4 +1,4 @@
-"""A metric and a figure of another package appear everywhere, and no file of this project is touched."""
+"""A metric, a figure and a technique of another package appear everywhere; no file of this project is touched."""
 
 import sys
 from pathlib import Path
@@ -72,6 +72,34 @@ def _figure(panel, drawn):
     axes.set_ylabel(panel.quantity.axis())
     return figure
 '''
+TECHNIQUE = '''
+"""A technique of another package."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from slimsweep.blockwise.layer_method import Pruned
+from slimsweep.numerics import masks
+from slimsweep.techniques.pruning.base import Pruner
+
+
+@dataclass(frozen=True, kw_only=True)
+class LastColumns(Pruner):
+    """Prune the last columns."""
+
+    version: ClassVar[int] = 1
+
+    def compress_layer(self, weight, prepared=None, generator=None, removed=None):
+        keep = self.keep(-weight.new_tensor(range(weight.shape[1])).expand_as(weight), removed)
+        return Pruned(masks.remove(weight, keep), keep)
+'''
+TECHNIQUE_CONFIG = """
+# @package technique.last_columns
+defaults:
+  - /pruner@_here_
+  - _self_
+_target_: theirs.last_columns.LastColumns
+"""
 FILES = {
     "__init__.py": "",
     "conf/__init__.py": "",
@@ -80,6 +108,7 @@ FILES = {
     "measures/toy.py": METRIC.lstrip(),
     "figures/__init__.py": "",
     "figures/toy_curve.py": FIGURE.lstrip(),
+    "last_columns.py": TECHNIQUE.lstrip(),
 }
 WITH_TOY = (
     *(argument for argument in SMALL if not argument.startswith("evaluation.")),
@@ -268,3 +297,33 @@ def test_a_broken_folder_of_figures_leaves_ours(slim, theirs):
     told = slim("figures", "--sweeps", "--package", "theirs")
     assert told.exit_code == 1 and "ratio_curve: unstructured\n" in told.stdout
     assert "figure theirs.figures cannot be imported: ModuleNotFoundError" in told.stderr
+
+
+def test_the_model_of_a_technique_in_a_folder_comes_back_with_that_folder(
+    slimsweep, slim, theirs, tmp_path, monkeypatch
+):
+    from slimsweep.demo import page
+
+    folder = tmp_path / "configs"
+    (folder / "technique").mkdir(parents=True)
+    (folder / "technique" / "last_columns.yaml").write_text(TECHNIQUE_CONFIG.lstrip())
+    launched = slimsweep(f"--config-dir={folder}", *SMALL, "technique=last_columns", "ratio=0.25")
+    assert launched.status == 0, launched.err
+    (record,) = Store(tmp_path / "outputs").records()
+    served = []
+    monkeypatch.setattr(page, "serve", lambda *arguments: served.append(arguments))
+    commands = {
+        "save": (record["key"], str(tmp_path / "saved")),
+        "export": (record["key"], "--to", "hf", "--output", str(tmp_path / "exported")),
+        "chat": (record["key"], "--prompt", "a", "--tokens", "2"),
+        "demo": (record["key"], "--no-open"),
+    }
+    for command, words in commands.items():
+        refused = slim(command, *words)
+        assert refused.exit_code == 1 and "technique=last_columns of this record is not among" in refused.stderr
+        assert "give this option here too" in refused.stderr and not served
+        found = slim(command, *words, "--config-dir", str(folder))
+        assert found.exit_code == 0, (command, found.stderr)
+    assert len(served) == 1 and (tmp_path / "saved" / "record.json").is_file()
+    missing = slim("save", record["key"], str(tmp_path / "again"), "--config-dir", str(tmp_path / "none"))
+    assert missing.exit_code == 2 and "does not exist" in missing.stderr

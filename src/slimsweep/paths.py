@@ -1,6 +1,7 @@
 """Folders of the project: found from this file, never from the working directory."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -30,6 +31,20 @@ def project_path(path: str | Path) -> Path:
 def outputs_dir() -> Path:
     """Output folder of commands that read records: environment SLIMSWEEP_OUTPUTS, else `outputs`."""
     return project_path(os.environ.get("SLIMSWEEP_OUTPUTS") or "outputs")
+
+
+@dataclass(frozen=True)
+class OwnFolders:
+    """Folders of the user that a job has read, and that no record names."""
+
+    data_dir: Path | None = None
+    """Local copies of corpora."""
+    config_dir: Path | None = None
+    """YAML files of choices beside those of the project: the folder of `--config-dir`."""
+
+
+NO_FOLDERS = OwnFolders()
+"""Folders of a job that was launched without any."""
 
 
 STANDS_FOR = "stands_for"

@@ -11,6 +11,7 @@ import sys
 import time
 
 import pytest
+import torch
 from conftest import PROJECT
 from small_jobs import SMALL, record_at
 from typer.testing import CliRunner
@@ -165,3 +166,26 @@ def test_a_broken_model_is_named_and_the_program_goes_on(slim, broken):
     alone = slim(broken, "--prompt", "one", "--format", "json")
     assert alone.exit_code == 1 and "slim: random magnitude 0.5 cannot go on: the logits" in alone.stderr
     assert alone.stdout == ""
+
+
+def test_an_error_of_the_model_ends_one_answer_and_not_the_program(slim, key, monkeypatch):
+    from slimsweep.models import streaming
+
+    known, calls = streaming.written_ids, []
+
+    def fail_once(*arguments, **settings):
+        calls.append(1)
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return known(*arguments, **settings)
+
+    monkeypatch.setattr(streaming, "written_ids", fail_once)
+    answer = slim(key, "--tokens", 3, lines="one\ntwo\n/quit\n")
+    assert answer.exit_code == 0, answer.output
+    assert "[random magnitude 0.5 cannot go on: out of memory (OutOfMemoryError: CUDA out of memory." in answer.stdout
+    assert "--tokens" in answer.stdout and "/reset" in answer.stdout.partition("cannot go on")[2]
+    assert answer.stdout.count("[3 tokens") == 1
+    calls.clear()
+    alone = slim(key, "--prompt", "one")
+    assert alone.exit_code == 1
+    assert alone.stderr.splitlines()[-1].startswith("slim: random magnitude 0.5 cannot go on: out of memory (OutOfMem")

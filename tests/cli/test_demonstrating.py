@@ -153,6 +153,22 @@ def show(served):
         yield opened
 
 
+@pytest.mark.slow
+def test_in_a_browser_without_scripts_the_page_says_what_to_do(served):
+    with chromium() as browser:
+        window = browser.new_context(java_script_enabled=False).new_page()
+        window.goto(served, timeout=120_000)
+        note = window.locator("noscript p")  # playwright finds no text in a noscript
+        assert note.is_visible() and note.bounding_box()["y"] < 100
+        assert "Enable JavaScript" in note.inner_text() and "slim chat KEY" in note.inner_text()
+        if folder := os.environ.get("DEMO_SCREENSHOTS"):
+            window.screenshot(path=f"{folder}/demo_without_scripts.png")
+        window = browser.new_context().new_page()
+        window.goto(served, timeout=120_000)
+        window.locator(".answers section").first.wait_for(timeout=120_000)
+        assert not window.locator("noscript").is_visible()
+
+
 def finished(window):
     """Texts of the panels once all answers are done."""
     window.wait_for_function(

@@ -1,5 +1,8 @@
 """Conversations: their turns, their end, and what is forgotten."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from small_pairs import seq2seq
@@ -94,6 +97,32 @@ def test_a_broken_model_is_named_and_its_turn_ends(tiny):
     with pytest.raises(DemoError, match="^tiny magnitude 0.9 cannot go on: .*not finite"):
         list(conversation.pieces(answer))
     assert answer.is_done and answer.token_ids == [] and conversation.turns == [("user", "a"), ("assistant", "")]
+
+
+def test_an_error_ends_one_answer_and_leaves_its_prompt_out(tiny):
+    seen = []
+
+    def fail(module, arguments, keywords):
+        seen.append(weakref.ref(held := torch.zeros(9)))
+        torch.empty(2**55 * len(held), dtype=torch.uint8)  # fails in the allocator
+
+    conversation = Conversation(tiny, 4, title="tiny dense")
+    conversation.turns = [("user", "a"), ("assistant", "b")]
+    hook = tiny.module.register_forward_pre_hook(fail, with_kwargs=True)
+    answer = conversation.ask("c")
+    gc.disable()
+    try:
+        with pytest.raises(
+            DemoError, match=r"^tiny dense cannot go on: out of memory \(RuntimeError: .*shorter prompt"
+        ):
+            list(conversation.pieces(answer))
+        assert seen and seen[0]() is None  # the failed forward holds no memory, without the garbage collector
+    finally:
+        gc.enable()
+    assert answer.is_failed and conversation.turns == [("user", "a"), ("assistant", "b")]
+    hook.remove()
+    again = conversation.ask("d")
+    assert "".join(conversation.pieces(again)) == again.text and len(conversation.turns) == 4
 
 
 def test_ctrl_c_while_an_answer_closes_leaves_it_in_the_conversation(tiny):

@@ -27,7 +27,7 @@ def test_the_dense_model_stands_first_and_every_model_once(recorded, store):
     dense = recorded("technique=[]")
     kept = recorded("technique=magnitude", "ratio=0.5", "save_model=true")
     smaller = recorded("technique=glu", "ratio=0.25")
-    lineup = Lineup.of(store, [kept[:8], smaller, dense, kept], None)
+    lineup = Lineup.of(store, [kept[:8], smaller, dense, kept])
     shown = list(lineup.load())
     assert lineup.titles == [one.title for one in shown] == ["dense", "magnitude 0.5", "glu 0.25"]
     assert [one.key for one in shown] == [dense, kept, smaller] and lineup.model_name == "random"
@@ -38,7 +38,7 @@ def test_the_dense_model_stands_first_and_every_model_once(recorded, store):
 
 
 def test_a_dense_record_alone_is_shown_alone(recorded, store):
-    assert Lineup.of(store, [recorded("technique=[]")], None).titles == ["dense"]
+    assert Lineup.of(store, [recorded("technique=[]")]).titles == ["dense"]
 
 
 def test_records_of_several_dense_models_are_refused_with_what_to_type(recorded, store, monkeypatch):
@@ -46,7 +46,7 @@ def test_records_of_several_dense_models_are_refused_with_what_to_type(recorded,
     other = recorded("technique=magnitude", "dtype=bfloat16", "device=cpu")
     monkeypatch.setattr(ModelSource, "load", None)  # loading would call it
     with pytest.raises(DemoError) as caught:
-        Lineup.of(store, [first, other], None)
+        Lineup.of(store, [first, other])
     said = str(caught.value)
     assert f"{first[:8]} of random dense in float32" in said and f"{other[:8]} of random dense in bfloat16" in said
     assert f"slim demo {first[:8]}; slim demo {other[:8]}" in said
@@ -55,7 +55,7 @@ def test_records_of_several_dense_models_are_refused_with_what_to_type(recorded,
 def test_every_fault_of_every_key_is_told_at_once(recorded, store):
     key = recorded("technique=magnitude")
     with pytest.raises(DemoError) as caught:
-        Lineup.of(store, ["0000", key, "zz"], None)
+        Lineup.of(store, ["0000", key, "zz"])
     assert "no record starts with '0000'" in str(caught.value) and "no record starts with 'zz'" in str(caught.value)
 
 
@@ -63,13 +63,13 @@ def test_a_model_that_writes_no_text_is_refused(store):
     classifier = record("magnitude", 0.5, config={"model": {"task": "sequence_classification"}})
     (one,) = sweep(store, "mine", [classifier])
     with pytest.raises(DemoError, match=r"writes no text \(model.task=sequence_classification\)"):
-        writer_of(store, one["key"], None)
+        writer_of(store, one["key"])
 
 
 def test_shapes_without_weights_are_refused(slimsweep, store):
     key = record_at(slimsweep(*COST, "technique=magnitude", "model.weights=meta"))["key"]
     with pytest.raises(StoreError, match="model.weights=meta"):
-        writer_of(store, key, None)
+        writer_of(store, key)
 
 
 def test_a_model_is_put_beside_its_base(tiny):

@@ -97,5 +97,7 @@ def test_a_broken_model_says_so_in_its_panel(models, written):
     broken.fault = "its <logits>"
     html = panels(models, [written("ab"), broken])
     assert "rtn&lt;/b&gt;</b> cannot go on: its &lt;logits&gt;." in html and ">broken<" in html and ">cut<" in html
+    broken.is_failed = True
+    assert ">failed<" in panels(models, [written("ab"), broken])
     assert "All 2 tokens" not in panels(models, [broken, written("ab")])
     assert "Not compared: dense cannot go on" in panels(models, [broken, written("ab")])

@@ -43,6 +43,17 @@ def test_a_broken_model_says_so_and_the_others_go_on(models, tiny):
     assert last.count("cannot go on: the logits") == 1 and last.count(">3 tokens<") == 2
 
 
+def test_a_model_that_fails_says_so_and_the_others_go_on(models, tiny, monkeypatch):
+    def fail(*arguments, **settings):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(tiny.module, "forward", fail)
+    failing = LoadedModel("rtn", "r" * 64, tiny, 1_000_000, None)
+    last = list(answered([models[0], failing, models[1]], "Once", Decoding(max_new_tokens=3)))[-1]
+    assert last.count("cannot go on: out of memory (OutOfMemoryError: CUDA") == 1 and last.count(">3 tokens<") == 2
+    assert "Try a shorter prompt" in last and ">failed<" in last
+
+
 def test_gradio_takes_no_files_of_note(models, monkeypatch):
     given = {}
     monkeypatch.setattr(gradio.Blocks, "launch", lambda blocks, **settings: given.update(settings))

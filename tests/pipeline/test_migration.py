@@ -38,7 +38,7 @@ def store(tmp_path):
 
 
 def test_records_get_new_keys_once_and_keep_their_results(store):
-    done = migrate(store, None)
+    done = migrate(store)
     assert len(done.keys) == 3 and done.left == {}
     before = {record["key"]: record for record in FORMER["records"]}
     for record in store.records():
@@ -47,20 +47,20 @@ def test_records_get_new_keys_once_and_keep_their_results(store):
         assert record["base_key"] == next(one["key"] for one in store.records() if one["technique"] == "dense")
         assert "_target_" not in json.dumps(record) and record["choices"]["model"] == "random"
     assert len(list(store.records_dir.iterdir())) == 3
-    assert migrate(store, None).keys == {}
+    assert migrate(store).keys == {}
 
 
 def test_a_sweep_finds_its_records_under_the_new_keys(store):
-    migrate(store, None)
+    migrate(store)
     assert [job.state for job in store.status("old")] == ["done"] * 3
     assert [record["technique"] for record in store.sweep_records("old")] == ["dense", "magnitude", "glu+rtn"]
     assert (store.sweeps_dir / "old" / ".complete").is_file()
 
 
 def test_a_migrated_record_gives_its_model_again(store, tmp_path):
-    migrate(store, None)
+    migrate(store)
     record = next(record for record in store.records() if record["technique"] == "glu+rtn")
-    save(store, record, tmp_path / "saved", None)
+    save(store, record, tmp_path / "saved")
     module = load(tmp_path / "saved", torch.float32)
     weights = sum(layer.weight.numel() for name, layer in module.named_modules() if name.endswith("_proj"))
     assert weights == sum(layer["weights"] for layer in [record["stages"][1]])
@@ -69,7 +69,7 @@ def test_a_migrated_record_gives_its_model_again(store, tmp_path):
 def test_a_migrated_record_stays_the_run_it_was(store, monkeypatch):
     sent = []
     monkeypatch.setattr(Wandb, "_send", lambda self, identity, fill, folder: sent.append(identity["id"]) or True)
-    migrate(store, None)
+    migrate(store)
     for record in store.records():
         Wandb(mode="offline").publish(record, [], store.outputs_dir)
     assert sorted(sent) == sorted(record["key"][:16] for record in FORMER["records"])
@@ -89,7 +89,7 @@ def test_a_record_whose_model_is_not_there_any_more_is_left_and_named(store):
     record["config"]["technique"]["magnitude"]["_target_"] = "gone.techniques.nowhere.Nowhere"
     record["stages"][0]["technique"] = "nowhere"
     write_json(store.folder(key) / "record.json", record)
-    done = migrate(store, None)
+    done = migrate(store)
     assert len(done.keys) == 2 and "technique=nowhere of this record is not among the choices" in done.left[key]
     assert store.read(key)["key"] == key
 
@@ -99,12 +99,12 @@ def test_an_interrupted_migration_goes_on_and_the_sweep_loses_nothing(store, mon
 
     monkeypatch.setattr(migration, "_renew_sweeps", lambda store: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        migrate(store, None)
+        migrate(store)
     monkeypatch.undo()
-    migrate(store, None)
+    migrate(store)
     assert [job.state for job in store.status("old")] == ["done"] * 3
     before = [job.measurements for job in store.sweep_jobs("old")]
-    migrate(store, None)
+    migrate(store)
     assert [job.measurements for job in store.sweep_jobs("old")] == before and all(before)
 
 

@@ -204,10 +204,10 @@ def test_weights_that_are_those_of_the_record_need_no_measurement(recorded, stor
     other = record | {"weights_digest": "0" * 64}
     edited(store, record, perplexity_movie_reviews=record["perplexity_movie_reviews"] * 2)
     with pytest.raises(StoreError, match="instead of") as caught:
-        Rebuild(store, other, None).model(trusts_digest=True)
+        Rebuild(store, other).model(trusts_digest=True)
     assert "saved" not in str(caught.value)  # a demo and a chat save nothing
     monkeypatch.setattr("slimsweep.pipeline.rebuild.measure", None)  # measuring would call it
-    Rebuild(store, record, None).model(trusts_digest=True)
+    Rebuild(store, record).model(trusts_digest=True)
 
 
 @pytest.mark.parametrize("field", ["sparsity", "parameters", "nonzero_parameters"])
@@ -339,11 +339,11 @@ def test_a_technique_of_another_package_is_found_by_the_packages_of_the_record(t
 
 
 def test_shapes_carry_the_tokenizer_and_nothing_to_compare_by_is_found_before_weights(recorded, store, monkeypatch):
-    rebuild = Rebuild(store, recorded(*COST, "technique=magnitude"), None)
+    rebuild = Rebuild(store, recorded(*COST, "technique=magnitude"))
     assert rebuild.skeleton().is_meta and rebuild.skeleton().tokenizer("a")["input_ids"]
     monkeypatch.setattr("slimsweep.pipeline.rebuild.compared", lambda quantities: [])
     with pytest.raises(StoreError, match="has other weights here, and measured nothing to compare by"):
-        Rebuild(store, rebuild.record | {"weights_digest": "0" * 64}, None).model(trusts_digest=True)
+        Rebuild(store, rebuild.record | {"weights_digest": "0" * 64}).model(trusts_digest=True)
     rebuild.model(trusts_digest=True)
     monkeypatch.setattr("slimsweep.pipeline.rebuild.compress", None)  # loading would call it
     with pytest.raises(StoreError, match=r"record \w{8} measured nothing to compare by"):

@@ -8,9 +8,9 @@ import typer
 
 from slimsweep.cli.console import prepare_for_models
 from slimsweep.cli.formats import Shown, echo_json
-from slimsweep.cli.outputs import Outputs, outputs_folder, store_of
+from slimsweep.cli.outputs import ConfigDir, DataDir, Outputs, outputs_folder, own_folders, store_of
 from slimsweep.errors import DemoError
-from slimsweep.paths import project_path
+from slimsweep.paths import OwnFolders
 
 COMMANDS = "/reset forgets the conversation, /quit ends it; Ctrl-C stops an answer"
 
@@ -29,7 +29,8 @@ def chat(
     format: Annotated[
         Shown, typer.Option("--format", help="json: the answer of --prompt with its numbers.")
     ] = Shown.text,
-    data_dir: Annotated[Path | None, typer.Option(envvar="SLIMSWEEP_DATA", help="Local copies of corpora.")] = None,
+    data_dir: DataDir = None,
+    config_dir: ConfigDir = None,
     outputs: Outputs = None,
 ) -> None:
     """A conversation with the model of a record: answers come word by word, each followed by its speed.
@@ -39,7 +40,7 @@ def chat(
     """
     _refuse_mixtures(key, dense, prompt, format)
     prepare_for_models()
-    title, answering, model = _loaded(key, dense, (outputs, project_path(data_dir) if data_dir else None))
+    title, answering, model = _loaded(key, dense, outputs, own_folders(data_dir, config_dir))
     from slimsweep.demo.conversation import Conversation
 
     conversation = Conversation(model, tokens, temperature, title)
@@ -70,15 +71,14 @@ def _refuse_mixtures(key: str | None, is_dense: bool, prompt: str | None, format
         )
 
 
-def _loaded(key: str | None, is_dense: bool, places: tuple[Path | None, Path | None]) -> tuple[str, str, Any]:
-    """Title, key and model of a record, its base, or the default; `places` are the outputs and the corpora.
+def _loaded(key: str | None, is_dense: bool, outputs: Path | None, folders: OwnFolders) -> tuple[str, str, Any]:
+    """Title, key and model of a record, of its base, or of the default.
 
     Raises:
         DemoError, StoreError, ConfigError: no such record, or it writes no text.
     """
     from slimsweep.pipeline.chain import compress
 
-    outputs, data_dir = places
     if key is None:
         experiment = _default(outputs_folder(outputs))
         experiment.check()
@@ -86,7 +86,7 @@ def _loaded(key: str | None, is_dense: bool, places: tuple[Path | None, Path | N
     from slimsweep.demo.lineup import writer_of
     from slimsweep.records.points import label
 
-    rebuild = writer_of(store_of(outputs), key, data_dir)
+    rebuild = writer_of(store_of(outputs), key, folders)
     if is_dense:
         base = rebuild.experiment.base
         return base.label, base.key, compress(base).model
@@ -156,6 +156,8 @@ def _answer(conversation: Any, text: str) -> None:
         typer.echo(" [stopped]", nl=False)
     except DemoError as error:
         typer.echo(f"\n[{error}]")
+        if answer.is_failed:
+            typer.echo("[this prompt is left out of the conversation; /reset forgets the earlier ones too]")
         return
     typer.echo(f"\n{_speed(answer)}")
 

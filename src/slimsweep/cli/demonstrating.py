@@ -1,15 +1,13 @@
 """The command `slim demo`: a web page on which the dense model and those of records answer one prompt side by side."""
 
 import importlib.util
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from slimsweep.cli.console import prepare_for_models
-from slimsweep.cli.outputs import Outputs, store_of
+from slimsweep.cli.outputs import ConfigDir, DataDir, Outputs, own_folders, store_of
 from slimsweep.errors import DemoError
-from slimsweep.paths import project_path
 
 
 def demo(
@@ -25,7 +23,8 @@ def demo(
         int, typer.Option(min=1, max=512, help="Longest answer in tokens; a slider on the page changes it.")
     ] = 64,
     open_page: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in the browser.")] = True,
-    data_dir: Annotated[Path | None, typer.Option(envvar="SLIMSWEEP_DATA", help="Local copies of corpora.")] = None,
+    data_dir: DataDir = None,
+    config_dir: ConfigDir = None,
     outputs: Outputs = None,
 ) -> None:
     """A web page: one prompt, answered by the dense model and the compressed ones side by side.
@@ -42,7 +41,7 @@ def demo(
     prepare_for_models()
     from slimsweep.demo.lineup import Lineup
 
-    lineup = Lineup.of(store_of(outputs), keys, project_path(data_dir) if data_dir else None)
+    lineup = Lineup.of(store_of(outputs), keys, own_folders(data_dir, config_dir))
     loading, shown = lineup.load(), []
     for title in lineup.titles:
         typer.echo(f"loading {title}")

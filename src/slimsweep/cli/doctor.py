@@ -15,7 +15,7 @@ import typer
 
 from slimsweep.cli.fetching import cache_of, packaged_models
 from slimsweep.cli.formats import Shown, ShownAs, echo_json
-from slimsweep.cli.outputs import Outputs, outputs_folder
+from slimsweep.cli.outputs import DataDir, Outputs, outputs_folder
 from slimsweep.paths import config_root, is_checkout, project_path
 
 NEEDED = (
@@ -64,7 +64,7 @@ class Finding:
 
 
 def doctor(
-    data_dir: Annotated[Path | None, typer.Option(envvar="SLIMSWEEP_DATA", help="Local copies of corpora.")] = None,
+    data_dir: DataDir = None,
     cache_dir: Annotated[Path | None, typer.Option(help="The cache_dir of jobs; default: `cache` in outputs.")] = None,
     outputs: Outputs = None,
     format: ShownAs = Shown.text,

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from slimsweep.cli.outputs import Outputs, store_of
+from slimsweep.cli.outputs import ConfigDir, DataDir, Outputs, own_folders, store_of
 from slimsweep.errors import ExportError, StoreError
-from slimsweep.paths import config_root, project_path
+from slimsweep.paths import OwnFolders, config_root
 from slimsweep.records.store import Store
 
 PAIRS = (("sparsegpt", "eora"), ("wanda", "rtn"), ("llm_pruner", "dynamic_int8"), ("glu", "nf4"))
@@ -41,7 +41,8 @@ def export(
             "Without --output no file is kept.",
         ),
     ] = False,
-    data_dir: Annotated[Path | None, typer.Option(envvar="SLIMSWEEP_DATA", help="Local copies of corpora.")] = None,
+    data_dir: DataDir = None,
+    config_dir: ConfigDir = None,
     outputs: Outputs = None,
 ) -> None:
     """The model of a record in a format of another program, verified in a new process; prints the folder last."""
@@ -54,9 +55,9 @@ def export(
             "give the key of a record and a folder: slim export KEY --to FORMAT --output FOLDER "
             "(`slim table` lists keys, `slim export --matrix` formats)"
         )
-    data_dir = project_path(data_dir) if data_dir else None
+    folders = own_folders(data_dir, config_dir)
     with nullcontext(output) if output else TemporaryDirectory(prefix="slimsweep-export-") as place:
-        for line in exported(store, key, (to, options or []), Path(place), data_dir, measure):
+        for line in exported(store, key, (to, options or []), Path(place), folders, measure):
             typer.echo(line)
     typer.echo(output or "no file was kept: give --output FOLDER to keep them")
 
@@ -79,7 +80,7 @@ def shown(store: Store, place: str) -> dict[str, Any]:
 
 
 def exported(
-    store: Store, prefix: str, to: tuple[str, list[str]], folder: Path, data_dir: Path | None, measure: bool = False
+    store: Store, prefix: str, to: tuple[str, list[str]], folder: Path, folders: OwnFolders, measure: bool = False
 ) -> list[str]:
     """Export the model of a record; returns lines that tell what was verified, and measured.
 
@@ -103,7 +104,7 @@ def exported(
 
     format = format_of(*to)
     refuse_folder(folder)
-    rebuild = Rebuild(store, store.find(prefix), data_dir)
+    rebuild = Rebuild(store, store.find(prefix), folders)
     refuse(format, rebuild.skeleton())
     if format.reads_calibration:  # a record that cannot give it is refused before weights load
         rebuild.calibration()

@@ -17,7 +17,7 @@ from slimsweep.cli.demonstrating import demo
 from slimsweep.cli.doctor import doctor
 from slimsweep.cli.fetching import fetch
 from slimsweep.cli.formats import Shown, ShownAs, echo_json
-from slimsweep.cli.outputs import Outputs, store_of
+from slimsweep.cli.outputs import ConfigDir, DataDir, Outputs, own_folders, store_of
 from slimsweep.cli.publishing import publish
 from slimsweep.cli.recommending import recommend
 from slimsweep.cli.reporting import report
@@ -321,7 +321,7 @@ def amend(
         list[str] | None,
         typer.Argument(help="What every job gets beside its own settings: +metric=fidelity, seed=1,2, dry_run=true."),
     ] = None,
-    config_dir: Annotated[Path | None, typer.Option(help="Folder of configs that the sweep was launched with.")] = None,
+    config_dir: ConfigDir = None,
     outputs: Outputs = None,
 ) -> None:
     """Run a sweep's jobs once more with further metrics, seeds or settings: tell what is missing, and run that."""
@@ -334,14 +334,15 @@ def amend(
 def save(
     key: Annotated[str, typer.Argument(help="Key of a record, or its beginning.")],
     folder: Annotated[Path, typer.Argument(help="Where the model goes; a new or empty folder.")],
-    data_dir: Annotated[Path | None, typer.Option(envvar="SLIMSWEEP_DATA", help="Local copies of corpora.")] = None,
+    data_dir: DataDir = None,
+    config_dir: ConfigDir = None,
     outputs: Outputs = None,
 ) -> None:
     """The model of a record as safetensors: the one kept by save_model=true, else computed again and compared."""
     from slimsweep.pipeline.rebuild import save as save_again
 
     store = store_of(outputs)
-    is_plain = save_again(store, store.find(key), folder, project_path(data_dir) if data_dir else None)
+    is_plain = save_again(store, store.find(key), folder, own_folders(data_dir, config_dir))
     load = f"AutoModel...from_pretrained({str(folder)!r})" if is_plain else f"slimsweep.load({str(folder)!r})"
     typer.echo(f"{folder}\nload it with {load}")
 
@@ -378,13 +379,14 @@ def prepare(
 @app.command()
 def migrate(
     folder: Annotated[Path, typer.Argument(help="Output folder of an older version.")],
-    data_dir: Annotated[Path | None, typer.Option(envvar="SLIMSWEEP_DATA", help="Local copies of corpora.")] = None,
+    data_dir: DataDir = None,
+    config_dir: ConfigDir = None,
 ) -> None:
     """Rewrite records of an older version under today's keys, once; their results and W&B runs stay."""
     from slimsweep.pipeline.migration import migrate as rewrite
 
     store = Store(project_path(folder))
-    done = rewrite(store, project_path(data_dir) if data_dir else None)
+    done = rewrite(store, own_folders(data_dir, config_dir))
     typer.echo(f"{len(done.keys)} records have new keys, {len(done.left)} could not be rewritten")
     for key, reason in done.left.items():
         typer.echo(f"  {key[:16]}  {reason}", err=True)

@@ -1,8 +1,10 @@
 """Answer that a model is writing: its tokens so far, its text, its speed, and where it parts from another one."""
 
 import time
+import traceback
 from collections.abc import Sequence
 
+from slimsweep.demo.failure import sentence
 from slimsweep.errors import ModelError
 from slimsweep.models.generation import Decoding, end_ids
 from slimsweep.models.language_model import LanguageModel
@@ -20,7 +22,9 @@ class Answer:
         """Tokens so far; an end token is among them."""
         self.is_done = False
         self.fault = ""
-        """Reason why a broken model cannot go on; empty for any other."""
+        """Reason why the model cannot go on; empty where it can."""
+        self.is_failed = False
+        """Whether that reason is an error such as a lack of memory, and not that the weights are broken."""
         self.first_seconds = 0.0
         """Time until the first token: the model reads the prompt in it."""
         self._later_seconds = 0.0
@@ -29,12 +33,15 @@ class Answer:
         self._tokens = stream(model, prompt, decoding)
 
     def step(self) -> bool:
-        """Write one token more; returns False where the answer is done, or where a broken model has no next token."""
+        """Write one token more; returns False where the answer is done, or where the model cannot go on."""
         started = time.perf_counter()
         try:
             token = next(self._tokens, None)
         except ModelError as error:
             self.fault, token = str(error), None
+        except Exception as error:  # whatever the model, its code or an allocator raises
+            self.fault, self.is_failed, token = sentence(error), True, None
+            traceback.clear_frames(error.__traceback__)  # whose tensors would stay, so that the next answer fails too
         seconds = time.perf_counter() - started
         if token is None:
             self.is_done = True

@@ -63,10 +63,12 @@ class Conversation:
         return Answer(self._model, ids, Decoding(max_new_tokens=room, temperature=self._temperature))
 
     def pieces(self, answer: Answer) -> Iterator[str]:
-        """Text of an answer as it is written. However it ends, it becomes a turn.
+        """Text of an answer as it is written. It becomes a turn, also where it is stopped or the model is broken.
+
+        After an error such as a lack of memory the prompt is no turn either: with it the next answer might fail too.
 
         Raises:
-            DemoError: the model is broken; the text that it wrote before has been handed out.
+            DemoError: the model cannot go on; the text that it wrote before has been handed out.
         """
         written = ""
         try:
@@ -82,7 +84,10 @@ class Conversation:
             try:
                 answer.close()
             finally:  # a second Ctrl-C arrives here
-                self.turns.append(("assistant", answer.text))
+                if answer.is_failed:
+                    self.turns.pop()
+                else:
+                    self.turns.append(("assistant", answer.text))
 
     def as_dict(self, answer: Answer) -> dict[str, Any]:
         """An answer with its numbers, as plain values."""

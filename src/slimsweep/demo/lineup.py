@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -12,6 +11,7 @@ from slimsweep.evaluation.memory import Memory
 from slimsweep.evaluation.size import Size
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.task import TASKS
+from slimsweep.paths import NO_FOLDERS, OwnFolders
 from slimsweep.pipeline.chain import compress
 from slimsweep.pipeline.rebuild import Rebuild
 from slimsweep.records.points import titles
@@ -44,7 +44,7 @@ class Lineup:
     rebuilds: tuple[Rebuild, ...]
 
     @classmethod
-    def of(cls, store: Store, keys: Sequence[str], data_dir: Path | None) -> "Lineup":
+    def of(cls, store: Store, keys: Sequence[str], folders: OwnFolders = NO_FOLDERS) -> "Lineup":
         """Records whose keys begin with the given prefixes, each record once.
 
         Raises:
@@ -53,7 +53,7 @@ class Lineup:
         found, faults = {}, []
         for key in keys:
             try:
-                rebuild = writer_of(store, key, data_dir)
+                rebuild = writer_of(store, key, folders)
                 _ = rebuild.experiment  # to find faults of its settings before weights load
                 found[rebuild.record["key"]] = rebuild
             except SlimsweepError as error:
@@ -91,7 +91,7 @@ class Lineup:
         return [rebuild for rebuild in self.rebuilds if rebuild.record["key"] != base.key]
 
 
-def writer_of(store: Store, prefix: str, data_dir: Path | None) -> Rebuild:
+def writer_of(store: Store, prefix: str, folders: OwnFolders = NO_FOLDERS) -> Rebuild:
     """Find the record whose key begins with a prefix, and check it without loading weights.
 
     Raises:
@@ -99,7 +99,7 @@ def writer_of(store: Store, prefix: str, data_dir: Path | None) -> Rebuild:
         StoreError: no record, or several, with this prefix.
         ConfigError: the model cannot be rebuilt.
     """
-    rebuild = Rebuild(store, store.find(prefix), data_dir)
+    rebuild = Rebuild(store, store.find(prefix), folders)
     record = rebuild.record
     task = record["config"]["model"].get("task", "causal_lm")
     if not TASKS[task].generates:

@@ -114,7 +114,7 @@ def _numbers(model: LoadedModel, first: LoadedModel, answer: Answer | None) -> s
 def _end(answer: Answer) -> str:
     """The way in which an answer ended."""
     if answer.fault:
-        return "broken"
+        return "failed" if answer.is_failed else "broken"
     return "ended by itself" if answer.is_ended else "cut"
 
 

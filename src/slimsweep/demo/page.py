@@ -10,11 +10,13 @@ from typing import Any
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 
 import gradio
+from starlette.middleware import Middleware
 
 from slimsweep.demo.answer import Answer
 from slimsweep.demo.lineup import LoadedModel
 from slimsweep.demo.markup import STYLE, panels
 from slimsweep.demo.prompt import answer_room, has_template, prompt_ids
+from slimsweep.demo.without_script import WithNote
 from slimsweep.errors import DemoError
 from slimsweep.models.generation import Decoding
 
@@ -87,7 +89,7 @@ def _explanation(first: LoadedModel, is_chat: bool) -> str:
 
 
 def answered(models: Sequence[LoadedModel], text: str, decoding: Decoding) -> Iterator[str]:
-    """The panels after each round, in which every model writes one token. A broken one says so and the others go on.
+    """The panels after each round, in which every model writes one token. One that cannot go on says so.
 
     Raises:
         DemoError: the prompt is empty or too long.
@@ -132,6 +134,7 @@ def serve(blocks: gradio.Blocks, host: str, port: int, opens_browser: bool) -> N
             footer_links=[],
             theme=gradio.themes.Default(font=list(FONT), font_mono=["ui-monospace", "monospace"]),
             css=STYLE + PAGE_STYLE,
+            app_kwargs={"middleware": [Middleware(WithNote)]},
             prevent_thread_lock=False,
         )
     except OSError as error:

@@ -4,13 +4,12 @@ import dataclasses
 import re
 import shutil
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from slimsweep.errors import SlimsweepError, StoreError
 from slimsweep.evaluation.base import Measurement
 from slimsweep.evaluation.quantity import as_plain
-from slimsweep.paths import config_root
+from slimsweep.paths import NO_FOLDERS, OwnFolders, config_root
 from slimsweep.pipeline.compose import FORMER_KNOBS, knobs_of
 from slimsweep.pipeline.experiment import Experiment
 from slimsweep.pipeline.keys import digest_of, metric_identity, model_key
@@ -34,7 +33,7 @@ class Migrated:
     """Reasons why other records could not be rewritten, by key."""
 
 
-def migrate(store: Store, data_dir: Path | None) -> Migrated:
+def migrate(store: Store, folders: OwnFolders = NO_FOLDERS) -> Migrated:
     """Rewrite every older record of a folder and the lists of its sweeps; what was measured stays as it was.
 
     A record keeps `previous_key`, under which it stays the run it was on a tracker. One whose weights or texts are not
@@ -45,7 +44,7 @@ def migrate(store: Store, data_dir: Path | None) -> Migrated:
     for record in store.records():
         if "identities" not in record:
             try:
-                keys[record["key"]] = _rewritten(store, record, data_dir)
+                keys[record["key"]] = _rewritten(store, record, folders)
             except (SlimsweepError, KeyError, TypeError) as error:
                 left[record["key"]] = f"{type(error).__name__}: {error}".splitlines()[-1].strip(" -")
     _renew_sweeps(store)
@@ -72,7 +71,7 @@ def _renew_sweeps(store: Store) -> None:
             store.close_sweep(name, list(joined(renewed)))
 
 
-def _rewritten(store: Store, record: dict[str, Any], data_dir: Path | None) -> str:
+def _rewritten(store: Store, record: dict[str, Any], folders: OwnFolders) -> str:
     """Write an older record under its new key, remove it under the old one, and return the new key.
 
     Several older records may be one model, measured by other protocols: they become one record.
@@ -83,8 +82,8 @@ def _rewritten(store: Store, record: dict[str, Any], data_dir: Path | None) -> s
     now = todays(record)
     cache = store.outputs_dir / "cache"
     own = {"cache_dir": str(cache), "cache_limit_gb": limit_of(cache / "stages") / 1e9}
-    own |= {"outputs_dir": str(store.outputs_dir), "data_dir": str(data_dir) if data_dir else None}
-    experiment = composed(now, own)
+    own |= {"outputs_dir": str(store.outputs_dir), "data_dir": str(folders.data_dir) if folders.data_dir else None}
+    experiment = composed(now, own, folders.config_dir)
     measured, fields = _measurements(record, experiment)
     values = {name: value for name, value in now.items() if name not in fields | {"reasons", "protocols"}}
     key = model_key(experiment, [stage["version"] for stage in record["stages"]])

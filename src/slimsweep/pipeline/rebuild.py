@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from slimsweep.models.language_model import LanguageModel, weights_digest
 from slimsweep.models.skeleton import Skeleton
 from slimsweep.models.sources.local import LocalModel
 from slimsweep.models.storage import saved_model
-from slimsweep.paths import config_root
+from slimsweep.paths import NO_FOLDERS, OwnFolders, config_root
 from slimsweep.pipeline.chain import compress
 from slimsweep.pipeline.experiment import Experiment
 from slimsweep.pipeline.keys import model_key
@@ -31,7 +31,7 @@ from slimsweep.records.record import RECORD_FILE, write_json
 from slimsweep.records.store import Store
 
 
-def save(store: Store, record: dict[str, Any], folder: Path, data_dir: Path | None) -> bool:
+def save(store: Store, record: dict[str, Any], folder: Path, folders: OwnFolders = NO_FOLDERS) -> bool:
     """Write the model of a record to `folder`: the one kept beside it, else compressed again.
 
     Stages that the stage cache holds are restored, not computed.
@@ -42,7 +42,7 @@ def save(store: Store, record: dict[str, Any], folder: Path, data_dir: Path | No
         StoreError: the record's settings no longer give its key, or counts or quality come out different.
     """
     saved_model.refuse_unless_empty(folder)
-    rebuild = Rebuild(store, record, data_dir)
+    rebuild = Rebuild(store, record, folders)
     if rebuild.is_kept:
         with saved_model.written_whole(folder) as partial:
             shutil.copytree(rebuild.kept, partial, dirs_exist_ok=True)
@@ -61,8 +61,7 @@ class Rebuild:
 
     store: Store
     record: dict[str, Any]
-    data_dir: Path | None
-    """Local copies of corpora."""
+    folders: OwnFolders = NO_FOLDERS
 
     @property
     def kept(self) -> Path:
@@ -77,7 +76,7 @@ class Rebuild:
     @cached_property
     def experiment(self) -> Experiment:
         """The checked experiment; see `experiment_of`."""
-        return experiment_of(self.store, self.record, self.data_dir)
+        return experiment_of(self.store, self.record, self.folders)
 
     def skeleton(self) -> Skeleton:
         """Shapes and tokenizer of the model, without weights: of the kept folder, else as the stages plan them.
@@ -186,7 +185,7 @@ NO_DATA = {"corpus": "movie_reviews_calibration", "tokens": 256}
 """Training data of a record of before there was any; none of its stages reads it."""
 
 
-def experiment_of(store: Store, record: dict[str, Any], data_dir: Path | None) -> Experiment:
+def experiment_of(store: Store, record: dict[str, Any], folders: OwnFolders) -> Experiment:
     """The checked experiment of a record, composed anew from its choices and settings.
 
     Raises:
@@ -197,8 +196,8 @@ def experiment_of(store: Store, record: dict[str, Any], data_dir: Path | None) -
         raise StoreError(f"record {record['key'][:8]} is of shapes alone (model.weights=meta): it has no weights")
     cache = str(store.outputs_dir / "cache")
     own = {"cache_dir": cache, "cache_limit_gb": limit_of(store.outputs_dir / "cache" / "stages") / 1e9}
-    own |= {"outputs_dir": str(store.outputs_dir), "data_dir": str(data_dir) if data_dir else None}
-    experiment = composed(record, own)
+    own |= {"outputs_dir": str(store.outputs_dir), "data_dir": str(folders.data_dir) if folders.data_dir else None}
+    experiment = composed(record, own, folders.config_dir)
     experiment.check()
     if experiment.key != record["key"]:
         versions = [stage["version"] for stage in record["stages"]]
@@ -210,14 +209,17 @@ def experiment_of(store: Store, record: dict[str, Any], data_dir: Path | None) -
     return experiment
 
 
-def composed(record: dict[str, Any], own: dict[str, Any]) -> Experiment:
+def composed(record: dict[str, Any], own: dict[str, Any], config_dir: Path | None = None) -> Experiment:
     """The experiment of a record; `own` are settings that stand in no record, such as folders.
+
+    Args:
+        config_dir: folder of `--config-dir`, where the job was launched with one.
 
     Raises:
         StoreError: a choice of the record is not there any more.
     """
     config, choices = record["config"], record["choices"]
-    packages = choices.get("packages", [])
+    target = partial(target_of, packages=choices.get("packages", []), config_dir=config_dir)
     device = "cpu" if record["device"] == "cpu" else "auto"
     settings = config | own | {"dtype": record["dtype"], "device": device, "sweep": None, "cache": True}
     settings |= {"on_error": "stop", "memory_budget": None, "keep_zeros": config.get("keep_zeros", False)}
@@ -225,31 +227,34 @@ def composed(record: dict[str, Any], own: dict[str, Any]) -> Experiment:
     settings["tracker"] = {"_target_": "slimsweep.records.tracking.none.NoTracker"}
     config, choices = {"data": NO_DATA, **config}, {"data": "quick", **choices}
     for group in ("model", "calibration", "data"):
-        settings[group] = config[group] | {"_target_": target_of(group, choices[group], packages)}
+        settings[group] = config[group] | {"_target_": target(group, choices[group])}
     settings["model"] |= {"cache_dir": own["cache_dir"]}
     settings["technique"] = {
-        name: fields | {"_target_": target_of("technique", choices["technique"][name], packages)}
+        name: fields | {"_target_": target("technique", choices["technique"][name])}
         for name, fields in config["technique"].items()
     }
     metrics = {
-        name: fields | {"_target_": target_of("metric", choices["metric"][name], packages)}
+        name: fields | {"_target_": target("metric", choices["metric"][name])}
         for name, fields in config["evaluation"]["metrics"].items()
     }
     settings["evaluation"] = {"metrics": metrics}
     return Experiment.of(OmegaConf.create(settings), [], choices)
 
 
-def target_of(group: str, choice: str, packages: Sequence[str] = ()) -> str:
+def target_of(group: str, choice: str, packages: Sequence[str] = (), config_dir: Path | None = None) -> str:
     """Class path behind a choice of a config group: that of its YAML, else of any YAML whose class has this name.
 
-    `packages` hold configs of others, such as `theirs.conf`.
+    Args:
+        packages: those that hold configs of others, such as `theirs.conf`.
+        config_dir: folder with further config groups.
 
     Raises:
-        StoreError: no YAML of this project or of these packages leads to it.
+        StoreError: no YAML of this project, of the folder or of these packages leads to it.
     """
     # A package may name its metrics in profiles instead, and a metric is recorded by the word of its class.
     groups = ("metric", "evaluation") if group == "metric" else (group,)
-    folders = [folder for one in groups for folder in (config_root() / "conf" / one, *group_folders(one, packages))]
+    roots = [config_root() / "conf", *([config_dir] if config_dir else [])]  # Hydra searches them in this order too
+    folders = [folder for one in groups for folder in (*(root / one for root in roots), *group_folders(one, packages))]
     named = next((file for folder in folders if (file := folder / f"{choice}.yaml").is_file()), None)
     every = [file for folder in folders for file in sorted(folder.glob("*.yaml"))]
     for file in ([named] if named else []) + every:
@@ -258,10 +263,11 @@ def target_of(group: str, choice: str, packages: Sequence[str] = ()) -> str:
             stem = module.rsplit(".", 1)[-1]
             if (file == named and group != "metric") or choice in (stem, f"{stem}.{name}"):
                 return target
+    searched = [f"conf/{group}", *([config_dir / group] if config_dir else [])]
     raise StoreError(
-        f"{group}={choice} of this record is not among the choices in conf/{group}. A folder of --config-dir is "
-        f"not known here: put {choice}.yaml into a package (hydra.searchpath), or launch the job with save_model=true, "
-        "which keeps its model beside the record"
+        f"{group}={choice} of this record is not among the choices in {' and '.join(map(str, searched))}. If its job "
+        f"was launched with --config-dir FOLDER, give this option here too. Else put {choice}.yaml into a package "
+        "(hydra.searchpath), or launch the job with save_model=true, which keeps its model beside the record"
     )
 
 

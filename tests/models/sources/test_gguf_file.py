@@ -9,6 +9,7 @@ from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType, TokenType, qua
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from slimsweep.errors import ModelError
+from slimsweep.models.sources import gguf_file
 from slimsweep.models.sources.gguf_file import SENTENCE
 from slimsweep.models.sources.local import LocalModel
 from slimsweep.models.sources.random import RandomModel
@@ -164,6 +165,41 @@ def test_what_is_no_gguf_file_is_told_apart(gguf, tmp_path):
     assert not list((tmp_path / "cache" / "models").glob("*.partial"))
     with pytest.raises(ModelError, match="does not exist"):
         LocalModel(path=str(tmp_path / "absent.gguf"), cache_dir=str(tmp_path)).folder()
+
+
+def test_a_dry_run_reads_the_same_config_and_tokenizer_and_converts_nothing(slimsweep, gguf, tmp_path, monkeypatch):
+    words = ["model=local", f"model.path={gguf()}", "technique=wanda", f"cache_dir={tmp_path}/cache", *SMALL]
+    with monkeypatch.context() as patched:
+        patched.setattr(gguf_file, "convert", lambda file, folder: pytest.fail("a dry run converted weights"))
+        first = slimsweep(*words, "dry_run=true")
+    assert first.status == 0 and not (tmp_path / "cache").exists(), first.err
+    record = record_of(slimsweep(*words))
+    assert f"{record['key'][:16]}  missing  small wanda" in first.out
+    monkeypatch.setattr(gguf_file, "describe", lambda file, folder: pytest.fail("the file is converted already"))
+    assert f"{record['key'][:16]}  done     small wanda" in slimsweep(*words, "dry_run=true").out
+
+
+def test_a_description_is_what_a_conversion_writes_beside_the_weights(gguf, tmp_path):
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "described").mkdir()
+    file = gguf()
+    gguf_file.convert(file, tmp_path / "whole")
+    gguf_file.describe(file, tmp_path / "described")
+    names = {path.name for path in (tmp_path / "described").iterdir()}
+    assert names == {"config.json", "tokenizer.json", "tokenizer_config.json"}
+    for name in names:
+        assert (tmp_path / "whole" / name).read_text() == (tmp_path / "described" / name).read_text()
+
+
+def test_a_dry_run_tells_what_is_no_gguf_file(slimsweep, gguf, tmp_path):
+    words = ["technique=wanda", f"cache_dir={tmp_path}/cache", *SMALL, "dry_run=true"]
+    whole = gguf("whole.gguf").read_bytes()
+    (tmp_path / "short.gguf").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "zip.gguf").write_bytes(b"PK\x03\x04")
+    cases = {"short": "cannot be read by transformers", "zip": "begins with b'PK", "absent": "does not exist"}
+    for name, message in cases.items():
+        answer = slimsweep("model=local", f"model.path={tmp_path}/{name}.gguf", *words)
+        assert answer.status == 1 and message in answer.err
 
 
 def test_a_folder_that_holds_a_gguf_file_says_how_to_read_it(gguf, tmp_path):

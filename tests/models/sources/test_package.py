@@ -1,3 +1,4 @@
+import dataclasses
 import importlib.util
 import sys
 from pathlib import Path
@@ -13,6 +14,8 @@ from slimsweep.errors import ModelError
 from slimsweep.models.batches import text_batch
 from slimsweep.models.sources import gguf_file
 from slimsweep.models.sources.package import PackageModel
+from slimsweep.models.sources.tokenizer_digest import tokenizer_digest
+from slimsweep.paths import STANDS_FOR
 
 CPU = torch.device("cpu")
 
@@ -131,6 +134,18 @@ def test_conversion_equals_the_gguf_file(smollm2, tmp_path):
     expected = permuted.reshape(heads, width // 2, 2, 576).transpose(1, 2).reshape(576, 576)
     with safe_open(smollm2.folder() / "model.safetensors", "pt") as file:
         assert torch.equal(file.get_tensor("model.layers.3.self_attn.q_proj.weight"), expected)
+
+
+@pytest.mark.slow
+def test_a_dry_run_reads_the_config_and_tokenizer_of_the_embedded_model(smollm2, tmp_path):
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / STANDS_FOR).symlink_to(tmp_path)
+    dry = dataclasses.replace(smollm2, cache_dir=str(tmp_path / "cache"))
+    assert dry.faults() == [] and not list(tmp_path.rglob("*.safetensors"))
+    configs = [source.config().to_dict() | {"_name_or_path": None} for source in (dry, smollm2)]  # else the folder
+    assert configs[0] == configs[1]
+    assert tokenizer_digest(dry.tokenizer()) == tokenizer_digest(smollm2.tokenizer())
+    assert dry.digest() == smollm2.digest()
 
 
 def test_minilm_of_the_package_has_the_stated_shape_and_a_head_of_its_seed(tmp_path):

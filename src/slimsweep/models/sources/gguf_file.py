@@ -6,12 +6,17 @@ Everything else in this package then works on the converted folder, `memory_budg
 import json
 import logging
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from slimsweep.atomic import whole_folder
 from slimsweep.errors import ModelError
 from slimsweep.models.storage import checkpoint
+from slimsweep.models.task import TASKS
+from slimsweep.paths import lasting_cache
+
+log = logging.getLogger(__name__)
 
 CONVERSION = 1
 """Raised when `convert` writes other values than before."""
@@ -45,14 +50,45 @@ def converted(file: Path, cache_dir: Path) -> Path:
     Raises:
         ModelError: transformers cannot read the file, or the folder cannot be written.
     """
-    target = cache_dir / "models" / f"{file.stem}-{checkpoint.file_digest(file, cache_dir)[:12]}-v{CONVERSION}"
+    target = _target(file, cache_dir)
     if not (target / "config.json").is_file():
-        _convert_once(file, target)
+        _write_once(file, target, convert)
     return target
 
 
-def _convert_once(file: Path, target: Path) -> None:
-    """Convert `file` into the folder `target`, which appears whole or not at all; other processes wait."""
+def described(file: Path, cache_dir: Path) -> Path:
+    """Folder of a GGUF file's config and tokenizer: the converted one, if it is there or the cache lasts.
+
+    A dry run keeps nothing, so in its throwaway cache the weights are not converted.
+
+    Raises:
+        ModelError: see `converted`.
+    """
+    target = _target(file, cache_dir)
+    if lasting_cache(cache_dir) == cache_dir or (target / "config.json").is_file():
+        return converted(file, cache_dir)
+    target = target.with_name(f"{target.name}-described")
+    if not (target / "config.json").is_file():
+        _write_once(file, target, describe)
+    return target
+
+
+def is_unconverted(file: Path, cache_dir: Path) -> bool:
+    """Whether the folder of `described` has no weights."""
+    return described(file, cache_dir) != _target(file, cache_dir)
+
+
+def _target(file: Path, cache_dir: Path) -> Path:
+    """Folder for the converted file."""
+    return cache_dir / "models" / f"{file.stem}-{checkpoint.file_digest(file, cache_dir)[:12]}-v{CONVERSION}"
+
+
+def _write_once(file: Path, target: Path, write: Callable[[Path, Path], None]) -> None:
+    """Write what is read of `file` into the folder `target`, which appears whole or not at all; other processes wait.
+
+    Raises:
+        ModelError: see `converted`.
+    """
     from filelock import FileLock
     from safetensors import SafetensorError
 
@@ -61,9 +97,8 @@ def _convert_once(file: Path, target: Path) -> None:
         with FileLock(f"{target}.lock"):
             if (target / "config.json").is_file():
                 return
-            logging.getLogger(__name__).info("Converting %s to safetensors, once: about a minute.", file.name)
             with whole_folder(target) as partial:
-                convert(file, partial)
+                write(file, partial)
     except (OSError, SafetensorError) as error:  # safetensors reports a full disk in its own class
         raise ModelError(
             f"{file.name} could not be converted into {target} ({error}). The folder must be writable and "
@@ -79,25 +114,45 @@ def _convert_once(file: Path, target: Path) -> None:
 def convert(file: Path, folder: Path) -> None:
     """Write the weights of a GGUF file to `folder` as fp32 safetensors, with config and tokenizer."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
+    log.info("Converting %s to safetensors, once: about a minute.", file.name)
     model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
     model.hf_quantizer = None  # the weights are plain numbers now; these marks would make saving fail
     del model.config.quantization_config
-    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, clean_up_tokenization_spaces=False)
-    # The GGUF reader of transformers 5.17 takes the beginning token for the end token; the config does not.
-    end = model.config.eos_token_id
-    if end is not None:
-        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end[0] if isinstance(end, list) else end)
-        tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.save_pretrained(folder)
+    _write_tokenizer(file, folder, model.config)
     model.save_pretrained(folder)
     (folder / ORIGIN).write_text(json.dumps({"baseline": _baseline(file)}))
 
 
+def describe(file: Path, folder: Path) -> None:
+    """Write config and tokenizer of a GGUF file to `folder`, as `convert` writes them beside the weights."""
+    import torch
+    from transformers import AutoConfig
+
+    log.info("Reading config and tokenizer of %s: some seconds.", file.name)
+    config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
+    config.architectures, config.dtype = [TASKS["causal_lm"].architecture(config.model_type)], torch.float32
+    _write_tokenizer(file, folder, config)
+    config.save_pretrained(folder)
+
+
+def _write_tokenizer(file: Path, folder: Path, config: Any) -> None:
+    """Write the tokenizer of a GGUF file with the end token of its config."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, clean_up_tokenization_spaces=False)
+    # The GGUF reader of transformers 5.17 takes the beginning token for the end token; the config does not.
+    end = config.eos_token_id
+    if end is not None:
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end[0] if isinstance(end, list) else end)
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.save_pretrained(folder)
+
+
 def baseline(file: Path, cache_dir: Path) -> str:
     """Description of a file's weights before they were converted, such as `dequantised Q4_K_M`."""
-    origin = converted(file, cache_dir) / ORIGIN
+    origin = described(file, cache_dir) / ORIGIN
     return json.loads(origin.read_text())["baseline"] if origin.is_file() else _baseline(file)
 
 

@@ -47,6 +47,12 @@ class LocalModel(ModelSource):
             raise ModelError(fault)
         return gguf_file.converted(file, Path(self.cache_dir))
 
+    def light_folder(self) -> Path:
+        file = self._gguf()
+        return (
+            self.folder() if file is None or gguf_file.fault(file) else gguf_file.described(file, Path(self.cache_dir))
+        )
+
     def _gguf(self) -> Path | None:
         """The GGUF file; None where the path is a folder."""
         path = project_path(self.path or "")
@@ -79,8 +85,9 @@ class LocalModel(ModelSource):
     def _folder_faults(self) -> list[str]:
         if self.tokenizer_path and not project_path(self.tokenizer_path).is_dir():
             return [f"model.tokenizer_path={self.tokenizer_path} is no folder; give one with tokenizer.json."]
-        faults = super()._folder_faults()
-        if (file := self._gguf()) is None:
+        file = self._gguf()
+        faults = [] if file and gguf_file.is_unconverted(file, Path(self.cache_dir)) else super()._folder_faults()
+        if file is None:
             files = sorted(project_path(self.path or "").glob("*.gguf"))
             hint = (
                 f"The folder holds {files[0].name}: set model.path={self.path}/{files[0].name} to read it."

@@ -44,6 +44,10 @@ class PackageModel(ModelSource):
             return file.parent
         return gguf_file.converted(file, Path(self.cache_dir))
 
+    def light_folder(self) -> Path:
+        file = self._found() or self._fetched()
+        return self.folder() if file.suffix == ".safetensors" else gguf_file.described(file, Path(self.cache_dir))
+
     def digest(self) -> str:
         """Digest of the file as it was published, so that a key does not wait for the conversion."""
         file = self._found()
@@ -52,7 +56,11 @@ class PackageModel(ModelSource):
         return gguf_file.digest(file, Path(self.cache_dir))
 
     def _folder_faults(self) -> list[str]:
-        return super()._folder_faults() if self._found() else [self._absence()]
+        if (file := self._found()) is None:
+            return [self._absence()]
+        if file.suffix != ".safetensors" and gguf_file.is_unconverted(file, Path(self.cache_dir)):
+            return []
+        return super()._folder_faults()
 
     def _found(self) -> Path | None:
         places = self.wheel.places(Path(self.cache_dir))
