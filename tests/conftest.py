@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,9 @@ from absl.logging import get_absl_handler
 # absl, which rouge-score imports, closes the stream that stood for standard error when it was imported, once logging is
 # configured anew: under pytest that is the capture of another test.
 get_absl_handler().python_handler.stream = sys.__stderr__
+
+# A shell that runs the tests in the background lets them, and every program they start, ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 PROJECT = Path(__file__).resolve().parents[1]
 CACHE = PROJECT / "outputs" / "cache"
