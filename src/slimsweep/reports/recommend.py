@@ -314,15 +314,18 @@ def _miss(near: Experiment, bound: Bound) -> str:
 
 def _smaller_file(whole: Sequence[Experiment], judged: Quantity) -> str:
     """Advice to measure a smaller file, of the best experiment that surely fits GGUF; empty where none does."""
-    records = [one.nearest(judged) for one in whole]
-    measured = {origin_key(one) for one in records if export_of(one)}
-    fitting = [one for one in records if origin_key(one) not in measured and suggested_format(one) == "gguf"]
+    measured = {origin_key(record) for one in whole for record in one.records if export_of(record)}
+    fitting = [
+        one
+        for one in whole
+        if origin_key(one.nearest(judged)) not in measured and suggested_format(one.nearest(judged)) == "gguf"
+    ]
     if not fitting:
         return ""
-    best = min(fitting, key=lambda one: _signed(judged, one[judged.field], True))
+    best = min(fitting, key=lambda one: _signed(judged, one.value(judged), True))
     return (
-        ". Files in another format may be smaller, and count once they are measured: "
-        f"slim export {best['key'][:SHOWN_KEY]} type=Q4_0 --to gguf --measure"
+        f". Files in another format may be smaller, and count once they are measured. Of {best.title}: "
+        f"slim export {best.nearest(judged)['key'][:SHOWN_KEY]} type=Q4_0 --to gguf --measure"
     )
 
 
