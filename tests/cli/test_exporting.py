@@ -131,4 +131,4 @@ def test_calibration_that_cannot_be_drawn_is_a_fault_before_the_model_is_made(tm
     monkeypatch.setattr(Rebuild, "model", None)  # making it would call this
     monkeypatch.setattr(Rebuild, "calibration", fail)
     with pytest.raises(StoreError, match="no such text"):
-        exported(store, made["key"], ("gguf", ["type=Q4_K_M", "importance=true"]), tmp_path / "out", OwnFolders())
+        list(exported(store, made["key"], ("gguf", ["type=Q4_K_M", "importance=true"]), tmp_path / "out", OwnFolders()))

@@ -7,9 +7,12 @@ from small_jobs import SMALL, record_at
 from typer.testing import CliRunner
 
 from slimsweep.cli.slim import app
+from slimsweep.errors import MetricError
+from slimsweep.evaluation.accuracy import Accuracy
+from slimsweep.evaluation.perplexity import Perplexity
 from slimsweep.export import writing
 from slimsweep.models.sources.base import ModelSource
-from slimsweep.records.exported import exports_store, holder_of
+from slimsweep.records.exported import exports_store, holder_of, stale_exports, with_exports
 from slimsweep.records.store import Store
 
 
@@ -74,5 +77,42 @@ def test_a_record_without_quality_is_refused_before_weights_load(slimsweep, slim
     record = record_at(slimsweep("model=random", "technique=[]", "evaluation=cost", "tracker=none", "cache=off"))
     monkeypatch.setattr(ModelSource, "load", None)  # loading would call it
     answer = slim("export", record["key"], "--to", "hf", "--measure")
-    assert answer.exit_code == 1 and "measured no quality" in answer.stderr and "slim amend SWEEP" in answer.stderr
+    assert answer.exit_code == 1 and "shows no quality" in answer.stderr and "slim amend SWEEP" in answer.stderr
     assert files_of(tmp_path, record["key"]) == []
+
+
+def test_what_a_later_launch_measured_is_measured_on_the_files(slimsweep, slim, tmp_path):
+    first = ("model=random", "technique=[]", "tracker=none", "cache=off")
+    slimsweep(*first, "evaluation=cost")
+    key = record_at(slimsweep(*SMALL, "technique=[]"))["key"]
+    assert slim("export", key, "--to", "hf", "--measure").exit_code == 0
+    windows = [word for word in SMALL if "max_windows" not in word]
+    record = record_at(slimsweep(*windows, "technique=[]", "evaluation.max_windows=3"))
+    store = Store(tmp_path / "outputs")
+    (stale,) = stale_exports(store, [record])
+    assert with_exports(store, [record]) == [record] and stale["key"] == files_of(tmp_path, key)[0]["key"]
+    answer = slim("export", key, "--to", "hf", "--measure")
+    assert answer.exit_code == 0 and not stale_exports(store, [record])
+    (files,) = files_of(tmp_path, key)
+    assert files["protocols"] == {name: record["protocols"][name] for name in files["protocols"]}
+    assert json.loads(slim("show", files["key"]).stdout)["key"] == files["key"]
+
+
+def test_a_metric_that_fails_on_files_costs_no_other(slimsweep, slim, monkeypatch, tmp_path):
+    words = ("evaluation.tasks=[sentiment]", "evaluation.task_limit=2")
+    record = record_at(
+        slimsweep(*[word for word in SMALL if "tasks" not in word], "technique=[]", "save_model=true", *words)
+    )
+
+    def fail(self, *_):
+        raise MetricError("no room")
+
+    monkeypatch.setattr(Accuracy, "measure", fail)
+    answer = slim("export", record["key"], "--to", "hf", "--measure")
+    assert answer.exit_code == 0 and "not measured: accuracy: no room" in answer.stdout
+    (files,) = files_of(tmp_path, record["key"])
+    assert files["perplexity_movie_reviews"] == record["perplexity_movie_reviews"]
+    monkeypatch.setattr(Perplexity, "measure", fail)
+    answer = slim("export", record["key"], "--to", "onnx", "--measure")
+    assert answer.exit_code == 1 and "no quality could be measured" in answer.stderr
+    assert len(files_of(tmp_path, record["key"])) == 1

@@ -136,7 +136,7 @@ def test_exported_files_are_chosen_and_exported_again_by_the_key_of_their_record
     assert found.choice.key == files["key"]
     key = records[0]["key"]
     said = text(found, None)
-    assert f"slim export {key[:16]} type=Q4_0 --to gguf --output exports/{key[:8]}-type-Q4_0" in said
+    assert f"slim export {key[:16]} type=Q4_0 --to gguf --output exports/{key[:8]}-gguf-type-Q4_0" in said
     assert said.startswith(f"**gguf** ({key[:8]})")
     assert plain(found, None)["choice"]["export"]["format"] == "gguf"
 
@@ -162,9 +162,25 @@ def test_a_miss_within_the_standard_error_is_called_so(store, records):
 
 def test_bytes_that_nothing_meets_advise_to_measure_a_file(store, records):
     llama = {"config": {"model": {"shape": {"model_type": "llama"}}}}
-    fitting = [records[0] | llama, records[2]]
+    fitting = [records[0] | llama | {"parameters": 3 * 10**6}, records[2]]
     with pytest.raises(StoreError, match=f"slim export {records[0]['key'][:8]} type=Q4_0 --to gguf --measure"):
         choose(store, fitting, max_bytes="2MiB")
     with pytest.raises(StoreError) as caught:
         choose(store, [*fitting, files_of(records[0], 11.0, 4.0) | llama], max_bytes="2MiB")
     assert "slim export" not in str(caught.value)
+    with pytest.raises(StoreError) as caught:  # 3 million weights of 4.5 bits are more than 1 MiB
+        choose(store, fitting, max_bytes="1MiB")
+    assert "slim export" not in str(caught.value)
+
+
+def test_a_file_of_one_seed_is_not_set_against_a_mean(store):
+    seeds = [model("wanda", perplexity, 16, seed=seed) for seed, perplexity in ((0, 12.0), (1, 10.0))]
+    dense = model("dense", 9.0, 32)
+    found = choose(store, [dense, *seeds, files_of(seeds[1], 10.1, 4.0)], max_bytes="20MiB")
+    assert [one.title for one in found.ranked] == ["wanda (mean of 2 seeds)"]
+    assert "1 of the 2 seeds of its record" in found.left_out[0]
+
+
+def test_a_file_with_the_numbers_of_its_record_is_no_further_choice(store, records):
+    found = choose(store, [*records, files_of(records[3], 14.0, 3.0)], max_bytes="5MiB")
+    assert [one.title for one in found.ranked] == ["gptq", "squeezellm", "rtn"] and found.left_out == []

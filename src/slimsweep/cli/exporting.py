@@ -1,5 +1,6 @@
 """The command `slim export`: the model of a record in a format of the export room."""
 
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,9 @@ import typer
 from slimsweep.cli.outputs import ConfigDir, DataDir, Outputs, own_folders, store_of
 from slimsweep.errors import ExportError, StoreError
 from slimsweep.paths import OwnFolders, config_root
+from slimsweep.records.exported import exports
 from slimsweep.records.store import Store
+from slimsweep.records.table import SHOWN_KEY
 
 PAIRS = (("sparsegpt", "eora"), ("wanda", "rtn"), ("llm_pruner", "dynamic_int8"), ("glu", "nf4"))
 """Chains of two stages in the matrix; `eora` repairs what an earlier stage lost and cannot stand alone."""
@@ -63,7 +66,7 @@ def export(
 
 
 def shown(store: Store, place: str) -> dict[str, Any]:
-    """The record whose key starts with `place`; else that of the run that made the model at this path.
+    """The record, or that of exported files, whose key starts with `place`; else that of the model at this path.
 
     Raises:
         ExportError: a folder or file without a record.
@@ -72,6 +75,10 @@ def shown(store: Store, place: str) -> dict[str, Any]:
     try:
         return store.find(place)
     except StoreError:
+        for record in store.records():
+            for one in exports(store, record):
+                if len(place) >= SHOWN_KEY and one["key"].startswith(place):
+                    return one
         if not Path(place).exists():
             raise
     from slimsweep.export.origin import record_at
@@ -81,8 +88,8 @@ def shown(store: Store, place: str) -> dict[str, Any]:
 
 def exported(
     store: Store, prefix: str, to: tuple[str, list[str]], folder: Path, folders: OwnFolders, measure: bool = False
-) -> list[str]:
-    """Export the model of a record; returns lines that tell what was verified, and measured.
+) -> Iterator[str]:
+    """Export the model of a record; gives lines that tell what was verified, and measured, as soon as it was.
 
     Args:
         to: the format's word, and its options as KEY=VALUE.
@@ -98,7 +105,7 @@ def exported(
     from slimsweep.export.formats import format_of, refuse
     from slimsweep.export.writing import export as write_and_verify
     from slimsweep.export.writing import refuse_folder
-    from slimsweep.pipeline.file_scores import asked_of_files, compared, score
+    from slimsweep.pipeline.file_scores import asked_of_files, comparison, score
     from slimsweep.pipeline.rebuild import Rebuild
     from slimsweep.records.table import markdown
 
@@ -111,12 +118,11 @@ def exported(
     if measure:
         asked_of_files(rebuild)  # a record without any is refused before weights load
     model = rebuild.model()
-    lines = write_and_verify(format, model, rebuild.record, rebuild.calibration, folder)
+    yield from write_and_verify(format, model, rebuild.record, rebuild.calibration, folder)
     if measure:
         files, notes = score(rebuild, format, folder, model)
-        lines += [*notes, "", markdown(compared(rebuild.record, files)), ""]
-        lines += ["`slim recommend` now counts these files as one more experiment."]
-    return lines
+        yield from [*notes, "", markdown(comparison(rebuild.record, files)), ""]
+        yield "`slim recommend` now counts these files as one more experiment."
 
 
 def matrix_text(cache_dir: Path) -> str:

@@ -28,7 +28,7 @@ def recommend(
     outputs: Outputs = None,
 ) -> None:
     """The best experiments under a budget: why, by how much, what more would buy, and the command that exports them."""
-    from slimsweep.records.exported import with_exports
+    from slimsweep.records.exported import origin_key, stale_exports, with_exports
     from slimsweep.reports.budget import limits
     from slimsweep.reports.recommend import recommend as choose
     from slimsweep.reports.recommendation_text import plain, text
@@ -42,5 +42,10 @@ def recommend(
     }
     budget = limits(given, device)
     store = store_of(outputs)
-    choice = choose(store, with_exports(store, records_of(store, sweeps)), budget, quality)
+    records = records_of(store, sweeps)
+    for one in stale_exports(store, records):
+        typer.echo(
+            f"{one['technique']} of {origin_key(one)[:8]} was measured by another protocol: measure it again", err=True
+        )
+    choice = choose(store, with_exports(store, records), budget, quality, outputs)
     typer.echo(json.dumps(plain(choice, outputs), indent=1) if format == "json" else text(choice, outputs))

@@ -8,10 +8,9 @@ ALLOCATORS = ("out of memory", "allocate memory", "not enough memory")
 
 
 def sentence(error: Exception) -> str:
-    """The class and the message of an error in one line, and what to try."""
+    """The class and the message of an error in one line; of a lack of memory, what to try."""
     said = f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ").rstrip(".")
-    what = f"out of memory ({said})" if is_lack_of_memory(error) else said
-    return f"{what}. {ADVICE}"
+    return f"out of memory ({said}). {ADVICE}" if is_lack_of_memory(error) else said
 
 
 def is_lack_of_memory(error: Exception) -> bool:

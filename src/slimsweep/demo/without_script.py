@@ -41,6 +41,8 @@ class WithNote:
             kept.append(message)
 
         await self._app(scope, receive, keep)
+        if not kept:  # the reader has gone
+            return
         begin, *parts = kept
         page = b"".join(part.get("body", b"") for part in parts)
         if PLACE in page:  # an answer of another kind, such as a redirection, has no such element

@@ -2,16 +2,14 @@
 
 import json
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
-
 from slimsweep.errors import ExportError
 from slimsweep.export.base import Content, Format, Sample
-from slimsweep.export.hf import loaded, logits_of, safetensors_bytes, tolerance_of, write_card
-from slimsweep.export.sample import compared, sample_batch
+from slimsweep.export.hf import loaded, logits_of, read_module, safetensors_bytes, tolerance_of, write_card
+from slimsweep.export.sample import compared
 from slimsweep.linear.base import kinds_of, linear_forms, weight_2d
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.skeleton import Skeleton
@@ -59,11 +57,7 @@ class CompressedTensors(Format):
         return [compared(logits_of(module, task, sample), sample, tolerance_of(folder), program)]
 
     def read(self, folder: Path, model: LanguageModel) -> LanguageModel:
-        """The module that plain transformers loads, in the dtype of `model`."""
-        read = replace(model, module=loaded(folder, model.dtype)[0])
-        with torch.no_grad():  # its layers are unpacked at the first forward of the whole module
-            model.task.forward(read.module, sample_batch(read))
-        return read
+        return read_module(folder, model)
 
     def weight_bytes(self, folder: Path) -> int:
         return safetensors_bytes(folder)

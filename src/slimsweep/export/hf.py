@@ -10,10 +10,12 @@ from torch import nn
 
 from slimsweep.export.base import Content, Format, Sample, weight_files
 from slimsweep.export.model_card import CARD, model_card
-from slimsweep.export.sample import compared
+from slimsweep.export.sample import compared, sample_batch
 from slimsweep.models import anatomy
+from slimsweep.models.batches import to_device
 from slimsweep.models.language_model import LanguageModel
 from slimsweep.models.storage import saved_model
+from slimsweep.models.storage.checkpoint import header
 from slimsweep.models.task import Task, task_of
 
 TOLERANCE = 1e-4
@@ -46,22 +48,24 @@ class HuggingFace(Format):
         return [compared(logits_of(module, task, sample), sample, tolerance_of(folder), program)]
 
     def read(self, folder: Path, model: LanguageModel) -> LanguageModel:
-        """The module that transformers or slimsweep loads, in the dtype of `model`."""
-        return replace(model, module=loaded(folder, model.dtype)[0])
+        return read_module(folder, model)
 
     def weight_bytes(self, folder: Path) -> int:
         return safetensors_bytes(folder)
 
 
-def safetensors_bytes(folder: Path) -> int:
-    """Bytes of all tensors of the model in a folder, without headers; masks beside it do not count."""
-    from safetensors import safe_open
+def read_module(folder: Path, model: LanguageModel) -> LanguageModel:
+    """The module that transformers or slimsweep loads, in the dtype and on the device of `model`."""
+    read = replace(model, module=loaded(folder, model.dtype)[0].to(model.compute_device), offload=False, scratch=None)
+    with torch.no_grad():  # packed integers are unpacked at the first forward of the whole module
+        model.task.forward(read.module, to_device(sample_batch(read), model.compute_device))
+    return read
 
-    found = 0
-    for file in weight_files(folder):
-        with safe_open(file, "pt") as tensors:
-            found += sum(tensors.get_tensor(name).nbytes for name in tensors.keys())  # noqa: SIM118  not a dict
-    return found
+
+def safetensors_bytes(folder: Path) -> int:
+    """Bytes of all tensors of the model in a folder, by the headers of its files."""
+    tensors = [entry for file in weight_files(folder) for entry in header(file).values()]
+    return sum(entry["data_offsets"][1] - entry["data_offsets"][0] for entry in tensors)
 
 
 def loaded(folder: Path, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, Task, str]:

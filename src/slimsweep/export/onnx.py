@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from slimsweep.checks import flag_faults, refuse
 from slimsweep.errors import ExportError
-from slimsweep.export.base import RECORD_KEY, Content, Format, Sample, weight_files
+from slimsweep.export.base import RECORD_KEY, Content, Format, Sample
 from slimsweep.export.model_card import CARD, model_card
 from slimsweep.export.sample import compared, in_fp32, sample_batch
 from slimsweep.linear.base import kinds_of, packed_layers
 from slimsweep.models.batches import Batch
-from slimsweep.models.language_model import LanguageModel
+from slimsweep.models.language_model import CPU, LanguageModel
 from slimsweep.models.task import inputs_of
 
 FILE = "model.onnx"
@@ -85,11 +85,15 @@ class Onnx(Format):
     def read(self, folder: Path, model: LanguageModel) -> LanguageModel:
         """A model whose logits onnxruntime computes; it writes no text."""
         fields = {one.name: getattr(model, one.name) for one in dataclasses.fields(model)}
-        return GraphModel(**fields | {"module": Graph(session_of(folder / FILE), model.config)})
+        own = {"module": Graph(session_of(folder / FILE), model.config), "compute_device": CPU}
+        return GraphModel(**fields | own | {"offload": False, "scratch": None})
 
     def weight_bytes(self, folder: Path) -> int:
-        """Bytes of the file and of those that hold large tensors for it; the graph itself is a small part."""
-        return sum(file.stat().st_size for file in weight_files(folder))
+        """Bytes of the tensors in the graph, without the graph itself and the record."""
+        import onnx
+
+        tensors = onnx.load(folder / FILE).graph.initializer
+        return sum(onnx.numpy_helper.to_array(tensor).nbytes for tensor in tensors)
 
 
 class Graph(nn.Module):
@@ -102,8 +106,11 @@ class Graph(nn.Module):
     def forward(self, use_cache: bool = False, **inputs: Tensor) -> Any:
         return SimpleNamespace(logits=run(self.session, inputs))
 
-    def generate(self, *_: Any, **__: Any) -> Any:
+    def _no_text(self, *_: Any) -> Any:
         raise ExportError("a graph keeps no cache of keys and values, so that it writes no text here")
+
+    # Whatever writes text reads or sets these settings first.
+    generation_config = property(_no_text, _no_text)
 
 
 class GraphModel(LanguageModel):

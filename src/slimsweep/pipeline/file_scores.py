@@ -5,15 +5,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from slimsweep.errors import ExportError, StoreError
+from slimsweep.errors import ExportError, SlimsweepError, StoreError
 from slimsweep.evaluation.base import Measurement
 from slimsweep.evaluation.quantity import as_plain
 from slimsweep.evaluation.size import Size
 from slimsweep.export.base import Format, weight_files
 from slimsweep.models.language_model import LanguageModel
+from slimsweep.pipeline.compose import build
 from slimsweep.pipeline.experiment import Asked
-from slimsweep.pipeline.keys import digest_of
-from slimsweep.pipeline.rebuild import Rebuild
+from slimsweep.pipeline.keys import digest_of, metric_identity
+from slimsweep.pipeline.rebuild import Rebuild, target_of
 from slimsweep.pipeline.run import measure_alone
 from slimsweep.records.exported import ORIGIN, exports_store
 from slimsweep.records.quantities import in_group
@@ -23,31 +24,54 @@ from slimsweep.reports.noise import digits
 
 FROM_SHAPES = ("parameters", "gmacs")
 """Fields of the record that hold for the files too."""
-ROUNDED = "the files store the weights in another form"
+NOT_OF_FILES = ("load_seconds", "compress_seconds", "compress_spent_seconds", "weights_digest")
+"""Fields of the record that say nothing of the files."""
+REASON = "of the record that the files come from"
 
 
 def asked_of_files(rebuild: Rebuild) -> dict[str, Asked]:
-    """The measurements of quality that a record has and that can be made again, by identity; needs no weights.
+    """The measurements of quality that a record shows and that can be made again, by identity; needs no weights.
 
     Raises:
         StoreError: there is none.
     """
-    kept = rebuild.store.measured(rebuild.record["key"])
-    found = {
-        identity: one
-        for identity, one in rebuild.experiment.asked.items()
-        if identity in kept and one.metric.depends_on_values and _has_quality(one.metric)
-    }
-    if not found:
+    record = rebuild.record
+    measured = rebuild.store.measured(record["key"])
+    shown = dict.fromkeys((record.get("identities") or {}).values())
+    again = {identity: _again(rebuild, measured[identity]) for identity in shown if identity in measured}
+    asked = {identity: one for identity, one in again.items() if one and _is_quality(one.metric)}
+    if not asked:
         raise StoreError(
-            f"record {rebuild.record['key'][:8]} measured no quality that --measure could compare with. "
+            f"record {record['key'][:8]} shows no quality that --measure could measure again. "
             "Run the experiment with evaluation=quick, or: slim amend SWEEP +metric=perplexity"
         )
-    return found
+    return asked
+
+
+def _again(rebuild: Rebuild, measured: dict[str, Any]) -> Asked | None:
+    """The metric of a measurement; None where its settings and texts do not give the same measurement here."""
+    if known := rebuild.experiment.asked.get(measured["identity"]):
+        return known
+    # A later launch may have measured by other settings than those that the record was first launched with.
+    content, faults = measured["metric"], []
+    packages = rebuild.record["choices"].get("packages", [])
+    try:
+        target = target_of("metric", content["name"], packages)
+        metric = build(measured["name"], {"_target_": target, **content["fields"]}, faults)
+        same = metric is not None and digest_of(metric_identity(metric, rebuild.experiment.corpora))
+    except SlimsweepError:
+        return None
+    return Asked(measured["name"], metric, content) if same == measured["identity"] else None
+
+
+def _is_quality(metric: Any) -> bool:
+    return metric.depends_on_values and any(quantity.group == "quality" for quantity in metric.quantities())
 
 
 def score(rebuild: Rebuild, format: Format, folder: Path, model: LanguageModel) -> tuple[dict[str, Any], list[str]]:
     """Measure exported files by the protocols of their record, and keep the result below it.
+
+    Each measurement is written as soon as it is made.
 
     Args:
         model: the model that was written; it may be changed.
@@ -56,27 +80,38 @@ def score(rebuild: Rebuild, format: Format, folder: Path, model: LanguageModel) 
 
     Raises:
         StoreError: the record has no quality that could be measured.
+        ExportError: no measurement could be made on the files; they get no record.
     """
-    asked, record = asked_of_files(rebuild), rebuild.record
-    own, fields = exports_store(rebuild.store, record["key"]), described(rebuild, format)
-    done, notes = [sizes(record, format, folder)], []
+    asked, fields = asked_of_files(rebuild), model_fields(rebuild, format)
+    store, key, done, notes = exports_store(rebuild.store, rebuild.record["key"]), fields["key"], [], []
     read = format.read(folder, model)
-    for identity, one in asked.items():
-        try:
-            done.append(measure_alone(rebuild.experiment, read, identity, one))
-        except ExportError as error:
-            notes.append(f"not measured: {one.name}: {error}")
-    with own.claim(fields["key"]):
-        own.begin(fields, [])
-        for one in done:
-            own.keep(fields["key"], one)
-        return own.finish(fields["key"], [one["identity"] for one in done]), notes
+    with store.claim(key):
+        store.begin(fields, [])
+        for identity, one in asked.items():
+            try:
+                measured = measure_alone(rebuild.experiment, read, identity, one)
+            except SlimsweepError as error:
+                notes.append(f"not measured: {one.name}: {error}")
+                continue
+            store.keep(key, measured)
+            done.append(identity)
+        if not done:
+            raise ExportError(f"no quality could be measured on these files. {'; '.join(notes)}")
+        size = sizes(rebuild.record, format, folder)
+        store.keep(key, size)
+        return store.finish(key, [*done, size["identity"]]), notes
 
 
-def described(rebuild: Rebuild, format: Format) -> dict[str, Any]:
-    """Fields of the record of files that are no measurement: those of the model, and the format as one more stage."""
+def model_fields(rebuild: Rebuild, format: Format) -> dict[str, Any]:
+    """Fields of the files' record that no metric measures: those of the model, with the format as its last stage.
+
+    Raises:
+        StoreError: the record's own file of these fields is missing or damaged.
+    """
     record, options = rebuild.record, dataclasses.asdict(format)
-    model = rebuild.store.model(record["key"]) or record
+    model = rebuild.store.model(record["key"])
+    if model is None:
+        raise StoreError(f"model.json of record {record['key'][:8]} is missing or damaged: run the experiment again")
     stage = {"technique": format.name, "name": format.name, "fields": options, "seconds": 0.0, "notes": {}}
     words = words_of(format)
     chain = [record["technique"]] if record["stages"] else []
@@ -86,9 +121,9 @@ def described(rebuild: Rebuild, format: Format) -> dict[str, Any]:
         "export": {"format": format.name, "options": options, "words": words},
         "technique": "+".join([*chain, " ".join([format.name, *words])]),
         "stages": [*model["stages"], stage],
-        "weights_digest": None,
         "created": _now(),
-        "reasons": model["reasons"] | {"weights_digest": ROUNDED},
+        **dict.fromkeys(NOT_OF_FILES),
+        "reasons": model["reasons"] | dict.fromkeys(NOT_OF_FILES, REASON),
     }
 
 
@@ -102,11 +137,14 @@ def words_of(format: Format) -> list[str]:
 def sizes(record: dict[str, Any], format: Format, folder: Path) -> dict[str, Any]:
     """Measurement of the files themselves, and what holds for their shapes."""
     values = {name: record[name] for name in FROM_SHAPES if record.get(name) is not None}
+    weight_bytes = format.weight_bytes(folder)
     values |= {
-        "weight_bytes": format.weight_bytes(folder),
+        "weight_bytes": weight_bytes,
         "checkpoint_bytes": sum(file.stat().st_size for file in weight_files(folder)),
     }
-    declared = as_plain(Size().quantities()) | record["quantities"]
+    if record.get("compression_factor") and record.get("weight_bytes"):
+        values["compression_factor"] = record["compression_factor"] * record["weight_bytes"] / weight_bytes
+    declared = as_plain(Size().quantities()) | (record.get("quantities") or {})
     protocols = {name: record["protocols"][name] for name in FROM_SHAPES if name in (record.get("protocols") or {})}
     content = {
         "fields": dataclasses.asdict(format),
@@ -121,18 +159,24 @@ def sizes(record: dict[str, Any], format: Format, folder: Path) -> dict[str, Any
     }
 
 
-def compared(before: dict[str, Any], files: dict[str, Any]) -> Table:
-    """Each quality of a record beside that of its exported files."""
-    table, shown = Table(), [one for one in in_group([files], "quality") if before.get(one.field) is not None]
-    sized = [one for one in in_group([files], "cost") if one.field in ("weight_bytes", "checkpoint_bytes")]
-    table.add("", [one.title for one in (*shown, *sized)], True)
-    table.add("record", [digits(one, before[one.field]) for one in (*shown, *sized)])
-    table.add("files", [digits(one, files[one.field]) for one in (*shown, *sized)])
+def comparison(record: dict[str, Any], files: dict[str, Any]) -> Table:
+    """Each quality of exported files beside that of their record, measured alike, and both sizes."""
+    rows = []
+    for one in in_group([files], "quality"):
+        identity = files["identities"].get(one.field)
+        same = [name for name, other in record["identities"].items() if other == identity]
+        field = next((name for name in same if name.partition("[")[0] == one.field.partition("[")[0]), None)
+        rows += [(one, record[field])] if field and None not in (record.get(field), files.get(one.field)) else []
+    rows += [
+        (one, record[one.field])
+        for one in in_group([files], "cost")
+        if one.field in ("weight_bytes", "checkpoint_bytes") and record.get(one.field) is not None
+    ]
+    table = Table()
+    table.add("", [one.title for one, _ in rows], True)
+    table.add("record", [digits(one, before) for one, before in rows])
+    table.add("files", [digits(one, files[one.field]) for one, _ in rows])
     return table
-
-
-def _has_quality(metric: Any) -> bool:
-    return any(quantity.group == "quality" for quantity in metric.quantities())
 
 
 def _now() -> str:

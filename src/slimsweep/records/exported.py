@@ -21,8 +21,24 @@ def exports_store(store: Store, key: str) -> Store:
 
 
 def with_exports(store: Store, records: Iterable[Record]) -> list[Record]:
-    """Records, each followed by those of its exported files."""
-    return [one for record in records for one in (record, *exports_store(store, record["key"]).records())]
+    """Records, each followed by those of its exported files that were measured as it was."""
+    return [one for record in records for one in (record, *exports(store, record)) if is_measured_alike(record, one)]
+
+
+def stale_exports(store: Store, records: Iterable[Record]) -> list[Record]:
+    """Records of exported files that were measured by another protocol than their record shows now."""
+    return [one for record in records for one in exports(store, record) if not is_measured_alike(record, one)]
+
+
+def exports(store: Store, record: Record) -> list[Record]:
+    """Records of all exported files of a record."""
+    return exports_store(store, record["key"]).records()
+
+
+def is_measured_alike(record: Record, files: Record) -> bool:
+    """Whether no field of exported files has another protocol than the record shows now."""
+    before, now = files.get("protocols") or {}, record.get("protocols") or {}
+    return all(before[name] == now[name] for name in before.keys() & now.keys())
 
 
 def holder_of(store: Store, record: Record) -> Store:
@@ -31,12 +47,12 @@ def holder_of(store: Store, record: Record) -> Store:
 
 
 def outcomes_of(store: Store, record: Record) -> dict[str, Outcomes]:
-    """Contribution of each item, by field of a record, of exported files too."""
+    """Outcomes of a record, or of exported files: the contribution of each item, by field."""
     return holder_of(store, record).outcomes(record)
 
 
 def origin_key(record: Record) -> str:
-    """Key that `slim export` takes: of exported files that of the record they come from."""
+    """Key that `slim export` takes. Exported files have that of the record they come from."""
     return record.get(ORIGIN, record["key"])
 
 

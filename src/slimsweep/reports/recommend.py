@@ -1,8 +1,11 @@
 """The best experiments under a budget, the Pareto front around them, and whether the lead is real."""
 
+import math
+import shlex
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from slimsweep.errors import StoreError
@@ -21,6 +24,8 @@ from slimsweep.reports.budget import Limit
 from slimsweep.reports.noise import compare, digits
 from slimsweep.reports.selection import meaningful
 
+BITS_OF_A_FILE = 4.5
+"""Bits for each weight of the smallest GGUF type that needs no other package, Q4_0."""
 SHOWN_PROTOCOLS = 4
 """Protocols that a refusal lists."""
 
@@ -108,11 +113,15 @@ class Recommendation:
         return (beyond[0] if step > 0 else beyond[-1]) if beyond else None
 
 
-def recommend(store: Store, records: Sequence[Record], limits: Sequence[Limit], quality: str = "") -> Recommendation:
+def recommend(
+    store: Store, records: Sequence[Record], limits: Sequence[Limit], quality: str = "", outputs: Path | None = None
+) -> Recommendation:
     """The best experiments among records that meet all limits.
 
     Args:
+        records: those of jobs, and of exported files that were measured.
         quality: field or heading of the quality that decides; empty: the first one that was measured.
+        outputs: the output folder as it was given on the command line, for advice; None: the default one.
 
     Raises:
         StoreError: no record says anything, a limit or a quality was measured by unknown or several protocols or not at
@@ -126,13 +135,14 @@ def recommend(store: Store, records: Sequence[Record], limits: Sequence[Limit], 
     names = titles(records)
     every = [Experiment(tuple(group), _title(group, names)) for group in seed_groups(records)]
     needed = [judged, size, *(one for _, one in limited)]
+    every, left_out = _rivals(every, needed)
     whole = [one for one in every if all(one.value(wanted) is not None for wanted in needed)]
     if not whole:
         raise StoreError(f"no record has all of {', '.join(dict.fromkeys(one.title for one in needed))}")
     bounds = [_bound(store, limit, one, whole, records) for limit, one in limited]
     ranked = [one for one in whole if all(bound.excess(one) <= 0 for bound in bounds)]
     if not ranked:
-        raise StoreError(_nearest(whole, bounds, judged))
+        raise StoreError(_nearest(whole, bounds) + _smaller_file(whole, bounds, judged, outputs))
     wants_small = all(one.group == "quality" for _, one in limited)
     order = _by_size(size, judged) if wants_small else _by_quality(size, judged)
     ranked.sort(key=order)
@@ -140,8 +150,26 @@ def recommend(store: Store, records: Sequence[Record], limits: Sequence[Limit], 
     on_front = [whole[place] for place in front(points, judged.higher_is_better is True)]
     tested = _tested(judged, *ranked[:2]) if len(ranked) > 1 else ()
     lead = compare(judged, *(outcomes_of(store, one) for one in tested)) if tested else None
-    left_out = [f"{one.title}: {_missing(one, needed)}" for one in every if one not in whole]
+    left_out += [f"{one.title}: {_missing(one, needed)}" for one in every if one not in whole]
     return Recommendation(judged, size, wants_small, bounds, ranked, on_front, lead, tested, left_out)
+
+
+def _rivals(every: Sequence[Experiment], needed: Sequence[Quantity]) -> tuple[list[Experiment], list[str]]:
+    """Experiments that may be compared with each other, and sentences on exported files that may not.
+
+    Files that have every number of their record are no further choice: an `hf` export of plain weights is one. Files
+    of one seed are not set against means of several: a lucky seed would win.
+    """
+    origins = {record["key"]: one for one in every for record in one.records if not export_of(record)}
+    kept, left_out = [], []
+    for one in every:
+        origin = origins.get(origin_key(one.records[0])) if export_of(one.records[0]) else None
+        if origin and len(one.records) < len(origin.records):
+            count = f"{len(one.records)} of the {len(origin.records)} seeds of its record"
+            left_out.append(f"{one.title}: measured for {count}; measure the others too (slim export ... --measure)")
+        elif origin is None or any(one.value(wanted) != origin.value(wanted) for wanted in needed):
+            kept.append(one)
+    return kept, left_out
 
 
 def _usable(records: Sequence[Record]) -> list[Record]:
@@ -287,16 +315,14 @@ def _missing(experiment: Experiment, needed: Sequence[Quantity]) -> str:
     return f"{', '.join(lacks)} not measured"
 
 
-def _nearest(whole: Sequence[Experiment], bounds: Sequence[Bound], judged: Quantity) -> str:
-    """Message on the experiment that comes nearest to a budget which none meets, and what may help."""
+def _nearest(whole: Sequence[Experiment], bounds: Sequence[Bound]) -> str:
+    """Message on the experiment that comes nearest to a budget which none meets."""
     near = min(whole, key=lambda one: sorted((max(bound.excess(one), 0) for bound in bounds), reverse=True))
     missed = [bound for bound in bounds if bound.excess(near) > 0]
     budget = " and ".join(dict.fromkeys(bound.limit.option for bound in bounds))
-    wants_bytes = any({"size", "file"} & set(bound.limit.kinds) for bound in missed)
     return (
         f"none of {len(whole)} experiments meets {budget}. The nearest is {near.title} "
         f"({origin_key(near.records[0])[:SHOWN_KEY]}): {'; '.join(_miss(near, bound) for bound in missed)}"
-        + (_smaller_file(whole, judged) if wants_bytes else "")
     )
 
 
@@ -312,20 +338,29 @@ def _miss(near: Experiment, bound: Bound) -> str:
     return f"{said}, which is less than its standard error of {one.deviation_text(error)}: measure more items first"
 
 
-def _smaller_file(whole: Sequence[Experiment], judged: Quantity) -> str:
-    """Advice to measure a smaller file, of the best experiment that surely fits GGUF; empty where none does."""
-    measured = {origin_key(record) for one in whole for record in one.records if export_of(record)}
-    fitting = [
-        one
-        for one in whole
-        if origin_key(one.nearest(judged)) not in measured and suggested_format(one.nearest(judged)) == "gguf"
-    ]
+def _smaller_file(whole: Sequence[Experiment], bounds: Sequence[Bound], judged: Quantity, outputs: Path | None) -> str:
+    """Advice to measure the best model as a file of 4 bits; empty where none surely fits GGUF and the bytes allowed."""
+    limits = [bound for bound in bounds if {"size", "file"} & set(bound.limit.kinds)]
+    measured = {
+        origin_key(record) for one in whole for record in one.records if export_of(record).get("format") == "gguf"
+    }
+
+    def fits(one: Experiment) -> bool:
+        record = one.nearest(judged)
+        small = BITS_OF_A_FILE / 8 * (record.get("parameters") or math.inf)
+        is_new = not export_of(record) and record["key"] not in measured
+        return is_new and suggested_format(record) == "gguf" and all(small < bound.bounds[one.key] for bound in limits)
+
+    fitting = (
+        [one for one in whole if fits(one)] if any(bound.excess(one) > 0 for bound in limits for one in whole) else []
+    )
     if not fitting:
         return ""
     best = min(fitting, key=lambda one: _signed(judged, one.value(judged), True))
+    folder = f" --outputs {shlex.quote(str(outputs))}" if outputs else ""
     return (
         f". Files in another format may be smaller, and count once they are measured. Of {best.title}: "
-        f"slim export {best.nearest(judged)['key'][:SHOWN_KEY]} type=Q4_0 --to gguf --measure"
+        f"slim export {best.nearest(judged)['key'][:SHOWN_KEY]} type=Q4_0 --to gguf --measure{folder}"
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from slimsweep.evaluation.quantity import Quantity
 from slimsweep.export.suggestion import suggested_format
-from slimsweep.records.exported import export_of, origin_key
+from slimsweep.records.exported import ORIGIN, export_of, origin_key
 from slimsweep.records.paired import Paired
 from slimsweep.records.table import SHOWN_KEY, Table, markdown
 from slimsweep.reports.noise import digits, is_real, sentence
@@ -102,7 +102,8 @@ def command(found: Recommendation, outputs: Path | None) -> str:
     record = found.choice.nearest(found.quality)
     key, made = origin_key(record)[:16], export_of(record)
     options = made.get("words", [])
-    place = "-".join([key[:SHOWN_KEY], *options]).replace("=", "-")
+    named = [made["format"], *options] if made else []
+    place = "-".join([key[:SHOWN_KEY], *named]).replace("=", "-")
     words = ["slim export", key, *options, f"--to {made.get('format') or suggested_format(record)}"]
     words += [f"--output exports/{place}", *([f"--outputs {shlex.quote(str(outputs))}"] if outputs else [])]
     return " ".join(words)
@@ -135,9 +136,9 @@ def plain(found: Recommendation, outputs: Path | None) -> dict[str, Any]:
 
     def one(experiment: Experiment) -> dict[str, Any]:
         values = {quantity.field: experiment.value(quantity) for quantity in _shown(found)}
-        record, keys = experiment.nearest(found.quality), [origin_key(record) for record in experiment.records]
-        told = {"key": origin_key(record), "keys": keys, "title": experiment.title}
-        return told | ({"export": export_of(record)} if export_of(record) else {}) | values
+        record, keys = experiment.nearest(found.quality), [record["key"] for record in experiment.records]
+        further = {ORIGIN: record[ORIGIN], "export": export_of(record)} if export_of(record) else {}
+        return {"key": record["key"], "keys": keys, "title": experiment.title} | further | values
 
     pair = None if found.lead is None else dataclasses.asdict(found.lead) | _tested(found, found.lead)
     larger, smaller = found.neighbour(1), found.neighbour(-1)
