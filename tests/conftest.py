@@ -8,7 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import type_checks
 from absl.logging import get_absl_handler
+from new_process import NewProcesses
+
+type_checks.install()
 
 # absl, which rouge-score imports, closes the stream that stood for standard error when it was imported, once logging is
 # configured anew: under pytest that is the capture of another test.
@@ -100,6 +104,14 @@ def smollm2():
     config = OmegaConf.load(PROJECT / "conf" / "model" / "smollm2_135m.yaml")
     config.cache_dir = str(CACHE)
     return instantiate(config, _convert_="all")
+
+
+@pytest.fixture(scope="session")
+def new_processes(tmp_path_factory):
+    """New processes that have nothing but files: `new_processes.run(code, ...)` takes a fraction of a second."""
+    processes = NewProcesses(tmp_path_factory.mktemp("processes"))
+    yield processes
+    processes.close()
 
 
 SPARSEML = '''

@@ -1,6 +1,3 @@
-import subprocess
-import sys
-
 import pytest
 import torch
 from contexts import text_context
@@ -142,7 +139,7 @@ def test_repeated_levels_are_one_level():
     assert layer.weight.tolist() == [[1, 1, 3, 3]]
 
 
-def test_a_saved_model_gives_equal_logits_here_and_in_a_new_process(tiny, tmp_path):
+def test_a_saved_model_gives_equal_logits_here_and_in_a_new_process(tiny, tmp_path, new_processes):
     token_ids = torch.randint(1, 250, (2, 9), generator=torch.Generator().manual_seed(0))
     SqueezeLLM(bits=3, outlier_fraction=0.02).apply(tiny, text_context(token_ids))
     assert {layer.kind for layer in packed_layers(tiny.module).values()} == {"table"}
@@ -156,4 +153,4 @@ def test_a_saved_model_gives_equal_logits_here_and_in_a_new_process(tiny, tmp_pa
         "token_ids, expected = torch.load(sys.argv[2])\n"
         "assert torch.equal(slimsweep.load(sys.argv[1])(input_ids=token_ids).logits, expected)\n"
     )
-    subprocess.run([sys.executable, "-c", script, str(folder), str(tmp_path / "expected.pt")], check=True)
+    new_processes.run(script, folder, tmp_path / "expected.pt")

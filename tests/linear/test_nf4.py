@@ -1,7 +1,5 @@
 import itertools
 import math
-import subprocess
-import sys
 from statistics import NormalDist
 
 import bitsandbytes.functional as bnb
@@ -201,7 +199,7 @@ def test_the_product_is_computed_in_the_dtype_asked_for_and_returned_in_that_of_
     assert not torch.equal(layer(inputs.bfloat16()), exact.bfloat16())
 
 
-def test_models_of_both_forms_of_bitsandbytes_load_in_a_new_process_with_equal_logits(tiny, tmp_path):
+def test_models_of_both_forms_of_bitsandbytes_load_in_a_new_process_with_equal_logits(tiny, tmp_path, new_processes):
     NF4(include="*self_attn*").apply(tiny, StageContext())
     Int8(include="*mlp*").apply(tiny, StageContext())
     ids = torch.arange(24)[None]
@@ -212,7 +210,7 @@ def test_models_of_both_forms_of_bitsandbytes_load_in_a_new_process_with_equal_l
         "import sys, torch, slimsweep; model = slimsweep.load(sys.argv[1] + '/model');"
         "torch.save(model(input_ids=torch.arange(24)[None]).logits, sys.argv[1] + '/logits.pt')"
     )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, capture_output=True)
+    new_processes.run(code, tmp_path)
     assert torch.equal(torch.load(tmp_path / "logits.pt"), expected)
 
 

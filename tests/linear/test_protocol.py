@@ -1,9 +1,6 @@
 """The linear protocol, proved by a form that the package does not know: layers as products of two factors."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -149,6 +146,7 @@ def test_a_packed_layer_keeps_the_zeros_that_were_planned_for_it(tiny_source):
 
 READ = """
 import sys, torch
+torch.set_num_threads(1)
 sys.path[:0] = {paths!r}
 import low_rank, slimsweep
 from reductions import logits
@@ -156,12 +154,12 @@ torch.save(logits(slimsweep.load({folder!r})), {out!r})
 """
 
 
-def test_a_saved_model_gives_the_same_logits_in_a_new_process(factored, tmp_path):
+def test_a_saved_model_gives_the_same_logits_in_a_new_process(factored, tmp_path, new_processes):
     assert not saved_model.save(factored, tmp_path / "saved")  # no plain from_pretrained
     assert (tmp_path / "saved" / PACKED_FILE).stat().st_size == size(factored)["checkpoint_bytes"]
     paths = [str(PROJECT / "tests" / "support"), str(PROJECT / "src")]
     code = READ.format(paths=paths, folder=str(tmp_path / "saved"), out=str(tmp_path / "logits.pt"))
-    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    new_processes.run(code)
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)

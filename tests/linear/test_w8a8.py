@@ -1,6 +1,3 @@
-import subprocess
-import sys
-
 import pytest
 import torch
 from family_shapes import random_model
@@ -142,14 +139,14 @@ def test_the_file_has_the_names_other_readers_look_for(saved):
         assert file.get_tensor(names[0]).dtype == torch.int8
 
 
-def test_a_saved_model_gives_equal_logits_here_and_in_a_new_process(saved, tmp_path):
+def test_a_saved_model_gives_equal_logits_here_and_in_a_new_process(saved, tmp_path, new_processes):
     folder, ids, logits = saved
     assert torch.equal(slimsweep.load(folder)(input_ids=ids).logits, logits)
     script = (
         "import sys, torch, slimsweep; "
         "torch.save(slimsweep.load(sys.argv[1])(input_ids=torch.arange(4, 24)[None]).logits, sys.argv[2])"
     )
-    subprocess.run([sys.executable, "-c", script, str(folder), str(tmp_path / "logits.pt")], check=True)
+    new_processes.run(script, folder, tmp_path / "logits.pt")
     assert torch.equal(torch.load(tmp_path / "logits.pt"), logits)
 
 

@@ -36,6 +36,8 @@ def made(name: str, *overrides: str) -> Technique:
         config.rank = 4
     if "tokens" in config and "batch_sequences" in config:  # a few steps of training
         config.tokens = 300
+    few = {"autoround": {"steps": 3}, "awq": {"steps": 3}, "lora_prune": {"removals": 2, "score_batches": 1}}
+    config.update(few.get(name, {}))  # of what decides neither shapes nor counts
     if config.get("group_size") and name != "sparsegpt":  # which has groups with bits only
         config.group_size = 16  # divides the widths of the tiny model
     return instantiate(config, _convert_="all")

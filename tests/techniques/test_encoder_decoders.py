@@ -1,8 +1,6 @@
 """Every kind of technique on encoder-decoders: applied, saved, and read back in a new process."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -126,21 +124,21 @@ def test_a_plan_that_cannot_know_whose_heads_go_says_so(tmp_path):
     assert "heads differ in size" in notes["bart"]["note"] and "note" not in notes["t5"]
 
 
-def test_everything_is_read_back_in_a_new_process(tmp_path):
+def test_everything_is_read_back_in_a_new_process(tmp_path, new_processes):
     expected = {}
     for name in ENCODER_DECODERS:
         (folder := tmp_path / name).mkdir()
         expected |= saved_by_all(loud(name, str(folder)), folder)
-    check_reading(expected, tmp_path)
+    check_reading(expected, tmp_path, new_processes)
 
 
-def test_the_trained_bart_goes_through_all_of_them(shared, tmp_path):
+def test_the_trained_bart_goes_through_all_of_them(shared, tmp_path, new_processes):
     source = LocalModel(path=str(shared / "models" / "bart-g2p-us"), task="seq2seq_lm", cache_dir=str(tmp_path))
     module = source.skeleton().module
     assert sum(parameter.numel() for parameter in module.parameters()) == 751_488
     bart = wrapped(shared / "models" / "bart-g2p-us")
     assert "each of 2 blocks has one attention head, and it must stay" in " ".join(Heads(ratio=0.5).faults(bart))
-    check_reading(saved_by_all(bart, tmp_path, without=("heads", "heads confidence")), tmp_path)
+    check_reading(saved_by_all(bart, tmp_path, without=("heads", "heads confidence")), tmp_path, new_processes)
 
 
 def wrapped(folder) -> LanguageModel:
@@ -161,11 +159,9 @@ def saved_by_all(dense: LanguageModel, folder, without=()) -> dict[str, list]:
     return expected
 
 
-def check_reading(expected: dict[str, list], folder) -> None:
-    """Let one new process read all folders: starting it takes longer than reading."""
+def check_reading(expected: dict[str, list], folder, new_processes) -> None:
+    """Let one new process read all folders."""
     torch.save(inputs(), folder / "batch.pt")
-    command = [sys.executable, "-c", READ, json.dumps(list(expected)), str(folder / "batch.pt")]
-    ran = subprocess.run(command, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr
-    answer = json.loads(ran.stdout.strip().splitlines()[-1])
+    printed = new_processes.run(READ, json.dumps(list(expected)), folder / "batch.pt")
+    answer = json.loads(printed.strip().splitlines()[-1])
     assert answer == {place: pytest.approx(values, rel=1e-6) for place, values in expected.items()}

@@ -11,6 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobStatus
 from omegaconf import DictConfig, OmegaConf
 
+from hydra_plugins.slimsweep.composing import Composer
 from slimsweep.cli.arguments import is_knob, readable
 from slimsweep.cli.live import shown
 from slimsweep.errors import ConfigError
@@ -72,10 +73,8 @@ class GridsSweeper(BasicSweeper):
         from slimsweep.pipeline.sweep import Sweep
 
         context = self.hydra_context
-        configs = {
-            tuple(overrides): context.config_loader.load_sweep_config(self.config, list(overrides))
-            for overrides in self.jobs(arguments)
-        }
+        composer = Composer(context.config_loader, self.config)
+        configs = {tuple(overrides): composer.of(overrides) for overrides in self.jobs(arguments, composer)}
         sweep = Sweep.plan(configs)
         if self.amends:
             sweep.tell_what_is_missing()
@@ -104,7 +103,7 @@ class GridsSweeper(BasicSweeper):
                 break
         return errors
 
-    def jobs(self, arguments: list[str]) -> list[Sequence[str]]:
+    def jobs(self, arguments: list[str], composer: Composer) -> list[Sequence[str]]:
         """Override lists of all grids in order, each once.
 
         Raises:
@@ -124,7 +123,7 @@ class GridsSweeper(BasicSweeper):
                 required |= {key.lstrip("+~") for key in kept}
             for batch in self.split_arguments(parser.parse_overrides([*self._overrides_of(kept), *given]), None):
                 jobs += [tuple(overrides) for overrides in batch]
-        return self._with_fitting_knobs(jobs, required)
+        return self._with_fitting_knobs(jobs, required, composer)
 
     def _amended(self, replaced: set[str]) -> list[list[str]]:
         """Overrides of each job of the sweep that is amended, without those that the command line replaces.
@@ -166,7 +165,9 @@ class GridsSweeper(BasicSweeper):
         is_one_value = not value or (is_list_setting and not has_lists)
         return _as_typed(value) if is_one_value else ",".join(map(_as_typed, value))
 
-    def _with_fitting_knobs(self, jobs: list[Sequence[str]], required: set[str]) -> list[Sequence[str]]:
+    def _with_fitting_knobs(
+        self, jobs: list[Sequence[str]], required: set[str], composer: Composer
+    ) -> list[Sequence[str]]:
         """Each job without the knobs that its own choices lack, such as those of another job's technique; each once.
 
         Raises:
@@ -183,8 +184,7 @@ class GridsSweeper(BasicSweeper):
             # Ratio and seed decide no field's presence: a sweep over them composes this once for each chain.
             choices = tuple(line for line in job if line not in knobs and not line.startswith(("ratio=", "seed=")))
             if choices not in settings:
-                loader = self.hydra_context.config_loader
-                settings[choices] = loader.load_sweep_config(self.config, list(choices))
+                settings[choices] = composer.of(choices)
             idle = {
                 line for line, key in knobs.items() if not _has(settings[choices], key, is_new=line.startswith("+"))
             }

@@ -28,6 +28,8 @@ from slimsweep.models.language_model import LanguageModel
 log = logging.getLogger(__name__)
 
 TASKS = Path(__file__).parent / "tasks"
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""libyaml's own where PyYAML has it: ten times as fast, and every check of a sweep's jobs reads these files."""
 _METRICS = {
     ("acc", "none"): "accuracy",
     ("acc_norm", "none"): "acc_norm",
@@ -213,7 +215,7 @@ def task_file(task: str) -> dict[str, Any]:
     names = sorted(path.stem for path in TASKS.glob("*.yaml"))
     if task not in names:
         raise TaskError(f"no task {task!r}. {allowed_names(task, names, 'Known')}")
-    return yaml.safe_load((TASKS / f"{task}.yaml").read_text(encoding="utf-8"))
+    return yaml.load((TASKS / f"{task}.yaml").read_text(encoding="utf-8"), LOADER)
 
 
 def _scores(fields: dict[str, Any]) -> list[tuple[str, str, str]]:

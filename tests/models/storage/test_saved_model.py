@@ -1,7 +1,5 @@
 import json
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -209,7 +207,7 @@ def test_a_loaded_model_generates_with_a_cache_as_without(load, folder, name):
     assert torch.equal(cached, plain)
 
 
-def test_a_new_process_computes_the_same_logits(load, folder, tmp_path):
+def test_a_new_process_computes_the_same_logits(load, folder, tmp_path, new_processes):
     model = uneven(load("llama"))
     saved_model.save(model, folder)
     code = (
@@ -218,8 +216,7 @@ def test_a_new_process_computes_the_same_logits(load, folder, tmp_path):
         "save_file({'logits': slimsweep.load(folder)(load_file(ids)['ids']).logits}, out)"
     )
     save_file({"ids": token_ids()}, tmp_path / "ids")
-    command = [sys.executable, "-c", code, str(folder), str(tmp_path / "ids"), str(tmp_path / "logits")]
-    subprocess.run(command, check=True, timeout=120, cwd=tmp_path)
+    new_processes.run(code, folder, tmp_path / "ids", tmp_path / "logits")
     torch.testing.assert_close(load_file(tmp_path / "logits")["logits"], logits(model), atol=1e-6, rtol=0)
 
 

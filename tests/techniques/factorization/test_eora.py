@@ -1,6 +1,4 @@
 import dataclasses
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -185,7 +183,9 @@ def test_the_plan_has_the_numbers_of_real_weights_which_are_counted_by_hand(tiny
 
 
 @pytest.mark.parametrize("stage", [Magnitude(ratio=0.5), NF4(), GPTQ(bits=3, group_size=16)])
-def test_a_saved_model_loads_in_a_new_process_with_equal_logits_and_masks(tiny_source, tiny, stage, tmp_path):
+def test_a_saved_model_loads_in_a_new_process_with_equal_logits_and_masks(
+    tiny_source, tiny, stage, tmp_path, new_processes
+):
     stage.apply(tiny, text_context(IDS))
     restore(tiny, tiny_source.load(torch.float32, CPU), rank=4)
     ids = torch.arange(24)[None]
@@ -195,7 +195,7 @@ def test_a_saved_model_loads_in_a_new_process_with_equal_logits_and_masks(tiny_s
         "import sys, torch, slimsweep; model = slimsweep.load(sys.argv[1] + '/model');"
         "torch.save(model(input_ids=torch.arange(24)[None]).logits, sys.argv[1] + '/logits.pt')"
     )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, capture_output=True)
+    new_processes.run(code, tmp_path)
     assert torch.equal(torch.load(tmp_path / "logits.pt"), expected)
     loaded = linear_layers(slimsweep.load(tmp_path / "model"))
     for name, layer in tiny.targets().items():

@@ -1,5 +1,3 @@
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -367,14 +365,13 @@ with torch.no_grad():
 """
 
 
-def test_a_saved_model_gives_equal_logits_in_a_new_process(tiny, tmp_path):
+def test_a_saved_model_gives_equal_logits_in_a_new_process(tiny, tmp_path, new_processes):
     SVD(ratio=0.3).apply(tiny, text_context(IDS))
     assert not saved_model.save(tiny, tmp_path / "saved")  # no plain from_pretrained
     expected = tiny.module(input_ids=IDS).logits.detach()
     assert torch.equal(slimsweep.load(tmp_path / "saved")(input_ids=IDS).logits, expected)
     torch.save((IDS, expected), tmp_path / "expected.pt")
-    command = [sys.executable, "-c", READ, str(tmp_path / "saved"), str(tmp_path / "expected.pt")]
-    subprocess.run(command, check=True)
+    new_processes.run(READ, tmp_path / "saved", tmp_path / "expected.pt")
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -1,8 +1,6 @@
 """The embedding as a tensor train: counts by hand, bounds, ties, reading back, and stages after it."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -197,18 +195,15 @@ print(json.dumps(found))
 """
 
 
-def test_a_new_process_reads_equal_logits(tmp_path):
+def test_a_new_process_reads_equal_logits(tmp_path, new_processes):
     models = {str(tmp_path / word): source(word == "tied").load(torch.float32, CPU) for word in ("tied", "untied")}
     for folder, model in models.items():
         assert not saved_model.save(applied(model, TensorTrain(ratio=0.5), RTN(bits=8, group_size=16)), Path(folder))
         sizes = Size().measure(model, None).values
         assert (Path(folder) / "packed.safetensors").stat().st_size == sizes["checkpoint_bytes"]
-    ran = subprocess.run(
-        [sys.executable, "-c", READ, json.dumps(IDS.tolist()), *models], capture_output=True, text=True
-    )
-    assert ran.returncode == 0, ran.stderr
+    printed = new_processes.run(READ, json.dumps(IDS.tolist()), *models)
     parameters = {folder: sum(part.numel() for part in model.module.parameters()) for folder, model in models.items()}
-    assert json.loads(ran.stdout.splitlines()[-1]) == parameters
+    assert json.loads(printed.splitlines()[-1]) == parameters
     for folder, model in models.items():
         assert torch.equal(torch.load(f"{folder}/logits.pt"), outputs(model.module))
 

@@ -1,6 +1,3 @@
-import subprocess
-import sys
-
 import pytest
 import torch
 from family_shapes import random_model
@@ -70,7 +67,7 @@ def test_the_plan_on_shapes_has_the_bytes_of_real_weights(tiny_source, tiny):
     assert 0 < real.notes["packing_error"]["mean"] < 0.2
 
 
-def test_a_saved_model_loads_in_a_new_process_with_equal_logits(tiny, tmp_path):
+def test_a_saved_model_loads_in_a_new_process_with_equal_logits(tiny, tmp_path, new_processes):
     QLoRA(rank=4, **SHORT).apply(tiny, CONTEXT)
     expected = tiny.module(input_ids=torch.arange(24)[None]).logits
     save(tiny, tmp_path / "model")
@@ -78,7 +75,7 @@ def test_a_saved_model_loads_in_a_new_process_with_equal_logits(tiny, tmp_path):
         "import sys, torch, slimsweep; model = slimsweep.load(sys.argv[1] + '/model');"
         "torch.save(model(input_ids=torch.arange(24)[None]).logits, sys.argv[1] + '/logits.pt')"
     )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, capture_output=True)
+    new_processes.run(code, tmp_path)
     assert torch.equal(torch.load(tmp_path / "logits.pt"), expected)
 
 
