@@ -18,7 +18,7 @@ def test_arguments_of_the_package_are_checked():
         keep_highest(torch.ones(2, 3), torch.ones(3, dtype=torch.long))  # one count for each of the two units
     with pytest.raises(BeartypeCallHintViolation):
         parse_pattern(24)
-    with pytest.raises(BeartypeCallHintViolation):
+    with pytest.raises(TypeCheckError):
         RandomModel(name=5, shape=TINY_SHAPE, cache_dir="")
 
 

@@ -4,7 +4,6 @@ jaxtyping wraps every function of the package, binds its arguments and checks th
 same in arguments and result. A function without shapes has no such names: beartype checks each annotation of it once.
 """
 
-import dataclasses
 import inspect
 from typing import Any
 
@@ -15,11 +14,7 @@ _with_shapes = jaxtyping.jaxtyped
 
 
 def checked(fn: Any, typechecker: Any) -> Any:
-    """A function whose calls are checked, or a dataclass whose `__init__` is."""
-    if inspect.isclass(fn):
-        if dataclasses.is_dataclass(fn) and not hasattr(fn.__init__, "__wrapped__"):
-            fn.__init__ = checked(fn.__init__, typechecker)
-        return fn
+    """A function whose calls are checked, or a dataclass whose fields are once its own checks have passed."""
     is_plain = inspect.isfunction(fn) and not any(has_shape(one) for one in fn.__annotations__.values())
     return beartype(fn) if is_plain else _with_shapes(fn, typechecker=typechecker)
 
