@@ -1,5 +1,6 @@
 """What tests share: models small enough to run in seconds, and real text where it is at hand."""
 
+import gc
 import logging
 import os
 import signal
@@ -41,6 +42,13 @@ TINY_SHAPE = {
     "max_position_embeddings": 128,
     "tie_word_embeddings": True,
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def imports_are_no_garbage():
+    """What imports leave, a million objects, is looked through once a file: training asks for a collection each run."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
