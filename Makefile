@@ -65,8 +65,9 @@ sweep: setup  ## the main sweep on the embedded model, its table and figures
 	@echo "records: $(OUTPUTS)/records   table: $(OUTPUTS)/tables   figures: $(FIGURES)"
 
 # One process for each core, at most four, each with one thread: most tests are small and wait for nothing but Python.
+# Compiled files are kept, whatever the environment says: tests that start a Python would compile the package each time.
 test: setup  ## the whole fast test suite (all of it: .venv/bin/python -m pytest -m "not gpu")
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist worksteal
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist worksteal
 
 # Small jobs in a folder of their own, so that none is found there already. Converted weights come from the usual cache.
 GOLDEN := tests/golden/numbers.json
