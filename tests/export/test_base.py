@@ -10,8 +10,8 @@ def test_the_word_of_a_format_is_the_stem_of_its_file():
     assert CompressedTensors().name == "compressed-tensors"
 
 
-def test_a_format_must_say_what_it_cannot_express_write_and_verify():
-    assert Format.__abstractmethods__ == {"faults", "write", "verify"}
+def test_a_format_must_say_what_it_cannot_express_write_verify_and_read_back():
+    assert Format.__abstractmethods__ == {"faults", "write", "verify", "read", "weight_bytes"}
     with pytest.raises(TypeError, match="abstract"):
         Format()
 
