@@ -56,7 +56,7 @@ def _again(rebuild: Rebuild, measured: dict[str, Any]) -> Asked | None:
     content, faults = measured["metric"], []
     packages = rebuild.record["choices"].get("packages", [])
     try:
-        target = target_of("metric", content["name"], packages)
+        target = target_of("metric", content["name"], packages, rebuild.folders.config_dir)
         metric = build(measured["name"], {"_target_": target, **content["fields"]}, faults)
         same = metric is not None and digest_of(metric_identity(metric, rebuild.experiment.corpora))
     except SlimsweepError:

@@ -351,10 +351,8 @@ def _smaller_file(whole: Sequence[Experiment], bounds: Sequence[Bound], judged: 
         is_new = not export_of(record) and record["key"] not in measured
         return is_new and suggested_format(record) == "gguf" and all(small < bound.bounds[one.key] for bound in limits)
 
-    fitting = (
-        [one for one in whole if fits(one)] if any(bound.excess(one) > 0 for bound in limits for one in whole) else []
-    )
-    if not fitting:
+    fitting = [one for one in whole if fits(one)]
+    if not fitting or all(bound.excess(one) <= 0 for bound in limits for one in whole):
         return ""
     best = min(fitting, key=lambda one: _signed(judged, one.value(judged), True))
     folder = f" --outputs {shlex.quote(str(outputs))}" if outputs else ""
