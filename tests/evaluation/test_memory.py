@@ -1,9 +1,7 @@
-import json
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import CACHE, TINY_SHAPE
 from family_shapes import random_model
 from torch import nn
 
@@ -47,26 +45,10 @@ def test_an_earlier_higher_peak_is_forgotten(tiny):
     assert rise_of(tiny, 2 * MIB) < 30 * MIB
 
 
-FREED_BEFORE = """
-import json, sys, torch
-from slimsweep.evaluation.memory import Memory
-from slimsweep.models.sources.random import RandomModel
-
-shape, cache, held = json.loads(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-model = RandomModel(name="tiny", shape=shape, cache_dir=cache).load(torch.float32, torch.device("cpu"))
-ballast = [torch.ones(64 * 1024, dtype=torch.uint8) for _ in range(800)]  # small pieces stay in the heap
-ballast.clear()
-model.hidden_states = lambda token_ids: torch.ones(held, dtype=torch.uint8).float().sum()
-model.logits = lambda hidden: hidden
-values = Memory().measure(model, None).values
-print(values["peak_memory_bytes"] - values["load_memory_bytes"])
-"""
-
-
-def test_memory_freed_before_does_not_hide_the_rise(new_processes):
-    """In a new process: the heap of one that ran thousands of tests has free pieces of its own."""
-    rise = int(new_processes.run(FREED_BEFORE, json.dumps(TINY_SHAPE), CACHE, 8 * MIB))
-    assert rise == pytest.approx(40 * MIB, rel=0.2)
+def test_memory_freed_before_does_not_hide_the_rise(tiny):
+    ballast = [torch.ones(64 * 1024, dtype=torch.uint8) for _ in range(800)]  # small pieces stay in the heap
+    ballast.clear()
+    assert rise_of(tiny, 8 * MIB) == pytest.approx(40 * MIB, rel=0.2)
 
 
 def test_the_forward_is_no_longer_than_the_model_takes(tiny):

@@ -1,8 +1,6 @@
 """Memory: what loaded weights occupy, and the peak while the model runs."""
 
-import ctypes
 import gc
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,6 +10,7 @@ from torch import nn
 
 from slimsweep.checks import refuse, whole_number_faults
 from slimsweep.evaluation.base import Measurement, Metric
+from slimsweep.evaluation.heap import return_free_heap
 from slimsweep.evaluation.quantity import Quantity
 from slimsweep.models.batch_sizes import longest_context
 from slimsweep.models.batches import Batch
@@ -113,7 +112,7 @@ def reset_peak(device: torch.device) -> int:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)
-    _return_free_heap()
+    return_free_heap()
     CLEAR_REFS.write_text(RESET_PEAK)
     return _resident_bytes("VmRSS")
 
@@ -129,14 +128,6 @@ def peak(device: torch.device) -> int:
 
 def _forward(model: LanguageModel, batch: Batch) -> None:
     model.logits(model.hidden_states(batch))
-
-
-def _return_free_heap() -> None:
-    """Give freed memory back to the system: a forward that only reuses it would show no rise."""
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only
-        if trim is not None:
-            trim(0)
 
 
 def _resident_bytes(field: str) -> int:
