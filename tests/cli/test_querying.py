@@ -4,20 +4,6 @@ import json
 
 import pytest
 from made_up import curve, record, sweep
-from typer.testing import CliRunner
-
-from slimsweep.cli.slim import app
-from slimsweep.records.store import Store
-
-
-@pytest.fixture
-def store(tmp_path):
-    return Store(tmp_path)
-
-
-@pytest.fixture
-def slim(tmp_path):
-    return lambda *words: CliRunner().invoke(app, [*words, "--outputs", str(tmp_path)])
 
 
 def test_a_query_reads_the_records_of_a_sweep_in_every_format(store, slim):

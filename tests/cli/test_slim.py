@@ -2,22 +2,9 @@ import json
 import logging
 import os
 
-import pytest
 from made_up import curve, record, sweep
-from typer.testing import CliRunner
 
-from slimsweep.cli.slim import app
-from slimsweep.records.store import Store, SweepJob
-
-
-@pytest.fixture
-def store(tmp_path):
-    return Store(tmp_path)
-
-
-@pytest.fixture
-def slim(tmp_path):
-    return lambda *words: CliRunner().invoke(app, [*words, "--outputs", str(tmp_path)])
+from slimsweep.records.store import SweepJob
 
 
 def test_status_counts_jobs_and_tells_why_one_failed(store, slim):
@@ -31,48 +18,6 @@ def test_status_counts_jobs_and_tells_why_one_failed(store, slim):
     assert "ModelError: NaN in model.layers.0" in whole.stdout and "job.log" in whole.stdout
     assert "wanda 0.9" in one.stdout and "wanda 0.9" not in whole.stdout
     assert whole.exit_code == one.exit_code == 0
-
-
-def test_table_json_is_a_list_of_records_and_nothing_else(store, slim):
-    records = sweep(store, "mine", [record(), *curve("wanda")])
-    store.open_sweep("mine", [*store.sweep_jobs("mine"), SweepJob("f" * 64, "missing", [])])
-    result = slim("table", "mine", "--format", "json")
-    assert json.loads(result.stdout) == records
-    assert "1 jobs have no record yet" in result.stderr
-
-
-def test_table_joins_sweeps_without_doubles(store, slim):
-    sweep(store, "a", [record(), record("wanda", 0.5)])
-    sweep(store, "b", [record(), record("wanda", 0.6)])
-    assert len(json.loads(slim("table", "a", "b", "--format", "json").stdout)) == 3
-    assert len(json.loads(slim("table", "--format", "json").stdout)) == 3
-
-
-def test_table_over_seed_has_one_row_per_point(store, slim):
-    sweep(store, "mine", [record("wanda", 0.5, seed, perplexity_wikitext2=10.0 + seed) for seed in (0, 1, 2)])
-    (row,) = json.loads(slim("table", "mine", "--over", "seed", "--format", "json").stdout)
-    assert row["n"] == 3 and row["perplexity_wikitext2"] == 11.0 and row["perplexity_wikitext2_deviation"] == 1.0
-    assert "11.00 ± 1" in slim("table", "mine", "--over", "seed").stdout
-    assert slim("table", "mine", "--over", "model").exit_code == 2
-
-
-def test_literature_and_claims_are_printed_beside_the_records(store, slim):
-    sweep(store, "counts", [record(model="llama_2_7b", weights="meta", parameters=6_738_415_616)])
-    shown = slim("table", "--literature")
-    row = next(line for line in shown.stdout.splitlines() if "6,738,415,616" in line)
-    assert "agrees" in row and "llama_2_7b" in row
-    claims = json.loads(slim("table", "counts", "--claims", "--format", "json").stdout)
-    assert {"supported", "contradicted", "not run"} >= {one["verdict"] for one in claims}
-    assert "\\toprule" in slim("table", "--claims", "--format", "latex").stdout
-    both = slim("table", "--literature", "--claims", "--format", "json")
-    assert both.exit_code == 2 and "one document" in both.output and not both.stdout.startswith("[")
-    assert slim("table", "--literature", "--claims").exit_code == 0
-
-
-def test_a_sweep_with_a_study_is_printed_in_its_rows_unless_plain(store, slim):
-    sweep(store, "zero_shot", [record(weights="trained")])
-    study, plain = slim("table", "zero_shot"), slim("table", "zero_shot", "--plain")
-    assert "kept" in study.stdout and "kept" not in plain.stdout and plain.stdout.startswith("| key ")
 
 
 def test_show_is_one_record(store, slim):
@@ -96,15 +41,6 @@ def test_nothing_there_yet_names_the_next_command(slim):
         assert result.exit_code == 1 and "slimsweep +sweeps=unstructured" in result.stderr
 
 
-def test_figures_print_their_paths(store, slim):
-    sweep(store, "mine", [record(), *curve("wanda")])
-    result = slim("figures", "ratio_curve", "--sweep", "mine")
-    assert [line.rsplit("/", 1)[-1] for line in result.stdout.split()] == [
-        "ratio_curve_wikitext2.pdf",
-        "ratio_curve_wikitext2.png",
-    ]
-
-
 def test_compare_joins_point_by_point(store, slim):
     sweep(store, "a", [record("wanda", 0.5), record("wanda", 0.6)])
     sweep(store, "b", [record("wanda", 0.5, perplexity_wikitext2=70.0)])
@@ -125,12 +61,12 @@ def test_cache_lists_what_stages_left_and_clears_it(tmp_path, slim):
 
     from slimsweep.pipeline.chain import compress
 
-    made = experiment(tmp_path / "cache", "technique=[magnitude,rtn]")
+    made = experiment(tmp_path / "outputs" / "cache", "technique=[magnitude,rtn]")
     compress(made)
     head, packed, pruned, total = slim("cache").stdout.splitlines()
     assert packed.startswith("magnitude+rtn 0.5 ") and pruned.startswith("magnitude 0.5 ")
     assert head.split()[:2] == ["chain", "model"] and "random" in packed and total.startswith("2 entries, ")
-    assert total.endswith(f"of 10.0 GB in {tmp_path / 'cache' / 'stages'}")
+    assert total.endswith(f"of 10.0 GB in {tmp_path / 'outputs' / 'cache' / 'stages'}")
     cleared = slim("cache", "--clear")
     assert cleared.exit_code == 0 and cleared.stdout.startswith("2 entries removed, ")
     assert slim("cache").stdout.startswith("0 entries, 0.0 MB of 10.0 GB in ")
@@ -145,9 +81,11 @@ def test_publish_sends_every_record_and_sweep(store, slim, tmp_path, monkeypatch
     for _ in range(2):
         result = slim("publish", "mine")
         assert result.exit_code == 0 and "2 of 2 records published" in result.stdout
-    runs = [path for path in (tmp_path / "wandb").glob("offline-run-*") if path.is_dir()]
+    runs = [path for path in (store.outputs_dir / "wandb").glob("offline-run-*") if path.is_dir()]
     assert len({path.name.split("-", 3)[-1] for path in runs}) == len(runs) == 3
-    (image,) = tmp_path.glob("wandb/offline-run-*-sweep-mine/files/media/images/figures/ratio_curve_wikitext2_*.png")
+    (image,) = store.outputs_dir.glob(
+        "wandb/offline-run-*-sweep-mine/files/media/images/figures/ratio_curve_wikitext2_*.png"
+    )
     assert image.stat().st_size > 1000
 
 
@@ -212,7 +150,9 @@ def test_reading_commands_write_nothing(store, slim, tmp_path, monkeypatch):
             assert slim(*words).exit_code == 0
         assert slim("compare", "mine", "mine").exit_code == 0
         refusal = slim("figures", "ratio_curve", "--sweep", "mine")  # writes, and says where it may not
-        assert refusal.exit_code == 1 and refusal.stderr == f"slim: {tmp_path / 'figures'}: Permission denied\n"
+        assert (
+            refusal.exit_code == 1 and refusal.stderr == f"slim: {store.outputs_dir / 'figures'}: Permission denied\n"
+        )
         assert contents(tmp_path) == before
         monkeypatch.undo()
     assert "3 done, 0 running, 0 failed, 1 missing" in slim("status", "mine").stdout

@@ -1,11 +1,24 @@
-"""Records of the sweeps that a command names."""
+"""Arguments that name sweeps, and the records of those named."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
+from slimsweep.cli.outputs import store_of
 from slimsweep.records.store import Store
+
+
+def sweep_names(incomplete: str) -> list[str]:
+    """Completions of the name of a sweep."""
+    return [name for name in store_of(None).sweep_names() if name.startswith(incomplete)]
+
+
+Sweep = Annotated[str, typer.Argument(autocompletion=sweep_names, help="Name of a sweep launched before.")]
+Sweeps = Annotated[
+    list[str] | None,
+    typer.Argument(autocompletion=sweep_names, help="Names of sweeps; default: every record."),
+]
 
 
 def records_of(store: Store, sweeps: Sequence[str] | None) -> list[dict[str, Any]]:

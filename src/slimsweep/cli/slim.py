@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,20 +14,18 @@ from slimsweep.cli.chatting import chat
 from slimsweep.cli.dashboards import dashboard
 from slimsweep.cli.demonstrating import demo
 from slimsweep.cli.doctor import doctor
+from slimsweep.cli.drawing import figures
 from slimsweep.cli.fetching import fetch
-from slimsweep.cli.formats import Shown, ShownAs, echo_json
+from slimsweep.cli.formats import As, Format, Shown, ShownAs, echo_json
 from slimsweep.cli.outputs import ConfigDir, DataDir, Outputs, own_folders, store_of
 from slimsweep.cli.publishing import publish
 from slimsweep.cli.recommending import recommend
 from slimsweep.cli.reporting import report
-from slimsweep.cli.selecting import records_of
-from slimsweep.errors import FigureError, SlimsweepError, StoreError
+from slimsweep.cli.selecting import Sweep, sweep_names
+from slimsweep.cli.tabling import Holm, Margins, table
+from slimsweep.errors import SlimsweepError, StoreError
 from slimsweep.paths import project_path
 from slimsweep.records.store import JobStatus, Store
-
-Format = StrEnum("Format", ["md", "csv", "json", "latex", "github"])
-Over = StrEnum("Over", ["seed"])
-Against = StrEnum("Against", ["base"])
 
 
 class Slim(TyperGroup):
@@ -50,12 +47,9 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"max_content_width": 120},
     help="Prepare datasets. Read records: status, tables, figures, trackers; save, export or try a record's model.",
 )
-
-
-def _sweep_names(incomplete: str) -> list[str]:
-    return [name for name in store_of(None).sweep_names() if name.startswith(incomplete)]
 
 
 def _dataset_names(incomplete: str) -> list[str]:
@@ -64,43 +58,8 @@ def _dataset_names(incomplete: str) -> list[str]:
     return [name for name in dataset_names() if name.startswith(incomplete)]
 
 
-app.command()(fetch)
-app.command()(dashboard)
-app.command()(doctor)
-app.command()(publish)
-app.command()(recommend)
-app.command()(report)
-app.command()(demo)
-app.command()(chat)
-Sweep = Annotated[str, typer.Argument(autocompletion=_sweep_names, help="Name of a sweep launched before.")]
-Sweeps = Annotated[
-    list[str] | None,
-    typer.Argument(autocompletion=_sweep_names, help="Names of sweeps; default: every record."),
-]
-Packages = Annotated[
-    list[str] | None,
-    typer.Option(
-        envvar="SLIMSWEEP_PACKAGES",
-        help="Package with a folder `figures` of its own; those whose configs made the records are found without it.",
-    ),
-]
-As = Annotated[
-    Format, typer.Option("--format", help="md, latex and github show chosen columns, csv and json every field.")
-]
-
-Margins = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--margin",
-        help="Equivalent within so much, in units of the quantity; FIELD=NUMBER for some; may be repeated.",
-    ),
-]
-Holm = Annotated[bool, typer.Option("--holm", help="Correct each p for the number of comparisons.")]
-
-
-@app.command()
 def status(
-    sweep: Annotated[str | None, typer.Argument(autocompletion=_sweep_names)] = None,
+    sweep: Annotated[str | None, typer.Argument(autocompletion=sweep_names)] = None,
     format: ShownAs = Shown.text,
     outputs: Outputs = None,
 ):
@@ -128,87 +87,6 @@ def _echo_jobs(jobs: Sequence[JobStatus]) -> None:
             typer.echo(f"  {'':16}  {'':7}  log: {job.log}")
 
 
-@app.command()
-def table(
-    sweeps: Sweeps = None,
-    format: As = Format.md,
-    over: Annotated[Over | None, typer.Option(help="Mean and standard deviation over this axis.")] = None,
-    literature: Annotated[bool, typer.Option("--literature", help="Published values beside ours.")] = False,
-    claims: Annotated[bool, typer.Option("--claims", help="Claims of publications, tested by our records.")] = False,
-    plain: Annotated[
-        bool, typer.Option("--plain", help="Every column, not the rows and columns of the sweep's study.")
-    ] = False,
-    against: Annotated[
-        Against | None, typer.Option(help="Compare each record with its base, item by item, instead.")
-    ] = None,
-    margin: Margins = None,
-    holm: Holm = False,
-    files: Annotated[bool, typer.Option("--files", help="Exported files that were measured, too.")] = False,
-    query: Annotated[
-        str | None, typer.Option(help="SQL over the table `records` instead: SELECT technique, ratio FROM records.")
-    ] = None,
-    outputs: Outputs = None,
-) -> None:
-    """Records as a table; json is a list of flat records on standard output."""
-    from slimsweep.cli.querying import echo_query, refuse_beside_query
-    from slimsweep.records.exported import with_exports
-    from slimsweep.records.points import over_seed
-    from slimsweep.records.table import layout, render
-    from slimsweep.reports import study_table
-
-    store, is_data = store_of(outputs), format in (Format.csv, Format.json)
-    if query is not None:
-        refuse_beside_query({"--against": against, "--literature": literature, "--claims": claims})
-    if literature and claims and is_data:
-        raise typer.BadParameter(
-            f"--format {format.value} is one document: give --literature or --claims", param_hint="--format"
-        )
-    if literature or claims:
-        kinds = [name for name, is_asked in (("literature", literature), ("claims", claims)) if is_asked]
-        _echo_reports(store, sweeps, kinds, format)
-        return
-    records = with_exports(store, records_of(store, sweeps)) if files else records_of(store, sweeps)
-    if against:
-        _echo_against(store, records, (margin, holm), format)
-        return
-    records = over_seed(records) if over else records
-    if query is not None:
-        echo_query(records, query, format.value)
-        return
-    study = study_table.of_sweep(sweeps[0]) if sweeps and len(sweeps) == 1 and not (plain or is_data) else None
-    text = layout(study_table.table(study, records), format.value) if study else render(records, format.value)
-    typer.echo(text)
-
-
-def _echo_against(
-    store: Store, records: Sequence[dict[str, Any]], rules: tuple[list[str] | None, bool], format: Format
-) -> None:
-    """Print how records differ from their bases, item by item."""
-    from slimsweep.cli.comparing import against
-    from slimsweep.records.paired_table import Rules
-
-    typer.echo(against(store, records, Rules.of(rules[0] or [], rules[1]), format.value))
-
-
-def _echo_reports(store: Store, sweeps: Sequence[str] | None, kinds: Sequence[str], format: Format) -> None:
-    """Print published values, claims, or both, each beside the records of the named sweeps or of all."""
-    from slimsweep.records.table import layout, render
-    from slimsweep.reports import claims, literature
-
-    records = {name: store.sweep_records(name) for name in sweeps or store.sweep_names()}
-    every = {record["key"]: record for found in records.values() for record in found} if sweeps else {}
-    for kind in kinds:
-        if kind == "literature":
-            found = literature.compare(literature.read(), list(every.values()) if sweeps else store.records())
-            rows, table = literature.rows(found), literature.table(found)
-        else:
-            verdicts = claims.judge(claims.read(), records)
-            rows, table = claims.rows(verdicts), claims.table(verdicts)
-        is_data = format in (Format.csv, Format.json)
-        typer.echo(render(rows, format.value) if is_data else layout(table, format.value))
-
-
-@app.command()
 def show(
     key: Annotated[str, typer.Argument(help="Key of a record or its beginning, or a model's folder, GGUF or ONNX.")],
     format: Annotated[Shown, typer.Option("--format", help="A record is always shown as json.")] = Shown.json,
@@ -218,64 +96,13 @@ def show(
     echo_json(exporting.shown(store_of(outputs), key))
 
 
-@app.command()
-def figures(
-    names: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help="Figures or single files of them; default: all that the records of their own sweeps allow."
-        ),
-    ] = None,
-    sweep: Annotated[
-        list[str] | None,
-        typer.Option(
-            autocompletion=_sweep_names, help="Read this sweep instead, into the same files; may be repeated."
-        ),
-    ] = None,
-    sweeps: Annotated[bool, typer.Option("--sweeps", help="Print which sweeps they read; draw nothing.")] = False,
-    package: Packages = None,
-    format: ShownAs = Shown.text,
-    outputs: Outputs = None,
-) -> None:
-    """Figures from records, PDF and PNG; prints their paths."""
-    from slimsweep.figures import known, packages_of, refuse_broken, render, sweeps_of
-
-    store = store_of(outputs)
-    if not sweeps:
-        try:
-            drawn = render(store, names or [], sweep or [], packages=package or [])
-        except FigureError as error:
-            _echo_paths(error.drawn)
-            raise
-        if format == Shown.json:
-            echo_json(drawn)
-        else:
-            _echo_paths(drawn)
-        return
-    packages = [*(package or []), *packages_of(store.records())]
-    figures, faults = known(packages)
-    if format == Shown.json:
-        echo_json({name: list(sweeps_of(name, packages)) for name in names or figures})
-        return
-    for name in names or figures:
-        read = " ".join(sweeps_of(name, packages))
-        typer.echo(read if names and len(names) == 1 else f"{name}: {read}")
-    refuse_broken({} if names else faults)
-
-
-def _echo_paths(paths: Sequence[Path]) -> None:
-    for path in paths:
-        typer.echo(path)
-
-
-@app.command()
 def compare(
     first: Annotated[
         str | None,
-        typer.Argument(autocompletion=_sweep_names, help="A sweep, or the key of a record; default: every record."),
+        typer.Argument(autocompletion=sweep_names, help="A sweep, or the key of a record; default: every record."),
     ] = None,
     second: Annotated[
-        str | None, typer.Argument(autocompletion=_sweep_names, help="Another; default: the same in --against.")
+        str | None, typer.Argument(autocompletion=sweep_names, help="Another; default: the same in --against.")
     ] = None,
     against: Annotated[
         Path | None, typer.Option(help="Outputs folder that holds the second one, or a file of --keep.")
@@ -314,7 +141,6 @@ def compare(
         typer.echo(comparing.compare(stores, (first, second or first), Rules.of(margin or [], holm), format.value))
 
 
-@app.command(context_settings={"ignore_unknown_options": True})
 def amend(
     sweep: Sweep,
     settings: Annotated[
@@ -330,7 +156,6 @@ def amend(
     launch(store_of(outputs), sweep, settings or [], config_dir)
 
 
-@app.command()
 def save(
     key: Annotated[str, typer.Argument(help="Key of a record, or its beginning.")],
     folder: Annotated[Path, typer.Argument(help="Where the model goes; a new or empty folder.")],
@@ -347,10 +172,6 @@ def save(
     typer.echo(f"{folder}\nload it with {load}")
 
 
-app.command("export")(exporting.export)
-
-
-@app.command()
 def prepare(
     name: Annotated[
         str | None,
@@ -376,7 +197,6 @@ def prepare(
         prepare_dataset(name, settings or [], corpora)
 
 
-@app.command()
 def migrate(
     folder: Annotated[Path, typer.Argument(help="Output folder of an older version.")],
     data_dir: DataDir = None,
@@ -394,7 +214,6 @@ def migrate(
         raise typer.Exit(1)
 
 
-@app.command()
 def cache(
     clear: Annotated[bool, typer.Option("--clear", help="Remove all that no running job holds.")] = False,
     cache_dir: Annotated[Path | None, typer.Option(help="The cache_dir of jobs; default: `cache` in outputs.")] = None,
@@ -416,6 +235,16 @@ def cache(
     typer.echo("\n".join(lines))
     if in_use:
         typer.echo(in_use, err=True)
+
+
+ORDER = (
+    *(doctor, fetch, prepare, status, table, figures, show, compare, report, recommend),
+    *(exporting.export, save, demo, chat, amend, publish, dashboard, cache, migrate),
+)
+"""Commands in the order of their use, which is that of the help."""
+
+for command in ORDER:
+    app.command(context_settings={"ignore_unknown_options": command is amend})(command)
 
 
 if __name__ == "__main__":
