@@ -134,3 +134,9 @@ def test_auto_takes_bfloat16_where_the_processor_is_fast_at_it(amx, dots, vendor
     monkeypatch.setattr("slimsweep.records.provenance.processor_vendor", lambda: vendor)
     assert experiment("technique=magnitude", "device=cpu").resolved_dtype == dtype
     assert experiment("technique=magnitude", "device=cpu", "dtype=float16").resolved_dtype == "float16"
+
+
+def test_a_label_tells_jobs_of_unlike_calibration_apart():
+    words = ("ratio=0.5", "calibration.sequences=2", "dtype=float32")
+    assert experiment("technique=wanda", *words).label == "random wanda 0.5 calibration.sequences=2 seed=0"
+    assert experiment("technique=magnitude", *words).label == "random magnitude 0.5"

@@ -73,7 +73,10 @@ def test_a_digest_is_that_of_its_parts_chained(tmp_path):
         digest = hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
     assert key.digest == digest
     assert [sorted(part) for part in key.parts[1:]] == [["calibration", "seed", "stage"], ["stage"]]
-    assert (key.model, key.label) == ("random", "wanda+rtn 0.5 seed=0")
+    assert (key.model, key.label) == (
+        "random",
+        "wanda+rtn 0.5 calibration.sequences=2 calibration.tokens=32 seed=0",
+    )
 
 
 def test_a_file_that_moves_changes_no_identity(tmp_path):

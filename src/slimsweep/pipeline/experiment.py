@@ -285,6 +285,8 @@ class Experiment:
         if self.pattern not in (None, "unstructured"):
             words.append(self.pattern)
         words += [word for stage in self.stages for word in _knobs(stage.technique)]
+        if self.needs_calibration:
+            words += [word for word in self.overrides if word.startswith("calibration.")]
         return " ".join([*words, f"seed={self.seed}"] if self.uses_seed else words)
 
     @cached_property
