@@ -170,11 +170,27 @@ class Answer:
     err: str
 
 
+def save_a_dot(figure, folder: Path, stem: str) -> list[Path]:
+    """Stands in for slimsweep.figures.style.save, which takes a second of a sweep's end; tests/figures call that one."""
+    from PIL import Image
+
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{stem}.{suffix}" for suffix in ("pdf", "png")]
+    for path in paths:
+        Image.new("RGB", (1, 1)).save(path)
+    return paths
+
+
 @pytest.fixture
 def slimsweep(tmp_path, monkeypatch, capfd):
-    """Run the command `slimsweep` in this process, into an output folder of its own, without a stage cache."""
+    """Run the command `slimsweep` in this process, into an output folder of its own, without a stage cache.
+
+    Its figures are made and not drawn. Tests that start the command in a process draw them.
+    """
     from slimsweep.cli.app import main
     from slimsweep.cli.console import Console
+
+    monkeypatch.setattr("slimsweep.figures.style.save", save_a_dot)
 
     def command(*arguments: str) -> Answer:
         monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
