@@ -98,6 +98,33 @@ def test_what_a_later_launch_measured_is_measured_on_the_files(slimsweep, slim, 
     assert json.loads(slim("show", files["key"]).stdout)["key"] == files["key"]
 
 
+OWN_METRIC = """# @package evaluation.metrics.own_score
+_target_: own_score.OwnScore
+corpora: [movie_reviews]
+context_tokens: 64
+max_windows: 2
+batch_tokens: null
+"""
+
+
+def test_a_metric_of_a_folder_of_ones_own_is_measured_on_the_files(slimsweep, slim, tmp_path, monkeypatch):
+    (tmp_path / "conf" / "metric").mkdir(parents=True)
+    (tmp_path / "conf" / "metric" / "own_score.yaml").write_text(OWN_METRIC)
+    code = "from slimsweep.evaluation.perplexity import Perplexity\n\n\nclass OwnScore(Perplexity):\n    pass\n"
+    (tmp_path / "own_score.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    own = ("--config-dir", str(tmp_path / "conf"))
+    first = ("model=random", "technique=[]", "tracker=none", "cache=off", "evaluation=cost")
+    slimsweep(*first)
+    record = record_at(slimsweep(*own, *first, "+metric=own_score"))
+    answer = slim("export", record["key"], "--to", "hf", "--measure", *own)
+    assert answer.exit_code == 0, answer.output
+    (files,) = files_of(tmp_path, record["key"])
+    assert files["perplexity_movie_reviews"] == record["perplexity_movie_reviews"]
+    refused = slim("export", record["key"], "--to", "hf", "--measure")
+    assert refused.exit_code == 1 and "shows no quality" in refused.stderr
+
+
 def test_a_metric_that_fails_on_files_costs_no_other(slimsweep, slim, monkeypatch, tmp_path):
     words = ("evaluation.tasks=[sentiment]", "evaluation.task_limit=2")
     record = record_at(
