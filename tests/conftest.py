@@ -171,7 +171,7 @@ class Answer:
 
 
 def save_a_dot(figure, folder: Path, stem: str) -> list[Path]:
-    """Stands in for slimsweep.figures.style.save, which takes a second of a sweep's end; tests/figures call that one."""
+    """Stands in for slimsweep.figures.style.save, which takes a second of a sweep; tests/figures call that one."""
     from PIL import Image
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ import time
 import urllib.request
 
 import pytest
+import torch
 from browser import chromium
 from conftest import PROJECT
 from small_jobs import SMALL, record_at
@@ -64,6 +65,17 @@ def test_the_models_are_loaded_and_served(slimsweep, slim, port, monkeypatch):
         f"open http://127.0.0.1:{port} (Ctrl-C ends it)",
     ]
     assert served == [("127.0.0.1", port, False)]
+
+
+@pytest.mark.parametrize("words", [("demo",), ("chat", "--prompt", "Hi"), ("chat", "--dense", "--prompt", "Hi")])
+def test_memory_that_ends_while_a_model_is_loaded_is_one_line(slimsweep, slim, monkeypatch, words):
+    key = record_at(slimsweep(*SMALL, "technique=magnitude"))["key"]
+
+    def load(self, *_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(ModelSource, "load", load)
+    refused(slim(words[0], key, *words[1:]), "was loaded (CUDA out of memory. Tried to allocate 2.00 GiB). End other")
 
 
 WATCHED = """

@@ -75,23 +75,28 @@ def _loaded(key: str | None, is_dense: bool, outputs: Path | None, folders: OwnF
     """Title, key and model of a record, of its base, or of the default.
 
     Raises:
-        DemoError, StoreError, ConfigError: no such record, or it writes no text.
+        DemoError, StoreError, ConfigError: no such record, it writes no text, or memory does not hold it.
     """
+    from slimsweep.demo.failure import loading
     from slimsweep.pipeline.chain import compress
 
     if key is None:
         experiment = _default(outputs_folder(outputs))
         experiment.check()
-        return experiment.label, experiment.key, compress(experiment).model
+        with loading(experiment.label):
+            return experiment.label, experiment.key, compress(experiment).model
     from slimsweep.demo.lineup import writer_of
     from slimsweep.records.points import label
 
     rebuild = writer_of(store_of(outputs), key, folders)
     if is_dense:
         base = rebuild.experiment.base
-        return base.label, base.key, compress(base).model
+        with loading(base.label):
+            return base.label, base.key, compress(base).model
     record = rebuild.record
-    return f"{record['model']} {label(record)}", record["key"], rebuild.model(trusts_digest=True)
+    title = f"{record['model']} {label(record)}"
+    with loading(title):
+        return title, record["key"], rebuild.model(trusts_digest=True)
 
 
 def _default(outputs: Path) -> Any:

@@ -39,13 +39,15 @@ def demo(
         raise DemoError("slim demo needs gradio, which is not installed: pip install 'slimsweep[demo]'")
     refuse_address(host, port)
     prepare_for_models()
+    from slimsweep.demo.failure import loading
     from slimsweep.demo.lineup import Lineup
 
     lineup = Lineup.of(store_of(outputs), keys, own_folders(data_dir, config_dir))
-    loading, shown = lineup.load(), []
+    models, shown = lineup.load(), []
     for title in lineup.titles:
         typer.echo(f"loading {title}")
-        shown.append(next(loading))
+        with loading(title):
+            shown.append(next(models))
     from slimsweep.demo.page import page, serve
 
     typer.echo(f"open http://{host}:{port} (Ctrl-C ends it)")
