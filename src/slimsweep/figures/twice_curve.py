@@ -133,7 +133,7 @@ def _figure(panel: Panel, compared: dict[str, list[Line]]) -> Figure:
 
 
 def _place_axes(axes: Axes, label: str) -> None:
-    axes.set_xlim(0, 1)
+    axes.set_xlim(0, 1.03)  # a mark at 0.99 stands whole
     axes.set_xticks([0, 0.2, 0.4, 0.6, 0.8, 1])
     upper = axes.secondary_xaxis(
         "top", functions=(lambda x: 1 - np.sqrt(np.clip(1 - x, 0, None)), lambda s: 1 - (1 - s) ** 2)
