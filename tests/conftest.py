@@ -182,15 +182,16 @@ def save_a_dot(figure, folder: Path, stem: str) -> list[Path]:
 
 
 @pytest.fixture
-def slimsweep(tmp_path, monkeypatch, capfd):
-    """Run the command `slimsweep` in this process, into an output folder of its own, without a stage cache.
+def figures_are_dots(monkeypatch):
+    """Figures are made, and their files hold a dot. A file of tests that look at them has a fixture of this name."""
+    monkeypatch.setattr("slimsweep.figures.style.save", save_a_dot)
 
-    Its figures are made and not drawn. Tests that start the command in a process draw them.
-    """
+
+@pytest.fixture
+def slimsweep(tmp_path, monkeypatch, capfd, figures_are_dots):
+    """Run the command `slimsweep` in this process, into an output folder of its own, without a stage cache."""
     from slimsweep.cli.app import main
     from slimsweep.cli.console import Console
-
-    monkeypatch.setattr("slimsweep.figures.style.save", save_a_dot)
 
     def command(*arguments: str) -> Answer:
         monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)

@@ -135,6 +135,11 @@ def forget_modules() -> None:
 
 
 @pytest.fixture
+def figures_are_dots():
+    """They are drawn here: another package's figure is to be saved, and one of these cannot be."""
+
+
+@pytest.fixture
 def slim(tmp_path):
     return lambda *words: CliRunner().invoke(app, [*words, "--outputs", str(tmp_path / "outputs")])
 

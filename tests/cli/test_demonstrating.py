@@ -18,6 +18,7 @@ from conftest import PROJECT
 from small_jobs import SMALL, record_at
 
 from slimsweep.models.sources.base import ModelSource
+from slimsweep.techniques.pruning.magnitude import Magnitude
 
 
 @pytest.fixture
@@ -67,15 +68,29 @@ def test_the_models_are_loaded_and_served(slimsweep, slim, port, monkeypatch):
     assert served == [("127.0.0.1", port, False)]
 
 
-@pytest.mark.parametrize("words", [("demo",), ("chat", "--prompt", "Hi"), ("chat", "--dense", "--prompt", "Hi")])
-def test_memory_that_ends_while_a_model_is_loaded_is_one_line(slimsweep, slim, monkeypatch, words):
+def out_of_memory(self, *_, **__):
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+@pytest.mark.parametrize(
+    ("words", "title"),
+    [
+        (("demo",), "random dense"),
+        (("chat", "--prompt", "Hi"), "random magnitude 0.5"),
+        (("chat", "--dense", "--prompt", "Hi"), "random dense"),
+    ],
+)
+def test_memory_that_ends_while_a_model_is_loaded_is_one_line(slimsweep, slim, monkeypatch, words, title):
     key = record_at(slimsweep(*SMALL, "technique=magnitude"))["key"]
+    monkeypatch.setattr(ModelSource, "load", out_of_memory)
+    told = "(OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB). End other programs"
+    refused(slim(words[0], key, *words[1:]), f"out of memory while {title} was loaded {told}")
 
-    def load(self, *_, **__):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    monkeypatch.setattr(ModelSource, "load", load)
-    refused(slim(words[0], key, *words[1:]), "was loaded (CUDA out of memory. Tried to allocate 2.00 GiB). End other")
+def test_memory_that_ends_while_a_model_is_compressed_again_is_one_line(slimsweep, slim, monkeypatch):
+    key = record_at(slimsweep(*SMALL, "technique=magnitude"))["key"]
+    monkeypatch.setattr(Magnitude, "apply", out_of_memory)
+    refused(slim("demo", key), "out of memory while random magnitude 0.5 was loaded (StageError: stage magnitude: ")
 
 
 WATCHED = """

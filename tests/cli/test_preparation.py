@@ -1,14 +1,7 @@
 import pytest
 from small_datasets import SHORT, write_rows
-from typer.testing import CliRunner
 
-from slimsweep.cli.slim import app
 from slimsweep.progress import tracked, watched_by
-
-
-@pytest.fixture
-def slim(tmp_path):
-    return lambda *words: CliRunner().invoke(app, [*words, "--outputs", str(tmp_path / "out")])
 
 
 @pytest.fixture
@@ -29,7 +22,7 @@ def test_the_counts_are_printed_and_the_folder_last(slim, mine, tmp_path):
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
     assert any("duplicates" in line and "3 (-1)" in line for line in lines)
-    assert lines[-1].startswith(str(tmp_path / "out" / "cache" / "prepared" / "mine"))
+    assert lines[-1].startswith(str(tmp_path / "outputs" / "cache" / "prepared" / "mine"))
     again = slim("prepare", mine, "--data-dir", str(tmp_path))
     assert "prepared before by equal settings from equal sources" in again.stdout
     assert again.stdout.splitlines()[-1] == lines[-1]

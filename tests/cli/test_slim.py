@@ -2,6 +2,7 @@ import json
 import logging
 import os
 
+import typer
 from made_up import curve, record, sweep
 
 from slimsweep.records.store import SweepJob
@@ -169,3 +170,16 @@ def test_status_show_and_cache_have_a_format_for_scripts(store, slim, tmp_path):
     assert json.loads(slim("show", done["key"][:12], "--format", "json").stdout) == done
     held = json.loads(slim("cache", "--format", "json").stdout)
     assert held["stages"] == [] and held["folder"].endswith("stages") and held["limit_bytes"] > 0
+
+
+def test_the_help_lists_every_command_in_its_order_with_whole_sentences():
+    from slimsweep.cli import slim
+
+    command = typer.main.get_command(slim.app)
+    shown = command.get_help(command.context_class(command, info_name="slim", terminal_width=120))
+    lines = shown[shown.index("Commands:") :].splitlines()[1:]
+    assert [line.split()[0] for line in lines] == [command.__name__ for command in slim.COMMANDS]
+    assert not [line for line in lines if line.endswith("...")]
+    defined = {command.callback for command in slim.app.registered_commands}
+    here = {one for one in vars(slim).values() if getattr(one, "__module__", "") == slim.__name__ and callable(one)}
+    assert {one for one in here if not one.__name__.startswith("_")} - {slim.Slim} <= defined

@@ -1,9 +1,12 @@
-"""Sentences on errors that end an answer."""
+"""Sentences on errors that end an answer, or loading."""
+
+import errno
 
 import pytest
 import torch
 
-from slimsweep.demo.failure import ADVICE, is_lack_of_memory, sentence
+from slimsweep.demo.failure import ADVICE, is_lack_of_memory, loading, sentence
+from slimsweep.errors import DemoError, StageError
 
 
 def raised(function):
@@ -31,3 +34,27 @@ def test_a_lack_of_memory_is_named_whoever_tells_it():
 @pytest.mark.parametrize("error", [RuntimeError("shapes differ"), ValueError("out of memory")])
 def test_other_errors_are_no_lack_of_memory(error):
     assert not is_lack_of_memory(error)
+
+
+def caused(error, cause):
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), "(MemoryError)"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "(OSError: [Errno 12] Cannot allocate memory)"),
+        (caused(StageError("stage wanda: no room"), MemoryError()), "(StageError: stage wanda: no room)"),
+    ],
+)
+def test_a_lack_of_memory_while_loading_names_the_model(error, said):
+    with pytest.raises(DemoError, match="out of memory while tiny dense was loaded") as told, loading("tiny dense"):
+        raise error
+    assert said in str(told.value) and told.value.__cause__ is error
+
+
+def test_other_errors_while_loading_stay_as_they_are():
+    with pytest.raises(StageError, match="no such layer"), loading("tiny dense"):
+        raise StageError("no such layer")

@@ -48,7 +48,7 @@ def test_an_earlier_higher_peak_is_forgotten(tiny):
 def test_memory_freed_before_does_not_hide_the_rise(tiny):
     ballast = [torch.ones(64 * 1024, dtype=torch.uint8) for _ in range(800)]  # small pieces stay in the heap
     ballast.clear()
-    assert rise_of(tiny, 8 * MIB) == pytest.approx(40 * MIB, rel=0.2)
+    assert 39 * MIB < rise_of(tiny, 8 * MIB) < 41 * MIB
 
 
 def test_the_forward_is_no_longer_than_the_model_takes(tiny):

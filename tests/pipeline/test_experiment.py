@@ -140,3 +140,9 @@ def test_a_label_tells_jobs_of_unlike_calibration_apart():
     words = ("ratio=0.5", "calibration.sequences=2", "dtype=float32")
     assert experiment("technique=wanda", *words).label == "random wanda 0.5 calibration.sequences=2 seed=0"
     assert experiment("technique=magnitude", *words).label == "random magnitude 0.5"
+    twice = experiment(
+        "technique=wanda", "++calibration.sequences=4", "calibration.sequences=2", "calibration=wikitext2"
+    )
+    assert twice.label == "random wanda 0.5 calibration=wikitext2 calibration.sequences=2 seed=0"
+    file = experiment("technique=wanda", "calibration=text", "calibration.path=/a/long/way/to/mine.txt")
+    assert file.label == "random wanda 0.5 calibration=text calibration.path=mine.txt seed=0"

@@ -23,7 +23,7 @@ def dashboard(
     format: ShownAs = Shown.text,
     outputs: Outputs = None,
 ) -> None:
-    """W&B workspace of each model and W&B report, on the runs that `slim publish` sends; updated when run again."""
+    """W&B workspace of each model and W&B report, on what `slim publish` sends; updated when run again."""
     from slimsweep.reports.dashboards.views import notes, title, views
     from slimsweep.reports.dashboards.wandb_server import faults, save
     from slimsweep.reports.report import gather

@@ -46,7 +46,7 @@ def demo(
     models, shown = lineup.load(), []
     for title in lineup.titles:
         typer.echo(f"loading {title}")
-        with loading(title):
+        with loading(f"{lineup.model_name} {title}"):
             shown.append(next(models))
     from slimsweep.demo.page import page, serve
 

@@ -48,7 +48,7 @@ def export(
     config_dir: ConfigDir = None,
     outputs: Outputs = None,
 ) -> None:
-    """The model of a record in a format of another program, verified in a new process; prints the folder last."""
+    """The model of a record in a format of another program, verified in a new process. Prints the folder last."""
     store = store_of(outputs)
     if matrix:
         typer.echo(matrix_text(store.outputs_dir / "cache"))

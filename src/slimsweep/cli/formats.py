@@ -1,4 +1,4 @@
-"""Formats of what commands print: text for people, json for scripts and agents."""
+"""Options on what commands print: the format, and the rules of paired comparisons."""
 
 import json
 from enum import StrEnum
@@ -7,12 +7,19 @@ from typing import Annotated, Any
 import typer
 
 Shown = StrEnum("Shown", ["text", "json"])
-Format = StrEnum("Format", ["md", "csv", "json", "latex", "github"])
 ShownAs = Annotated[Shown, typer.Option("--format", help="text for people, json for scripts and agents.")]
-
+Format = StrEnum("Format", ["md", "csv", "json", "latex", "github"])
 As = Annotated[
     Format, typer.Option("--format", help="md, latex and github show chosen columns, csv and json every field.")
 ]
+Margins = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--margin",
+        help="Equivalent within so much, in units of the quantity; FIELD=NUMBER for some; may be repeated.",
+    ),
+]
+Holm = Annotated[bool, typer.Option("--holm", help="Correct each p for the number of comparisons.")]
 
 
 def echo_json(content: Any) -> None:

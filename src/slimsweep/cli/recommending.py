@@ -27,7 +27,7 @@ def recommend(
     format: Annotated[Literal["md", "json"], typer.Option(help="md: to read; json: for programs.")] = "md",
     outputs: Outputs = None,
 ) -> None:
-    """The best experiments under a budget: why, by how much, what more would buy, and the command that exports them."""
+    """The best experiments under a budget: why, by how much, what more would buy, and how to export them."""
     from slimsweep.records.exported import origin_key, stale_exports, with_exports
     from slimsweep.reports.budget import limits
     from slimsweep.reports.recommend import recommend as choose

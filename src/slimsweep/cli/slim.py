@@ -16,13 +16,13 @@ from slimsweep.cli.demonstrating import demo
 from slimsweep.cli.doctor import doctor
 from slimsweep.cli.drawing import figures
 from slimsweep.cli.fetching import fetch
-from slimsweep.cli.formats import As, Format, Shown, ShownAs, echo_json
+from slimsweep.cli.formats import As, Format, Holm, Margins, Shown, ShownAs, echo_json
 from slimsweep.cli.outputs import ConfigDir, DataDir, Outputs, own_folders, store_of
 from slimsweep.cli.publishing import publish
 from slimsweep.cli.recommending import recommend
 from slimsweep.cli.reporting import report
 from slimsweep.cli.selecting import Sweep, sweep_names
-from slimsweep.cli.tabling import Holm, Margins, table
+from slimsweep.cli.tabling import table
 from slimsweep.errors import SlimsweepError, StoreError
 from slimsweep.paths import project_path
 from slimsweep.records.store import JobStatus, Store
@@ -121,7 +121,7 @@ def compare(
     format: As = Format.md,
     outputs: Outputs = None,
 ) -> None:
-    """Compare two sweeps or records, item by item where kept; or list the numbers that moved between versions."""
+    """Compare two sweeps or records, item by item where kept; or list numbers that moved between versions."""
     from slimsweep.cli import comparing, moving
     from slimsweep.records.paired_table import Rules
 
@@ -150,7 +150,7 @@ def amend(
     config_dir: ConfigDir = None,
     outputs: Outputs = None,
 ) -> None:
-    """Run a sweep's jobs once more with further metrics, seeds or settings: tell what is missing, and run that."""
+    """Run a sweep's jobs again with further metrics, seeds or settings: tell what is missing, and run that."""
     from slimsweep.cli.amending import launch
 
     launch(store_of(outputs), sweep, settings or [], config_dir)
@@ -163,7 +163,7 @@ def save(
     config_dir: ConfigDir = None,
     outputs: Outputs = None,
 ) -> None:
-    """The model of a record as safetensors: the one kept by save_model=true, else computed again and compared."""
+    """The model of a record as safetensors: the one that was kept, or computed again and compared."""
     from slimsweep.pipeline.rebuild import save as save_again
 
     store = store_of(outputs)
@@ -185,7 +185,7 @@ def prepare(
     cache_dir: Annotated[Path | None, typer.Option(help="The cache_dir of jobs; default: `cache` in outputs.")] = None,
     outputs: Outputs = None,
 ) -> None:
-    """Clean, split and store a dataset for training and evaluation; prints the counts of each step, then its folder."""
+    """Clean, split and store a dataset for training and evaluation; prints its counts, and its folder last."""
     from slimsweep.cli.preparation import list_datasets, prepare_dataset
     from slimsweep.data.corpora import Corpora
 
@@ -220,7 +220,7 @@ def cache(
     format: ShownAs = Shown.text,
     outputs: Outputs = None,
 ) -> None:
-    """List cached stages: technique, model, size and time of last use; a chain continues from the longest it finds."""
+    """List cached stages: technique, model, size and time of last use. A chain goes on from the longest it finds."""
     from slimsweep.cli.caching import clear_lines, content, list_lines
 
     folder = project_path(cache_dir) if cache_dir else store_of(outputs).outputs_dir / "cache"
@@ -237,14 +237,16 @@ def cache(
         typer.echo(in_use, err=True)
 
 
-ORDER = (
+COMMANDS = (
     *(doctor, fetch, prepare, status, table, figures, show, compare, report, recommend),
     *(exporting.export, save, demo, chat, amend, publish, dashboard, cache, migrate),
 )
-"""Commands in the order of their use, which is that of the help."""
+"""All commands in the order of their use, which is that of the help."""
+TAKES_SETTINGS = {"ignore_unknown_options": True}
+"""Settings such as `-technique.x=1` or `~metric` are words of the command, not options."""
 
-for command in ORDER:
-    app.command(context_settings={"ignore_unknown_options": command is amend})(command)
+for _command in COMMANDS:
+    app.command(context_settings=TAKES_SETTINGS if _command is amend else None)(_command)
 
 
 if __name__ == "__main__":

@@ -6,21 +6,13 @@ from typing import Annotated, Any
 
 import typer
 
-from slimsweep.cli.formats import As, Format
+from slimsweep.cli.formats import As, Format, Holm, Margins
 from slimsweep.cli.outputs import Outputs, store_of
 from slimsweep.cli.selecting import Sweeps, records_of
 from slimsweep.records.store import Store
 
 Over = StrEnum("Over", ["seed"])
 Against = StrEnum("Against", ["base"])
-Margins = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--margin",
-        help="Equivalent within so much, in units of the quantity; FIELD=NUMBER for some; may be repeated.",
-    ),
-]
-Holm = Annotated[bool, typer.Option("--holm", help="Correct each p for the number of comparisons.")]
 
 
 def table(

@@ -1,5 +1,6 @@
-"""Sentence on an error that ended an answer and that says nothing of the model's weights, such as a lack of memory."""
+"""Sentences on errors that say nothing of a model's weights, such as a lack of memory in an answer or while loading."""
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,20 +15,24 @@ ALLOCATORS = ("out of memory", "allocate memory", "not enough memory")
 
 def sentence(error: Exception) -> str:
     """The class and the message of an error in one line; of a lack of memory, what to try."""
-    said = f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ").rstrip(".")
-    return f"out of memory ({said}). {ADVICE}" if is_lack_of_memory(error) else said
+    return f"out of memory ({_said(error)}). {ADVICE}" if is_lack_of_memory(error) else _said(error)
 
 
-def is_lack_of_memory(error: Exception) -> bool:
-    """Whether memory of the machine or of a GPU was used up."""
+def is_lack_of_memory(error: BaseException | None) -> bool:
+    """Whether memory of the machine or of a GPU was used up, in an error or in what caused it."""
+    if error is None:
+        return False
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in ALLOCATORS)
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    is_allocator = isinstance(error, RuntimeError) and any(words in str(error).lower() for words in ALLOCATORS)
+    return is_allocator or is_lack_of_memory(error.__cause__)
 
 
 @contextmanager
 def loading(title: str) -> Iterator[None]:
-    """Name the model in the error where memory ends while it is loaded.
+    """Name the model in the error where memory ends while it is loaded, or compressed again.
 
     Raises:
         DemoError: memory of the machine or of a GPU was used up.
@@ -38,6 +43,11 @@ def loading(title: str) -> Iterator[None]:
         if not is_lack_of_memory(error):
             raise
         raise DemoError(
-            f"out of memory while {title} was loaded ({' '.join(str(error).split()).rstrip('.')}). "
-            "End other programs that use this memory, show fewer models at once, or choose the key of a smaller model"
+            f"out of memory while {title} was loaded ({_said(error)}). End other programs that use this memory, or "
+            "choose a smaller model; `slim demo` holds all its models at once"
         ) from error
+
+
+def _said(error: Exception) -> str:
+    """The class and the message of an error in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ").rstrip(".")

@@ -1,6 +1,7 @@
 """The typed form of conf/config.yaml: one experiment, checked for every fault before weights load."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -286,7 +287,7 @@ class Experiment:
             words.append(self.pattern)
         words += [word for stage in self.stages for word in _knobs(stage.technique)]
         if self.needs_calibration:
-            words += [word for word in self.overrides if word.startswith("calibration.")]
+            words += _calibration_words(self.overrides)
         return " ".join([*words, f"seed={self.seed}"] if self.uses_seed else words)
 
     @cached_property
@@ -392,6 +393,15 @@ def _knobs(technique: Any) -> list[str]:
     """Knobs but ratio and pattern that are not at their default, as one types them."""
     fields = identity(technique)["fields"]
     return [f"{name}={_typed(value)}" for name, value in fields.items() if name not in ("ratio", "pattern")]
+
+
+def _calibration_words(overrides: Sequence[str]) -> list[str]:
+    """The choice and settings of calibration that a job was given, each once; of a file, its name alone."""
+    pairs = (word.lstrip("+").partition("=")[::2] for word in overrides)
+    given = {name: value for name, value in pairs if name.partition(".")[0] == "calibration"}
+    if "calibration.path" in given:
+        given["calibration.path"] = Path(given["calibration.path"]).name
+    return [f"{name}={value}" for name, value in sorted(given.items())]
 
 
 def _typed(value: Any) -> str:
