@@ -83,7 +83,7 @@ def out_of_memory(self, *_, **__):
 def test_memory_that_ends_while_a_model_is_loaded_is_one_line(slimsweep, slim, monkeypatch, words, title):
     key = record_at(slimsweep(*SMALL, "technique=magnitude"))["key"]
     monkeypatch.setattr(ModelSource, "load", out_of_memory)
-    told = "(OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB). End other programs"
+    told = "(OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB). Close other programs"
     refused(slim(words[0], key, *words[1:]), f"out of memory while {title} was loaded {told}")
 
 

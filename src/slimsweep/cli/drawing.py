@@ -15,7 +15,7 @@ Packages = Annotated[
     list[str] | None,
     typer.Option(
         envvar="SLIMSWEEP_PACKAGES",
-        help="Package with a folder `figures` of its own; those whose configs made the records are found without it.",
+        help="Package with a folder `figures` of its own; packages that made the records are found without it.",
     ),
 ]
 
@@ -24,14 +24,16 @@ def figures(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Figures or single files of them; default: all that the records of their own sweeps allow."
+            help="Figures, or single files of them; default: every one that the records of its own sweeps allow."
         ),
     ] = None,
     sweep: Annotated[
         list[str] | None,
         typer.Option(autocompletion=sweep_names, help="Read this sweep instead, into the same files; may be repeated."),
     ] = None,
-    sweeps: Annotated[bool, typer.Option("--sweeps", help="Print which sweeps they read; draw nothing.")] = False,
+    sweeps: Annotated[
+        bool, typer.Option("--sweeps", help="Print which sweeps the figures read; draw nothing.")
+    ] = False,
     package: Packages = None,
     format: ShownAs = Shown.text,
     outputs: Outputs = None,

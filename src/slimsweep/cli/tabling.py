@@ -18,24 +18,24 @@ Against = StrEnum("Against", ["base"])
 def table(
     sweeps: Sweeps = None,
     format: As = Format.md,
-    over: Annotated[Over | None, typer.Option(help="Mean and standard deviation over this axis.")] = None,
+    over: Annotated[Over | None, typer.Option(help="Mean and standard deviation over seeds.")] = None,
     literature: Annotated[bool, typer.Option("--literature", help="Published values beside ours.")] = False,
     claims: Annotated[bool, typer.Option("--claims", help="Claims of publications, tested by our records.")] = False,
     plain: Annotated[
-        bool, typer.Option("--plain", help="Every column, not the rows and columns of the sweep's study.")
+        bool, typer.Option("--plain", help="Every column, not the table that the sweep's file defines.")
     ] = False,
     against: Annotated[
-        Against | None, typer.Option(help="Compare each record with its base, item by item, instead.")
+        Against | None, typer.Option(help="Paired comparison with each record's base, item by item.")
     ] = None,
     margin: Margins = None,
     holm: Holm = False,
-    files: Annotated[bool, typer.Option("--files", help="Exported files that were measured, too.")] = False,
+    files: Annotated[bool, typer.Option("--files", help="List exported files that were measured, too.")] = False,
     query: Annotated[
         str | None, typer.Option(help="SQL over the table `records` instead: SELECT technique, ratio FROM records.")
     ] = None,
     outputs: Outputs = None,
 ) -> None:
-    """Records as a table; json is a list of flat records on standard output."""
+    """Records as a table; --format json prints a list of flat records."""
     from slimsweep.cli.querying import echo_query, refuse_beside_query
     from slimsweep.records.exported import with_exports
     from slimsweep.records.points import over_seed

@@ -43,7 +43,7 @@ def loading(title: str) -> Iterator[None]:
         if not is_lack_of_memory(error):
             raise
         raise DemoError(
-            f"out of memory while {title} was loaded ({_said(error)}). End other programs that use this memory, or "
+            f"out of memory while {title} was loaded ({_said(error)}). Close other programs that use this memory, or "
             "choose a smaller model; `slim demo` holds all its models at once"
         ) from error
 

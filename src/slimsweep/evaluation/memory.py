@@ -19,7 +19,7 @@ from slimsweep.models.language_model import LanguageModel
 STATUS = Path("/proc/self/status")
 CLEAR_REFS = Path("/proc/self/clear_refs")
 RESET_PEAK = "5"
-"""Written to clear_refs, sets the resident high-water mark to what is resident now (proc(5))."""
+"""Value that resets the peak of resident memory when it is written to clear_refs (proc(5))."""
 
 IN_A_FILE = "weights rest in a file (memory_budget), so that the peak is that of the budget and not of the model"
 
@@ -94,7 +94,7 @@ def load_memory_bytes(module: nn.Module) -> int:
 
 
 def _rise(model: LanguageModel, batch: Batch) -> int:
-    """Bytes by which memory rises during a forward above what was held before it."""
+    """Rise of memory during a forward, in bytes."""
     _forward(model, batch)  # makes what a first forward makes once: kernels, workspaces, pages of mapped weights
     before = reset_peak(model.compute_device)
     _forward(model, batch)
@@ -102,7 +102,7 @@ def _rise(model: LanguageModel, batch: Batch) -> int:
 
 
 def reset_peak(device: torch.device) -> int:
-    """Begin to look for the peak of memory anew; returns the bytes that are held now.
+    """Reset the counter of the peak; returns the bytes that are held now.
 
     Raises:
         OSError: this system has no such counter.
