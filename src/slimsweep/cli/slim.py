@@ -243,7 +243,7 @@ COMMANDS = (
 )
 """All commands in the order of their use, which is that of the help."""
 TAKES_SETTINGS = {"ignore_unknown_options": True}
-"""Settings such as `-technique.x=1` or `~metric` are words of the command, not options."""
+"""Unknown words that begin with - reach the command, which tells how a setting is written."""
 
 for _command in COMMANDS:
     app.command(context_settings=TAKES_SETTINGS if _command is amend else None)(_command)

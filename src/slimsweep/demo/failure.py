@@ -44,7 +44,7 @@ def loading(title: str) -> Iterator[None]:
             raise
         raise DemoError(
             f"out of memory while {title} was loaded ({_said(error)}). Close other programs that use this memory, or "
-            "choose a smaller model; `slim demo` holds all its models at once"
+            "choose fewer or smaller models"
         ) from error
 
 
